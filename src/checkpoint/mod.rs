@@ -1,0 +1,1 @@
+//! A Hugging Face checkpoint directory: config, safetensors shards, tokenizer; and fetching one.

@@ -1,0 +1,76 @@
+//! The command line. `main` parses; each subcommand has a file of its own: arguments in, a library
+//! call, a printed result out.
+
+mod bench;
+mod compare;
+mod convert;
+mod demo;
+mod export;
+mod fetch;
+mod generate;
+mod inspect;
+mod mmlu_eval;
+mod options;
+mod quantize;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::support::{interrupt, progress};
+use options::GlobalOptions;
+
+/// Quantize language models, and measure what is lost and what is gained.
+#[derive(Debug, Parser)]
+#[command(name = "quantkit", version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(flatten)]
+    global: GlobalOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Fetch(fetch::Arguments),
+    Export(export::Arguments),
+    Convert(convert::Arguments),
+    Quantize(quantize::Arguments),
+    Inspect(inspect::Arguments),
+    Generate(generate::Arguments),
+    MmluEval(mmlu_eval::Arguments),
+    Bench(bench::Arguments),
+    Compare(compare::Arguments),
+    Demo(demo::Arguments),
+}
+
+/// Parses the command line, runs the subcommand and turns an error into a message and a status.
+pub fn main() -> ExitCode {
+    let Arguments { global, command } = Arguments::parse();
+    progress::set_quiet(global.quiet);
+    options::start_logging(global.verbose);
+    interrupt::install();
+    let result = options::start_threads(global.threads).and_then(|()| match command {
+        Command::Fetch(arguments) => fetch::run(&arguments, &global),
+        Command::Export(arguments) => export::run(&arguments, &global),
+        Command::Convert(arguments) => convert::run(&arguments, &global),
+        Command::Quantize(arguments) => quantize::run(&arguments, &global),
+        Command::Inspect(arguments) => inspect::run(&arguments, &global),
+        Command::Generate(arguments) => generate::run(&arguments, &global),
+        Command::MmluEval(arguments) => mmlu_eval::run(&arguments, &global),
+        Command::Bench(arguments) => bench::run(&arguments, &global),
+        Command::Compare(arguments) => compare::run(&arguments, &global),
+        Command::Demo(arguments) => demo::run(&arguments, &global),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if interrupt::requested() => {
+            eprintln!("quantkit: stopped: {error:#}");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("quantkit: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

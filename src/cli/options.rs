@@ -1,0 +1,87 @@
+//! Options that every subcommand shares.
+
+use std::io::Write;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::engine::DeviceChoice;
+
+/// Options that stand before or after any subcommand.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GlobalOptions {
+    /// Print the result as one JSON document on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Show no progress bars
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+
+    /// Log to standard error; twice for more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Threads to compute with [default: physical cores]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+}
+
+/// The device option of the subcommands that run a model.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DeviceOptions {
+    /// Where the model runs: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: Device,
+}
+
+/// `cpu`, `cuda` or `cuda:N`.
+#[derive(Debug, Clone, Copy)]
+pub struct Device(pub DeviceChoice);
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let choice = match text {
+            "cpu" => DeviceChoice::Cpu,
+            "cuda" => DeviceChoice::Cuda(0),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(number)) => DeviceChoice::Cuda(number),
+                _ => return Err(format!("expected cpu, cuda or cuda:N, found {text}")),
+            },
+        };
+        Ok(Self(choice))
+    }
+}
+
+/// Prints one JSON document on standard output.
+pub fn print_json(document: &impl Serialize) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut output, document)
+        .context("cannot write to standard output")?;
+    writeln!(output).context("cannot write to standard output")
+}
+
+/// Logs go to standard error: warnings by default, `-v` information, `-vv` everything of ours.
+/// `RUST_LOG` overrides.
+pub(super) fn start_logging(verbose: u8) {
+    let level = ["warn", "quantkit=info,warn", "quantkit=trace,info"][usize::from(verbose.min(2))];
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Sizes the process's thread pool.
+pub(super) fn start_threads(threads: Option<u16>) -> Result<()> {
+    let threads = threads.map_or_else(num_cpus::get_physical, usize::from);
+    if threads == 0 {
+        bail!("the number of threads must be at least 1");
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("quantkit-{index}"))
+        .build_global()
+        .context("cannot start the thread pool")
+}

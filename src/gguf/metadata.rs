@@ -1,0 +1,150 @@
+//! Typed metadata in the file's own order.
+
+/// One metadata value with the exact type that the file gives it.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum Value {
+    U8(u8),
+    I8(i8),
+    U16(u16),
+    I16(i16),
+    U32(u32),
+    I32(i32),
+    F32(f32),
+    Bool(bool),
+    String(String),
+    Array(Array),
+    U64(u64),
+    I64(i64),
+    F64(f64),
+}
+
+/// An array of one element type, kept flat so that a vocabulary costs no more than its text.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum Array {
+    U8(Vec<u8>),
+    I8(Vec<i8>),
+    U16(Vec<u16>),
+    I16(Vec<i16>),
+    U32(Vec<u32>),
+    I32(Vec<i32>),
+    F32(Vec<f32>),
+    Bool(Vec<bool>),
+    String(Vec<String>),
+    U64(Vec<u64>),
+    I64(Vec<i64>),
+    F64(Vec<f64>),
+}
+
+/// Key-value pairs in file order; keys are unique.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Metadata {
+    entries: Vec<(String, Value)>,
+}
+
+impl Metadata {
+    /// No entries.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The value under `key`.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.entries.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+    }
+
+    /// Replaces the value under `key`, or appends it.
+    pub fn set(&mut self, key: impl Into<String>, value: Value) {
+        let key = key.into();
+        match self.entries.iter_mut().find(|(name, _)| *name == key) {
+            Some((_, old)) => *old = value,
+            None => self.entries.push((key, value)),
+        }
+    }
+
+    /// Removes `key` and returns its value.
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        let index = self.entries.iter().position(|(name, _)| name == key)?;
+        Some(self.entries.remove(index).1)
+    }
+
+    /// All pairs in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.entries.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// How many pairs there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The text under `key`.
+    pub fn string(&self, key: &str) -> Option<&str> {
+        match self.get(key)? {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The non-negative whole number under `key`, whatever its width.
+    pub fn unsigned(&self, key: &str) -> Option<u64> {
+        match *self.get(key)? {
+            Value::U8(number) => Some(number.into()),
+            Value::U16(number) => Some(number.into()),
+            Value::U32(number) => Some(number.into()),
+            Value::U64(number) => Some(number),
+            Value::I8(number) => number.try_into().ok(),
+            Value::I16(number) => number.try_into().ok(),
+            Value::I32(number) => number.try_into().ok(),
+            Value::I64(number) => number.try_into().ok(),
+            _ => None,
+        }
+    }
+
+    /// The floating-point number under `key`, as `f64`.
+    pub fn float(&self, key: &str) -> Option<f64> {
+        match *self.get(key)? {
+            Value::F32(number) => Some(number.into()),
+            Value::F64(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The truth value under `key`.
+    pub fn bool(&self, key: &str) -> Option<bool> {
+        match *self.get(key)? {
+            Value::Bool(truth) => Some(truth),
+            _ => None,
+        }
+    }
+
+    /// The array of strings under `key`.
+    pub fn strings(&self, key: &str) -> Option<&[String]> {
+        match self.get(key)? {
+            Value::Array(Array::String(texts)) => Some(texts),
+            _ => None,
+        }
+    }
+
+    /// The array of `f32` under `key`.
+    pub fn floats(&self, key: &str) -> Option<&[f32]> {
+        match self.get(key)? {
+            Value::Array(Array::F32(numbers)) => Some(numbers),
+            _ => None,
+        }
+    }
+
+    /// The array of `i32` under `key`.
+    pub fn integers(&self, key: &str) -> Option<&[i32]> {
+        match self.get(key)? {
+            Value::Array(Array::I32(numbers)) => Some(numbers),
+            _ => None,
+        }
+    }
+}

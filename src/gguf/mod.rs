@@ -1,0 +1,15 @@
+//! The GGUF container: typed metadata, tensor directory, mapped reading, streaming writing.
+//!
+//! Source of the format: the GGUF specification in ggml's `docs/gguf.md`, versions 2 and 3.
+
+mod error;
+mod metadata;
+mod reader;
+mod types;
+mod writer;
+
+pub use error::GgufError;
+pub use metadata::{Array, Metadata, Value};
+pub use reader::{GgufFile, TensorInfo};
+pub use types::GgmlType;
+pub use writer::{GgufWriter, TensorPlan};

@@ -1,0 +1,4 @@
+//! CPU compute. The scalar versions are the specification; one place picks the instruction set.
+
+pub mod attention;
+pub mod matmul;

@@ -1,0 +1,40 @@
+//! quantkit: quantize language models, and measure what is lost and what is gained.
+//!
+//! The modules are listed in the order in which data flows. A module may use those above it;
+//! none reaches back down, and [`cli`] alone knows about command lines.
+
+/// Shared plumbing: progress, tables, hashing, atomically written outputs, interruption.
+pub mod support;
+
+/// The GGUF container: typed metadata, tensor directory, mapped reading, streaming writing.
+pub mod gguf;
+
+/// A Hugging Face checkpoint directory: config, safetensors shards, tokenizer; and fetching one.
+pub mod checkpoint;
+
+/// Checkpoint → GGUF and GGUF → checkpoint, and the tokenizer that both describe.
+pub mod convert;
+
+/// Block formats, the recipe that chooses one for each tensor, and the quantization pipeline.
+pub mod quant;
+
+/// CPU compute, a file an instruction set, scalar first, with one place that dispatches.
+pub mod kernels;
+
+/// One decoder, described by data a family, on candle tensors; and its KV cache.
+pub mod model;
+
+/// Sequences, batches, scheduler, sampler: the only door to a running model.
+pub mod engine;
+
+/// Question sets, prompts, scoring and statistics.
+pub mod eval;
+
+/// Load generation and its metrics.
+pub mod bench;
+
+/// Run records → tables, plots and pages.
+pub mod report;
+
+/// One file a subcommand: arguments in, a library call, a printed result out.
+pub mod cli;

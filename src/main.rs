@@ -1,0 +1,5 @@
+//! The quantkit binary: everything happens in [`quantkit::cli`].
+
+fn main() -> std::process::ExitCode {
+    quantkit::cli::main()
+}

@@ -1,0 +1,3 @@
+//! Block formats, the recipe that chooses one for each tensor, and the quantization pipeline.
+
+pub mod formats;

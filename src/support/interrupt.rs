@@ -1,0 +1,37 @@
+//! Ctrl-C and SIGTERM: long loops ask [`requested`] between steps, save what is done and stop.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+static INSTALLED: OnceLock<()> = OnceLock::new();
+
+/// The error that a stopped loop returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+/// Installs the signal handler: the first signal asks for a clean stop, a second one ends the
+/// process at once with status 130.
+pub fn install() {
+    INSTALLED.get_or_init(|| {
+        let installed = ctrlc::set_handler(|| {
+            if REQUESTED.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+        });
+        if let Err(error) = installed {
+            tracing::warn!("Ctrl-C will end quantkit without saving: {error}");
+        }
+    });
+}
+
+/// Whether a stop has been asked for.
+pub fn requested() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
+}
+
+/// `Err(Interrupted)` once a stop has been asked for.
+pub fn check() -> Result<(), Interrupted> {
+    if requested() { Err(Interrupted) } else { Ok(()) }
+}

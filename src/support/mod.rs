@@ -1,0 +1,9 @@
+//! Shared plumbing that every room uses: one progress style, one table printer, one way to write a
+//! file, one way to stop.
+
+pub mod atomic_file;
+pub mod hash;
+pub mod interrupt;
+pub mod progress;
+pub mod table;
+pub mod units;
