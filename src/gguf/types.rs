@@ -99,12 +99,12 @@ impl GgmlType {
     }
 
     /// Weights in a block.
-    pub fn block_size(self) -> usize {
+    pub const fn block_size(self) -> usize {
         self.row().3
     }
 
     /// Bytes in a block.
-    pub fn block_bytes(self) -> usize {
+    pub const fn block_bytes(self) -> usize {
         self.row().4
     }
 
@@ -122,7 +122,7 @@ impl GgmlType {
         (columns / self.block_size()).checked_mul(self.block_bytes())
     }
 
-    fn row(self) -> &'static (Self, u32, &'static str, usize, usize) {
+    const fn row(self) -> &'static (Self, u32, &'static str, usize, usize) {
         &TABLE[self as usize]
     }
 }

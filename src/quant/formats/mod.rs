@@ -1,6 +1,46 @@
 //! Block formats: one file each, and the two functions through which everything else uses them.
 
+mod affine;
+mod codec;
+mod five_bits;
+mod float;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod six_bit_scales;
+
 use crate::gguf::GgmlType;
+use codec::Codec;
+
+/// Every format that quantkit knows: a new one is a file and a line here.
+static CODECS: [&Codec; 16] = [
+    &float::F32_CODEC,
+    &float::F16_CODEC,
+    &float::BF16_CODEC,
+    &q4_0::CODEC,
+    &q4_1::CODEC,
+    &q5_0::CODEC,
+    &q5_1::CODEC,
+    &q8_0::CODEC,
+    &q2_k::CODEC,
+    &q3_k::CODEC,
+    &q4_k::CODEC,
+    &q5_k::CODEC,
+    &q6_k::CODEC,
+    &iq4_nl::CODEC,
+    &iq4_xs::CODEC,
+    &mxfp4::CODEC,
+];
 
 /// A row that cannot be coded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,26 +70,81 @@ pub enum CodecError {
 
 /// Quantizes one row (or any whole number of blocks) into exactly
 /// `ggml_type.row_bytes(weights.len())` bytes, bit for bit as ggml's reference does.
+///
+/// # Errors
+/// A type that quantkit cannot write, a row that is no whole number of blocks, a weight that is
+/// NaN or infinite.
+///
+/// # Panics
+/// If `output` has another length.
 pub fn quantize_row(
     ggml_type: GgmlType,
     weights: &[f32],
     output: &mut [u8],
 ) -> Result<(), CodecError> {
-    todo!("{ggml_type} {} {}", weights.len(), output.len())
+    let quantize = find(ggml_type)
+        .and_then(|codec| codec.quantize)
+        .ok_or(CodecError::Unsupported(ggml_type, "written"))?;
+    let bytes = row_bytes(ggml_type, weights.len())?;
+    assert_eq!(output.len(), bytes, "the output has room for the row and no more");
+    check_finite(weights)?;
+    quantize(weights, output);
+    Ok(())
 }
 
 /// Dequantizes one row (or any whole number of blocks), bit for bit as ggml's reference does.
 /// Reads every type that [`crate::gguf`] knows how to quantize or that quantkit can read
 /// (F32, F16, BF16 included).
+///
+/// # Errors
+/// A type that quantkit cannot read, a row that is no whole number of blocks.
+///
+/// # Panics
+/// If `bytes` does not have exactly `ggml_type.row_bytes(output.len())` bytes.
 pub fn dequantize_row(
     ggml_type: GgmlType,
     bytes: &[u8],
     output: &mut [f32],
 ) -> Result<(), CodecError> {
-    todo!("{ggml_type} {} {}", bytes.len(), output.len())
+    let codec = find(ggml_type).ok_or(CodecError::Unsupported(ggml_type, "read"))?;
+    let expected = row_bytes(ggml_type, output.len())?;
+    assert_eq!(bytes.len(), expected, "the input holds the row and no more");
+    (codec.dequantize)(bytes, output);
+    Ok(())
 }
 
 /// Whether [`dequantize_row`] knows the type.
 pub fn can_dequantize(ggml_type: GgmlType) -> bool {
-    todo!("{ggml_type}")
+    find(ggml_type).is_some()
 }
+
+/// Whether [`quantize_row`] knows the type.
+pub fn can_quantize(ggml_type: GgmlType) -> bool {
+    find(ggml_type).is_some_and(|codec| codec.quantize.is_some())
+}
+
+fn find(ggml_type: GgmlType) -> Option<&'static Codec> {
+    CODECS.into_iter().find(|codec| codec.ggml_type == ggml_type)
+}
+
+fn row_bytes(ggml_type: GgmlType, columns: usize) -> Result<usize, CodecError> {
+    ggml_type.row_bytes(columns).ok_or(CodecError::Ragged {
+        ggml_type,
+        columns,
+        block: ggml_type.block_size(),
+    })
+}
+
+fn check_finite(weights: &[f32]) -> Result<(), CodecError> {
+    // One pass without branches, which the compiler vectorizes; the search is for the error only.
+    if weights.iter().fold(true, |finite, weight| finite & weight.is_finite()) {
+        return Ok(());
+    }
+    match weights.iter().position(|weight| !weight.is_finite()) {
+        Some(index) => Err(CodecError::NotFinite { index, value: weights[index].to_string() }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! What a block format is to the rest of the module, and the arithmetic that all of them share.
+//!
+//! The bytes must be those of ggml's reference, so every sum here runs in its order, nothing is
+//! fused, and conversions to integers behave as x86's do where the value does not fit.
+
+use half::f16;
+
+use crate::gguf::GgmlType;
+
+/// Turns one block of `BYTES` bytes into `WEIGHTS` weights.
+pub(super) trait Decode<const WEIGHTS: usize, const BYTES: usize> {
+    /// The format.
+    const TYPE: GgmlType;
+
+    /// Reads a block.
+    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]);
+}
+
+/// Turns `WEIGHTS` finite weights into one block of `BYTES` bytes.
+pub(super) trait Encode<const WEIGHTS: usize, const BYTES: usize>:
+    Decode<WEIGHTS, BYTES>
+{
+    /// Writes a block.
+    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]);
+}
+
+/// Writes whole blocks from weights; the lengths have been checked.
+pub(super) type QuantizeBlocks = fn(&[f32], &mut [u8]);
+
+/// Reads whole blocks into weights; the lengths have been checked.
+pub(super) type DequantizeBlocks = fn(&[u8], &mut [f32]);
+
+/// A format's entry in the registry.
+pub(super) struct Codec {
+    pub(super) ggml_type: GgmlType,
+    pub(super) quantize: Option<QuantizeBlocks>,
+    pub(super) dequantize: DequantizeBlocks,
+}
+
+impl Codec {
+    /// A format that can be read and written.
+    pub(super) const fn both<
+        F: Encode<WEIGHTS, BYTES>,
+        const WEIGHTS: usize,
+        const BYTES: usize,
+    >() -> Self {
+        let read = Self::read_only::<F, WEIGHTS, BYTES>();
+        Self { quantize: Some(encode_blocks::<F, WEIGHTS, BYTES>), ..read }
+    }
+
+    /// A format that can only be read. Compiles only if the layout is as long as the format asks.
+    pub(super) const fn read_only<
+        F: Decode<WEIGHTS, BYTES>,
+        const WEIGHTS: usize,
+        const BYTES: usize,
+    >() -> Self {
+        assert!(WEIGHTS == F::TYPE.block_size(), "the block holds another number of weights");
+        assert!(BYTES == F::TYPE.block_bytes(), "the block takes another number of bytes");
+        Self { ggml_type: F::TYPE, quantize: None, dequantize: decode_blocks::<F, WEIGHTS, BYTES> }
+    }
+}
+
+/// Encodes block after block with the scalar codec.
+pub(super) fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+    weights: &[f32],
+    output: &mut [u8],
+) {
+    let (inputs, _) = weights.as_chunks::<WEIGHTS>();
+    let (blocks, _) = output.as_chunks_mut::<BYTES>();
+    for (input, block) in inputs.iter().zip(blocks) {
+        F::encode(input, block);
+    }
+}
+
+/// Decodes block after block with the scalar codec.
+pub(super) fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+    bytes: &[u8],
+    output: &mut [f32],
+) {
+    let (blocks, _) = bytes.as_chunks::<BYTES>();
+    let (outputs, _) = output.as_chunks_mut::<WEIGHTS>();
+    for (block, weights) in blocks.iter().zip(outputs) {
+        F::decode(block, weights);
+    }
+}
+
+/// The field of `N` bytes that starts at byte `at` of a block.
+pub(super) fn field<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    block[at..at + N].try_into().expect("the range has N bytes")
+}
+
+/// The field of `N` bytes that starts at byte `at` of a block, to write to.
+pub(super) fn field_mut<const N: usize>(block: &mut [u8], at: usize) -> &mut [u8; N] {
+    (&mut block[at..at + N]).try_into().expect("the range has N bytes")
+}
+
+/// Reads the f16 at byte `at` of a block.
+pub(super) fn read_f16(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes(*field::<2>(block, at)).to_f32()
+}
+
+/// Writes an f16, rounded to nearest even, at byte `at` of a block.
+pub(super) fn write_f16(block: &mut [u8], at: usize, value: f32) {
+    *field_mut::<2>(block, at) = f16::from_f32(value).to_le_bytes();
+}
+
+/// `1 / scale`, and 0 for a scale of 0.
+pub(super) fn inverse_or_zero(scale: f32) -> f32 {
+    if scale != 0.0 { 1.0 / scale } else { 0.0 }
+}
+
+/// The integer part; `i32::MIN` where it does not fit or is NaN, which is what x86's conversion
+/// gives, and thereby what ggml's `(int8_t) value` gives when cut to its low byte.
+pub(super) fn truncate(value: f32) -> i32 {
+    // -2^31 is exact in f32, and so is 2^31, the first value that does not fit.
+    const LIMIT: f32 = 2_147_483_648.0;
+    if (-LIMIT..LIMIT).contains(&value) { value as i32 } else { i32::MIN }
+}
+
+/// The nearest integer, halves away from zero (C's `roundf`), for values below 2^22.
+pub(super) fn round_half_away(value: f32) -> i32 {
+    // The largest f32 below a half: adding the half itself would carry 0.49999997 over to 1.
+    const JUST_BELOW_HALF: f32 = 0.499_999_97;
+    truncate(value + JUST_BELOW_HALF.copysign(value))
+}
+
+/// The nearest integer, halves to even, for values below 2^22: adding 1.5 · 2^23 leaves the integer
+/// in the low bits of the mantissa.
+pub(super) fn nearest_int(value: f32) -> i32 {
+    let bits = (value + 12_582_912.0).to_bits();
+    (bits & 0x007f_ffff) as i32 - 0x0040_0000
+}
+
+/// The weight of largest magnitude, sign kept; the first of them where several tie.
+pub(super) fn extreme(weights: &[f32]) -> f32 {
+    let mut largest = 0.0f32;
+    let mut extreme = 0.0f32;
+    for &weight in weights {
+        if weight.abs() > largest {
+            largest = weight.abs();
+            extreme = weight;
+        }
+    }
+    extreme
+}
+
+/// The smallest and the largest weight.
+pub(super) fn range(weights: &[f32]) -> (f32, f32) {
+    let mut minimum = f32::MAX;
+    let mut maximum = f32::MIN;
+    for &weight in weights {
+        if weight < minimum {
+            minimum = weight;
+        }
+        if weight > maximum {
+            maximum = weight;
+        }
+    }
+    (minimum, maximum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_c_and_of_the_magic_number() {
+        for step in -2_000_000..2_000_000i32 {
+            let value = step as f32 / 512.0;
+            assert_eq!(round_half_away(value), value.round() as i32, "{value}");
+            assert_eq!(nearest_int(value), value.round_ties_even() as i32, "{value}");
+        }
+        let just_below = f32::from_bits(0.5f32.to_bits() - 1);
+        assert_eq!(round_half_away(just_below), 0);
+        assert_eq!(round_half_away(-just_below), 0);
+    }
+
+    #[test]
+    fn conversion_of_what_does_not_fit_is_that_of_x86() {
+        for value in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3e9, -3e9, 2_147_483_648.0] {
+            assert_eq!(truncate(value), i32::MIN);
+        }
+        assert_eq!(truncate(-1.9), -1);
+        assert_eq!(truncate(127.9), 127);
+    }
+}

@@ -1,0 +1,45 @@
+//! Q4_0: blocks of 32 weights `scale · (q − 8)` with four bits each.
+//!
+//! Layout: f16 scale, 16 bytes; byte `j` holds weight `j` in its low and weight `j + 16` in its high
+//! half. The weight of largest magnitude becomes −8, the end of the range that has one step more.
+
+use super::codec::{
+    Codec, Decode, Encode, extreme, field, field_mut, inverse_or_zero, read_f16, truncate,
+    write_f16,
+};
+use crate::gguf::GgmlType;
+
+const WEIGHTS: usize = 32;
+const HALF: usize = WEIGHTS / 2;
+const SCALE: usize = 0;
+const QUANTS: usize = 2;
+const BYTES: usize = QUANTS + HALF;
+
+pub(super) const CODEC: Codec = Codec::both::<Q4_0, WEIGHTS, BYTES>();
+
+#[allow(non_camel_case_types)]
+struct Q4_0;
+
+impl Decode<WEIGHTS, BYTES> for Q4_0 {
+    const TYPE: GgmlType = GgmlType::Q4_0;
+
+    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let scale = read_f16(block, SCALE);
+        for (j, &pair) in field::<HALF>(block, QUANTS).iter().enumerate() {
+            weights[j] = (f32::from(pair & 0x0f) - 8.0) * scale;
+            weights[j + HALF] = (f32::from(pair >> 4) - 8.0) * scale;
+        }
+    }
+}
+
+impl Encode<WEIGHTS, BYTES> for Q4_0 {
+    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        let scale = extreme(weights) / -8.0;
+        let inverse = inverse_or_zero(scale);
+        write_f16(block, SCALE, scale);
+        let quant = |weight: f32| (truncate(weight * inverse + 8.5) as i8).min(15) as u8;
+        for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
+            *pair = quant(weights[j]) | (quant(weights[j + HALF]) << 4);
+        }
+    }
+}

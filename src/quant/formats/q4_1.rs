@@ -1,0 +1,49 @@
+//! Q4_1: blocks of 32 weights `scale · q + minimum` with four bits each.
+//!
+//! Layout: f16 scale, f16 minimum, 16 bytes; byte `j` holds weight `j` in its low and weight
+//! `j + 16` in its high half.
+
+use super::codec::{
+    Codec, Decode, Encode, field, field_mut, inverse_or_zero, range, read_f16, truncate, write_f16,
+};
+use crate::gguf::GgmlType;
+
+const WEIGHTS: usize = 32;
+const HALF: usize = WEIGHTS / 2;
+const SCALE: usize = 0;
+const MINIMUM: usize = 2;
+const QUANTS: usize = 4;
+const BYTES: usize = QUANTS + HALF;
+
+pub(super) const CODEC: Codec = Codec::both::<Q4_1, WEIGHTS, BYTES>();
+
+#[allow(non_camel_case_types)]
+struct Q4_1;
+
+impl Decode<WEIGHTS, BYTES> for Q4_1 {
+    const TYPE: GgmlType = GgmlType::Q4_1;
+
+    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let scale = read_f16(block, SCALE);
+        let minimum = read_f16(block, MINIMUM);
+        for (j, &pair) in field::<HALF>(block, QUANTS).iter().enumerate() {
+            weights[j] = f32::from(pair & 0x0f) * scale + minimum;
+            weights[j + HALF] = f32::from(pair >> 4) * scale + minimum;
+        }
+    }
+}
+
+impl Encode<WEIGHTS, BYTES> for Q4_1 {
+    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        let (minimum, maximum) = range(weights);
+        let scale = (maximum - minimum) / 15.0;
+        let inverse = inverse_or_zero(scale);
+        write_f16(block, SCALE, scale);
+        write_f16(block, MINIMUM, minimum);
+        let quant =
+            |weight: f32| (truncate((weight - minimum) * inverse + 0.5) as i8).min(15) as u8;
+        for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
+            *pair = quant(weights[j]) | (quant(weights[j + HALF]) << 4);
+        }
+    }
+}

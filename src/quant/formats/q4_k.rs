@@ -1,0 +1,46 @@
+//! Q4_K: super-blocks of 256 weights, eight blocks of 32 `scale · q − minimum` with four bits each.
+//!
+//! Layout: f16 scale of the scales, f16 scale of the minimums, 12 bytes of six-bit scales and
+//! minimums, 128 bytes of weights: byte `l` of each 32 holds weight `l` of an even block in its low
+//! and weight `l` of the next block in its high half.
+
+use super::affine::{self, BLOCK, HEADER, Search, WEIGHTS};
+use super::codec::{Codec, Decode, Encode, field, field_mut};
+use crate::gguf::GgmlType;
+
+const QUANTS: usize = HEADER;
+const BYTES: usize = QUANTS + WEIGHTS / 2;
+const SEARCH: Search = Search { levels: 15, first: -1.0, step: 0.1, steps: 20 };
+
+pub(super) const CODEC: Codec = Codec::both::<Q4K, WEIGHTS, BYTES>();
+
+struct Q4K;
+
+impl Decode<WEIGHTS, BYTES> for Q4K {
+    const TYPE: GgmlType = GgmlType::Q4_K;
+
+    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let (scales, minimums) = affine::read_header(field(block, 0));
+        let (bytes, _) = block[QUANTS..].as_chunks::<BLOCK>();
+        let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
+        for (b, output) in outputs.iter_mut().enumerate() {
+            for (weight, byte) in output.iter_mut().zip(&bytes[b / 2]) {
+                let quant = (byte >> (4 * (b % 2))) & 0x0f;
+                *weight = scales[b] * f32::from(quant) - minimums[b];
+            }
+        }
+    }
+}
+
+impl Encode<WEIGHTS, BYTES> for Q4K {
+    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        let quants = affine::quantize(&SEARCH, weights, field_mut(block, 0));
+        let (blocks, _) = quants.as_chunks::<BLOCK>();
+        let (bytes, _) = block[QUANTS..].as_chunks_mut::<BLOCK>();
+        for (pair, bytes) in blocks.chunks_exact(2).zip(bytes) {
+            for (l, byte) in bytes.iter_mut().enumerate() {
+                *byte = pair[0][l] | (pair[1][l] << 4);
+            }
+        }
+    }
+}

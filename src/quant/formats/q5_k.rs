@@ -1,0 +1,52 @@
+//! Q5_K: super-blocks of 256 weights, eight blocks of 32 `scale · q − minimum` with five bits each.
+//!
+//! Layout: the header of Q4_K, 32 bytes with the fifth bits (bit `b` of byte `l` is weight `l` of
+//! block `b`), 128 bytes with the low four bits laid out as in Q4_K.
+
+use super::affine::{self, BLOCK, HEADER, Search, WEIGHTS};
+use super::codec::{Codec, Decode, Encode, field, field_mut};
+use crate::gguf::GgmlType;
+
+const HIGH_BITS: usize = HEADER;
+const QUANTS: usize = HIGH_BITS + BLOCK;
+const BYTES: usize = QUANTS + WEIGHTS / 2;
+const SEARCH: Search = Search { levels: 31, first: -0.5, step: 0.1, steps: 15 };
+
+pub(super) const CODEC: Codec = Codec::both::<Q5K, WEIGHTS, BYTES>();
+
+struct Q5K;
+
+impl Decode<WEIGHTS, BYTES> for Q5K {
+    const TYPE: GgmlType = GgmlType::Q5_K;
+
+    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let (scales, minimums) = affine::read_header(field(block, 0));
+        let high_bits = field::<BLOCK>(block, HIGH_BITS);
+        let (bytes, _) = block[QUANTS..].as_chunks::<BLOCK>();
+        let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
+        for (b, output) in outputs.iter_mut().enumerate() {
+            for (l, weight) in output.iter_mut().enumerate() {
+                let low = (bytes[b / 2][l] >> (4 * (b % 2))) & 0x0f;
+                let fifth = (high_bits[l] >> b) & 1;
+                *weight = scales[b] * f32::from(low | (fifth << 4)) - minimums[b];
+            }
+        }
+    }
+}
+
+impl Encode<WEIGHTS, BYTES> for Q5K {
+    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        let quants = affine::quantize(&SEARCH, weights, field_mut(block, 0));
+        let (blocks, _) = quants.as_chunks::<BLOCK>();
+        for (l, high_bits) in field_mut::<BLOCK>(block, HIGH_BITS).iter_mut().enumerate() {
+            *high_bits =
+                blocks.iter().enumerate().fold(0, |bits, (b, quants)| bits | (quants[l] >> 4) << b);
+        }
+        let (bytes, _) = block[QUANTS..].as_chunks_mut::<BLOCK>();
+        for (pair, bytes) in blocks.chunks_exact(2).zip(bytes) {
+            for (l, byte) in bytes.iter_mut().enumerate() {
+                *byte = (pair[0][l] & 0x0f) | (pair[1][l] << 4);
+            }
+        }
+    }
+}

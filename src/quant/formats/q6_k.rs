@@ -1,0 +1,144 @@
+//! Q6_K: super-blocks of 256 weights, sixteen blocks of 16 `scale · (q − 32)` with six bits each.
+//!
+//! Layout: 128 bytes with the low four bits, 64 bytes with the high two bits, 16 signed bytes of
+//! scales, f16 scale of the scales. Of each half of 128 weights, byte `l` of the 64 low bytes holds
+//! weights `l` and `l + 64` (for `l` < 64), and byte `l` of the 32 high bytes holds weights `l`,
+//! `l + 32`, `l + 64` and `l + 96`, lowest bits first.
+
+use super::codec::{Codec, Decode, Encode, extreme, nearest_int, read_f16, write_f16};
+use crate::gguf::GgmlType;
+
+const WEIGHTS: usize = 256;
+const BLOCK: usize = 16;
+const BLOCKS: usize = WEIGHTS / BLOCK;
+const LOW_BITS: usize = 0;
+const HIGH_BITS: usize = 128;
+const SCALES: usize = 192;
+const SCALE: usize = 208;
+const BYTES: usize = SCALE + 2;
+
+/// Quants run from −32 to 31.
+const LEVELS: i32 = 32;
+/// Blocks of smaller magnitude become zero.
+const NEGLIGIBLE: f32 = 1e-15;
+
+pub(super) const CODEC: Codec = Codec::both::<Q6K, WEIGHTS, BYTES>();
+
+struct Q6K;
+
+impl Decode<WEIGHTS, BYTES> for Q6K {
+    const TYPE: GgmlType = GgmlType::Q6_K;
+
+    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let super_scale = read_f16(block, SCALE);
+        let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
+        for (b, output) in outputs.iter_mut().enumerate() {
+            let scale = super_scale * f32::from(block[SCALES + b] as i8);
+            let place = Place::of(b);
+            for (l, weight) in output.iter_mut().enumerate() {
+                let low = (block[place.low_at + l] >> place.low_shift) & 0x0f;
+                let high = (block[place.high_at + l] >> place.high_shift) & 3;
+                *weight = scale * (f32::from(low | (high << 4)) - 32.0);
+            }
+        }
+    }
+}
+
+impl Encode<WEIGHTS, BYTES> for Q6K {
+    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        let (inputs, _) = weights.as_chunks::<BLOCK>();
+        let mut quants = [[0; BLOCK]; BLOCKS];
+        let mut scales = [0.0; BLOCKS];
+        for ((scale, input), quants) in scales.iter_mut().zip(inputs).zip(&mut quants) {
+            *scale = fit(input, quants);
+        }
+        *block = [0; BYTES];
+        let largest = extreme(&scales);
+        if largest.abs() < NEGLIGIBLE {
+            return;
+        }
+        let inverse = -128.0 / largest;
+        write_f16(block, SCALE, 1.0 / inverse);
+        let super_scale = read_f16(block, SCALE);
+        for (b, quants) in quants.iter_mut().enumerate() {
+            let code = nearest_int(inverse * scales[b]).min(127) as i8;
+            block[SCALES + b] = code as u8;
+            let scale = super_scale * f32::from(code);
+            // Where the block's scale was rounded to nothing the search's quants stay, as in ggml.
+            if scale != 0.0 {
+                *quants = round(&inputs[b], |weight| weight / scale);
+            }
+            pack(quants, Place::of(b), block);
+        }
+    }
+}
+
+/// Where a block of 16 weights lies among the low and among the high bits.
+struct Place {
+    low_at: usize,
+    low_shift: usize,
+    high_at: usize,
+    high_shift: usize,
+}
+
+impl Place {
+    fn of(block: usize) -> Self {
+        let (half, within) = (block / 8, block % 8);
+        Self {
+            low_at: LOW_BITS + 64 * half + 16 * (within % 4),
+            low_shift: 4 * (within / 4),
+            high_at: HIGH_BITS + 32 * half + 16 * (within % 2),
+            high_shift: 2 * (within / 2),
+        }
+    }
+}
+
+fn pack(quants: &[u8; BLOCK], place: Place, block: &mut [u8; BYTES]) {
+    for (l, quant) in quants.iter().enumerate() {
+        block[place.low_at + l] |= (quant & 0x0f) << place.low_shift;
+        block[place.high_at + l] |= (quant >> 4) << place.high_shift;
+    }
+}
+
+fn round(weights: &[f32; BLOCK], scaled: impl Fn(f32) -> f32) -> [u8; BLOCK] {
+    weights.map(|weight| (nearest_int(scaled(weight)).clamp(-LEVELS, LEVELS - 1) + LEVELS) as u8)
+}
+
+/// Finds the scale that explains the squares of the weights best among nineteen trials; `quants`
+/// gets the quants of the winner.
+fn fit(weights: &[f32; BLOCK], quants: &mut [u8; BLOCK]) -> f32 {
+    let extreme = extreme(weights);
+    if extreme.abs() < NEGLIGIBLE {
+        *quants = [0; BLOCK];
+        return 0.0;
+    }
+    let mut inverse = -(LEVELS as f32) / extreme;
+    *quants = round(weights, |weight| inverse * weight);
+    let (products, squares) = sums(weights, quants);
+    let mut scale = if squares != 0.0 { products / squares } else { 0.0 };
+    let mut best = scale * products;
+    for offset in (-9..=9).filter(|&offset| offset != 0) {
+        inverse = -(LEVELS as f32 + 0.1 * offset as f32) / extreme;
+        let trial = round(weights, |weight| inverse * weight);
+        let (products, squares) = sums(weights, &trial);
+        if squares > 0.0 && products * products > best * squares {
+            *quants = trial;
+            scale = products / squares;
+            best = scale * products;
+        }
+    }
+    scale
+}
+
+/// `Σ w² · w · q` and `Σ w² · q²`: a weight's error counts by its square.
+fn sums(weights: &[f32; BLOCK], quants: &[u8; BLOCK]) -> (f32, f32) {
+    let mut products = 0.0f32;
+    let mut squares = 0.0f32;
+    for (&weight, &quant) in weights.iter().zip(quants) {
+        let quant = (i32::from(quant) - LEVELS) as f32;
+        let importance = weight * weight;
+        products += importance * weight * quant;
+        squares += importance * quant * quant;
+    }
+    (products, squares)
+}

@@ -1,0 +1,191 @@
+//! Every codec against rows that ggml's reference coded, and against its own promises.
+
+use std::io::Read;
+use std::sync::LazyLock;
+
+use half::f16;
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+
+use super::*;
+
+/// 106 rows of 512 weights (Gaussian, heavy-tailed, constant, zero, single spikes, tiny, huge), what
+/// `ggml_quantize_chunk` makes of them in each format, and what ggml reads back.
+static VECTORS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let packed = include_bytes!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/codec_vectors.safetensors.zip"
+    ));
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(packed)).unwrap();
+    let mut bytes = Vec::new();
+    archive.by_index(0).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+});
+
+const COLUMNS: usize = 512;
+const ROWS: usize = 106;
+
+fn vector_bytes(name: &str) -> Vec<u8> {
+    SafeTensors::deserialize(&VECTORS).unwrap().tensor(name).unwrap().data().to_vec()
+}
+
+fn vector_floats(name: &str) -> Vec<f32> {
+    vector_bytes(name).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// All formats but F32, which the vectors do without.
+fn coded_formats() -> impl Iterator<Item = GgmlType> {
+    CODECS.iter().map(|codec| codec.ggml_type).filter(|&format| format != GgmlType::F32)
+}
+
+fn quantizable() -> Vec<GgmlType> {
+    CODECS.iter().filter(|codec| codec.quantize.is_some()).map(|codec| codec.ggml_type).collect()
+}
+
+fn quantized(format: GgmlType, weights: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; format.row_bytes(weights.len()).unwrap()];
+    quantize_row(format, weights, &mut bytes).unwrap();
+    bytes
+}
+
+fn dequantized(format: GgmlType, bytes: &[u8], columns: usize) -> Vec<f32> {
+    let mut weights = vec![0.0; columns];
+    dequantize_row(format, bytes, &mut weights).unwrap();
+    weights
+}
+
+#[test]
+fn every_row_quantizes_to_the_reference_bytes() {
+    let input = vector_floats("input");
+    for format in coded_formats().filter(|&format| can_quantize(format)) {
+        let expected = vector_bytes(&format.name().to_lowercase());
+        let row_bytes = format.row_bytes(COLUMNS).unwrap();
+        assert_eq!(expected.len(), ROWS * row_bytes);
+        for (row, (weights, expected)) in
+            input.chunks(COLUMNS).zip(expected.chunks(row_bytes)).enumerate()
+        {
+            assert_eq!(quantized(format, weights), expected, "{format}, row {row}");
+        }
+    }
+}
+
+#[test]
+fn every_row_dequantizes_to_the_reference_bits() {
+    for format in coded_formats() {
+        let name = format.name().to_lowercase();
+        let bytes = vector_bytes(&name);
+        let expected = vector_floats(&format!("{name}.dequantized"));
+        let row_bytes = format.row_bytes(COLUMNS).unwrap();
+        for (row, (bytes, expected)) in
+            bytes.chunks(row_bytes).zip(expected.chunks(COLUMNS)).enumerate()
+        {
+            for (column, (ours, theirs)) in
+                dequantized(format, bytes, COLUMNS).iter().zip(expected).enumerate()
+            {
+                // The payload of a NaN (infinity times zero) is the machine's choice.
+                let same = ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan();
+                assert!(same, "{format}, row {row}, column {column}: {ours} is not {theirs}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_refused_with_its_place() {
+    for format in quantizable() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut weights = vec![0.5; 256];
+            weights[77] = value;
+            let mut output = vec![0; format.row_bytes(256).unwrap()];
+            let error = quantize_row(format, &weights, &mut output).unwrap_err();
+            assert_eq!(error, CodecError::NotFinite { index: 77, value: value.to_string() });
+        }
+    }
+}
+
+#[test]
+fn unknown_formats_and_ragged_rows_are_refused() {
+    assert!(!can_dequantize(GgmlType::IQ1_S));
+    assert!(can_dequantize(GgmlType::Q2_K) && !can_quantize(GgmlType::Q2_K));
+    assert_eq!(
+        dequantize_row(GgmlType::IQ1_S, &[0; 50], &mut [0.0; 256]),
+        Err(CodecError::Unsupported(GgmlType::IQ1_S, "read"))
+    );
+    assert_eq!(
+        quantize_row(GgmlType::Q2_K, &[0.0; 256], &mut [0; 84]),
+        Err(CodecError::Unsupported(GgmlType::Q2_K, "written"))
+    );
+    let ragged = CodecError::Ragged { ggml_type: GgmlType::Q4_K, columns: 32, block: 256 };
+    assert_eq!(quantize_row(GgmlType::Q4_K, &[0.0; 32], &mut []), Err(ragged.clone()));
+    assert_eq!(dequantize_row(GgmlType::Q4_K, &[], &mut [0.0; 32]), Err(ragged));
+}
+
+/// The largest error that a block of these weights may come back with: half a step of the format's
+/// grid plus what rounding the scales costs, generously.
+fn tolerance(format: GgmlType, block: &[f32]) -> f32 {
+    let largest = block.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
+    match format {
+        GgmlType::F32 => 0.0,
+        GgmlType::F16 => largest / 2048.0,
+        GgmlType::BF16 => largest / 256.0,
+        GgmlType::Q8_0 => largest / 127.0 * 0.6,
+        GgmlType::Q4_0 => largest / 8.0 * 1.01,
+        GgmlType::Q5_0 => largest / 16.0 * 1.01,
+        GgmlType::Q4_1 => largest * 2.0 / 15.0 * 0.6,
+        GgmlType::Q5_1 => largest * 2.0 / 31.0 * 0.6,
+        GgmlType::Q4_K => largest * 2.0 / 15.0,
+        GgmlType::Q5_K => largest * 2.0 / 31.0,
+        GgmlType::Q6_K => largest / 32.0 * 1.5,
+        other => panic!("{other} has no tolerance yet"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_comes_back_is_within_the_step(
+        weights in prop::collection::vec(-4.0f32..4.0, 512),
+        exponent in -4i32..4,
+    ) {
+        let weights: Vec<f32> = weights.iter().map(|weight| weight * 2f32.powi(exponent)).collect();
+        for format in quantizable() {
+            let back = dequantized(format, &quantized(format, &weights), weights.len());
+            for (block, back) in weights.chunks(256).zip(back.chunks(256)) {
+                let allowed = tolerance(format, block) + f16::MIN_POSITIVE.to_f32();
+                for (weight, back) in block.iter().zip(back) {
+                    prop_assert!((weight - back).abs() <= allowed, "{} {} {}", format, weight, back);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_finite_bits_and_any_bytes_are_coded_without_panic(
+        bits in prop::collection::vec(any::<u32>(), 256),
+        bytes in prop::collection::vec(any::<u8>(), 1024),
+    ) {
+        let weights: Vec<f32> = bits
+            .iter()
+            .map(|&bits| f32::from_bits(bits))
+            .map(|weight| if weight.is_finite() { weight } else { 1.0 })
+            .collect();
+        for format in quantizable() {
+            quantized(format, &weights);
+        }
+        for format in CODECS.iter().map(|codec| codec.ggml_type) {
+            let block = &bytes[..format.block_bytes()];
+            dequantized(format, block, format.block_size());
+        }
+    }
+
+    #[test]
+    fn any_length_is_coded_or_refused(columns in 0usize..600) {
+        let weights = vec![0.25; columns];
+        for format in quantizable() {
+            let bytes = format.row_bytes(columns);
+            let mut output = vec![0; bytes.unwrap_or(0)];
+            prop_assert_eq!(quantize_row(format, &weights, &mut output).is_ok(), bytes.is_some());
+        }
+    }
+}
