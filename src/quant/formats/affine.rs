@@ -1,7 +1,7 @@
 //! The search behind Q4_K and Q5_K: super-blocks of eight blocks of 32 weights
 //! `scale · q − minimum`, with scales and minimums rounded to six bits under two f16.
 
-use super::codec::{nearest_int, read_f16, write_f16};
+use super::codec::{field, is_finite_f16, nearest_int, read_f16, write_f16};
 use super::six_bit_scales;
 
 pub(super) const BLOCKS: usize = 8;
@@ -61,11 +61,16 @@ pub(super) fn quantize(
 /// The header's scale and minimum of each block.
 pub(super) fn read_header(header: &[u8; HEADER]) -> ([f32; BLOCKS], [f32; BLOCKS]) {
     let (super_scale, super_minimum) = (read_f16(header, SCALE), read_f16(header, MINIMUM));
-    let (scales, minimums) = six_bit_scales::unpack(super::codec::field(header, SCALES));
+    let (scales, minimums) = six_bit_scales::unpack(field(header, SCALES));
     (
         scales.map(|scale| super_scale * f32::from(scale)),
         minimums.map(|minimum| super_minimum * f32::from(minimum)),
     )
+}
+
+/// Whether the header's two f16 are numbers.
+pub(super) fn header_fits(header: &[u8; HEADER]) -> bool {
+    is_finite_f16(header, SCALE) && is_finite_f16(header, MINIMUM)
 }
 
 fn write_header(fits: &[Fit; BLOCKS], header: &mut [u8; HEADER]) {

@@ -3,8 +3,7 @@
 //! The bytes must be those of ggml's reference, so every sum here runs in its order, nothing is
 //! fused, and conversions to integers behave as x86's do where the value does not fit.
 
-use half::f16;
-
+use super::half_float::{f16_to_f32, f32_to_f16};
 use crate::gguf::GgmlType;
 
 /// Turns one block of `BYTES` bytes into `WEIGHTS` weights.
@@ -22,10 +21,14 @@ pub(super) trait Encode<const WEIGHTS: usize, const BYTES: usize>:
 {
     /// Writes a block.
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]);
+
+    /// Whether the scales that were written are numbers.
+    fn fits(block: &[u8; BYTES]) -> bool;
 }
 
-/// Writes whole blocks from weights; the lengths have been checked.
-pub(super) type QuantizeBlocks = fn(&[f32], &mut [u8]);
+/// Writes whole blocks from weights; the lengths have been checked. An error is the index of a block
+/// whose scale is too large for its field.
+pub(super) type QuantizeBlocks = fn(&[f32], &mut [u8]) -> Result<(), usize>;
 
 /// Reads whole blocks into weights; the lengths have been checked.
 pub(super) type DequantizeBlocks = fn(&[u8], &mut [f32]);
@@ -64,12 +67,18 @@ impl Codec {
 pub(super) fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
     weights: &[f32],
     output: &mut [u8],
-) {
+) -> Result<(), usize> {
     let (inputs, _) = weights.as_chunks::<WEIGHTS>();
     let (blocks, _) = output.as_chunks_mut::<BYTES>();
-    for (input, block) in inputs.iter().zip(blocks) {
+    let mut all_fit = true;
+    for (input, block) in inputs.iter().zip(blocks.iter_mut()) {
         F::encode(input, block);
+        all_fit &= F::fits(block);
     }
+    if all_fit {
+        return Ok(());
+    }
+    Err(blocks.iter().position(|block| !F::fits(block)).unwrap_or(0))
 }
 
 /// Decodes block after block with the scalar codec.
@@ -96,12 +105,19 @@ pub(super) fn field_mut<const N: usize>(block: &mut [u8], at: usize) -> &mut [u8
 
 /// Reads the f16 at byte `at` of a block.
 pub(super) fn read_f16(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes(*field::<2>(block, at)).to_f32()
+    f16_to_f32(u16::from_le_bytes(*field::<2>(block, at)))
 }
 
 /// Writes an f16, rounded to nearest even, at byte `at` of a block.
 pub(super) fn write_f16(block: &mut [u8], at: usize, value: f32) {
-    *field_mut::<2>(block, at) = f16::from_f32(value).to_le_bytes();
+    *field_mut::<2>(block, at) = f32_to_f16(value).to_le_bytes();
+}
+
+/// Whether the f16 at byte `at` of a block is a number. Weights of 10^5 and more can have a scale
+/// that f16 does not hold.
+pub(super) fn is_finite_f16(block: &[u8], at: usize) -> bool {
+    const EXPONENT: u16 = 0x7c00;
+    u16::from_le_bytes(*field::<2>(block, at)) & EXPONENT != EXPONENT
 }
 
 /// `1 / scale`, and 0 for a scale of 0.

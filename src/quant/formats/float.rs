@@ -1,8 +1,8 @@
 //! The plain floating-point types: F32, F16 and BF16, one weight a block, little-endian.
 
-use half::{bf16, f16};
+use half::bf16;
 
-use super::codec::{Codec, Decode, Encode};
+use super::codec::{Codec, Decode, Encode, is_finite_f16, read_f16, write_f16};
 use crate::gguf::GgmlType;
 
 pub(super) const F32_CODEC: Codec = Codec::both::<F32, 1, 4>();
@@ -23,6 +23,10 @@ impl Encode<1, 4> for F32 {
     fn encode(weights: &[f32; 1], block: &mut [u8; 4]) {
         *block = weights[0].to_le_bytes();
     }
+
+    fn fits(_: &[u8; 4]) -> bool {
+        true
+    }
 }
 
 struct F16;
@@ -31,13 +35,17 @@ impl Decode<1, 2> for F16 {
     const TYPE: GgmlType = GgmlType::F16;
 
     fn decode(block: &[u8; 2], weights: &mut [f32; 1]) {
-        weights[0] = f16::from_le_bytes(*block).to_f32();
+        weights[0] = read_f16(block, 0);
     }
 }
 
 impl Encode<1, 2> for F16 {
     fn encode(weights: &[f32; 1], block: &mut [u8; 2]) {
-        *block = f16::from_f32(weights[0]).to_le_bytes();
+        write_f16(block, 0, weights[0]);
+    }
+
+    fn fits(block: &[u8; 2]) -> bool {
+        is_finite_f16(block, 0)
     }
 }
 
@@ -54,5 +62,9 @@ impl Decode<1, 2> for Bf16 {
 impl Encode<1, 2> for Bf16 {
     fn encode(weights: &[f32; 1], block: &mut [u8; 2]) {
         *block = bf16::from_f32(weights[0]).to_le_bytes();
+    }
+
+    fn fits(block: &[u8; 2]) -> bool {
+        bf16::from_le_bytes(*block).is_finite()
     }
 }

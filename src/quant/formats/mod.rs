@@ -4,6 +4,7 @@ mod affine;
 mod codec;
 mod five_bits;
 mod float;
+mod half_float;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
@@ -66,6 +67,14 @@ pub enum CodecError {
         /// The value as text.
         value: String,
     },
+    /// The weights of a block are so large that its scale overflows.
+    #[error("the weights at {index} of the row are too large for {ggml_type}")]
+    TooLarge {
+        /// The format.
+        ggml_type: GgmlType,
+        /// Position in the row of the block's first weight.
+        index: usize,
+    },
 }
 
 /// Quantizes one row (or any whole number of blocks) into exactly
@@ -73,7 +82,7 @@ pub enum CodecError {
 ///
 /// # Errors
 /// A type that quantkit cannot write, a row that is no whole number of blocks, a weight that is
-/// NaN or infinite.
+/// NaN, infinite or too large for the format's scales.
 ///
 /// # Panics
 /// If `output` has another length.
@@ -88,8 +97,8 @@ pub fn quantize_row(
     let bytes = row_bytes(ggml_type, weights.len())?;
     assert_eq!(output.len(), bytes, "the output has room for the row and no more");
     check_finite(weights)?;
-    quantize(weights, output);
-    Ok(())
+    quantize(weights, output)
+        .map_err(|block| CodecError::TooLarge { ggml_type, index: block * ggml_type.block_size() })
 }
 
 /// Dequantizes one row (or any whole number of blocks), bit for bit as ggml's reference does.

@@ -4,8 +4,8 @@
 //! half. The weight of largest magnitude becomes −8, the end of the range that has one step more.
 
 use super::codec::{
-    Codec, Decode, Encode, extreme, field, field_mut, inverse_or_zero, read_f16, truncate,
-    write_f16,
+    Codec, Decode, Encode, extreme, field, field_mut, inverse_or_zero, is_finite_f16, read_f16,
+    truncate, write_f16,
 };
 use crate::gguf::GgmlType;
 
@@ -41,5 +41,9 @@ impl Encode<WEIGHTS, BYTES> for Q4_0 {
         for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
             *pair = quant(weights[j]) | (quant(weights[j + HALF]) << 4);
         }
+    }
+
+    fn fits(block: &[u8; BYTES]) -> bool {
+        is_finite_f16(block, SCALE)
     }
 }

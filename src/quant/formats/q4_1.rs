@@ -4,7 +4,8 @@
 //! `j + 16` in its high half.
 
 use super::codec::{
-    Codec, Decode, Encode, field, field_mut, inverse_or_zero, range, read_f16, truncate, write_f16,
+    Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, range, read_f16,
+    truncate, write_f16,
 };
 use crate::gguf::GgmlType;
 
@@ -45,5 +46,9 @@ impl Encode<WEIGHTS, BYTES> for Q4_1 {
         for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
             *pair = quant(weights[j]) | (quant(weights[j + HALF]) << 4);
         }
+    }
+
+    fn fits(block: &[u8; BYTES]) -> bool {
+        is_finite_f16(block, SCALE) && is_finite_f16(block, MINIMUM)
     }
 }

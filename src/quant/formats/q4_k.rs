@@ -43,4 +43,8 @@ impl Encode<WEIGHTS, BYTES> for Q4K {
             }
         }
     }
+
+    fn fits(block: &[u8; BYTES]) -> bool {
+        affine::header_fits(field(block, 0))
+    }
 }

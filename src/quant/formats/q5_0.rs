@@ -4,7 +4,8 @@
 //! whose byte `j` holds the low four bits of weight `j` and of weight `j + 16`.
 
 use super::codec::{
-    Codec, Decode, Encode, extreme, field, inverse_or_zero, read_f16, truncate, write_f16,
+    Codec, Decode, Encode, extreme, field, inverse_or_zero, is_finite_f16, read_f16, truncate,
+    write_f16,
 };
 use super::five_bits::{self, HALF, WEIGHTS};
 use crate::gguf::GgmlType;
@@ -38,5 +39,9 @@ impl Encode<WEIGHTS, BYTES> for Q5_0 {
         write_f16(block, SCALE, scale);
         let quants = weights.map(|weight| (truncate(weight * inverse + 16.5) as i8).min(31) as u8);
         five_bits::pack(&quants, block, HIGH_BITS, QUANTS);
+    }
+
+    fn fits(block: &[u8; BYTES]) -> bool {
+        is_finite_f16(block, SCALE)
     }
 }

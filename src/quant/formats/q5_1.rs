@@ -4,7 +4,8 @@
 //! `j`'s), 16 bytes whose byte `j` holds the low four bits of weight `j` and of weight `j + 16`.
 
 use super::codec::{
-    Codec, Decode, Encode, field, inverse_or_zero, range, read_f16, truncate, write_f16,
+    Codec, Decode, Encode, field, inverse_or_zero, is_finite_f16, range, read_f16, truncate,
+    write_f16,
 };
 use super::five_bits::{self, HALF, WEIGHTS};
 use crate::gguf::GgmlType;
@@ -42,5 +43,9 @@ impl Encode<WEIGHTS, BYTES> for Q5_1 {
         write_f16(block, MINIMUM, minimum);
         let quants = weights.map(|weight| truncate((weight - minimum) * inverse + 0.5) as u8);
         five_bits::pack(&quants, block, HIGH_BITS, QUANTS);
+    }
+
+    fn fits(block: &[u8; BYTES]) -> bool {
+        is_finite_f16(block, SCALE) && is_finite_f16(block, MINIMUM)
     }
 }

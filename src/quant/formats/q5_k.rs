@@ -49,4 +49,8 @@ impl Encode<WEIGHTS, BYTES> for Q5K {
             }
         }
     }
+
+    fn fits(block: &[u8; BYTES]) -> bool {
+        affine::header_fits(field(block, 0))
+    }
 }

@@ -5,7 +5,9 @@
 //! weights `l` and `l + 64` (for `l` < 64), and byte `l` of the 32 high bytes holds weights `l`,
 //! `l + 32`, `l + 64` and `l + 96`, lowest bits first.
 
-use super::codec::{Codec, Decode, Encode, extreme, nearest_int, read_f16, write_f16};
+use super::codec::{
+    Codec, Decode, Encode, extreme, is_finite_f16, nearest_int, read_f16, write_f16,
+};
 use crate::gguf::GgmlType;
 
 const WEIGHTS: usize = 256;
@@ -53,6 +55,11 @@ impl Encode<WEIGHTS, BYTES> for Q6K {
             *scale = fit(input, quants);
         }
         *block = [0; BYTES];
+        if !scales.iter().all(|scale| scale.is_finite()) {
+            // The search's sums overflowed. ggml writes what comes of it; `fits` refuses this block.
+            write_f16(block, SCALE, f32::INFINITY);
+            return;
+        }
         let largest = extreme(&scales);
         if largest.abs() < NEGLIGIBLE {
             return;
@@ -70,6 +77,10 @@ impl Encode<WEIGHTS, BYTES> for Q6K {
             }
             pack(quants, Place::of(b), block);
         }
+    }
+
+    fn fits(block: &[u8; BYTES]) -> bool {
+        is_finite_f16(block, SCALE)
     }
 }
 

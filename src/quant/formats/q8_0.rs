@@ -3,7 +3,8 @@
 //! Layout: f16 scale, 32 signed bytes.
 
 use super::codec::{
-    Codec, Decode, Encode, field, field_mut, inverse_or_zero, read_f16, round_half_away, write_f16,
+    Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, read_f16,
+    round_half_away, write_f16,
 };
 use crate::gguf::GgmlType;
 
@@ -37,5 +38,9 @@ impl Encode<WEIGHTS, BYTES> for Q8_0 {
         for (quant, &weight) in field_mut::<WEIGHTS>(block, QUANTS).iter_mut().zip(weights) {
             *quant = round_half_away(weight * inverse) as u8;
         }
+    }
+
+    fn fits(block: &[u8; BYTES]) -> bool {
+        is_finite_f16(block, SCALE)
     }
 }

@@ -104,6 +104,20 @@ fn what_is_not_finite_is_refused_with_its_place() {
 }
 
 #[test]
+fn weights_beyond_the_scales_are_refused_with_their_block() {
+    for format in quantizable().into_iter().filter(|&format| format != GgmlType::F32) {
+        let mut weights = vec![0.5; 512];
+        weights[300] = f32::MAX;
+        let mut output = vec![0; format.row_bytes(512).unwrap()];
+        let index = 300 / format.block_size() * format.block_size();
+        assert_eq!(
+            quantize_row(format, &weights, &mut output),
+            Err(CodecError::TooLarge { ggml_type: format, index })
+        );
+    }
+}
+
+#[test]
 fn unknown_formats_and_ragged_rows_are_refused() {
     assert!(!can_dequantize(GgmlType::IQ1_S));
     assert!(can_dequantize(GgmlType::Q2_K) && !can_quantize(GgmlType::Q2_K));
@@ -171,7 +185,10 @@ proptest! {
             .map(|weight| if weight.is_finite() { weight } else { 1.0 })
             .collect();
         for format in quantizable() {
-            quantized(format, &weights);
+            let mut output = vec![0; format.row_bytes(weights.len()).unwrap()];
+            let coded = quantize_row(format, &weights, &mut output);
+            let refused = matches!(coded, Err(CodecError::TooLarge { .. }));
+            prop_assert!(coded.is_ok() || refused);
         }
         for format in CODECS.iter().map(|codec| codec.ggml_type) {
             let block = &bytes[..format.block_bytes()];
