@@ -37,6 +37,123 @@ pub enum Array {
     F64(Vec<f64>),
 }
 
+/// The type of a metadata value, by the format's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ValueType {
+    U8,
+    I8,
+    U16,
+    I16,
+    U32,
+    I32,
+    F32,
+    Bool,
+    String,
+    Array,
+    U64,
+    I64,
+    F64,
+}
+
+/// In the order of the format's numbers, 0 to 12.
+const VALUE_TYPES: [(ValueType, &str); 13] = [
+    (ValueType::U8, "u8"),
+    (ValueType::I8, "i8"),
+    (ValueType::U16, "u16"),
+    (ValueType::I16, "i16"),
+    (ValueType::U32, "u32"),
+    (ValueType::I32, "i32"),
+    (ValueType::F32, "f32"),
+    (ValueType::Bool, "bool"),
+    (ValueType::String, "string"),
+    (ValueType::Array, "array"),
+    (ValueType::U64, "u64"),
+    (ValueType::I64, "i64"),
+    (ValueType::F64, "f64"),
+];
+
+impl ValueType {
+    /// The type with the format's number, if there is one.
+    pub fn from_id(id: u32) -> Option<Self> {
+        VALUE_TYPES.get(id as usize).map(|row| row.0)
+    }
+
+    /// The format's number.
+    pub fn id(self) -> u32 {
+        self as u32
+    }
+
+    /// A short name: `u32`, `string`.
+    pub fn name(self) -> &'static str {
+        VALUE_TYPES[self as usize].1
+    }
+}
+
+impl Value {
+    /// The value's type.
+    pub fn value_type(&self) -> ValueType {
+        match self {
+            Self::U8(_) => ValueType::U8,
+            Self::I8(_) => ValueType::I8,
+            Self::U16(_) => ValueType::U16,
+            Self::I16(_) => ValueType::I16,
+            Self::U32(_) => ValueType::U32,
+            Self::I32(_) => ValueType::I32,
+            Self::F32(_) => ValueType::F32,
+            Self::Bool(_) => ValueType::Bool,
+            Self::String(_) => ValueType::String,
+            Self::Array(_) => ValueType::Array,
+            Self::U64(_) => ValueType::U64,
+            Self::I64(_) => ValueType::I64,
+            Self::F64(_) => ValueType::F64,
+        }
+    }
+}
+
+impl Array {
+    /// The type of the elements.
+    pub fn element_type(&self) -> ValueType {
+        match self {
+            Self::U8(_) => ValueType::U8,
+            Self::I8(_) => ValueType::I8,
+            Self::U16(_) => ValueType::U16,
+            Self::I16(_) => ValueType::I16,
+            Self::U32(_) => ValueType::U32,
+            Self::I32(_) => ValueType::I32,
+            Self::F32(_) => ValueType::F32,
+            Self::Bool(_) => ValueType::Bool,
+            Self::String(_) => ValueType::String,
+            Self::U64(_) => ValueType::U64,
+            Self::I64(_) => ValueType::I64,
+            Self::F64(_) => ValueType::F64,
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::U8(elements) => elements.len(),
+            Self::I8(elements) => elements.len(),
+            Self::U16(elements) => elements.len(),
+            Self::I16(elements) => elements.len(),
+            Self::U32(elements) => elements.len(),
+            Self::I32(elements) => elements.len(),
+            Self::F32(elements) => elements.len(),
+            Self::Bool(elements) => elements.len(),
+            Self::String(elements) => elements.len(),
+            Self::U64(elements) => elements.len(),
+            Self::I64(elements) => elements.len(),
+            Self::F64(elements) => elements.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// Key-value pairs in file order; keys are unique.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Metadata {
@@ -47,6 +164,11 @@ impl Metadata {
     /// No entries.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Pairs whose keys the caller knows to be unique.
+    pub(super) fn from_unique(entries: Vec<(String, Value)>) -> Self {
+        Self { entries }
     }
 
     /// The value under `key`.

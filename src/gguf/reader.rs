@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
+
+use super::directory::Directory;
 use super::{GgmlType, GgufError, Metadata};
+use crate::support::mapped::map_file;
 
 /// A tensor as the file's directory lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +47,8 @@ impl TensorInfo {
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    metadata: Metadata,
-    tensors: Vec<TensorInfo>,
+    map: Mmap,
+    directory: Directory,
 }
 
 impl GgufFile {
@@ -53,7 +57,9 @@ impl GgufFile {
     /// # Errors
     /// Anything that is not a complete, consistent GGUF version 2 or 3 file.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        todo!("{}", path.display())
+        let map = map_file(path).map_err(|source| GgufError::io(path, source))?;
+        let directory = Directory::parse(path, &map)?;
+        Ok(Self { path: path.to_path_buf(), map, directory })
     }
 
     /// The file's path as it was opened.
@@ -61,23 +67,42 @@ impl GgufFile {
         &self.path
     }
 
+    /// The format's version, 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.directory.version
+    }
+
+    /// The alignment of every tensor's data, in bytes: a power of two, at least 8.
+    pub fn alignment(&self) -> u64 {
+        self.directory.alignment
+    }
+
+    /// The length of the file in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     /// The file's metadata.
     pub fn metadata(&self) -> &Metadata {
-        &self.metadata
+        &self.directory.metadata
     }
 
     /// The tensors in directory order.
     pub fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
+        &self.directory.tensors
     }
 
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.iter().find(|tensor| tensor.name == name)
+        self.directory.tensor(name)
     }
 
-    /// The bytes of one of this file's tensors, straight from the map.
+    /// The bytes of one of this file's tensors, straight from the map and aligned to at least 8.
+    ///
+    /// # Panics
+    /// If the tensor is another file's and does not lie in this one.
     pub fn tensor_bytes(&self, tensor: &TensorInfo) -> &[u8] {
-        todo!("{}", tensor.name)
+        let start = (self.directory.data_start + tensor.offset) as usize;
+        &self.map[start..start + tensor.bytes() as usize]
     }
 }
