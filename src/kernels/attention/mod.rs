@@ -1,0 +1,97 @@
+//! Causal attention over cached keys and values.
+
+mod scalar;
+
+use std::ops::Range;
+
+use half::f16;
+
+/// The shape shared by all sequences of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`, and head h reads key/value head h / (heads / kv_heads).
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_size: usize,
+    /// Factor on the scores, usually 1/√head_size.
+    pub scale: f32,
+}
+
+/// A contiguous stretch of a sequence's cache, in one layer. `keys` and `values` are laid out
+/// `[kv_heads][capacity][head_size]`; positions `0..length` are filled.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheSpan<'a> {
+    /// Keys.
+    pub keys: &'a [f16],
+    /// Values.
+    pub values: &'a [f16],
+    /// Filled positions.
+    pub length: usize,
+    /// Allocated positions: the stride between heads is `capacity * head_size`.
+    pub capacity: usize,
+}
+
+/// One sequence's part of a step. The spans, in order, hold its whole context, the new tokens'
+/// keys and values included; the query at `queries.start + i` sees all but the last
+/// `queries.len() - 1 - i` positions.
+#[derive(Debug, Clone)]
+pub struct AttentionItem<'a> {
+    /// The rows of the step's query matrix that belong to this sequence.
+    pub queries: Range<usize>,
+    /// Its context.
+    pub spans: Vec<CacheSpan<'a>>,
+}
+
+impl AttentionItem<'_> {
+    /// Positions that all spans hold together.
+    fn context(&self) -> usize {
+        self.spans.iter().map(|span| span.length).sum()
+    }
+}
+
+/// Softmax(Q·Kᵀ·scale)·V for every item, on the current rayon pool. `queries` and `output` are
+/// `[rows][heads][head_size]`; rows of `output` that no item names are left as they are.
+///
+/// # Panics
+/// If the parts do not fit together: heads that are no multiple of the key/value heads, an item
+/// whose rows lie outside the matrices or are another item's too, an item with more queries than
+/// positions, or a span shorter than its lengths say.
+pub fn attention(
+    shape: AttentionShape,
+    queries: &[f32],
+    items: &[AttentionItem<'_>],
+    output: &mut [f32],
+) {
+    check(shape, queries, items, output);
+    scalar::attention(shape, queries, items, output);
+}
+
+/// Every length that the kernels rely on.
+fn check(shape: AttentionShape, queries: &[f32], items: &[AttentionItem<'_>], output: &[f32]) {
+    let AttentionShape { heads, kv_heads, head_size, .. } = shape;
+    assert!(
+        head_size > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads),
+        "bad shape {shape:?}"
+    );
+    let width = heads * head_size;
+    assert_eq!(queries.len(), output.len(), "queries and output differ in shape");
+    assert!(queries.len().is_multiple_of(width), "queries are no whole rows of {width}");
+    let mut taken = vec![false; queries.len() / width];
+    for item in items {
+        assert!(item.queries.len() <= item.context(), "more queries than positions");
+        for row in &mut taken[item.queries.clone()] {
+            assert!(!*row, "two items share a row");
+            *row = true;
+        }
+        for span in &item.spans {
+            assert!(span.length <= span.capacity, "a span is longer than its capacity");
+            let needed = kv_heads * span.capacity * head_size;
+            assert!(
+                span.keys.len() >= needed && span.values.len() >= needed,
+                "a span's keys or values are shorter than its capacity"
+            );
+        }
+    }
+}
