@@ -1,4 +1,5 @@
 //! CPU compute. The scalar versions are the specification; one place picks the instruction set.
 
 pub mod attention;
+pub mod dispatch;
 pub mod matmul;

@@ -71,10 +71,7 @@ pub fn attention(
 /// Every length that the kernels rely on.
 fn check(shape: AttentionShape, queries: &[f32], items: &[AttentionItem<'_>], output: &[f32]) {
     let AttentionShape { heads, kv_heads, head_size, .. } = shape;
-    assert!(
-        head_size > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads),
-        "bad shape {shape:?}"
-    );
+    assert!(head_size > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads), "bad shape {shape:?}");
     let width = heads * head_size;
     assert_eq!(queries.len(), output.len(), "queries and output differ in shape");
     assert!(queries.len().is_multiple_of(width), "queries are no whole rows of {width}");
