@@ -2,4 +2,5 @@
 
 pub mod attention;
 pub mod dispatch;
+pub mod elementwise;
 pub mod matmul;

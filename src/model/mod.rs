@@ -1,1 +1,42 @@
 //! One decoder, described by data a family, on candle tensors; and its KV cache.
+
+mod cache;
+mod config;
+mod decoder;
+mod ops;
+mod rope;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+use crate::gguf::GgufError;
+
+pub use cache::SequenceCache;
+pub use config::{Config, FAMILIES, Family};
+pub use decoder::{BatchItem, Decoder};
+pub use rope::{RopeFrequencies, RopePairs, RopeScaling};
+
+/// An error of a model.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The file is sound, but holds no model that quantkit can run.
+    #[error("{}: {problem}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        problem: String,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    fn unsupported(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Unsupported { path: path.to_path_buf(), problem: problem.into() }
+    }
+}

@@ -1,0 +1,127 @@
+//! Keys and values of a sequence, in segments that forks share.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor};
+use half::f16;
+use half::vec::HalfBitsVecExt;
+
+use super::config::Config;
+
+/// Positions that a segment has room for at least.
+const SMALLEST_SEGMENT: usize = 16;
+
+/// A contiguous stretch of a sequence's keys and values, over all layers, in f16.
+#[derive(Debug)]
+pub(super) struct Segment {
+    /// `[layers, 2, kv_heads, capacity, head_size]`; keys come first in the second dimension.
+    pub(super) tensor: Tensor,
+    /// Positions that it has room for.
+    pub(super) capacity: usize,
+    /// Positions that are filled.
+    pub(super) length: usize,
+}
+
+impl Segment {
+    fn new(config: &Config, device: &Device, capacity: usize) -> Result<Self> {
+        let shape = (config.layers, 2, config.kv_heads, capacity, config.head_size);
+        let tensor = match device {
+            // Zeroed memory that the system hands out page by page as it is used; candle's own
+            // zeros would touch all of it now.
+            Device::Cpu => {
+                let count = config.layers * 2 * config.key_width() * capacity;
+                Tensor::from_vec(vec![0u16; count].reinterpret_into::<f16>(), shape, device)?
+            }
+            _ => Tensor::zeros(shape, DType::F16, device)?,
+        };
+        Ok(Self { tensor, capacity, length: 0 })
+    }
+}
+
+/// What a sequence remembers. Forks share what the parent held at that time.
+#[derive(Debug)]
+pub struct SequenceCache {
+    /// Filled segments, oldest first. Forks may hold them too, so they never change.
+    shared: Vec<Arc<Segment>>,
+    /// The segment that grows.
+    tail: Option<Segment>,
+    length: usize,
+    expected: usize,
+}
+
+impl SequenceCache {
+    /// An empty sequence that will probably grow to `expected_tokens`.
+    pub fn new(expected_tokens: usize) -> Self {
+        Self { shared: Vec::new(), tail: None, length: 0, expected: expected_tokens }
+    }
+
+    /// A sequence that begins with everything that this one holds, which is not copied. This one
+    /// may go on growing; both then do so in segments of their own.
+    pub fn fork(&mut self, expected_new_tokens: usize) -> Self {
+        if let Some(tail) = self.tail.take() {
+            self.shared.push(Arc::new(tail));
+        }
+        Self {
+            shared: self.shared.clone(),
+            tail: None,
+            length: self.length,
+            expected: self.length.saturating_add(expected_new_tokens),
+        }
+    }
+
+    /// Tokens that the sequence holds.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Makes room for `count` more positions in the tail. Without room in
+    /// the tail, a new segment as large as the expectation or, beyond that, as the whole sequence
+    /// follows it, so that nothing is ever copied.
+    pub(super) fn reserve(&mut self, count: usize, config: &Config, device: &Device) -> Result<()> {
+        let has_room = |segment: &Segment| segment.capacity - segment.length >= count;
+        if self.tail.is_none() {
+            self.tail = self.take_back_last();
+        }
+        if !self.tail.as_ref().is_some_and(has_room) {
+            let expected = self.expected.saturating_sub(self.length);
+            let wanted = if expected > 0 { expected } else { self.length.max(SMALLEST_SEGMENT) };
+            let limit = config.context_length.saturating_sub(self.length);
+            let segment = Segment::new(config, device, wanted.min(limit).max(count))?;
+            let filled = self.tail.replace(segment).filter(|segment| segment.length > 0);
+            self.shared.extend(filled.map(Arc::new));
+        }
+        Ok(())
+    }
+
+    /// The segment that grows; room in it was reserved.
+    pub(super) fn tail(&self) -> Result<&Segment> {
+        match &self.tail {
+            Some(tail) => Ok(tail),
+            None => candle_core::bail!("no room was reserved in the cache"),
+        }
+    }
+
+    /// The last shared segment, if no fork holds it any more.
+    fn take_back_last(&mut self) -> Option<Segment> {
+        match Arc::try_unwrap(self.shared.pop()?) {
+            Ok(segment) => Some(segment),
+            Err(held) => {
+                self.shared.push(held);
+                None
+            }
+        }
+    }
+
+    /// Counts `count` positions of the tail, written in every layer, as filled.
+    pub(super) fn commit(&mut self, count: usize) {
+        let tail = self.tail.as_mut().expect("room was reserved");
+        tail.length += count;
+        self.length += count;
+    }
+
+    /// All segments, oldest first, each with its filled positions, `pending` more in the tail.
+    pub(super) fn segments(&self, pending: usize) -> impl Iterator<Item = (&Segment, usize)> {
+        let shared = self.shared.iter().map(|segment| (&**segment, segment.length));
+        shared.chain(self.tail.as_ref().map(|tail| (tail, tail.length + pending)))
+    }
+}

@@ -1,0 +1,3 @@
+//! End-to-end tests that drive the built binary.
+
+mod support;
