@@ -1,0 +1,347 @@
+//! A GGUF file in, a quantized one out, in pieces: memory stays bounded at any model size.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::formats::{self, CodecError};
+use super::recipe::{Choice, Recipe, RecipeError};
+use crate::gguf::{
+    GgmlType, GgufError, GgufFile, GgufWriter, Metadata, TensorInfo, TensorPlan, Value,
+};
+use crate::support::interrupt::{self, Interrupted};
+use crate::support::progress::{Progress, Unit};
+
+/// Weights that one task codes at a time: their f32 values stay in a core's cache. A multiple of
+/// every format's block.
+const TASK_WEIGHTS: usize = 1 << 14;
+/// Weights that are coded between two writes; at four bytes a weight, 16 MiB.
+const PIECE_WEIGHTS: usize = TASK_WEIGHTS << 8;
+
+/// ggml's version of the block formats, which llama.cpp writes into the files that it quantizes.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// Why a file could not be quantized. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum QuantizeError {
+    /// The input cannot be read or the output cannot be written.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The output would replace the input.
+    #[error("{}: the output is the input; give it another name", .0.display())]
+    SameFile(PathBuf),
+    /// The input's weights have been quantized before.
+    #[error(
+        "{}: already quantized ({tensor} is {ggml_type}); quantizing again would add to its error, \
+         so start from an F32, F16 or BF16 file", path.display()
+    )]
+    AlreadyQuantized {
+        /// The input.
+        path: PathBuf,
+        /// A quantized tensor.
+        tensor: String,
+        /// Its type.
+        ggml_type: GgmlType,
+    },
+    /// The input is one part of several.
+    #[error(
+        "{}: one of {parts} parts of a model; merge them first \
+         (llama.cpp's llama-gguf-split --merge does)", path.display()
+    )]
+    Split {
+        /// The input.
+        path: PathBuf,
+        /// How many parts the file says there are.
+        parts: u64,
+    },
+    /// The recipe does not know what to do with the model.
+    #[error("{}: {source}", path.display())]
+    Recipe {
+        /// The input.
+        path: PathBuf,
+        /// What is missing.
+        source: RecipeError,
+    },
+    /// A tensor holds what cannot be coded.
+    #[error("{}: {tensor}{}: {source}", path.display(), place(*.position))]
+    Tensor {
+        /// The input.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Row and column of the weight, where it is a weight's fault.
+        position: Option<(usize, usize)>,
+        /// What is wrong.
+        source: CodecError,
+    },
+    /// The user stopped it.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+fn place(position: Option<(usize, usize)>) -> String {
+    position.map_or(String::new(), |(row, column)| format!(", row {row}, column {column}"))
+}
+
+/// What was done to one tensor.
+#[derive(Debug, Clone, Serialize)]
+pub struct TensorReport {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions in GGUF order, columns first.
+    pub dimensions: Vec<u64>,
+    /// Its type in the input.
+    pub old_type: &'static str,
+    /// Its type in the output.
+    pub new_type: &'static str,
+    /// The type that the recipe wanted, where the tensor's rows are no whole number of its blocks.
+    pub wanted_type: Option<&'static str>,
+    /// Its size in the input.
+    pub old_bytes: u64,
+    /// Its size in the output.
+    pub new_bytes: u64,
+}
+
+/// What was done to a file.
+#[derive(Debug, Clone, Serialize)]
+pub struct QuantizeReport {
+    /// The file that was read.
+    pub input: PathBuf,
+    /// The file that was written.
+    pub output: PathBuf,
+    /// The recipe's name.
+    pub recipe: &'static str,
+    /// Each tensor in the order of the output.
+    pub tensors: Vec<TensorReport>,
+    /// Weights in all tensors.
+    pub weights: u64,
+    /// Bytes of all tensors in the input.
+    pub old_bytes: u64,
+    /// Bytes of all tensors in the output.
+    pub new_bytes: u64,
+    /// Bits a weight took in the input.
+    pub old_bits_per_weight: f64,
+    /// Bits a weight takes in the output.
+    pub new_bits_per_weight: f64,
+    /// Wall time, opening and writing included.
+    pub seconds: f64,
+    /// Weights read, coded and written in a second.
+    pub weights_per_second: f64,
+}
+
+/// Quantizes `input` by `recipe` into `output`, on the current rayon pool.
+///
+/// The output has llama.cpp's order of tensors and metadata: everything that the input says, plus
+/// `general.quantization_version` and `general.file_type`.
+///
+/// # Errors
+/// See [`QuantizeError`]; the output appears only when everything went well.
+pub fn quantize_file(
+    input: &Path,
+    output: &Path,
+    recipe: &'static Recipe,
+) -> Result<QuantizeReport, QuantizeError> {
+    let started = Instant::now();
+    refuse_same_file(input, output)?;
+    let file = GgufFile::open(input)?;
+    refuse_unsuitable(&file)?;
+    let choices = recipe
+        .choose(file.metadata(), file.tensors())
+        .map_err(|source| QuantizeError::Recipe { path: input.to_path_buf(), source })?;
+    let metadata = output_metadata(file.metadata(), recipe);
+    let plans = choices.iter().map(plan).collect();
+    let mut writer = GgufWriter::create(output, &metadata, plans)?;
+    let total = choices.iter().map(|choice| choice.tensor.bytes()).sum();
+    let progress = Progress::new("quantizing", total, Unit::Bytes);
+    let mut coder = Coder { file: &file, writer: &mut writer, progress: &progress };
+    for choice in &choices {
+        progress.message(choice.tensor.name.clone());
+        coder.write_tensor(choice)?;
+    }
+    writer.finish()?;
+    progress.finish();
+    Ok(report(input, output, recipe, &choices, started))
+}
+
+fn refuse_same_file(input: &Path, output: &Path) -> Result<(), QuantizeError> {
+    match (input.canonicalize(), output.canonicalize()) {
+        (Ok(source), Ok(target)) if source == target => {
+            Err(QuantizeError::SameFile(output.to_path_buf()))
+        }
+        // A missing input is reported where it is opened; a missing output is as it should be.
+        _ => Ok(()),
+    }
+}
+
+fn refuse_unsuitable(file: &GgufFile) -> Result<(), QuantizeError> {
+    let path = || file.path().to_path_buf();
+    if let Some(parts) = file.metadata().unsigned("split.count").filter(|&parts| parts > 1) {
+        return Err(QuantizeError::Split { path: path(), parts });
+    }
+    match file.tensors().iter().find(|tensor| tensor.ggml_type.block_size() > 1) {
+        Some(tensor) => Err(QuantizeError::AlreadyQuantized {
+            path: path(),
+            tensor: tensor.name.clone(),
+            ggml_type: tensor.ggml_type,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The input's metadata without what describes a split, and with what describes the coding at its
+/// end, where llama.cpp writes it.
+fn output_metadata(input: &Metadata, recipe: &Recipe) -> Metadata {
+    let mut metadata = input.clone();
+    for (key, number) in [
+        ("general.quantization_version", QUANTIZATION_VERSION),
+        ("general.file_type", recipe.file_type),
+    ] {
+        metadata.remove(key);
+        metadata.set(key, Value::U32(number));
+    }
+    for key in ["split.no", "split.count", "split.tensors.count"] {
+        metadata.remove(key);
+    }
+    metadata
+}
+
+fn plan(choice: &Choice) -> TensorPlan {
+    TensorPlan {
+        name: choice.tensor.name.clone(),
+        dimensions: choice.tensor.dimensions.clone(),
+        ggml_type: choice.format,
+    }
+}
+
+/// Codes and writes tensor after tensor.
+struct Coder<'a> {
+    file: &'a GgufFile,
+    writer: &'a mut GgufWriter,
+    progress: &'a Progress,
+}
+
+impl Coder<'_> {
+    fn write_tensor(&mut self, choice: &Choice) -> Result<(), QuantizeError> {
+        let bytes = self.file.tensor_bytes(choice.tensor);
+        if !formats::can_quantize(choice.tensor.ggml_type)
+            && choice.format == choice.tensor.ggml_type
+        {
+            return self.copy(bytes);
+        }
+        let piece_bytes = PIECE_WEIGHTS * choice.tensor.ggml_type.block_bytes();
+        // While one piece is coded, the one before it is written.
+        let mut written = Vec::new();
+        let mut coded = Vec::new();
+        for (index, piece) in bytes.chunks(piece_bytes).enumerate() {
+            interrupt::check()?;
+            let (write, code) = rayon::join(
+                || self.writer.write(&written),
+                || code_piece(choice, piece, &mut coded),
+            );
+            write?;
+            code.map_err(|failure| self.tensor_error(choice.tensor, index, failure))?;
+            std::mem::swap(&mut written, &mut coded);
+            self.progress.advance(piece.len() as u64);
+        }
+        Ok(self.writer.write(&written)?)
+    }
+
+    /// Writes a tensor that stays as it is and whose type quantkit does not look into.
+    fn copy(&mut self, bytes: &[u8]) -> Result<(), QuantizeError> {
+        for piece in bytes.chunks(PIECE_WEIGHTS) {
+            interrupt::check()?;
+            self.writer.write(piece)?;
+            self.progress.advance(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn tensor_error(&self, tensor: &TensorInfo, piece: usize, failure: Failure) -> QuantizeError {
+        let position = match &failure.source {
+            CodecError::NotFinite { index, .. } | CodecError::TooLarge { index, .. } => {
+                let weight = piece * PIECE_WEIGHTS + failure.start + index;
+                Some((weight / tensor.columns(), weight % tensor.columns()))
+            }
+            _ => None,
+        };
+        QuantizeError::Tensor {
+            path: self.file.path().to_path_buf(),
+            tensor: tensor.name.clone(),
+            position,
+            source: failure.source,
+        }
+    }
+}
+
+/// A codec's refusal, and the first weight (within the piece) of the task that met it.
+struct Failure {
+    start: usize,
+    source: CodecError,
+}
+
+/// Codes a piece of a tensor into `output`, task by task in parallel. Blocks do not depend on one
+/// another, so tasks need not end where rows do.
+fn code_piece(choice: &Choice, piece: &[u8], output: &mut Vec<u8>) -> Result<(), Failure> {
+    let (source, target) = (choice.tensor.ggml_type, choice.format);
+    let weights = piece.len() / source.block_bytes();
+    output.resize(weights / target.block_size() * target.block_bytes(), 0);
+    let task_input = TASK_WEIGHTS * source.block_bytes();
+    let task_output = TASK_WEIGHTS / target.block_size() * target.block_bytes();
+    piece
+        .par_chunks(task_input)
+        .zip(output.par_chunks_mut(task_output))
+        .enumerate()
+        .try_for_each_init(
+            || vec![0.0f32; TASK_WEIGHTS],
+            |values, (task, (input, output))| {
+                let values = &mut values[..input.len() / source.block_bytes()];
+                formats::dequantize_row(source, input, values)
+                    .and_then(|()| formats::quantize_row(target, values, output))
+                    .map_err(|source| Failure { start: task * TASK_WEIGHTS, source })
+            },
+        )
+}
+
+fn report(
+    input: &Path,
+    output: &Path,
+    recipe: &Recipe,
+    choices: &[Choice],
+    started: Instant,
+) -> QuantizeReport {
+    let tensors: Vec<TensorReport> = choices.iter().map(tensor_report).collect();
+    let weights = choices.iter().map(|choice| choice.tensor.weights()).sum::<u64>();
+    let old_bytes = tensors.iter().map(|tensor| tensor.old_bytes).sum();
+    let new_bytes = tensors.iter().map(|tensor| tensor.new_bytes).sum();
+    let bits_per_weight = |bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
+    let seconds = started.elapsed().as_secs_f64();
+    QuantizeReport {
+        input: input.to_path_buf(),
+        output: output.to_path_buf(),
+        recipe: recipe.name,
+        tensors,
+        weights,
+        old_bytes,
+        new_bytes,
+        old_bits_per_weight: bits_per_weight(old_bytes),
+        new_bits_per_weight: bits_per_weight(new_bytes),
+        seconds,
+        weights_per_second: weights as f64 / seconds,
+    }
+}
+
+fn tensor_report(choice: &Choice) -> TensorReport {
+    let tensor = choice.tensor;
+    let blocks = tensor.weights() / choice.format.block_size() as u64;
+    TensorReport {
+        name: tensor.name.clone(),
+        dimensions: tensor.dimensions.clone(),
+        old_type: tensor.ggml_type.name(),
+        new_type: choice.format.name(),
+        wanted_type: choice.wanted.map(GgmlType::name),
+        old_bytes: tensor.bytes(),
+        new_bytes: blocks * choice.format.block_bytes() as u64,
+    }
+}

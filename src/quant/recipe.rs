@@ -1,0 +1,389 @@
+//! Recipes: which tensor gets which format.
+//!
+//! The choices are llama.cpp's (`src/llama-quant.cpp`), so that a file made here has the types of
+//! one made there: tensors that matter more than their size (the output matrix, some layers' value
+//! and down projections) get more bits, norms and other small tensors stay as they are, and a
+//! tensor whose rows are no whole number of blocks falls back to a format with smaller blocks.
+
+use crate::gguf::{GgmlType, Metadata, TensorInfo};
+
+/// Why no types could be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecipeError {
+    /// llama.cpp treats this architecture in a way of its own.
+    #[error(
+        "{recipe} has choices of its own for the {architecture} architecture, which quantkit does not know"
+    )]
+    Architecture {
+        /// The recipe.
+        recipe: &'static str,
+        /// The file's `general.architecture`.
+        architecture: String,
+    },
+    /// The recipe goes by layers and the file does not say how many there are.
+    #[error("{recipe} needs the number of layers, and the file has no {key}")]
+    NoLayerCount {
+        /// The recipe.
+        recipe: &'static str,
+        /// The metadata key that was looked for.
+        key: String,
+    },
+}
+
+/// A named choice of formats; one row of the table.
+#[derive(Debug, PartialEq)]
+pub struct Recipe {
+    /// The name that users know, such as `Q4_K_M`.
+    pub name: &'static str,
+    /// llama.cpp's number for it, which goes into the metadata as `general.file_type`.
+    pub file_type: u32,
+    /// The format of all tensors that nothing else is said about.
+    pub default: GgmlType,
+    /// Exceptions for attention value projections; the first that holds counts.
+    attention_value: &'static [Exception],
+    /// Exceptions for feed-forward down projections.
+    feed_forward_down: &'static [Exception],
+    /// The format of attention output projections in models of eight experts.
+    attention_output_of_eight_experts: Option<GgmlType>,
+}
+
+/// A format for some of the layers.
+#[derive(Debug, PartialEq)]
+struct Exception {
+    layers: Layers,
+    format: GgmlType,
+}
+
+/// Which layers an exception is for.
+#[derive(Debug, PartialEq)]
+enum Layers {
+    /// The first so many.
+    First(usize),
+    /// The first eighth.
+    FirstEighth,
+    /// The first and last eighth and every third between them.
+    Sensitive,
+}
+
+impl Layers {
+    fn contains(&self, layer: usize, layers: usize) -> bool {
+        let eighth = layers / 8;
+        match *self {
+            Self::First(count) => layer < count,
+            Self::FirstEighth => layer < eighth,
+            Self::Sensitive => {
+                layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2
+            }
+        }
+    }
+}
+
+const fn uniform(name: &'static str, file_type: u32, default: GgmlType) -> Recipe {
+    Recipe {
+        name,
+        file_type,
+        default,
+        attention_value: &[],
+        feed_forward_down: &[],
+        attention_output_of_eight_experts: None,
+    }
+}
+
+const SENSITIVE_IN_Q6_K: &[Exception] =
+    &[Exception { layers: Layers::Sensitive, format: GgmlType::Q6_K }];
+
+/// Every recipe.
+static RECIPES: [Recipe; 13] = [
+    uniform("F32", 0, GgmlType::F32),
+    uniform("F16", 1, GgmlType::F16),
+    uniform("BF16", 32, GgmlType::BF16),
+    uniform("Q8_0", 7, GgmlType::Q8_0),
+    uniform("Q6_K", 18, GgmlType::Q6_K),
+    uniform("Q5_1", 9, GgmlType::Q5_1),
+    uniform("Q5_0", 8, GgmlType::Q5_0),
+    uniform("Q4_1", 3, GgmlType::Q4_1),
+    uniform("Q4_0", 2, GgmlType::Q4_0),
+    Recipe {
+        attention_value: SENSITIVE_IN_Q6_K,
+        feed_forward_down: SENSITIVE_IN_Q6_K,
+        ..uniform("Q5_K_M", 17, GgmlType::Q5_K)
+    },
+    uniform("Q5_K_S", 16, GgmlType::Q5_K),
+    Recipe {
+        attention_value: SENSITIVE_IN_Q6_K,
+        feed_forward_down: SENSITIVE_IN_Q6_K,
+        attention_output_of_eight_experts: Some(GgmlType::Q5_K),
+        ..uniform("Q4_K_M", 15, GgmlType::Q4_K)
+    },
+    Recipe {
+        attention_value: &[Exception { layers: Layers::First(4), format: GgmlType::Q5_K }],
+        feed_forward_down: &[Exception { layers: Layers::FirstEighth, format: GgmlType::Q5_K }],
+        attention_output_of_eight_experts: Some(GgmlType::Q5_K),
+        ..uniform("Q4_K_S", 14, GgmlType::Q4_K)
+    },
+];
+
+/// What is decided for one tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// The tensor.
+    pub tensor: &'a TensorInfo,
+    /// The format it gets.
+    pub format: GgmlType,
+    /// The format that the recipe asked for, where the tensor's rows do not allow it.
+    pub wanted: Option<GgmlType>,
+}
+
+impl Recipe {
+    /// The recipe with this name, in any case.
+    pub fn from_name(name: &str) -> Option<&'static Self> {
+        RECIPES.iter().find(|recipe| recipe.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The names of all recipes, from most to fewest bits.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        RECIPES.iter().map(|recipe| recipe.name)
+    }
+
+    /// Chooses a format for each tensor, in the order in which llama.cpp writes them: by layer, and
+    /// by name within a layer, after the tensors that belong to none.
+    ///
+    /// # Errors
+    /// Architectures that llama.cpp treats in a way of their own, and a missing layer count.
+    pub fn choose<'a>(
+        &self,
+        metadata: &Metadata,
+        tensors: &'a [TensorInfo],
+    ) -> Result<Vec<Choice<'a>>, RecipeError> {
+        let model = self.model_facts(metadata, tensors)?;
+        let mut ordered: Vec<&TensorInfo> = tensors.iter().collect();
+        ordered.sort_by_key(|tensor| (layer_of(&tensor.name), tensor.name.as_str()));
+        let mut seen = Seen::default();
+        Ok(ordered.into_iter().map(|tensor| self.choose_one(&model, &mut seen, tensor)).collect())
+    }
+
+    fn choose_one<'a>(
+        &self,
+        model: &ModelFacts,
+        seen: &mut Seen,
+        tensor: &'a TensorInfo,
+    ) -> Choice<'a> {
+        if !may_change(tensor) {
+            return Choice { tensor, format: tensor.ggml_type, wanted: None };
+        }
+        if self.default.block_size() == 1 {
+            return Choice { tensor, format: self.default, wanted: None };
+        }
+        let wanted = self.wanted_format(model, seen, tensor);
+        let format = fallback(wanted, tensor.columns());
+        Choice { tensor, format, wanted: (format != wanted).then_some(wanted) }
+    }
+
+    fn wanted_format(&self, model: &ModelFacts, seen: &mut Seen, tensor: &TensorInfo) -> GgmlType {
+        let role = Role::of(&tensor.name);
+        match role {
+            Role::Output => self.output_format(tensor),
+            Role::TokenEmbedding if model.tied_output => self.output_format(tensor),
+            Role::AttentionValue => {
+                let layer = seen.attention_value;
+                seen.attention_value += 1;
+                if model.experts == 8 {
+                    return GgmlType::Q8_0;
+                }
+                let format = self.exception(self.attention_value, layer, model.attention_values);
+                // Eight query heads share a value head there: more bits cost next to nothing.
+                let cheap = matches!(format, GgmlType::Q3_K | GgmlType::Q4_K);
+                if model.is_70b && cheap { GgmlType::Q5_K } else { format }
+            }
+            Role::AttentionKey if model.experts == 8 => GgmlType::Q8_0,
+            Role::AttentionOutput if model.experts == 8 => {
+                self.attention_output_of_eight_experts.unwrap_or(self.default)
+            }
+            Role::FeedForwardDown => {
+                // The experts of one layer may be tensors of their own, so count by name there.
+                let by_name = layer_of(&tensor.name).filter(|_| model.experts > 1);
+                let layer = by_name.unwrap_or(seen.feed_forward_down);
+                seen.feed_forward_down += 1;
+                self.exception(self.feed_forward_down, layer, model.layers)
+            }
+            _ => self.default,
+        }
+    }
+
+    /// The output matrix, or the token embedding that doubles as one.
+    fn output_format(&self, tensor: &TensorInfo) -> GgmlType {
+        let ragged = !tensor.columns().is_multiple_of(self.default.block_size());
+        if ragged || self.default == GgmlType::Q8_0 { GgmlType::Q8_0 } else { GgmlType::Q6_K }
+    }
+
+    fn exception(&self, exceptions: &[Exception], layer: usize, layers: usize) -> GgmlType {
+        exceptions
+            .iter()
+            .find(|exception| exception.layers.contains(layer, layers))
+            .map_or(self.default, |exception| exception.format)
+    }
+
+    fn model_facts(
+        &self,
+        metadata: &Metadata,
+        tensors: &[TensorInfo],
+    ) -> Result<ModelFacts, RecipeError> {
+        const WITH_CHOICES_OF_THEIR_OWN: [&str; 2] = ["falcon", "glm5-next"];
+        let architecture = metadata.string("general.architecture").unwrap_or_default();
+        if self.default.block_size() > 1 && WITH_CHOICES_OF_THEIR_OWN.contains(&architecture) {
+            return Err(RecipeError::Architecture {
+                recipe: self.name,
+                architecture: architecture.to_string(),
+            });
+        }
+        let number = |name: &str| metadata.unsigned(&format!("{architecture}.{name}"));
+        let layers = number("block_count").map(|layers| layers as usize);
+        if layers.is_none() && !self.feed_forward_down.is_empty() {
+            return Err(RecipeError::NoLayerCount {
+                recipe: self.name,
+                key: format!("{architecture}.block_count"),
+            });
+        }
+        let heads = number("attention.head_count");
+        let shares_heads = number("attention.head_count_kv").is_some_and(|kv| Some(kv) != heads);
+        let experts = number("expert_count").unwrap_or(0);
+        let is_70b = match (architecture, layers) {
+            ("llama", Some(80)) => shares_heads && experts != 8,
+            ("qwen2" | "deci" | "olmo", Some(80)) | ("jais2", Some(68)) => true,
+            _ => false,
+        };
+        let attention_values =
+            tensors.iter().filter(|tensor| Role::of(&tensor.name) == Role::AttentionValue).count();
+        Ok(ModelFacts {
+            layers: layers.unwrap_or(0),
+            experts,
+            is_70b,
+            attention_values,
+            tied_output: !tensors.iter().any(|tensor| Role::of(&tensor.name) == Role::Output),
+        })
+    }
+}
+
+/// What a recipe needs to know of a model.
+struct ModelFacts {
+    layers: usize,
+    experts: u64,
+    /// llama.cpp's size class of that name.
+    is_70b: bool,
+    /// How many attention value tensors there are.
+    attention_values: usize,
+    /// Whether the token embedding doubles as the output matrix.
+    tied_output: bool,
+}
+
+/// How many tensors of the roles that go by layer came before.
+#[derive(Default)]
+struct Seen {
+    attention_value: usize,
+    feed_forward_down: usize,
+}
+
+/// What a tensor does, as far as recipes care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Output,
+    TokenEmbedding,
+    /// Value projections, and fused projections that hold one.
+    AttentionValue,
+    AttentionKey,
+    AttentionOutput,
+    FeedForwardDown,
+    Other,
+}
+
+impl Role {
+    fn of(name: &str) -> Self {
+        const BY_PART: [(&str, Role); 6] = [
+            ("attn_qkv.weight", Role::AttentionValue),
+            ("attn_kv_b.weight", Role::AttentionValue),
+            ("attn_v.weight", Role::AttentionValue),
+            ("attn_k.weight", Role::AttentionKey),
+            ("attn_output.weight", Role::AttentionOutput),
+            ("ffn_down", Role::FeedForwardDown),
+        ];
+        match name {
+            "output.weight" => Self::Output,
+            "token_embd.weight" | "per_layer_token_embd.weight" => Self::TokenEmbedding,
+            _ => BY_PART
+                .iter()
+                .find(|(part, _)| name.contains(part))
+                .map_or(Self::Other, |&(_, role)| role),
+        }
+    }
+}
+
+/// Whether a tensor is a matrix of weights large and harmless enough to be coded anew.
+fn may_change(tensor: &TensorInfo) -> bool {
+    /// Parts of the names of small or sensitive matrices that llama.cpp leaves alone.
+    const UNTOUCHED: [&str; 37] = [
+        "_norm.weight",
+        "ffn_gate_inp.weight",
+        "ffn_gate_tid2eid.weight",
+        "altup",
+        "laurel",
+        "per_layer_model_proj",
+        "ssm_conv1d",
+        "shortconv.conv.weight",
+        "indexer.k_proj.weight",
+        "indexer.q_proj.weight",
+        "time_mix_first.weight",
+        "time_mix_w0.weight",
+        "time_mix_w1.weight",
+        "time_mix_w2.weight",
+        "time_mix_v0.weight",
+        "time_mix_v1.weight",
+        "time_mix_v2.weight",
+        "time_mix_a0.weight",
+        "time_mix_a1.weight",
+        "time_mix_a2.weight",
+        "time_mix_g1.weight",
+        "time_mix_g2.weight",
+        "time_mix_decay_w1.weight",
+        "time_mix_decay_w2.weight",
+        "time_mix_lerp_fused.weight",
+        "attn_rel_b.weight",
+        ".position_embd",
+        "sam.pos_embd",
+        "sam.neck.",
+        "sam.net_",
+        ".rel_pos",
+        ".patch_embd",
+        ".patch_merger",
+        "a.rvq.codebook",
+        "mm.a.code_embd",
+        "position_embd.weight",
+        "token_types.weight",
+    ];
+    let is_matrix = tensor.dimensions.iter().skip(1).any(|&size| size > 1);
+    is_matrix
+        && tensor.name.ends_with("weight")
+        && !UNTOUCHED.iter().any(|part| tensor.name.contains(part))
+}
+
+/// The layer that a tensor named `blk.N.…` belongs to.
+fn layer_of(name: &str) -> Option<usize> {
+    let (number, _) = name.strip_prefix("blk.")?.split_once('.')?;
+    number.parse().ok()
+}
+
+/// `wanted`, or what stands in for it where rows of `columns` weights are no whole number of blocks.
+fn fallback(wanted: GgmlType, columns: usize) -> GgmlType {
+    let fits = |format: GgmlType| columns.is_multiple_of(format.block_size());
+    if fits(wanted) {
+        return wanted;
+    }
+    let smaller = match wanted {
+        GgmlType::Q2_K | GgmlType::Q3_K => GgmlType::Q4_0,
+        GgmlType::Q4_K => GgmlType::Q5_0,
+        GgmlType::Q5_K => GgmlType::Q5_1,
+        GgmlType::Q6_K => GgmlType::Q8_0,
+        GgmlType::IQ4_XS => GgmlType::IQ4_NL,
+        _ => GgmlType::F16,
+    };
+    if fits(smaller) { smaller } else { GgmlType::F16 }
+}
