@@ -40,6 +40,16 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
+/// As `--device` takes it and as results record it: `cpu` or `cuda:N`.
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::Cuda(number) => write!(formatter, "cuda:{number}"),
+        }
+    }
+}
+
 /// A handle to a sequence that lives in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SequenceId(usize);

@@ -7,9 +7,6 @@ mod ops;
 mod rope;
 mod weights;
 
-#[cfg(test)]
-mod tests;
-
 use std::path::{Path, PathBuf};
 
 use crate::gguf::GgufError;

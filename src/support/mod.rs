@@ -4,6 +4,7 @@
 pub mod atomic_file;
 pub mod hash;
 pub mod interrupt;
+pub mod machine;
 pub mod mapped;
 pub mod progress;
 pub mod table;
