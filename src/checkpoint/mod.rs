@@ -1,3 +1,8 @@
 //! A Hugging Face checkpoint directory: config, safetensors shards, tokenizer; and fetching one.
 
 pub mod fetch;
+pub mod safetensors;
+pub mod tensors;
+
+pub use safetensors::{SafetensorsError, SafetensorsFile, SafetensorsHeader, TensorView};
+pub use tensors::CheckpointTensors;

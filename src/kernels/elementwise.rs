@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 
+use super::dispatch::InstructionSet;
+
 /// Rows of a matrix of activations; they may lie inside wider rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
@@ -83,19 +85,11 @@ macro_rules! for_each_instruction_set {
                 fn avx512($($argument: $kind),*) {
                     portable($($argument),*)
                 }
-                let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-                if has_avx2
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512bw")
-                {
-                    // SAFETY: the machine has the instruction sets that the function is built for.
-                    return unsafe { avx512($($argument),*) };
-                }
-                if has_avx2 {
-                    // SAFETY: the machine has the instruction sets that the function is built for.
-                    return unsafe { avx2($($argument),*) };
+                // SAFETY: `current` names only sets that this machine has.
+                match InstructionSet::current() {
+                    InstructionSet::Avx512 => return unsafe { avx512($($argument),*) },
+                    InstructionSet::Avx2 => return unsafe { avx2($($argument),*) },
+                    InstructionSet::Scalar => {}
                 }
             }
             portable($($argument),*)

@@ -48,7 +48,7 @@ impl Decoder {
         Self::load_with(file, ops)
     }
 
-    fn load_with(file: GgufFile, ops: Box<dyn Ops>) -> Result<Self, ModelError> {
+    pub(super) fn load_with(file: GgufFile, ops: Box<dyn Ops>) -> Result<Self, ModelError> {
         let config = Config::from_gguf(&file)?;
         let weights = Weights::load(&file, &config, &*ops)?;
         let embedding = file.tensor(EMBEDDING).cloned().expect("it was checked with the others");

@@ -7,6 +7,9 @@ mod ops;
 mod rope;
 mod weights;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use crate::gguf::GgufError;

@@ -1,0 +1,211 @@
+//! The decoder against transformers' logits (`scripts/tiny_reference_models.py`), and against
+//! itself: batches, chunks and forks change nothing.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use super::ops::{KernelOps, Ops, TensorOps};
+use super::{BatchItem, Decoder, SequenceCache};
+use crate::gguf::{Array, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
+
+const MODELS: [&str; 6] = ["llama", "llama-linear", "llama-yarn", "llama-llama3", "qwen2", "qwen3"];
+
+/// Keys, values and perhaps activations are rounded to 16 bits; logits of these models reach 4.
+const AGAINST_REFERENCE: f32 = 1e-2;
+
+/// The same sums in another order.
+const AGAINST_ITSELF: f32 = 2e-3;
+
+fn model_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/tiny-{name}.gguf"))
+}
+
+fn load(path: &Path, ops: Box<dyn Ops>) -> Result<Decoder, String> {
+    let file = GgufFile::open(path).map_err(|error| error.to_string())?;
+    Decoder::load_with(file, ops).map_err(|error| error.to_string())
+}
+
+fn tiny(name: &str) -> Decoder {
+    load(&model_path(name), Box::new(KernelOps)).unwrap()
+}
+
+/// The reference's tokens and logits.
+fn reference(name: &str) -> (Vec<u32>, Vec<f32>) {
+    let file = GgufFile::open(&model_path(name)).unwrap();
+    let tokens = file.metadata().integers("reference.tokens").unwrap();
+    let logits = file.metadata().floats("reference.logits").unwrap();
+    (tokens.iter().map(|&token| token as u32).collect(), logits.to_vec())
+}
+
+/// Appends tokens to a cache and returns the logits of all of them.
+fn run(decoder: &Decoder, cache: &mut SequenceCache, tokens: &[u32]) -> Vec<f32> {
+    decoder.forward(&mut [BatchItem { cache, tokens, logits: tokens.len() }]).unwrap()
+}
+
+#[track_caller]
+fn assert_close(actual: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(actual.len(), expected.len());
+    let differences = actual.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    let largest =
+        differences.fold(0f32, |largest, next| if next > largest { next } else { largest });
+    assert!(largest < tolerance, "the largest difference is {largest}");
+    assert!(actual.iter().all(|value| value.is_finite()));
+}
+
+#[test]
+fn every_family_and_scaling_agrees_with_transformers_on_both_back_ends() {
+    for name in MODELS {
+        let (tokens, logits) = reference(name);
+        let back_ends: [Box<dyn Ops>; 2] =
+            [Box::new(KernelOps), Box::new(TensorOps::new(Device::Cpu))];
+        for ops in back_ends {
+            let decoder = load(&model_path(name), ops).unwrap();
+            let ours = run(&decoder, &mut SequenceCache::new(0), &tokens);
+            assert_close(&ours, &logits, AGAINST_REFERENCE);
+        }
+    }
+}
+
+#[test]
+fn a_prompt_in_chunks_gives_the_logits_of_one_piece() {
+    let decoder = tiny("llama");
+    let (tokens, _) = reference("llama");
+    let whole = run(&decoder, &mut SequenceCache::new(tokens.len()), &tokens);
+    for (chunk, expected_tokens) in [(1, 0), (1, 40), (7, 5), (16, 0), (39, 100)] {
+        let mut cache = SequenceCache::new(expected_tokens);
+        let chunks = tokens.chunks(chunk).flat_map(|tokens| run(&decoder, &mut cache, tokens));
+        assert_close(&chunks.collect::<Vec<_>>(), &whole, AGAINST_ITSELF);
+        assert_eq!(cache.length(), tokens.len());
+    }
+}
+
+#[test]
+fn a_batch_gives_each_sequence_the_logits_that_it_gets_alone() {
+    for ops in [Box::new(KernelOps) as Box<dyn Ops>, Box::new(TensorOps::new(Device::Cpu))] {
+        let decoder = load(&model_path("llama-yarn"), ops).unwrap();
+        let (tokens, _) = reference("llama-yarn");
+        let parts = [&tokens[..1], &tokens[3..20], &tokens[20..21], &tokens[5..40]];
+        let prefixes = [&tokens[..9], &tokens[..0], &tokens[..30], &tokens[..3]];
+        let new_caches = || {
+            prefixes.map(|prefix| {
+                let mut cache = SequenceCache::new(0);
+                if !prefix.is_empty() {
+                    run(&decoder, &mut cache, prefix);
+                }
+                cache
+            })
+        };
+        let mut caches = new_caches();
+        let alone: Vec<f32> = caches
+            .iter_mut()
+            .zip(parts)
+            .flat_map(|(cache, part)| run(&decoder, cache, part))
+            .collect();
+        let mut caches = new_caches();
+        let mut items: Vec<_> = caches
+            .iter_mut()
+            .zip(parts)
+            .map(|(cache, tokens)| BatchItem { cache, tokens, logits: tokens.len() })
+            .collect();
+        assert_close(&decoder.forward(&mut items).unwrap(), &alone, AGAINST_ITSELF);
+    }
+}
+
+#[test]
+fn only_the_wanted_rows_come_back() {
+    let decoder = tiny("llama");
+    let (tokens, _) = reference("llama");
+    let all = run(&decoder, &mut SequenceCache::new(0), &tokens);
+    let mut caches = [(); 3].map(|()| SequenceCache::new(0));
+    let mut items: Vec<_> = caches
+        .iter_mut()
+        .zip([2, 0, 1])
+        .map(|(cache, logits)| BatchItem { cache, tokens: &tokens, logits })
+        .collect();
+    let wanted = decoder.forward(&mut items).unwrap();
+    let width = decoder.vocabulary();
+    let last = |rows: usize| &all[all.len() - rows * width..];
+    assert_close(&wanted, &[last(2), last(1)].concat(), AGAINST_ITSELF);
+}
+
+#[test]
+fn forks_and_their_parent_go_on_as_fresh_sequences_would() {
+    let decoder = tiny("llama");
+    let (tokens, _) = reference("llama");
+    let (prefix, rest) = tokens.split_at(12);
+    let fresh = |suffix: &[u32]| {
+        let logits = run(&decoder, &mut SequenceCache::new(0), &[prefix, suffix].concat());
+        logits[prefix.len() * decoder.vocabulary()..].to_vec()
+    };
+    let mut parent = SequenceCache::new(40);
+    run(&decoder, &mut parent, prefix);
+    let mut first = parent.fork(3);
+    let mut second = parent.fork(0);
+    assert_close(&run(&decoder, &mut first, &rest[..9]), &fresh(&rest[..9]), AGAINST_ITSELF);
+    assert_close(&run(&decoder, &mut second, &rest[9..]), &fresh(&rest[9..]), AGAINST_ITSELF);
+    assert_close(&run(&decoder, &mut parent, &rest[4..7]), &fresh(&rest[4..7]), AGAINST_ITSELF);
+    let mut grandchild = first.fork(1);
+    drop((parent, first));
+    let grown = run(&decoder, &mut grandchild, &rest[9..20]);
+    let expected = fresh(&rest[..20]);
+    assert_close(&grown, &expected[9 * decoder.vocabulary()..], AGAINST_ITSELF);
+}
+
+/// Copies a tiny model with changes to its metadata and its tensors' plans.
+fn change(target: &Path, metadata: impl Fn(&mut Metadata), tensors: impl Fn(&mut Vec<TensorPlan>)) {
+    let file = GgufFile::open(&model_path("llama")).unwrap();
+    let plans = file.tensors().iter().map(|tensor| TensorPlan {
+        name: tensor.name.clone(),
+        dimensions: tensor.dimensions.clone(),
+        ggml_type: tensor.ggml_type,
+    });
+    let (mut changed, mut plans) = (file.metadata().clone(), plans.collect());
+    metadata(&mut changed);
+    tensors(&mut plans);
+    let mut writer = GgufWriter::create(target, &changed, plans.clone()).unwrap();
+    for plan in &plans {
+        let count: u64 = plan.dimensions.iter().product();
+        let bytes = plan.ggml_type.row_bytes(count as usize).unwrap();
+        writer.write(&vec![0; bytes]).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn a_file_that_does_not_fit_is_refused_with_the_name_of_what_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    let refusal = |metadata: &dyn Fn(&mut Metadata), tensors: &dyn Fn(&mut Vec<TensorPlan>)| {
+        change(&path, metadata, tensors);
+        let error = load(&path, Box::new(KernelOps)).unwrap_err();
+        assert!(error.contains("model.gguf"), "{error}");
+        error
+    };
+    let same = |_: &mut Metadata| {};
+    let set = |key: &'static str, value: u32| {
+        move |metadata: &mut Metadata| metadata.set(key, Value::U32(value))
+    };
+    let error = refusal(&set("llama.feed_forward_length", 96), &|_| {});
+    for part in ["blk.0.ffn_gate.weight", "96 rows of 32", "64 rows of 32"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let error = refusal(&set("llama.block_count", u32::MAX), &|_| {});
+    assert!(error.contains("blk.2.attn_norm.weight is missing"), "{error}");
+    let error = refusal(&set("llama.block_count", 1), &|_| {});
+    assert!(error.contains("no place for the tensor \"blk.1."), "{error}");
+    let error = refusal(&same, &|tensors| tensors.retain(|t| t.name != "blk.1.attn_k.weight"));
+    assert!(error.contains("blk.1.attn_k.weight is missing"), "{error}");
+    let error = refusal(&same, &|tensors| tensors.retain(|t| t.name != "token_embd.weight"));
+    assert!(error.contains("token_embd.weight"), "{error}");
+    let error = refusal(&same, &|tensors| tensors[1].dimensions.push(3));
+    assert!(error.contains(" rows of "), "{error}");
+    let gpt = |metadata: &mut Metadata| {
+        metadata.set("general.architecture", Value::String("gpt9".into()));
+    };
+    assert!(refusal(&gpt, &|_| {}).contains("llama, qwen2, qwen3"));
+    let array = |metadata: &mut Metadata| {
+        metadata.set("llama.block_count", Value::Array(Array::U32(vec![2, 2])));
+    };
+    assert!(refusal(&array, &|_| {}).contains("llama.block_count"));
+}
