@@ -1,6 +1,7 @@
 //! Sequences, batches, scheduler, sampler: the only door to a running model.
 
 mod chat;
+mod generation;
 mod sampler;
 mod scheduler;
 
@@ -12,8 +13,10 @@ use candle_core::Device;
 use crate::convert::vocabulary::Vocabulary;
 use crate::gguf::GgufFile;
 use crate::model::{BatchItem, Decoder, ModelError, SequenceCache};
+use crate::support::interrupt::Interrupted;
 
 pub use chat::{ChatMessage, render_chat};
+pub use generation::{Generation, GenerationUpdate, TextStream, generate};
 pub use sampler::{Sampler, Sampling, most_likely};
 pub use scheduler::{Event, FinishReason, Request, RequestId, Scheduler, SchedulerOptions};
 
@@ -29,6 +32,9 @@ pub enum EngineError {
     /// The model cannot be loaded or run.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Ctrl-C.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 /// Where a model runs.

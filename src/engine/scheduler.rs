@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::Serialize;
+
 use super::{Engine, EngineError, Logits, LogitsFor, Sampler, Sampling, SequenceId, StepItem};
 
 /// A prompt to continue.
@@ -22,7 +24,8 @@ pub struct Request {
 pub struct RequestId(u64);
 
 /// Why a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model gave a token that ends its turn; that token is not reported.
     EndOfGeneration,
@@ -143,6 +146,12 @@ impl Scheduler {
         if let Some(index) = self.running.iter().position(|running| running.id == request) {
             self.engine.end(self.running.remove(index).sequence);
         }
+    }
+
+    /// How many tokens of its prompt a running request has behind it; `None` if it waits or has
+    /// finished.
+    pub fn prompt_progress(&self, request: RequestId) -> Option<usize> {
+        self.running.iter().find(|running| running.id == request).map(|running| running.prefilled)
     }
 
     /// Whether every request has finished.

@@ -11,6 +11,7 @@ use super::ops::{Matrix, Ops};
 use super::rope::RopeFrequencies;
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::quant::formats::dequantize_row;
+use crate::support::progress::{Progress, Unit};
 
 /// `x · Wᵀ + b`, for one or more matrices that share their input. Neighbours of one type are
 /// stacked, so that a step starts fewer products.
@@ -93,15 +94,24 @@ impl Weights {
         check_tensors(file, config)
             .map_err(|problem| ModelError::unsupported(file.path(), problem))?;
         let loader = Loader { file, ops };
-        let layers = (0..config.layers).into_par_iter().map(|index| loader.layer(index));
+        let total = file.tensors().iter().map(TensorInfo::bytes).sum();
+        let progress = Progress::new("Loading", total, Unit::Bytes);
+        let layers = (0..config.layers).into_par_iter().map(|index| {
+            let layer = loader.layer(index);
+            progress.advance(loader.layer_bytes(index));
+            layer
+        });
+        let layers = layers.collect::<Result<_, _>>()?;
         let output = if file.tensor("output.weight").is_some() { "output" } else { "token_embd" };
         let factors = loader.values("rope_freqs.weight")?;
-        Ok(Self {
-            layers: layers.collect::<Result<_, _>>()?,
+        let weights = Self {
+            layers,
             output_norm: loader.vector("output_norm.weight")?,
             output: loader.projection(&[output.to_string()])?,
             rope: RopeFrequencies::new(config, factors.as_deref()),
-        })
+        };
+        progress.finish();
+        Ok(weights)
     }
 }
 
@@ -217,6 +227,12 @@ impl Loader<'_> {
             gate_up: self.projection(&["ffn_gate", "ffn_up"].map(name))?,
             down: self.projection(&[name("ffn_down")])?,
         })
+    }
+
+    fn layer_bytes(&self, index: usize) -> u64 {
+        let prefix = format!("blk.{index}.");
+        let own = self.file.tensors().iter().filter(|tensor| tensor.name.starts_with(&prefix));
+        own.map(TensorInfo::bytes).sum()
     }
 
     /// The matrices `<name>.weight` with their biases, where they have any.

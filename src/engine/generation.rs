@@ -1,0 +1,143 @@
+//! One request from prompt to text, with its timings.
+
+use std::time::{Duration, Instant};
+
+use super::{Engine, EngineError, Event, FinishReason, Request, Scheduler, SchedulerOptions};
+use crate::support::interrupt;
+
+/// What a generation tells while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GenerationUpdate<'a> {
+    /// This many tokens of the prompt are through.
+    Prompt(usize),
+    /// More text: whole characters only.
+    Text(&'a str),
+}
+
+/// A finished generation.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// The new tokens, without the one that ended the turn.
+    pub tokens: Vec<u32>,
+    /// Their text; bytes that are no UTF-8 are replaced by U+FFFD.
+    pub text: String,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// From the start to the first token: the time to first token.
+    pub prefill_time: Duration,
+    /// From the first token to the last.
+    pub decode_time: Duration,
+}
+
+/// Runs one request alone, telling `observe` what happens as it does.
+///
+/// # Errors
+/// Those of [`Scheduler::submit`] and [`Engine::step`], and Ctrl-C.
+pub fn generate(
+    engine: Engine,
+    request: Request,
+    mut observe: impl FnMut(GenerationUpdate<'_>),
+) -> Result<Generation, EngineError> {
+    let mut scheduler = Scheduler::new(engine, SchedulerOptions::default());
+    let started = Instant::now();
+    let id = scheduler.submit(request)?;
+    let mut tokens = Vec::new();
+    let mut text = String::new();
+    let mut stream = TextStream::default();
+    let mut first_token = None;
+    loop {
+        interrupt::check()?;
+        let events = scheduler.step()?;
+        if let Some(done) = scheduler.prompt_progress(id).filter(|_| first_token.is_none()) {
+            observe(GenerationUpdate::Prompt(done));
+        }
+        for event in events {
+            first_token.get_or_insert_with(Instant::now);
+            let piece = match &event {
+                Event::Token { token, bytes, .. } => {
+                    tokens.push(*token);
+                    stream.push(bytes)
+                }
+                Event::Finished { .. } => stream.finish(),
+            };
+            if !piece.is_empty() {
+                observe(GenerationUpdate::Text(&piece));
+                text += &piece;
+            }
+            if let Event::Finished { reason, .. } = event {
+                let first_token = first_token.unwrap_or(started);
+                let prefill_time = first_token - started;
+                let decode_time = first_token.elapsed();
+                return Ok(Generation { tokens, text, reason, prefill_time, decode_time });
+            }
+        }
+    }
+}
+
+/// Turns the bytes of tokens into text. A character may be spread over several tokens: what is
+/// incomplete waits for the next ones.
+#[derive(Debug, Clone, Default)]
+pub struct TextStream {
+    pending: Vec<u8>,
+}
+
+impl TextStream {
+    /// The text that is complete with these bytes.
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        self.pending.extend_from_slice(bytes);
+        let mut text = String::new();
+        let mut consumed = 0;
+        for chunk in self.pending.utf8_chunks() {
+            text += chunk.valid();
+            consumed += chunk.valid().len();
+            let at_end = consumed + chunk.invalid().len() == self.pending.len();
+            if at_end && begins_character(chunk.invalid()) {
+                break;
+            }
+            if !chunk.invalid().is_empty() {
+                text.push(char::REPLACEMENT_CHARACTER);
+            }
+            consumed += chunk.invalid().len();
+        }
+        self.pending.drain(..consumed);
+        text
+    }
+
+    /// What is left: nothing, or one replacement for a character that was never completed.
+    pub fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+    }
+}
+
+/// Whether bytes that are no UTF-8 may become it when more follow.
+fn begins_character(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_are_whole_however_their_bytes_arrive() {
+        let text = "naïve 🦀 – 漢字";
+        for size in 1..=5 {
+            let mut stream = TextStream::default();
+            let mut pieces: String =
+                text.as_bytes().chunks(size).map(|bytes| stream.push(bytes)).collect();
+            pieces += &stream.finish();
+            assert_eq!(pieces, text);
+        }
+    }
+
+    #[test]
+    fn broken_bytes_become_one_replacement_at_once() {
+        let mut stream = TextStream::default();
+        assert_eq!(stream.push(b"a\xFFb"), "a\u{FFFD}b");
+        assert_eq!(stream.push(b"c\xE2\x82"), "c");
+        assert_eq!(stream.push(b"d"), "\u{FFFD}d");
+        assert_eq!(stream.push(b"\xF0\x9F"), "");
+        assert_eq!(stream.finish(), "\u{FFFD}");
+        assert_eq!(stream.finish(), "");
+    }
+}
