@@ -387,3 +387,141 @@ fn fallback(wanted: GgmlType, columns: usize) -> GgmlType {
     };
     if fits(smaller) { smaller } else { GgmlType::F16 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Value;
+
+    fn tensor(name: &str, dimensions: &[u64]) -> TensorInfo {
+        TensorInfo {
+            name: name.to_string(),
+            dimensions: dimensions.to_vec(),
+            ggml_type: GgmlType::F16,
+            offset: 0,
+        }
+    }
+
+    fn metadata(architecture: &str, numbers: &[(&str, u32)]) -> Metadata {
+        let mut metadata = Metadata::new();
+        metadata.set("general.architecture", Value::String(architecture.to_string()));
+        for (name, number) in numbers {
+            metadata.set(format!("{architecture}.{name}"), Value::U32(*number));
+        }
+        metadata
+    }
+
+    /// Formats by tensor name.
+    fn formats(recipe: &str, metadata: &Metadata, tensors: &[TensorInfo]) -> Vec<(String, String)> {
+        let recipe = Recipe::from_name(recipe).unwrap();
+        let choices = recipe.choose(metadata, tensors).unwrap();
+        choices
+            .iter()
+            .map(|choice| (choice.tensor.name.clone(), choice.format.name().to_string()))
+            .collect()
+    }
+
+    fn format_of(recipe: &str, metadata: &Metadata, name: &str, dimensions: &[u64]) -> String {
+        formats(recipe, metadata, &[tensor(name, dimensions)])[0].1.clone()
+    }
+
+    #[test]
+    fn names_and_numbers_are_unique() {
+        for (index, recipe) in RECIPES.iter().enumerate() {
+            assert_eq!(Recipe::from_name(&recipe.name.to_lowercase()), Some(recipe));
+            assert!(!RECIPES[..index].iter().any(|other| other.file_type == recipe.file_type));
+        }
+    }
+
+    #[test]
+    fn sensitive_layers_are_both_ends_and_every_third_between() {
+        let sensitive: Vec<usize> =
+            (0..30).filter(|&layer| Layers::Sensitive.contains(layer, 30)).collect();
+        assert_eq!(sensitive, [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29]);
+    }
+
+    #[test]
+    fn tensors_come_by_layer_and_name_and_layers_past_nine_in_order() {
+        let names =
+            ["blk.10.attn_q.weight", "blk.2.ffn_up.weight", "blk.2.attn_q.weight", "output.weight"];
+        let tensors = names.map(|name| tensor(name, &[256, 256]));
+        let metadata = metadata("llama", &[("block_count", 11)]);
+        let order: Vec<String> =
+            formats("Q4_0", &metadata, &tensors).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(order, [names[3], names[2], names[1], names[0]]);
+    }
+
+    #[test]
+    fn a_tied_embedding_is_treated_as_the_output() {
+        let metadata = metadata("llama", &[("block_count", 1)]);
+        let embedding = tensor("token_embd.weight", &[256, 512]);
+        let output = tensor("output.weight", &[256, 512]);
+        let tied = formats("Q4_K_M", &metadata, std::slice::from_ref(&embedding));
+        assert_eq!(tied, [("token_embd.weight".to_string(), "Q6_K".to_string())]);
+        let untied = formats("Q4_K_M", &metadata, &[embedding, output]);
+        assert_eq!(untied[0].1, "Q6_K");
+        assert_eq!(untied[1].1, "Q4_K");
+        assert_eq!(format_of("Q8_0", &metadata, "output.weight", &[256, 512]), "Q8_0");
+    }
+
+    #[test]
+    fn rows_that_are_no_whole_number_of_blocks_fall_back() {
+        let metadata = metadata("llama", &[("block_count", 8)]);
+        let of = |recipe, name, columns| format_of(recipe, &metadata, name, &[columns, 64]);
+        assert_eq!(of("Q4_K_M", "blk.0.attn_q.weight", 576), "Q5_0");
+        assert_eq!(of("Q4_K_M", "blk.0.attn_v.weight", 576), "Q8_0");
+        assert_eq!(of("Q5_K_S", "blk.0.attn_q.weight", 576), "Q5_1");
+        assert_eq!(of("Q4_0", "output.weight", 576), "Q8_0");
+        assert_eq!(of("Q4_K_M", "blk.0.attn_q.weight", 100), "F16");
+        assert_eq!(of("Q8_0", "blk.0.attn_q.weight", 100), "F16");
+        let recipe = Recipe::from_name("Q4_K_M").unwrap();
+        let tensors = [tensor("blk.0.attn_q.weight", &[576, 64])];
+        let choices = recipe.choose(&metadata, &tensors).unwrap();
+        assert_eq!(choices[0].wanted, Some(GgmlType::Q4_K));
+    }
+
+    #[test]
+    fn norms_vectors_and_small_matrices_stay() {
+        let metadata = metadata("llama", &[("block_count", 1)]);
+        for (name, dimensions) in [
+            ("blk.0.attn_norm.weight", &[256u64] as &[u64]),
+            ("blk.0.attn_q.bias", &[256, 256]),
+            ("blk.0.ffn_gate_inp.weight", &[256, 8]),
+            ("blk.0.ssm_conv1d.weight", &[256, 256]),
+            ("blk.0.attn_q.weight", &[256, 1]),
+            ("rope_freqs.weight", &[64]),
+        ] {
+            assert_eq!(format_of("Q4_0", &metadata, name, dimensions), "F16", "{name}");
+        }
+    }
+
+    #[test]
+    fn eight_experts_and_70b_get_more_bits_for_attention() {
+        let experts = metadata("llama", &[("block_count", 8), ("expert_count", 8)]);
+        let of = |name| format_of("Q4_K_M", &experts, name, &[256, 256]);
+        assert_eq!(of("blk.1.attn_v.weight"), "Q8_0");
+        assert_eq!(of("blk.1.attn_k.weight"), "Q8_0");
+        assert_eq!(of("blk.1.attn_output.weight"), "Q5_K");
+        assert_eq!(of("blk.1.attn_q.weight"), "Q4_K");
+        assert_eq!(of("blk.7.ffn_down_exps.weight"), "Q6_K");
+        let large = metadata(
+            "llama",
+            &[("block_count", 80), ("attention.head_count", 64), ("attention.head_count_kv", 8)],
+        );
+        let tensors: Vec<TensorInfo> = (0..80)
+            .map(|layer| tensor(&format!("blk.{layer}.attn_v.weight"), &[256, 256]))
+            .collect();
+        let values = formats("Q4_K_M", &large, &tensors);
+        assert_eq!((values[9].1.as_str(), values[10].1.as_str()), ("Q6_K", "Q5_K"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let recipe = Recipe::from_name("Q4_K_M").unwrap();
+        let error = recipe.choose(&metadata("falcon", &[]), &[]).unwrap_err();
+        assert!(error.to_string().contains("falcon"), "{error}");
+        let error = recipe.choose(&metadata("llama", &[]), &[]).unwrap_err();
+        assert!(error.to_string().contains("llama.block_count"), "{error}");
+        assert!(Recipe::from_name("F16").unwrap().choose(&metadata("falcon", &[]), &[]).is_ok());
+    }
+}
