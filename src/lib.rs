@@ -18,6 +18,9 @@ pub mod convert;
 /// Block formats, the recipe that chooses one for each tensor, and the quantization pipeline.
 pub mod quant;
 
+/// What a model file holds, and how two of them differ.
+pub mod inspect;
+
 /// CPU compute, a file an instruction set, scalar first, with one place that dispatches.
 pub mod kernels;
 

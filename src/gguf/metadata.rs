@@ -109,6 +109,20 @@ impl Value {
             Self::F64(_) => ValueType::F64,
         }
     }
+
+    /// Whether type and value are the same, floating-point numbers bit by bit.
+    pub fn is_identical(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::F32(a), Self::F32(b)) => a.to_bits() == b.to_bits(),
+            (Self::F64(a), Self::F64(b)) => a.to_bits() == b.to_bits(),
+            (Self::Array(a), Self::Array(b)) => {
+                a.element_type() == b.element_type()
+                    && a.len() == b.len()
+                    && a.first_difference(b).is_none()
+            }
+            _ => self == other,
+        }
+    }
 }
 
 impl Array {
@@ -151,6 +165,31 @@ impl Array {
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The first element in which two arrays of one type and length differ.
+    pub fn first_difference(&self, other: &Self) -> Option<usize> {
+        fn position<T>(a: &[T], b: &[T], same: impl Fn(&T, &T) -> bool) -> Option<usize> {
+            if a.len() != b.len() {
+                return None;
+            }
+            a.iter().zip(b).position(|(a, b)| !same(a, b))
+        }
+        match (self, other) {
+            (Self::U8(a), Self::U8(b)) => position(a, b, u8::eq),
+            (Self::I8(a), Self::I8(b)) => position(a, b, i8::eq),
+            (Self::U16(a), Self::U16(b)) => position(a, b, u16::eq),
+            (Self::I16(a), Self::I16(b)) => position(a, b, i16::eq),
+            (Self::U32(a), Self::U32(b)) => position(a, b, u32::eq),
+            (Self::I32(a), Self::I32(b)) => position(a, b, i32::eq),
+            (Self::F32(a), Self::F32(b)) => position(a, b, |a, b| a.to_bits() == b.to_bits()),
+            (Self::Bool(a), Self::Bool(b)) => position(a, b, bool::eq),
+            (Self::String(a), Self::String(b)) => position(a, b, String::eq),
+            (Self::U64(a), Self::U64(b)) => position(a, b, u64::eq),
+            (Self::I64(a), Self::I64(b)) => position(a, b, i64::eq),
+            (Self::F64(a), Self::F64(b)) => position(a, b, |a, b| a.to_bits() == b.to_bits()),
+            _ => None,
+        }
     }
 }
 

@@ -7,6 +7,8 @@ mod directory;
 mod error;
 mod metadata;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod types;
 mod writer;
 

@@ -200,7 +200,7 @@ fn encode_string(text: &str, output: &mut Vec<u8>) {
 }
 
 /// A value as it stands in a file, without its type.
-pub(super) fn encode_value(value: &Value, output: &mut Vec<u8>) {
+fn encode_value(value: &Value, output: &mut Vec<u8>) {
     match value {
         Value::U8(number) => output.push(*number),
         Value::I8(number) => output.extend_from_slice(&number.to_le_bytes()),
