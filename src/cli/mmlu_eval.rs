@@ -1,13 +1,159 @@
 //! `quantkit mmlu-eval`.
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::options::GlobalOptions;
+use anyhow::{Context, Result};
+
+use super::options::{DeviceOptions, GlobalOptions, print_json};
+use crate::eval::{EvalError, EvalOptions, EvalSummary, Protocol, Score, evaluate};
+use crate::support::table::{Align, Table};
+use crate::support::units;
 
 /// Score a model on multiple-choice questions
+///
+/// The set is Parquet in the schema of cais/mmlu: question (string), subject (string), choices (list
+/// of strings), answer (integer). DIR gets summary.json and questions.parquet, which has the
+/// log-probability of every choice.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+#[command(after_help = "Examples:
+  quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter
+  quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/mmlu --protocol cloze --every 14 --output outputs/q4_0")]
+pub struct Arguments {
+    /// The GGUF model
+    model: PathBuf,
 
-pub(super) fn run(_arguments: &Arguments, _global: &GlobalOptions) -> Result<()> {
-    bail!("not built yet")
+    /// The questions: a Parquet file, or a directory with test*.parquet and dev*.parquet
+    #[arg(long, value_name = "PATH")]
+    set: PathBuf,
+
+    /// How to ask
+    #[arg(long, value_enum, default_value = "letter")]
+    protocol: ProtocolChoice,
+
+    /// Examples from the dev split before each question (letter protocol)
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    shots: usize,
+
+    /// Score at most the first N questions
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+
+    /// Score only rows 0, K, 2K, … of the set
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = parse_every)]
+    every: usize,
+
+    /// Score only these subjects
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    subjects: Vec<String>,
+
+    /// Where the results go [default: outputs/mmlu-eval-<MODEL>-<PROTOCOL>]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    device: DeviceOptions,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ProtocolChoice {
+    /// lm-evaluation-harness's mmlu: lettered choices, the letter is the answer
+    Letter,
+    /// llama.cpp's --multiple-choice: mean log-probability of each choice's text
+    Cloze,
+}
+
+fn parse_every(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&every| every > 0).ok_or("expected a number from 1".to_string())
+}
+
+pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
+    let protocol = match arguments.protocol {
+        ProtocolChoice::Letter => Protocol::Letter,
+        ProtocolChoice::Cloze => Protocol::Cloze,
+    };
+    let output =
+        arguments.output.clone().unwrap_or_else(|| default_output(&arguments.model, protocol));
+    let options = EvalOptions {
+        model: arguments.model.clone(),
+        set: arguments.set.clone(),
+        protocol,
+        shots: arguments.shots,
+        limit: arguments.limit,
+        every: arguments.every,
+        subjects: arguments.subjects.clone(),
+        output,
+        device: arguments.device.device.0,
+    };
+    let summary = match evaluate(&options) {
+        Err(stopped @ EvalError::Interrupted(_)) => {
+            let nothing = format!("nothing was written to {}", options.output.display());
+            return Err(stopped).context(nothing);
+        }
+        result => result?,
+    };
+    if global.json {
+        return print_json(&summary);
+    }
+    print_summary(&summary);
+    println!("Results: {}", options.output.display());
+    Ok(())
+}
+
+fn default_output(model: &Path, protocol: Protocol) -> PathBuf {
+    let stem = model.file_stem().unwrap_or_default().to_string_lossy();
+    Path::new("outputs").join(format!("mmlu-eval-{stem}-{}", protocol_name(protocol)))
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Letter => "letter",
+        Protocol::Cloze => "cloze",
+    }
+}
+
+fn print_summary(summary: &EvalSummary) {
+    let mut table = Table::new([
+        ("", Align::Left),
+        ("questions", Align::Right),
+        ("right", Align::Right),
+        ("accuracy", Align::Right),
+        ("± s.e.", Align::Right),
+        ("chance", Align::Right),
+    ]);
+    add_row(&mut table, &summary.overall, "");
+    for score in &summary.categories {
+        add_row(&mut table, score, "  ");
+    }
+    for score in &summary.subject_scores {
+        add_row(&mut table, score, "    ");
+    }
+    let shots = match summary.protocol {
+        Protocol::Letter => format!(", {} shots", summary.shots),
+        Protocol::Cloze => String::new(),
+    };
+    println!("{} on {}: {}{shots}\n", summary.model, summary.set, protocol_name(summary.protocol));
+    println!("{}", table.to_text());
+    println!(
+        "{} questions in {}: {:.2} questions/s, {:.0} tokens/s ({} tokens run; {} without shared \
+         prefixes)",
+        units::count(summary.overall.questions as u64),
+        units::duration(Duration::from_secs_f64(summary.seconds)),
+        summary.questions_per_second,
+        summary.tokens_per_second,
+        units::count(summary.tokens_run),
+        units::count(summary.tokens_naive),
+    );
+}
+
+fn add_row(table: &mut Table, score: &Score, indent: &str) {
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    table.row([
+        format!("{indent}{}", score.name),
+        units::count(score.questions as u64),
+        units::count(score.correct as u64),
+        percent(score.accuracy),
+        percent(score.standard_error),
+        percent(score.chance),
+    ]);
 }

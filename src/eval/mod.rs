@@ -1,5 +1,15 @@
 //! Question sets, prompts, scoring and statistics.
 
+mod log_softmax;
+mod prompts;
+pub mod question_set;
+mod results;
+mod run;
+mod scoring;
+pub mod starter_set;
+mod statistics;
+pub mod subjects;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -126,5 +136,5 @@ pub enum EvalError {
 /// Scores the model, writes `questions.parquet` and `summary.json` into the output directory, and
 /// returns the summary.
 pub fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
-    todo!("{options:?}")
+    run::evaluate(options)
 }

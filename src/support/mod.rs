@@ -2,6 +2,7 @@
 //! file, one way to stop.
 
 pub mod atomic_file;
+pub mod contain;
 pub mod hash;
 pub mod interrupt;
 pub mod machine;

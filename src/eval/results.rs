@@ -1,0 +1,163 @@
+//! The files of an evaluation: `questions.parquet` and `summary.json`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Builder, Int64Array, Int64Builder, ListBuilder, RecordBatch,
+    StringArray,
+};
+use arrow::error::ArrowError;
+
+use super::question_set::parquet_bytes;
+use super::statistics::Outcome;
+use super::subjects::Category;
+use super::{EvalError, EvalSummary, Score};
+use crate::support::atomic_file::write_atomically;
+
+/// What became of one question, in full.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct QuestionResult {
+    /// Row in the test split.
+    pub row: usize,
+    /// Subject.
+    pub subject: String,
+    /// Log-probability of each choice: of its letter, or the mean over its tokens.
+    pub log_probabilities: Vec<f64>,
+    /// The choice with the largest.
+    pub prediction: usize,
+    /// The right choice.
+    pub answer: usize,
+    /// Tokens before the choices.
+    pub context_tokens: usize,
+    /// Scored tokens of each choice.
+    pub choice_tokens: Vec<usize>,
+    /// Tokens that were cut off the left to fit the model's context.
+    pub dropped_tokens: usize,
+}
+
+impl QuestionResult {
+    pub fn outcome(&self) -> Outcome {
+        Outcome { correct: self.prediction == self.answer, choices: self.log_probabilities.len() }
+    }
+}
+
+/// Overall score, scores of the categories that occur, scores of the subjects by name.
+pub(super) fn scores(results: &[QuestionResult]) -> (Score, Vec<Score>, Vec<Score>) {
+    let overall = Score::of("all", results.iter().map(QuestionResult::outcome));
+    let group = |name: &str, belongs: &dyn Fn(&QuestionResult) -> bool| {
+        Score::of(name, results.iter().filter(|result| belongs(result)).map(|r| r.outcome()))
+    };
+    let categories = Category::ALL
+        .into_iter()
+        .map(|category| {
+            group(category.name(), &|result| Category::of(&result.subject) == Some(category))
+        })
+        .filter(|score| score.questions > 0)
+        .collect();
+    let mut subjects: Vec<&str> = results.iter().map(|result| result.subject.as_str()).collect();
+    subjects.sort_unstable();
+    subjects.dedup();
+    let subjects = subjects
+        .into_iter()
+        .map(|subject| group(subject, &|result| result.subject == subject))
+        .collect();
+    (overall, categories, subjects)
+}
+
+/// Writes both files, each atomically, the summary last: where it is, the questions are too.
+pub(super) fn write(
+    directory: &Path,
+    results: &[QuestionResult],
+    summary: &EvalSummary,
+) -> Result<(), EvalError> {
+    let unusable = |error: String| {
+        EvalError::Unusable(format!(
+            "{}: the results cannot be encoded: {error}",
+            directory.display()
+        ))
+    };
+    let batch = to_batch(results).map_err(|error| unusable(error.to_string()))?;
+    let questions = parquet_bytes(&batch).map_err(|error| unusable(error.to_string()))?;
+    let mut json =
+        serde_json::to_vec_pretty(summary).map_err(|error| unusable(error.to_string()))?;
+    json.push(b'\n');
+    for (name, bytes) in [("questions.parquet", questions), ("summary.json", json)] {
+        let path = directory.join(name);
+        write_atomically(&path, &bytes)
+            .map_err(|source| EvalError::Io { path: path.display().to_string(), source })?;
+    }
+    Ok(())
+}
+
+fn to_batch(results: &[QuestionResult]) -> Result<RecordBatch, ArrowError> {
+    let integers = |of: fn(&QuestionResult) -> usize| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(results.iter().map(|result| of(result) as i64)))
+    };
+    let mut log_probabilities = ListBuilder::new(Float64Builder::new());
+    let mut choice_tokens = ListBuilder::new(Int64Builder::new());
+    for result in results {
+        log_probabilities.append_value(result.log_probabilities.iter().copied().map(Some));
+        choice_tokens.append_value(result.choice_tokens.iter().map(|&count| Some(count as i64)));
+    }
+    let subjects = StringArray::from_iter_values(results.iter().map(|result| &result.subject));
+    let categories: StringArray =
+        results.iter().map(|result| Category::of(&result.subject).map(Category::name)).collect();
+    let correct: BooleanArray =
+        results.iter().map(|result| Some(result.outcome().correct)).collect();
+    RecordBatch::try_from_iter_with_nullable([
+        ("row", integers(|result| result.row), false),
+        ("subject", Arc::new(subjects) as ArrayRef, false),
+        ("category", Arc::new(categories) as ArrayRef, true),
+        ("log_probabilities", Arc::new(log_probabilities.finish()) as ArrayRef, false),
+        ("prediction", integers(|result| result.prediction), false),
+        ("answer", integers(|result| result.answer), false),
+        ("correct", Arc::new(correct) as ArrayRef, false),
+        ("context_tokens", integers(|result| result.context_tokens), false),
+        ("choice_tokens", Arc::new(choice_tokens.finish()) as ArrayRef, false),
+        ("dropped_tokens", integers(|result| result.dropped_tokens), false),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(subject: &str, prediction: usize, answer: usize) -> QuestionResult {
+        QuestionResult {
+            row: 0,
+            subject: subject.to_string(),
+            log_probabilities: vec![-1.0; 4],
+            prediction,
+            answer,
+            context_tokens: 10,
+            choice_tokens: vec![1; 4],
+            dropped_tokens: 0,
+        }
+    }
+
+    #[test]
+    fn scores_are_grouped_by_category_and_subject() {
+        let results = [
+            result("virology", 1, 1),
+            result("astronomy", 0, 1),
+            result("anatomy", 2, 2),
+            result("knitting", 0, 0),
+        ];
+        let (overall, categories, subjects) = scores(&results);
+        assert_eq!((overall.questions, overall.correct), (4, 3));
+        let named = |scores: &[Score]| -> Vec<(String, usize, usize)> {
+            scores.iter().map(|s| (s.name.clone(), s.questions, s.correct)).collect()
+        };
+        assert_eq!(named(&categories), [("STEM".into(), 2, 1), ("other".into(), 1, 1)]);
+        assert_eq!(
+            named(&subjects),
+            [
+                ("anatomy".into(), 1, 1),
+                ("astronomy".into(), 1, 0),
+                ("knitting".into(), 1, 1),
+                ("virology".into(), 1, 1)
+            ]
+        );
+    }
+}
