@@ -3,11 +3,11 @@
 
 use super::codec::field_mut;
 
-pub(super) const WEIGHTS: usize = 32;
-pub(super) const HALF: usize = WEIGHTS / 2;
+pub(crate) const WEIGHTS: usize = 32;
+pub(crate) const HALF: usize = WEIGHTS / 2;
 
 /// Joins the fifth bits and the low bits.
-pub(super) fn unpack(high_bits: &[u8; 4], low_bits: &[u8; HALF]) -> [u8; WEIGHTS] {
+pub(crate) fn unpack(high_bits: &[u8; 4], low_bits: &[u8; HALF]) -> [u8; WEIGHTS] {
     let high_bits = u32::from_le_bytes(*high_bits);
     let fifth = |j: usize| ((high_bits >> j) as u8 & 1) << 4;
     let mut quants = [0; WEIGHTS];

@@ -13,7 +13,7 @@ const QUANTS: usize = 2;
 const BYTES: usize = QUANTS + HALF;
 
 /// The sixteen values, denser around zero where weights are.
-pub(super) const VALUES: [i8; 16] =
+pub(crate) const VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 pub(super) const CODEC: Codec = Codec::read_only::<Iq4Nl, WEIGHTS, BYTES>();

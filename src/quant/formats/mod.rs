@@ -2,14 +2,14 @@
 
 mod affine;
 mod codec;
-mod five_bits;
+pub(crate) mod five_bits;
 mod float;
 mod half_float;
-mod iq4_nl;
+pub(crate) mod iq4_nl;
 mod iq4_xs;
-mod mxfp4;
+pub(crate) mod mxfp4;
 mod q2_k;
-mod q3_k;
+pub(crate) mod q3_k;
 mod q4_0;
 mod q4_1;
 mod q4_k;
@@ -18,7 +18,7 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
-mod six_bit_scales;
+pub(crate) mod six_bit_scales;
 
 use crate::gguf::GgmlType;
 use codec::Codec;

@@ -13,7 +13,8 @@ const QUANTS: usize = 1;
 const BYTES: usize = QUANTS + HALF;
 
 /// Twice the values of E2M1, so that they are whole numbers.
-const DOUBLED_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(crate) const DOUBLED_VALUES: [i8; 16] =
+    [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 pub(super) const CODEC: Codec = Codec::read_only::<Mxfp4, WEIGHTS, BYTES>();
 
@@ -32,7 +33,7 @@ impl Decode<WEIGHTS, BYTES> for Mxfp4 {
 }
 
 /// `2^(exponent − 128)`: half of what the exponent byte says, as the values are doubled.
-fn half_power_of_two(exponent: u8) -> f32 {
+pub(crate) fn half_power_of_two(exponent: u8) -> f32 {
     match exponent {
         // 2^-128 and 2^-127 are subnormal.
         0 => f32::from_bits(0x0020_0000),

@@ -42,7 +42,7 @@ impl Decode<WEIGHTS, BYTES> for Q3K {
 
 /// Sixteen signed scales: the low four bits of scale `j` in a half of byte `j % 8`, the high two in
 /// byte `8 + j % 4`.
-fn unpack_scales(packed: &[u8; 12]) -> [i8; 16] {
+pub(crate) fn unpack_scales(packed: &[u8; 12]) -> [i8; 16] {
     std::array::from_fn(|j| {
         let low = (packed[j % 8] >> (4 * (j / 8))) & 0x0f;
         let high = (packed[8 + j % 4] >> (2 * (j / 4))) & 3;

@@ -4,10 +4,10 @@
 //! low four bits of scales 4–7 (low half) and of minimums 4–7 (high half), whose high two bits are
 //! the top two of bytes 0–3 and of bytes 4–7.
 
-pub(super) const BYTES: usize = 12;
+pub(crate) const BYTES: usize = 12;
 
 /// The scales and the minimums.
-pub(super) fn unpack(packed: &[u8; BYTES]) -> ([u8; 8], [u8; 8]) {
+pub(crate) fn unpack(packed: &[u8; BYTES]) -> ([u8; 8], [u8; 8]) {
     let mut scales = [0; 8];
     let mut minimums = [0; 8];
     for j in 0..4 {

@@ -1,0 +1,272 @@
+//! The kernels with AVX2, FMA and F16C: one register holds 8 rows, half a quantized panel.
+
+use std::arch::x86_64::*;
+
+use super::activations::{
+    ActivationKind, BLOCK, BLOCK_WORDS, NEGATED_SUM, QUADS, SCALE, SCALED_SUM,
+};
+use super::float::FloatFormat;
+use super::format::{
+    Codes, QuantizedFormat, Scales, block_columns, code_bytes, has_offsets, scale_bytes,
+};
+use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, quantized_bytes, scales_at};
+
+/// Tokens in a tile, largest first; the last is 1.
+pub(super) const TILES: &[usize] = &[4, 2, 1];
+
+/// Rows in a register.
+const LANES: usize = 8;
+
+/// [`ActivationKind::fill`], compiled for AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn fill(kind: ActivationKind, inputs: &[f32], columns: usize, tile: &mut [u32]) {
+    kind.fill(inputs, columns, tile);
+}
+
+/// [`super::portable::multiply_quantized`] with AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn multiply_quantized<F: QuantizedFormat>(
+    panel: &[u8],
+    columns: usize,
+    activations: &[u32],
+    tokens: usize,
+    output: &mut [f32],
+) {
+    assert!(panel.len() >= quantized_bytes::<F>(columns), "the panel is whole");
+    assert!(activations.len() >= ActivationKind::Quantized.words(columns) * tokens);
+    assert!(output.len() >= QUANTIZED_ROWS * tokens, "the output has room");
+    let panel = panel.as_ptr();
+    let activations = activations.as_ptr();
+    let output = output.as_mut_ptr();
+    for half in 0..QUANTIZED_ROWS / LANES {
+        // SAFETY: the panel, the activations and the output are as long as the kernel asks: see
+        // above.
+        unsafe {
+            match tokens {
+                1 => quantized_tile::<F, 1>(panel, columns, activations, half, output),
+                2 => quantized_tile::<F, 2>(panel, columns, activations, half, output),
+                4 => quantized_tile::<F, 4>(panel, columns, activations, half, output),
+                _ => unreachable!("no tile has {tokens} tokens"),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `panel` has `quantized_bytes::<F>(columns)` bytes, `activations` the words of `T` tokens of
+/// `columns` columns, `output` room for `T` × 16 values; `half` is 0 or 1.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
+    panel: *const u8,
+    columns: usize,
+    activations: *const u32,
+    half: usize,
+    output: *mut f32,
+) {
+    let groups_in_block = BLOCK / F::GROUP;
+    let mut totals = [_mm256_setzero_ps(); T];
+    // SAFETY: every offset stays below the lengths that the caller promises.
+    unsafe {
+        let scales = panel.add(scales_at::<F>(columns));
+        for block in 0..columns / BLOCK {
+            let codes = panel.add(block * QUANTIZED_ROWS * code_bytes::<F>() + 4 * LANES * half);
+            let activations = activations.add(block * BLOCK_WORDS * T);
+            for group in 0..groups_in_block {
+                let sums_at = if groups_in_block == 1 { 0 } else { 1 + group };
+                let sums = integer_sums::<F, T>(codes, activations, group, sums_at);
+                let index = block * groups_in_block + group;
+                let (scales, offsets) = group_scales::<F>(scales, index, half);
+                for t in 0..T {
+                    let scale = _mm256_mul_ps(scales, broadcast(activations, SCALE * T + t));
+                    totals[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t]), scale, totals[t]);
+                    if has_offsets::<F>() {
+                        let sum = broadcast(activations, (SCALED_SUM + sums_at) * T + t);
+                        totals[t] = _mm256_fmadd_ps(offsets, sum, totals[t]);
+                    }
+                }
+            }
+        }
+        for (t, total) in totals.into_iter().enumerate() {
+            _mm256_storeu_ps(output.add(t * QUANTIZED_ROWS + LANES * half), total);
+        }
+    }
+}
+
+/// Whether two codes times two activations can be too much for the i16 that AVX2 adds them in. Such
+/// codes are multiplied as signed numbers instead.
+const fn codes_are_large<F: QuantizedFormat>() -> bool {
+    matches!(F::ZERO_SHIFT, Some(7))
+}
+
+/// The exact sums of (code − zero) times activation over one group, for each token.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn integer_sums<F: QuantizedFormat, const T: usize>(
+    codes: *const u8,
+    activations: *const u32,
+    group: usize,
+    sums_at: usize,
+) -> [__m256i; T] {
+    // SAFETY: a block of 32 columns has code_bytes × 16 bytes of codes and BLOCK_WORDS × T words.
+    unsafe {
+        let word = |at: usize| _mm256_set1_epi32(activations.add(at).read() as i32);
+        let mut sums = [_mm256_setzero_si256(); T];
+        if let (Some(shift), false) = (F::ZERO_SHIFT, codes_are_large::<F>()) {
+            let shift = _mm_cvtsi32_si128(shift as i32);
+            for t in 0..T {
+                sums[t] = _mm256_sll_epi32(word((NEGATED_SUM + sums_at) * T + t), shift);
+            }
+        }
+        match F::CODES {
+            Codes::Bytes => {
+                for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
+                    let codes = _mm256_loadu_si256(codes.add(64 * quad).cast());
+                    add_products::<F, T>(&mut sums, codes, activations.add((QUADS + quad) * T));
+                }
+            }
+            Codes::Nibbles | Codes::Indices(_) => {
+                let mask = _mm256_set1_epi8(0x0f);
+                for quad in 0..4 {
+                    let pairs = _mm256_loadu_si256(codes.add(64 * quad).cast());
+                    let mut low = _mm256_and_si256(pairs, mask);
+                    let mut high = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
+                    if let Codes::Indices(table) = F::CODES {
+                        let table = _mm_loadu_si128(table.as_ptr().cast());
+                        let table = _mm256_broadcastsi128_si256(table);
+                        low = _mm256_shuffle_epi8(table, low);
+                        high = _mm256_shuffle_epi8(table, high);
+                    }
+                    add_products::<F, T>(&mut sums, low, activations.add((QUADS + quad) * T));
+                    add_products::<F, T>(&mut sums, high, activations.add((QUADS + quad + 4) * T));
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Adds four columns of codes times activations; `values` holds the quads of `T` tokens.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn add_products<F: QuantizedFormat, const T: usize>(
+    sums: &mut [__m256i; T],
+    codes: __m256i,
+    values: *const u32,
+) {
+    let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+    let magnitudes = _mm256_abs_epi8(signed);
+    for (t, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller has `T` words there.
+        let values = _mm256_set1_epi32(unsafe { values.add(t).read() } as i32);
+        let pairs = if codes_are_large::<F>() {
+            // |code| is at most 128 and activations are at most 127 either way: 2 · 128 · 127 fits.
+            _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(values, signed))
+        } else {
+            _mm256_maddubs_epi16(codes, values)
+        };
+        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+}
+
+/// The scales and offsets of a group, for each row of a half.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn group_scales<F: QuantizedFormat>(
+    scales: *const u8,
+    group: usize,
+    half: usize,
+) -> (__m256, __m256) {
+    let groups = block_columns::<F>() / F::GROUP;
+    let within = group % groups;
+    // SAFETY: each block has scale_bytes × 16 bytes, laid out as `panel` says.
+    unsafe {
+        let block = scales.add(group / groups * QUANTIZED_ROWS * scale_bytes::<F>());
+        let halves =
+            |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(block.add(at + 2 * LANES * half).cast()));
+        let factors = |at: usize| {
+            let bytes = _mm_loadl_epi64(block.add(at + LANES * half).cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+        };
+        let none = _mm256_setzero_ps();
+        match F::SCALES {
+            Scales::Single => (_mm256_loadu_ps(block.add(4 * LANES * half).cast()), none),
+            Scales::Half => (halves(0), none),
+            Scales::HalfAndOffset => (halves(0), halves(32)),
+            Scales::TwoLevel => (_mm256_mul_ps(halves(0), factors(32 + 16 * within)), none),
+            Scales::TwoLevelAndOffset => (
+                _mm256_mul_ps(halves(0), factors(64 + 32 * within)),
+                _mm256_mul_ps(halves(32), factors(80 + 32 * within)),
+            ),
+        }
+    }
+}
+
+/// One word in every lane, as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn broadcast(words: *const u32, at: usize) -> __m256 {
+    // SAFETY: the caller stays within its words.
+    unsafe { _mm256_set1_ps(f32::from_bits(words.add(at).read())) }
+}
+
+/// [`super::portable::multiply_float`] with AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn multiply_float<F: FloatFormat<WIDTH>, const WIDTH: usize>(
+    panel: &[u8],
+    columns: usize,
+    activations: &[u32],
+    tokens: usize,
+    output: &mut [f32],
+) {
+    assert!(panel.len() >= FLOAT_ROWS * columns * WIDTH, "the panel is whole");
+    assert!(activations.len() >= ActivationKind::Float.words(columns) * tokens);
+    assert!(output.len() >= FLOAT_ROWS * tokens, "the output has room");
+    let activations = activations.as_ptr();
+    // A register file of 16 has room for two registers of rows with four tokens.
+    for first in (0..FLOAT_ROWS).step_by(2 * LANES) {
+        // SAFETY: the panel, the activations and the output are as long as the kernel asks: see
+        // above.
+        unsafe {
+            let panel = panel.as_ptr().add(first * WIDTH);
+            let output = output.as_mut_ptr().add(first);
+            match tokens {
+                1 => float_tile::<F, WIDTH, 1>(panel, columns, activations, output),
+                2 => float_tile::<F, WIDTH, 2>(panel, columns, activations, output),
+                4 => float_tile::<F, WIDTH, 4>(panel, columns, activations, output),
+                _ => unreachable!("no tile has {tokens} tokens"),
+            }
+        }
+    }
+}
+
+/// Multiplies the 16 rows that begin where `panel` and `output` point.
+///
+/// # Safety
+/// They point into a panel of `columns` × 32 weights and an output of `T` × 32 values;
+/// `activations` has `columns` × `T` words.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn float_tile<F: FloatFormat<WIDTH>, const WIDTH: usize, const T: usize>(
+    panel: *const u8,
+    columns: usize,
+    activations: *const u32,
+    output: *mut f32,
+) {
+    let mut totals = [[_mm256_setzero_ps(); 2]; T];
+    // SAFETY: every offset stays below the lengths that the caller promises.
+    unsafe {
+        for column in 0..columns {
+            let weights = panel.add(column * FLOAT_ROWS * WIDTH);
+            let low = F::load_8(weights);
+            let high = F::load_8(weights.add(LANES * WIDTH));
+            for t in 0..T {
+                let activation = broadcast(activations, column * T + t);
+                totals[t][0] = _mm256_fmadd_ps(low, activation, totals[t][0]);
+                totals[t][1] = _mm256_fmadd_ps(high, activation, totals[t][1]);
+            }
+        }
+        for (t, [low, high]) in totals.into_iter().enumerate() {
+            _mm256_storeu_ps(output.add(t * FLOAT_ROWS), low);
+            _mm256_storeu_ps(output.add(t * FLOAT_ROWS + LANES), high);
+        }
+    }
+}

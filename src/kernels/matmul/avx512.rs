@@ -1,0 +1,287 @@
+//! The kernels with AVX-512 (F, BW, DQ, VL, VNNI): one register holds 16 rows.
+//!
+//! A tile of `T` tokens keeps its sums in registers: `T` of i32 and `T` of f32 for quantized weights,
+//! `2 T` of f32 for floating point, of the 32 that there are.
+
+use std::arch::x86_64::*;
+
+use super::activations::{
+    ActivationKind, BLOCK, BLOCK_WORDS, NEGATED_SUM, QUADS, SCALE, SCALED_SUM,
+};
+use super::float::FloatFormat;
+use super::format::{
+    Codes, QuantizedFormat, Scales, block_columns, code_bytes, has_offsets, scale_bytes,
+};
+use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, quantized_bytes, scales_at};
+
+/// Tokens in a tile, largest first; the last is 1.
+pub(super) const TILES: &[usize] = &[12, 8, 4, 2, 1];
+
+/// [`ActivationKind::fill`], compiled for AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+pub(super) fn fill(kind: ActivationKind, inputs: &[f32], columns: usize, tile: &mut [u32]) {
+    kind.fill(inputs, columns, tile);
+}
+
+/// [`super::portable::multiply_quantized`] with AVX-512 VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn multiply_quantized<F: QuantizedFormat>(
+    panel: &[u8],
+    columns: usize,
+    activations: &[u32],
+    tokens: usize,
+    output: &mut [f32],
+) {
+    assert!(panel.len() >= quantized_bytes::<F>(columns), "the panel is whole");
+    assert!(activations.len() >= ActivationKind::Quantized.words(columns) * tokens);
+    assert!(output.len() >= QUANTIZED_ROWS * tokens, "the output has room");
+    let panel = panel.as_ptr();
+    let activations = activations.as_ptr();
+    let output = output.as_mut_ptr();
+    // SAFETY: the panel, the activations and the output are as long as the kernel asks: see above.
+    unsafe {
+        match tokens {
+            1 => quantized_tile::<F, 1>(panel, columns, activations, output),
+            2 => quantized_tile::<F, 2>(panel, columns, activations, output),
+            4 => quantized_tile::<F, 4>(panel, columns, activations, output),
+            8 => quantized_tile::<F, 8>(panel, columns, activations, output),
+            12 => quantized_tile::<F, 12>(panel, columns, activations, output),
+            _ => unreachable!("no tile has {tokens} tokens"),
+        }
+    }
+}
+
+/// # Safety
+/// `panel` has `quantized_bytes::<F>(columns)` bytes, `activations` the words of `T` tokens of
+/// `columns` columns, `output` room for `T` × 16 values.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
+    panel: *const u8,
+    columns: usize,
+    activations: *const u32,
+    output: *mut f32,
+) {
+    let groups_in_block = BLOCK / F::GROUP;
+    let mut totals = [_mm512_setzero_ps(); T];
+    // SAFETY: every offset stays below the lengths that the caller promises.
+    unsafe {
+        let scales = panel.add(scales_at::<F>(columns));
+        for block in 0..columns / BLOCK {
+            let codes = panel.add(block * QUANTIZED_ROWS * code_bytes::<F>());
+            let activations = activations.add(block * BLOCK_WORDS * T);
+            for group in 0..groups_in_block {
+                let sums_at = if groups_in_block == 1 { 0 } else { 1 + group };
+                let sums = integer_sums::<F, T>(codes, activations, group, sums_at);
+                let (scales, offsets) = group_scales::<F>(scales, block * groups_in_block + group);
+                for t in 0..T {
+                    let scale = _mm512_mul_ps(scales, broadcast(activations, SCALE * T + t));
+                    totals[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[t]), scale, totals[t]);
+                    if has_offsets::<F>() {
+                        let sum = broadcast(activations, (SCALED_SUM + sums_at) * T + t);
+                        totals[t] = _mm512_fmadd_ps(offsets, sum, totals[t]);
+                    }
+                }
+            }
+        }
+        for (t, total) in totals.into_iter().enumerate() {
+            _mm512_storeu_ps(output.add(t * QUANTIZED_ROWS), total);
+        }
+    }
+}
+
+/// The exact sums of codes times activations over one group, for each token.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn integer_sums<F: QuantizedFormat, const T: usize>(
+    codes: *const u8,
+    activations: *const u32,
+    group: usize,
+    sums_at: usize,
+) -> [__m512i; T] {
+    // SAFETY: a block of 32 columns has code_bytes × 16 bytes of codes and BLOCK_WORDS × T words.
+    unsafe {
+        let word = |at: usize| _mm512_set1_epi32(activations.add(at).read() as i32);
+        let mut sums = [_mm512_setzero_si512(); T];
+        if let Some(shift) = F::ZERO_SHIFT {
+            for t in 0..T {
+                sums[t] = shift_left(word((NEGATED_SUM + sums_at) * T + t), shift);
+            }
+        }
+        match F::CODES {
+            Codes::Bytes => {
+                for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
+                    let codes = _mm512_loadu_si512(codes.add(64 * quad).cast());
+                    for t in 0..T {
+                        let values = word((QUADS + quad) * T + t);
+                        sums[t] = _mm512_dpbusd_epi32(sums[t], codes, values);
+                    }
+                }
+            }
+            Codes::Nibbles | Codes::Indices(_) => {
+                let mask = _mm512_set1_epi8(0x0f);
+                for quad in 0..4 {
+                    let pairs = _mm512_loadu_si512(codes.add(64 * quad).cast());
+                    let mut low = _mm512_and_si512(pairs, mask);
+                    let mut high = _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), mask);
+                    if let Codes::Indices(table) = F::CODES {
+                        let table = _mm_loadu_si128(table.as_ptr().cast());
+                        let table = _mm512_broadcast_i32x4(table);
+                        low = _mm512_shuffle_epi8(table, low);
+                        high = _mm512_shuffle_epi8(table, high);
+                    }
+                    for t in 0..T {
+                        let values = word((QUADS + quad) * T + t);
+                        sums[t] = _mm512_dpbusd_epi32(sums[t], low, values);
+                    }
+                    for t in 0..T {
+                        let values = word((QUADS + quad + 4) * T + t);
+                        sums[t] = _mm512_dpbusd_epi32(sums[t], high, values);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Shifts by a number of bits that is known when this is compiled.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn shift_left(values: __m512i, bits: u32) -> __m512i {
+    match bits {
+        2 => _mm512_slli_epi32::<2>(values),
+        3 => _mm512_slli_epi32::<3>(values),
+        4 => _mm512_slli_epi32::<4>(values),
+        5 => _mm512_slli_epi32::<5>(values),
+        7 => _mm512_slli_epi32::<7>(values),
+        _ => unreachable!("no format has its zero at two to the {bits}"),
+    }
+}
+
+/// The scales and offsets of a group, for each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn group_scales<F: QuantizedFormat>(scales: *const u8, group: usize) -> (__m512, __m512) {
+    let groups = block_columns::<F>() / F::GROUP;
+    let within = group % groups;
+    // SAFETY: each block has scale_bytes × 16 bytes, laid out as `panel` says.
+    unsafe {
+        let block = scales.add(group / groups * QUANTIZED_ROWS * scale_bytes::<F>());
+        let halves = |at: usize| _mm512_cvtph_ps(_mm256_loadu_si256(block.add(at).cast()));
+        let factors = |at: usize| {
+            let bytes = _mm_loadu_si128(block.add(at).cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+        };
+        match F::SCALES {
+            Scales::Single => (_mm512_loadu_ps(block.cast()), _mm512_setzero_ps()),
+            Scales::Half => (halves(0), _mm512_setzero_ps()),
+            Scales::HalfAndOffset => (halves(0), halves(32)),
+            Scales::TwoLevel => {
+                (_mm512_mul_ps(halves(0), factors(32 + 16 * within)), _mm512_setzero_ps())
+            }
+            Scales::TwoLevelAndOffset => (
+                _mm512_mul_ps(halves(0), factors(64 + 32 * within)),
+                _mm512_mul_ps(halves(32), factors(80 + 32 * within)),
+            ),
+        }
+    }
+}
+
+/// One word in every lane, as f32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn broadcast(words: *const u32, at: usize) -> __m512 {
+    // SAFETY: the caller stays within its words.
+    unsafe { _mm512_set1_ps(f32::from_bits(words.add(at).read())) }
+}
+
+/// [`super::portable::multiply_float`] with AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn multiply_float<F: FloatFormat<WIDTH>, const WIDTH: usize>(
+    panel: &[u8],
+    columns: usize,
+    activations: &[u32],
+    tokens: usize,
+    output: &mut [f32],
+) {
+    assert!(panel.len() >= FLOAT_ROWS * columns * WIDTH, "the panel is whole");
+    assert!(activations.len() >= ActivationKind::Float.words(columns) * tokens);
+    assert!(output.len() >= FLOAT_ROWS * tokens, "the output has room");
+    let panel = panel.as_ptr();
+    let activations = activations.as_ptr();
+    let output = output.as_mut_ptr();
+    // SAFETY: the panel, the activations and the output are as long as the kernel asks: see above.
+    unsafe {
+        match tokens {
+            1 => float_tile::<F, WIDTH, 1, 4>(panel, columns, activations, output),
+            2 => float_tile::<F, WIDTH, 2, 2>(panel, columns, activations, output),
+            4 => float_tile::<F, WIDTH, 4, 1>(panel, columns, activations, output),
+            8 => float_tile::<F, WIDTH, 8, 1>(panel, columns, activations, output),
+            12 => float_tile::<F, WIDTH, 12, 1>(panel, columns, activations, output),
+            _ => unreachable!("no tile has {tokens} tokens"),
+        }
+    }
+}
+
+/// `CHAINS` sums run side by side for each row and token, where a tile alone has too few to hide
+/// the latency of an addition.
+///
+/// # Safety
+/// `panel` has `columns` × 32 weights, `activations` `columns` × `T` words, `output` room for
+/// `T` × 32 values.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn float_tile<
+    F: FloatFormat<WIDTH>,
+    const WIDTH: usize,
+    const T: usize,
+    const CHAINS: usize,
+>(
+    panel: *const u8,
+    columns: usize,
+    activations: *const u32,
+    output: *mut f32,
+) {
+    let mut totals = [[[_mm512_setzero_ps(); 2]; T]; CHAINS];
+    // SAFETY: every offset stays below the lengths that the caller promises.
+    unsafe {
+        let whole = columns - columns % CHAINS;
+        for column in (0..whole).step_by(CHAINS) {
+            for chain in 0..CHAINS {
+                float_column::<F, WIDTH, T>(panel, column + chain, activations, &mut totals[chain]);
+            }
+        }
+        for column in whole..columns {
+            float_column::<F, WIDTH, T>(panel, column, activations, &mut totals[0]);
+        }
+        for t in 0..T {
+            for half in 0..2 {
+                let mut total = totals[0][t][half];
+                for chain in 1..CHAINS {
+                    total = _mm512_add_ps(total, totals[chain][t][half]);
+                }
+                _mm512_storeu_ps(output.add(t * FLOAT_ROWS + 16 * half), total);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn float_column<F: FloatFormat<WIDTH>, const WIDTH: usize, const T: usize>(
+    panel: *const u8,
+    column: usize,
+    activations: *const u32,
+    totals: &mut [[__m512; 2]; T],
+) {
+    // SAFETY: the caller stays within its columns.
+    unsafe {
+        let weights = panel.add(column * FLOAT_ROWS * WIDTH);
+        let low = F::load_16(weights);
+        let high = F::load_16(weights.add(16 * WIDTH));
+        for t in 0..T {
+            let activation = broadcast(activations, column * T + t);
+            totals[t][0] = _mm512_fmadd_ps(low, activation, totals[t][0]);
+            totals[t][1] = _mm512_fmadd_ps(high, activation, totals[t][1]);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+use super::*;
+use crate::quant::formats::dequantize_row;
+
+const TYPES: [GgmlType; 16] = [
+    GgmlType::F32,
+    GgmlType::F16,
+    GgmlType::BF16,
+    GgmlType::Q4_0,
+    GgmlType::Q4_1,
+    GgmlType::Q5_0,
+    GgmlType::Q5_1,
+    GgmlType::Q8_0,
+    GgmlType::Q2_K,
+    GgmlType::Q3_K,
+    GgmlType::Q4_K,
+    GgmlType::Q5_K,
+    GgmlType::Q6_K,
+    GgmlType::IQ4_NL,
+    GgmlType::IQ4_XS,
+    GgmlType::MXFP4,
+];
+
+/// Numbers that look random and are the same every time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    /// Between −1 and 1.
+    fn value(&mut self) -> f32 {
+        (self.next() % 20_001) as f32 / 10_000.0 - 1.0
+    }
+
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.value()).collect()
+    }
+
+    /// A row of any codes at all, with scales between −1 and 1.
+    fn row(&mut self, ggml_type: GgmlType, columns: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> =
+            (0..ggml_type.row_bytes(columns).unwrap()).map(|_| self.next() as u8).collect();
+        for block in bytes.chunks_exact_mut(ggml_type.block_bytes()) {
+            match ggml_type {
+                GgmlType::F32 => block.copy_from_slice(&self.value().to_le_bytes()),
+                GgmlType::BF16 => {
+                    block.copy_from_slice(&bf16::from_f32(self.value()).to_le_bytes());
+                }
+                GgmlType::MXFP4 => block[0] = 120 + self.next() as u8 % 8,
+                _ => {
+                    for &at in half_positions(ggml_type) {
+                        let half = f16::from_f32(self.value());
+                        block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+                    }
+                }
+            }
+        }
+        bytes
+    }
+}
+
+/// Where a block has its f16 scales and minimums.
+fn half_positions(ggml_type: GgmlType) -> &'static [usize] {
+    match ggml_type {
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
+        GgmlType::Q2_K => &[80, 82],
+        GgmlType::Q3_K => &[108],
+        GgmlType::Q6_K => &[208],
+        _ => &[0],
+    }
+}
+
+/// What the product should be: dequantized weights times `inputs`, in f64, with the sum of the
+/// terms' magnitudes.
+fn expected(ggml_type: GgmlType, columns: usize, rows: &[u8], inputs: &[f32]) -> Vec<(f64, f64)> {
+    let mut weights = vec![0.0; columns];
+    let rows: Vec<Vec<f32>> = rows
+        .chunks_exact(ggml_type.row_bytes(columns).unwrap())
+        .map(|row| {
+            dequantize_row(ggml_type, row, &mut weights).unwrap();
+            weights.clone()
+        })
+        .collect();
+    let mut products = Vec::new();
+    for input in inputs.chunks_exact(columns) {
+        for row in &rows {
+            let terms = input.iter().zip(row).map(|(&input, &w)| f64::from(input) * f64::from(w));
+            let magnitude = terms.clone().map(f64::abs).sum();
+            products.push((terms.sum(), magnitude));
+        }
+    }
+    products
+}
+
+/// Inputs that eight bits with an f16 scale hold exactly: whole numbers, 127 among each block.
+fn exact_inputs(numbers: &mut Numbers, tokens: usize, columns: usize) -> Vec<f32> {
+    let mut inputs: Vec<f32> =
+        (0..tokens * columns).map(|_| (numbers.next() % 255) as f32 - 127.0).collect();
+    inputs.iter_mut().step_by(32).for_each(|value| *value = 127.0);
+    inputs
+}
+
+fn assert_close(actual: &[f32], expected: &[(f64, f64)], tolerance: f64, what: &str) {
+    assert_eq!(actual.len(), expected.len());
+    for (index, (&actual, &(value, magnitude))) in actual.iter().zip(expected).enumerate() {
+        let error = (f64::from(actual) - value).abs();
+        assert!(
+            error <= tolerance * magnitude + 1e-30,
+            "{what}, element {index}: {actual} is not {value} (terms add up to {magnitude})"
+        );
+    }
+}
+
+fn available() -> impl Iterator<Item = InstructionSet> {
+    InstructionSet::ALL.into_iter().filter(|set| set.available())
+}
+
+fn check(ggml_type: GgmlType, rows: usize, columns: usize, tokens: usize, seed: u64) {
+    let mut numbers = Numbers(seed);
+    let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
+    let inputs = exact_inputs(&mut numbers, tokens, columns);
+    let expected = expected(ggml_type, columns, &bytes, &inputs);
+    for set in available() {
+        let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+        let mut output = vec![f32::NAN; tokens * rows];
+        matrix.multiply(tokens, &inputs, &mut output);
+        // Inputs are exact, and so are the sums in integers: what is left is f32 rounding.
+        let what = format!("{ggml_type} {set:?} {rows}×{columns}, {tokens} tokens");
+        assert_close(&output, &expected, 2e-6, &what);
+    }
+}
+
+#[test]
+fn every_type_on_every_set_is_the_dequantized_product() {
+    for ggml_type in TYPES {
+        let columns = ggml_type.block_size().max(32);
+        for (rows, blocks, tokens) in [(1, 1, 1), (15, 3, 2), (33, 2, 3), (16, 5, 40), (100, 3, 13)]
+        {
+            check(ggml_type, rows, blocks * columns, tokens, rows as u64);
+        }
+    }
+}
+
+#[test]
+fn every_number_of_tokens_is_cut_into_tiles() {
+    for ggml_type in [GgmlType::F16, GgmlType::Q4_0, GgmlType::Q6_K] {
+        for tokens in 0..=40 {
+            check(ggml_type, 17, 256, tokens, tokens as u64);
+        }
+    }
+}
+
+#[test]
+fn floats_take_any_number_of_columns() {
+    for ggml_type in [GgmlType::F32, GgmlType::F16, GgmlType::BF16] {
+        for columns in [1, 2, 3, 5, 31, 67] {
+            check(ggml_type, 35, columns, 5, columns as u64);
+        }
+    }
+}
+
+#[test]
+fn the_largest_sums_do_not_overflow() {
+    for ggml_type in TYPES.into_iter().filter(|ggml_type| ggml_type.block_size() > 1) {
+        for byte in [0x00, 0xff, 0x80, 0x7f, 0x88] {
+            let columns = ggml_type.block_size();
+            let mut row = vec![byte; ggml_type.row_bytes(columns).unwrap()];
+            for &at in half_positions(ggml_type) {
+                row[at..at + 2].copy_from_slice(&f16::ONE.to_le_bytes());
+            }
+            if ggml_type == GgmlType::MXFP4 {
+                row[0] = 127;
+            }
+            for input in [127.0, -127.0] {
+                let inputs = vec![input; columns];
+                let expected = expected(ggml_type, columns, &row, &inputs);
+                for set in available() {
+                    let matrix = PackedMatrix::pack_for(set, ggml_type, 1, columns, &row).unwrap();
+                    let mut output = [f32::NAN];
+                    matrix.multiply(1, &inputs, &mut output);
+                    assert_close(&output, &expected, 2e-6, &format!("{ggml_type} {set:?} {byte}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rounding_the_inputs_costs_half_a_step() {
+    let (rows, columns, tokens) = (40, 512, 6);
+    for ggml_type in TYPES.into_iter().filter(|ggml_type| ggml_type.block_size() > 1) {
+        let mut numbers = Numbers(7);
+        let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
+        let inputs = numbers.values(tokens * columns);
+        let exact = expected(ggml_type, columns, &bytes, &inputs);
+        // No input is off by more than half a step of 1/127 and the rounding of its scale.
+        let ones = vec![1.0; tokens * columns];
+        let weights = expected(ggml_type, columns, &bytes, &ones);
+        for set in available() {
+            let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+            let mut output = vec![f32::NAN; tokens * rows];
+            matrix.multiply(tokens, &inputs, &mut output);
+            for ((&actual, (value, _)), (_, magnitude)) in output.iter().zip(&exact).zip(&weights) {
+                let bound = magnitude * (0.5 / 127.0 + 1.0 / 2048.0);
+                assert!((f64::from(actual) - value).abs() <= bound, "{ggml_type} {set:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn many_matrices_are_multiplied_as_each_alone() {
+    let (columns, tokens) = (256, 21);
+    let mut numbers = Numbers(11);
+    let inputs = numbers.values(tokens * columns);
+    for set in available() {
+        let matrices: Vec<PackedMatrix> =
+            [(GgmlType::Q4_K, 50), (GgmlType::F16, 70), (GgmlType::Q6_K, 0), (GgmlType::Q8_0, 16)]
+                .into_iter()
+                .map(|(ggml_type, rows)| {
+                    let bytes: Vec<u8> =
+                        (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
+                    PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap()
+                })
+                .collect();
+        let outputs = || -> Vec<Vec<f32>> {
+            matrices.iter().map(|matrix| vec![f32::NAN; tokens * matrix.rows()]).collect()
+        };
+        let (mut together, mut alone) = (outputs(), outputs());
+        let references: Vec<&PackedMatrix> = matrices.iter().collect();
+        let mut slices: Vec<&mut [f32]> = together.iter_mut().map(Vec::as_mut_slice).collect();
+        multiply_many(&references, tokens, &inputs, &mut slices);
+        for (matrix, output) in matrices.iter().zip(&mut alone) {
+            matrix.multiply(tokens, &inputs, output);
+        }
+        assert_eq!(together, alone);
+    }
+}
+
+#[test]
+fn a_token_gets_the_same_result_in_any_company() {
+    let (rows, columns) = (48, 256);
+    for ggml_type in TYPES.into_iter().filter(|ggml_type| ggml_type.block_size() > 1) {
+        let mut numbers = Numbers(13);
+        let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
+        let inputs = numbers.values(40 * columns);
+        for set in available() {
+            let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+            let mut all = vec![0.0; 40 * rows];
+            matrix.multiply(40, &inputs, &mut all);
+            for (input, all) in inputs.chunks_exact(columns).zip(all.chunks_exact(rows)) {
+                let mut one = vec![0.0; rows];
+                matrix.multiply(1, input, &mut one);
+                assert_eq!(one, all, "{ggml_type} {set:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_multiplied_is_refused() {
+    let refused = PackedMatrix::pack(GgmlType::I32, 1, 1, &[0; 4]).unwrap_err();
+    assert!(refused.to_string().contains("I32"), "{refused}");
+    assert!(matches!(
+        PackedMatrix::pack(GgmlType::Q4_K, 1, 576, &[0; 324]),
+        Err(CodecError::Ragged { columns: 576, block: 256, .. })
+    ));
+}
+
+#[test]
+fn the_empty_product_is_zero() {
+    let matrix = PackedMatrix::pack(GgmlType::F16, 3, 0, &[]).unwrap();
+    let mut output = [f32::NAN; 6];
+    matrix.multiply(2, &[], &mut output);
+    assert_eq!(output, [0.0; 6]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn awkward_shapes(
+        ggml_type in prop::sample::select(&TYPES[..]),
+        rows in 1usize..300,
+        blocks in 1usize..4,
+        tokens in 0usize..20,
+        seed: u64,
+    ) {
+        check(ggml_type, rows, blocks * ggml_type.block_size().max(32), tokens, seed);
+    }
+}
