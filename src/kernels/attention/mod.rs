@@ -1,10 +1,24 @@
 //! Causal attention over cached keys and values.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod plan;
 mod scalar;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod vector;
+mod work;
 
 use std::ops::Range;
 
 use half::f16;
+
+use super::dispatch::InstructionSet;
+use work::{Scratch, Work};
 
 /// The shape shared by all sequences of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,8 +78,48 @@ pub fn attention(
     items: &[AttentionItem<'_>],
     output: &mut [f32],
 ) {
+    attention_with(InstructionSet::current(), shape, queries, items, output);
+}
+
+/// [`attention`] with the kernels of one instruction set, which the machine must have.
+///
+/// # Panics
+/// As [`attention`], and if the machine lacks the instruction set.
+pub fn attention_with(
+    instruction_set: InstructionSet,
+    shape: AttentionShape,
+    queries: &[f32],
+    items: &[AttentionItem<'_>],
+    output: &mut [f32],
+) {
     check(shape, queries, items, output);
-    scalar::attention(shape, queries, items, output);
+    assert!(instruction_set.available(), "this machine lacks {}", instruction_set.name());
+    match kernels(instruction_set) {
+        Some(kernels) => plan::attention(kernels, shape, queries, items, output),
+        None => scalar::attention(shape, queries, items, output),
+    }
+}
+
+/// The kernels of one instruction set. Both leave in the scratch each row's weighted sum of
+/// values, total weight and largest exponent.
+struct Kernels {
+    /// f32 values in a register.
+    lanes: usize,
+    /// For up to `lanes × tile::MAX_VECTORS` rows.
+    tile: unsafe fn(&Work<'_>, &mut Scratch),
+    /// For up to `stream::MAX_ROWS` rows.
+    stream: unsafe fn(&Work<'_>, &mut Scratch),
+}
+
+/// The vector kernels of an instruction set that has some.
+fn kernels(instruction_set: InstructionSet) -> Option<&'static Kernels> {
+    match instruction_set {
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512 => Some(&avx512::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 => Some(&avx2::KERNELS),
+        _ => None,
+    }
 }
 
 /// Every length that the kernels rely on.

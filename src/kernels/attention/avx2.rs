@@ -1,0 +1,178 @@
+//! [`Vector`] on AVX2 with FMA and F16C.
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::vector::{EXP2, EXP2_FLOOR, Vector};
+use super::work::{Scratch, Work};
+use super::{Kernels, stream, tile};
+
+pub(super) const KERNELS: Kernels = Kernels { lanes: 8, tile, stream };
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile(work: &Work<'_>, scratch: &mut Scratch) {
+    // SAFETY: the instruction set is enabled here, and the caller made sure that it is there.
+    unsafe { tile::attend::<Avx2, 4>(work, scratch) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn stream(work: &Work<'_>, scratch: &mut Scratch) {
+    // SAFETY: as above.
+    unsafe { stream::attend::<Avx2, 2>(work, scratch) }
+}
+
+/// 8 lanes.
+#[derive(Clone, Copy)]
+struct Avx2(__m256);
+
+// SAFETY (all of them): the trait's contract gives the instruction set and the pointers.
+impl Vector for Avx2 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { Self(_mm256_set1_ps(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(source: *const f32) -> Self {
+        unsafe { Self(_mm256_loadu_ps(source)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(source: *const f16) -> Self {
+        unsafe { Self(_mm256_cvtph_ps(_mm_loadu_si128(source.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, target: *mut f32) {
+        unsafe { _mm256_storeu_ps(target, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { Self(_mm256_add_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn subtract(self, other: Self) -> Self {
+        unsafe { Self(_mm256_sub_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(self, other: Self) -> Self {
+        unsafe { Self(_mm256_mul_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, other: Self, addend: Self) -> Self {
+        unsafe { Self(_mm256_fmadd_ps(self.0, other.0, addend.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn larger(self, other: Self) -> Self {
+        unsafe { Self(_mm256_max_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        unsafe { self.lanes().into_iter().fold(f32::NEG_INFINITY, f32::max) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        unsafe { self.lanes().into_iter().sum() }
+    }
+
+    #[inline(always)]
+    unsafe fn hide_from(self, limits: *const i32, position: i32) -> Self {
+        unsafe {
+            let limits = _mm256_loadu_si256(limits.cast());
+            let seen = _mm256_cmpgt_epi32(limits, _mm256_set1_epi32(position));
+            let hidden = _mm256_set1_ps(f32::NEG_INFINITY);
+            Self(_mm256_blendv_ps(hidden, self.0, _mm256_castsi256_ps(seen)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn exp2(self) -> Self {
+        unsafe {
+            let whole =
+                _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0);
+            let part = _mm256_sub_ps(self.0, whole);
+            let mut power = _mm256_set1_ps(EXP2[5]);
+            for coefficient in EXP2[..5].iter().rev() {
+                power = _mm256_fmadd_ps(power, part, _mm256_set1_ps(*coefficient));
+            }
+            // 2^whole is added to the exponent's bits: the power lies in [0.7, 1.5) and the sum
+            // stays within the exponent's range for everything that is kept.
+            let shift = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(whole));
+            let scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(power), shift));
+            let kept = _mm256_cmp_ps::<_CMP_NLT_UQ>(self.0, _mm256_set1_ps(EXP2_FLOOR));
+            Self(_mm256_and_ps(kept, scaled))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_rows(query: *const f32, rows: *const f32, stride: usize, columns: usize) -> Self {
+        unsafe {
+            let mut sums = [_mm256_setzero_ps(); 8];
+            for column in (0..columns).step_by(8) {
+                let query = _mm256_loadu_ps(query.add(column));
+                for (row, sum) in sums.iter_mut().enumerate() {
+                    let key = _mm256_loadu_ps(rows.add(row * stride + column));
+                    *sum = _mm256_fmadd_ps(query, key, *sum);
+                }
+            }
+            Self(sum_each(sums))
+        }
+    }
+}
+
+impl Avx2 {
+    #[inline(always)]
+    unsafe fn lanes(self) -> [f32; 8] {
+        let mut lanes = [0.0; 8];
+        // SAFETY: the array has the register's size.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), self.0) };
+        lanes
+    }
+}
+
+/// The sum of vector i's lanes in lane i.
+#[inline(always)]
+unsafe fn sum_each(vectors: [__m256; 8]) -> __m256 {
+    // SAFETY: registers only; the callers have the instruction set.
+    unsafe {
+        let mut halves = [_mm256_setzero_ps(); 2];
+        for (half, four) in halves.iter_mut().zip(vectors.chunks_exact(4)) {
+            *half =
+                _mm256_hadd_ps(_mm256_hadd_ps(four[0], four[1]), _mm256_hadd_ps(four[2], four[3]));
+        }
+        _mm256_add_ps(
+            _mm256_permute2f128_ps::<0x20>(halves[0], halves[1]),
+            _mm256_permute2f128_ps::<0x31>(halves[0], halves[1]),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::vector::tests::check_exp2;
+    use crate::kernels::dispatch::InstructionSet;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn check() {
+        // SAFETY: the instruction set is enabled here.
+        unsafe { check_exp2::<super::Avx2>() }
+    }
+
+    #[test]
+    fn exp2_is_accurate() {
+        if InstructionSet::Avx2.available() {
+            // SAFETY: the instruction set is there.
+            unsafe { check() }
+        }
+    }
+}
