@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::options::{GlobalOptions, print_json};
+use super::options::{GlobalOptions, print_json, print_text};
 use crate::inspect::{
     Change, Container, DataDifference, Difference, Limits, MetadataEntry, ShownValue, Summary,
     TensorEntry, Totals, compare, summarize,
@@ -45,17 +45,16 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
             if global.json {
                 return print_json(&difference);
             }
-            print!("{}", difference_text(&difference, shown));
+            print_text(&difference_text(&difference, shown))
         }
         None => {
             let summary = summarize(&container, limits);
             if global.json {
                 return print_json(&summary);
             }
-            print!("{}", summary_text(&summary, shown));
+            print_text(&summary_text(&summary, shown))
         }
     }
-    Ok(())
 }
 
 fn summary_text(summary: &Summary, shown: usize) -> String {

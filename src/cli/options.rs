@@ -56,6 +56,11 @@ impl FromStr for Device {
     }
 }
 
+/// Prints text on standard output. Unlike `print!` it does not panic where nobody reads on.
+pub fn print_text(text: &str) -> Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+}
+
 /// Prints one JSON document on standard output.
 pub fn print_json(document: &impl Serialize) -> Result<()> {
     let mut output = std::io::stdout().lock();

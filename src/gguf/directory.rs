@@ -119,7 +119,7 @@ pub(super) fn tensor_bytes(
         .filter(|&weights| weights <= i64::MAX as u64)
         .ok_or_else(too_large)?;
     let block = ggml_type.block_size() as u64;
-    if dimensions[0] % block != 0 {
+    if !dimensions[0].is_multiple_of(block) {
         return Err(format!(
             "tensor {name} is {ggml_type} with rows of {} weights, which is no multiple of that \
              type's block of {block}",
@@ -352,7 +352,7 @@ fn check_data(
     let available = file_bytes.saturating_sub(data_start);
     for tensor in tensors {
         let name = quoted(&tensor.name);
-        if tensor.offset % alignment != 0 {
+        if !tensor.offset.is_multiple_of(alignment) {
             return Err(format!(
                 "tensor {name} starts at byte {} of the data, which is no multiple of the file's \
                  alignment of {alignment}; the file is damaged",

@@ -116,7 +116,7 @@ impl GgmlType {
     /// Bytes of a row of `columns` weights; `None` where the row is no whole number of blocks or
     /// the product overflows.
     pub fn row_bytes(self, columns: usize) -> Option<usize> {
-        if columns % self.block_size() != 0 {
+        if !columns.is_multiple_of(self.block_size()) {
             return None;
         }
         (columns / self.block_size()).checked_mul(self.block_bytes())
