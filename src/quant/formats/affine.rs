@@ -33,6 +33,7 @@ struct Fit {
 }
 
 /// Quantizes a super-block: writes the header and returns the quants.
+#[inline(always)]
 pub(super) fn quantize(
     search: &Search,
     weights: &[f32; WEIGHTS],
@@ -59,6 +60,7 @@ pub(super) fn quantize(
 }
 
 /// The header's scale and minimum of each block.
+#[inline(always)]
 pub(super) fn read_header(header: &[u8; HEADER]) -> ([f32; BLOCKS], [f32; BLOCKS]) {
     let (super_scale, super_minimum) = (read_f16(header, SCALE), read_f16(header, MINIMUM));
     let (scales, minimums) = six_bit_scales::unpack(field(header, SCALES));
@@ -69,10 +71,12 @@ pub(super) fn read_header(header: &[u8; HEADER]) -> ([f32; BLOCKS], [f32; BLOCKS
 }
 
 /// Whether the header's two f16 are numbers.
+#[inline(always)]
 pub(super) fn header_fits(header: &[u8; HEADER]) -> bool {
     is_finite_f16(header, SCALE) && is_finite_f16(header, MINIMUM)
 }
 
+#[inline(always)]
 fn write_header(fits: &[Fit; BLOCKS], header: &mut [u8; HEADER]) {
     const LARGEST: f32 = 63.0;
     let largest = |numbers: [f32; BLOCKS]| {
@@ -97,6 +101,7 @@ fn write_header(fits: &[Fit; BLOCKS], header: &mut [u8; HEADER]) {
 impl Search {
     /// Finds the scale and minimum of least weighted squared error among the trials; `quants` gets
     /// the quants of the winner.
+    #[inline(always)]
     fn fit(&self, weights: &[f32; BLOCK], quants: &mut [u8; BLOCK]) -> Fit {
         let importance = importance(weights);
         let levels = f32::from(self.levels);
@@ -175,6 +180,7 @@ impl Search {
 }
 
 /// How much each weight's error counts: its magnitude plus the block's root mean square.
+#[inline(always)]
 fn importance(weights: &[f32; BLOCK]) -> [f32; BLOCK] {
     let mut sum_squares = 0.0f32;
     for weight in weights {

@@ -38,6 +38,9 @@ pub(super) struct Codec {
     pub(super) ggml_type: GgmlType,
     pub(super) quantize: Option<QuantizeBlocks>,
     pub(super) dequantize: DequantizeBlocks,
+    /// The specification that the two above must agree with on every processor.
+    #[cfg(test)]
+    pub(super) portable: (Option<QuantizeBlocks>, DequantizeBlocks),
 }
 
 impl Codec {
@@ -48,7 +51,12 @@ impl Codec {
         const BYTES: usize,
     >() -> Self {
         let read = Self::read_only::<F, WEIGHTS, BYTES>();
-        Self { quantize: Some(encode_blocks::<F, WEIGHTS, BYTES>), ..read }
+        Self {
+            quantize: Some(encode_blocks::<F, WEIGHTS, BYTES>),
+            #[cfg(test)]
+            portable: (Some(encode_blocks_portably::<F, WEIGHTS, BYTES>), read.portable.1),
+            ..read
+        }
     }
 
     /// A format that can only be read. Compiles only if the layout is as long as the format asks.
@@ -59,12 +67,65 @@ impl Codec {
     >() -> Self {
         assert!(WEIGHTS == F::TYPE.block_size(), "the block holds another number of weights");
         assert!(BYTES == F::TYPE.block_bytes(), "the block takes another number of bytes");
-        Self { ggml_type: F::TYPE, quantize: None, dequantize: decode_blocks::<F, WEIGHTS, BYTES> }
+        Self {
+            ggml_type: F::TYPE,
+            quantize: None,
+            dequantize: decode_blocks::<F, WEIGHTS, BYTES>,
+            #[cfg(test)]
+            portable: (None, decode_blocks_portably::<F, WEIGHTS, BYTES>),
+        }
     }
 }
 
-/// Encodes block after block with the scalar codec.
-pub(super) fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+/// Encodes block after block with the widest instructions that the processor has.
+fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+    weights: &[f32],
+    output: &mut [u8],
+) -> Result<(), usize> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { encode_blocks_avx2::<F, WEIGHTS, BYTES>(weights, output) };
+    }
+    encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
+}
+
+/// Decodes block after block with the widest instructions that the processor has.
+fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+    bytes: &[u8],
+    output: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { decode_blocks_avx2::<F, WEIGHTS, BYTES>(bytes, output) };
+    }
+    decode_blocks_portably::<F, WEIGHTS, BYTES>(bytes, output);
+}
+
+/// The portable loop, compiled for AVX2. Its results are the same to the bit: the compiler neither
+/// reorders nor fuses floating-point operations.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn encode_blocks_avx2<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+    weights: &[f32],
+    output: &mut [u8],
+) -> Result<(), usize> {
+    encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
+}
+
+/// The portable loop, compiled for AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn decode_blocks_avx2<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+    bytes: &[u8],
+    output: &mut [f32],
+) {
+    decode_blocks_portably::<F, WEIGHTS, BYTES>(bytes, output);
+}
+
+#[inline(always)]
+fn encode_blocks_portably<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
     weights: &[f32],
     output: &mut [u8],
 ) -> Result<(), usize> {
@@ -81,8 +142,8 @@ pub(super) fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, con
     Err(blocks.iter().position(|block| !F::fits(block)).unwrap_or(0))
 }
 
-/// Decodes block after block with the scalar codec.
-pub(super) fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+#[inline(always)]
+fn decode_blocks_portably<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
     bytes: &[u8],
     output: &mut [f32],
 ) {
@@ -94,46 +155,59 @@ pub(super) fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, con
 }
 
 /// The field of `N` bytes that starts at byte `at` of a block.
+#[inline(always)]
 pub(super) fn field<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
     block[at..at + N].try_into().expect("the range has N bytes")
 }
 
 /// The field of `N` bytes that starts at byte `at` of a block, to write to.
+#[inline(always)]
 pub(super) fn field_mut<const N: usize>(block: &mut [u8], at: usize) -> &mut [u8; N] {
     (&mut block[at..at + N]).try_into().expect("the range has N bytes")
 }
 
 /// Reads the f16 at byte `at` of a block.
+#[inline(always)]
 pub(super) fn read_f16(block: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes(*field::<2>(block, at)))
 }
 
 /// Writes an f16, rounded to nearest even, at byte `at` of a block.
+#[inline(always)]
 pub(super) fn write_f16(block: &mut [u8], at: usize, value: f32) {
     *field_mut::<2>(block, at) = f32_to_f16(value).to_le_bytes();
 }
 
 /// Whether the f16 at byte `at` of a block is a number. Weights of 10^5 and more can have a scale
 /// that f16 does not hold.
+#[inline(always)]
 pub(super) fn is_finite_f16(block: &[u8], at: usize) -> bool {
     const EXPONENT: u16 = 0x7c00;
     u16::from_le_bytes(*field::<2>(block, at)) & EXPONENT != EXPONENT
 }
 
 /// `1 / scale`, and 0 for a scale of 0.
+#[inline(always)]
 pub(super) fn inverse_or_zero(scale: f32) -> f32 {
     if scale != 0.0 { 1.0 / scale } else { 0.0 }
 }
 
 /// The integer part; `i32::MIN` where it does not fit or is NaN, which is what x86's conversion
 /// gives, and thereby what ggml's `(int8_t) value` gives when cut to its low byte.
+#[inline(always)]
 pub(super) fn truncate(value: f32) -> i32 {
     // -2^31 is exact in f32, and so is 2^31, the first value that does not fit.
     const LIMIT: f32 = 2_147_483_648.0;
-    if (-LIMIT..LIMIT).contains(&value) { value as i32 } else { i32::MIN }
+    if value >= -LIMIT && value < LIMIT {
+        // SAFETY: the value has just been found to fit. `as` would check again, in scalar code.
+        unsafe { value.to_int_unchecked() }
+    } else {
+        i32::MIN
+    }
 }
 
 /// The nearest integer, halves away from zero (C's `roundf`), for values below 2^22.
+#[inline(always)]
 pub(super) fn round_half_away(value: f32) -> i32 {
     // The largest f32 below a half: adding the half itself would carry 0.49999997 over to 1.
     const JUST_BELOW_HALF: f32 = 0.499_999_97;
@@ -142,42 +216,73 @@ pub(super) fn round_half_away(value: f32) -> i32 {
 
 /// The nearest integer, halves to even, for values below 2^22: adding 1.5 · 2^23 leaves the integer
 /// in the low bits of the mantissa.
+#[inline(always)]
 pub(super) fn nearest_int(value: f32) -> i32 {
     let bits = (value + 12_582_912.0).to_bits();
     (bits & 0x007f_ffff) as i32 - 0x0040_0000
 }
 
-/// The weight of largest magnitude, sign kept; the first of them where several tie.
-pub(super) fn extreme(weights: &[f32]) -> f32 {
-    let mut largest = 0.0f32;
-    let mut extreme = 0.0f32;
-    for &weight in weights {
-        if weight.abs() > largest {
-            largest = weight.abs();
-            extreme = weight;
-        }
-    }
-    extreme
+const SIGN: u32 = 0x8000_0000;
+
+/// The largest magnitude of finite weights. Magnitudes compare as their bits do, and whole numbers
+/// vectorize where floats, whose order of comparison matters, do not.
+#[inline(always)]
+pub(super) fn largest_magnitude(weights: &[f32]) -> f32 {
+    let bits = weights.iter().fold(0, |largest, weight| (weight.to_bits() & !SIGN).max(largest));
+    f32::from_bits(bits)
 }
 
-/// The smallest and the largest weight.
-pub(super) fn range(weights: &[f32]) -> (f32, f32) {
-    let mut minimum = f32::MAX;
-    let mut maximum = f32::MIN;
-    for &weight in weights {
-        if weight < minimum {
-            minimum = weight;
-        }
-        if weight > maximum {
-            maximum = weight;
-        }
+/// The weight of largest magnitude, sign kept; the first of them where several tie.
+#[inline(always)]
+pub(super) fn extreme(weights: &[f32]) -> f32 {
+    let largest = largest_magnitude(weights);
+    if largest == 0.0 {
+        return 0.0;
     }
-    (minimum, maximum)
+    let occurs = |wanted: f32| {
+        let wanted = wanted.to_bits();
+        weights.iter().fold(false, |found, weight| found | (weight.to_bits() == wanted))
+    };
+    match (occurs(largest), occurs(-largest)) {
+        (true, false) => largest,
+        (false, true) => -largest,
+        _ => weights.iter().copied().find(|weight| weight.abs() == largest).unwrap_or(largest),
+    }
+}
+
+/// The smallest and the largest of finite weights; the first of them where zeros of both signs tie.
+#[inline(always)]
+pub(super) fn range(weights: &[f32]) -> (f32, f32) {
+    // Signed integers in the order of the floats, which vectorize as floats do not.
+    let key = |weight: f32| {
+        let bits = weight.to_bits() as i32;
+        bits ^ ((bits >> 31) as u32 >> 1) as i32
+    };
+    let value = |key: i32| f32::from_bits((key ^ ((key >> 31) as u32 >> 1) as i32) as u32);
+    let minimum = value(weights.iter().fold(i32::MAX, |least, &weight| key(weight).min(least)));
+    let maximum = value(weights.iter().fold(i32::MIN, |most, &weight| key(weight).max(most)));
+    let first_zero = || weights.iter().copied().find(|&weight| weight == 0.0).unwrap_or(0.0);
+    (
+        if minimum == 0.0 { first_zero() } else { minimum },
+        if maximum == 0.0 { first_zero() } else { maximum },
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn extremes_are_the_first_of_those_that_tie() {
+        assert_eq!(extreme(&[1.0, -3.0, 3.0, 2.0]), -3.0);
+        assert_eq!(extreme(&[1.0, 3.0, -3.0, 2.0]), 3.0);
+        assert_eq!(extreme(&[-0.0, 0.0]).to_bits(), 0);
+        assert_eq!(range(&[1.0, -3.0, 3.0, 2.0]), (-3.0, 3.0));
+        let (minimum, maximum) = range(&[-0.0, 0.0, 2.0]);
+        assert_eq!((minimum.to_bits(), maximum), ((-0.0f32).to_bits(), 2.0));
+        let (minimum, maximum) = range(&[0.0, -0.0, -2.0]);
+        assert_eq!((minimum, maximum.to_bits()), (-2.0, 0));
+    }
 
     #[test]
     fn rounding_is_that_of_c_and_of_the_magic_number() {

@@ -7,6 +7,7 @@ pub(crate) const WEIGHTS: usize = 32;
 pub(crate) const HALF: usize = WEIGHTS / 2;
 
 /// Joins the fifth bits and the low bits.
+#[inline(always)]
 pub(crate) fn unpack(high_bits: &[u8; 4], low_bits: &[u8; HALF]) -> [u8; WEIGHTS] {
     let high_bits = u32::from_le_bytes(*high_bits);
     let fifth = |j: usize| ((high_bits >> j) as u8 & 1) << 4;
@@ -19,6 +20,7 @@ pub(crate) fn unpack(high_bits: &[u8; 4], low_bits: &[u8; HALF]) -> [u8; WEIGHTS
 }
 
 /// Writes 32 numbers: their fifth bits at byte `high_at` and their low bits at byte `low_at`.
+#[inline(always)]
 pub(super) fn pack(quants: &[u8; WEIGHTS], block: &mut [u8], high_at: usize, low_at: usize) {
     let mut high_bits = 0u32;
     for (j, &quant) in quants.iter().enumerate() {

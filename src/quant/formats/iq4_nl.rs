@@ -23,12 +23,14 @@ struct Iq4Nl;
 impl Decode<WEIGHTS, BYTES> for Iq4Nl {
     const TYPE: GgmlType = GgmlType::IQ4_NL;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         decode_pairs(read_f16(block, SCALE), field(block, QUANTS), weights);
     }
 }
 
 /// Looks 32 weights up and scales them.
+#[inline(always)]
 pub(super) fn decode_pairs(scale: f32, pairs: &[u8; HALF], weights: &mut [f32; WEIGHTS]) {
     for (j, &pair) in pairs.iter().enumerate() {
         weights[j] = scale * f32::from(VALUES[usize::from(pair & 0x0f)]);

@@ -22,6 +22,7 @@ struct Iq4Xs;
 impl Decode<WEIGHTS, BYTES> for Iq4Xs {
     const TYPE: GgmlType = GgmlType::IQ4_XS;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let super_scale = read_f16(block, SCALE);
         let scales_high = u16::from_le_bytes(*field::<2>(block, SCALES_HIGH));

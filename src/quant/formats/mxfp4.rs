@@ -23,6 +23,7 @@ struct Mxfp4;
 impl Decode<WEIGHTS, BYTES> for Mxfp4 {
     const TYPE: GgmlType = GgmlType::MXFP4;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let scale = half_power_of_two(block[EXPONENT]);
         for (j, &pair) in field::<HALF>(block, QUANTS).iter().enumerate() {
@@ -33,6 +34,7 @@ impl Decode<WEIGHTS, BYTES> for Mxfp4 {
 }
 
 /// `2^(exponent − 128)`: half of what the exponent byte says, as the values are doubled.
+#[inline(always)]
 pub(crate) fn half_power_of_two(exponent: u8) -> f32 {
     match exponent {
         // 2^-128 and 2^-127 are subnormal.

@@ -4,7 +4,7 @@
 //! of weights; f16 scale of the scales; f16 scale of the minimums. Byte `l` of each half's 32 bytes
 //! holds weights `l`, `l + 32`, `l + 64` and `l + 96` of that half, lowest bits first.
 
-use super::codec::{Codec, Decode, read_f16};
+use super::codec::{Codec, Decode, field, read_f16};
 use crate::gguf::GgmlType;
 
 const WEIGHTS: usize = 256;
@@ -21,6 +21,7 @@ struct Q2K;
 impl Decode<WEIGHTS, BYTES> for Q2K {
     const TYPE: GgmlType = GgmlType::Q2_K;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let super_scale = read_f16(block, SCALE);
         let super_minimum = read_f16(block, MINIMUM);
@@ -30,7 +31,7 @@ impl Decode<WEIGHTS, BYTES> for Q2K {
             let scale = super_scale * f32::from(packed & 0x0f);
             let minimum = super_minimum * f32::from(packed >> 4);
             let (half, shift) = (b / 8, 2 * (b % 8 / 2));
-            let bytes = &block[QUANTS + 32 * half + 16 * (b % 2)..][..16];
+            let bytes = *field::<16>(block, QUANTS + 32 * half + 16 * (b % 2));
             for (weight, byte) in output.iter_mut().zip(bytes) {
                 *weight = scale * f32::from((byte >> shift) & 3) - minimum;
             }

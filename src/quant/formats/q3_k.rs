@@ -21,6 +21,7 @@ struct Q3K;
 impl Decode<WEIGHTS, BYTES> for Q3K {
     const TYPE: GgmlType = GgmlType::Q3_K;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let super_scale = read_f16(block, SCALE);
         let scales = unpack_scales(field(block, SCALES));
@@ -29,9 +30,9 @@ impl Decode<WEIGHTS, BYTES> for Q3K {
             let scale = super_scale * f32::from(scales[b]);
             let (half, shift) = (b / 8, 2 * (b % 8 / 2));
             let column = 16 * (b % 2);
-            let low = &block[QUANTS + 32 * half + column..][..16];
-            let high = &block[HIGH_BITS + column..][..16];
-            for (weight, (low, high)) in output.iter_mut().zip(low.iter().zip(high)) {
+            let low = *field::<16>(block, QUANTS + 32 * half + column);
+            let high = *field::<16>(block, HIGH_BITS + column);
+            for (weight, (low, high)) in output.iter_mut().zip(low.into_iter().zip(high)) {
                 let third = (high >> (b / 2)) & 1;
                 let quant = ((low >> shift) & 3) | (third << 2);
                 *weight = scale * (f32::from(quant) - 4.0);
@@ -42,6 +43,7 @@ impl Decode<WEIGHTS, BYTES> for Q3K {
 
 /// Sixteen signed scales: the low four bits of scale `j` in a half of byte `j % 8`, the high two in
 /// byte `8 + j % 4`.
+#[inline(always)]
 pub(crate) fn unpack_scales(packed: &[u8; 12]) -> [i8; 16] {
     std::array::from_fn(|j| {
         let low = (packed[j % 8] >> (4 * (j / 8))) & 0x0f;

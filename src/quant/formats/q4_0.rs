@@ -23,16 +23,22 @@ struct Q4_0;
 impl Decode<WEIGHTS, BYTES> for Q4_0 {
     const TYPE: GgmlType = GgmlType::Q4_0;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let scale = read_f16(block, SCALE);
-        for (j, &pair) in field::<HALF>(block, QUANTS).iter().enumerate() {
-            weights[j] = (f32::from(pair & 0x0f) - 8.0) * scale;
-            weights[j + HALF] = (f32::from(pair >> 4) - 8.0) * scale;
+        let pairs = *field::<HALF>(block, QUANTS);
+        let (low, high) = weights.split_at_mut(HALF);
+        for (weight, pair) in low.iter_mut().zip(pairs) {
+            *weight = (f32::from(pair & 0x0f) - 8.0) * scale;
+        }
+        for (weight, pair) in high.iter_mut().zip(pairs) {
+            *weight = (f32::from(pair >> 4) - 8.0) * scale;
         }
     }
 }
 
 impl Encode<WEIGHTS, BYTES> for Q4_0 {
+    #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
         let scale = extreme(weights) / -8.0;
         let inverse = inverse_or_zero(scale);
@@ -43,6 +49,7 @@ impl Encode<WEIGHTS, BYTES> for Q4_0 {
         }
     }
 
+    #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE)
     }

@@ -24,17 +24,23 @@ struct Q4_1;
 impl Decode<WEIGHTS, BYTES> for Q4_1 {
     const TYPE: GgmlType = GgmlType::Q4_1;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let scale = read_f16(block, SCALE);
         let minimum = read_f16(block, MINIMUM);
-        for (j, &pair) in field::<HALF>(block, QUANTS).iter().enumerate() {
-            weights[j] = f32::from(pair & 0x0f) * scale + minimum;
-            weights[j + HALF] = f32::from(pair >> 4) * scale + minimum;
+        let pairs = *field::<HALF>(block, QUANTS);
+        let (low, high) = weights.split_at_mut(HALF);
+        for (weight, pair) in low.iter_mut().zip(pairs) {
+            *weight = f32::from(pair & 0x0f) * scale + minimum;
+        }
+        for (weight, pair) in high.iter_mut().zip(pairs) {
+            *weight = f32::from(pair >> 4) * scale + minimum;
         }
     }
 }
 
 impl Encode<WEIGHTS, BYTES> for Q4_1 {
+    #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
         let (minimum, maximum) = range(weights);
         let scale = (maximum - minimum) / 15.0;
@@ -48,6 +54,7 @@ impl Encode<WEIGHTS, BYTES> for Q4_1 {
         }
     }
 
+    #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE) && is_finite_f16(block, MINIMUM)
     }

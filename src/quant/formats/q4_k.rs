@@ -19,6 +19,7 @@ struct Q4K;
 impl Decode<WEIGHTS, BYTES> for Q4K {
     const TYPE: GgmlType = GgmlType::Q4_K;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let (scales, minimums) = affine::read_header(field(block, 0));
         let (bytes, _) = block[QUANTS..].as_chunks::<BLOCK>();
@@ -33,6 +34,7 @@ impl Decode<WEIGHTS, BYTES> for Q4K {
 }
 
 impl Encode<WEIGHTS, BYTES> for Q4K {
+    #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
         let quants = affine::quantize(&SEARCH, weights, field_mut(block, 0));
         let (blocks, _) = quants.as_chunks::<BLOCK>();
@@ -44,6 +46,7 @@ impl Encode<WEIGHTS, BYTES> for Q4K {
         }
     }
 
+    #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         affine::header_fits(field(block, 0))
     }

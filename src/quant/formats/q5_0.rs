@@ -23,6 +23,7 @@ struct Q5_0;
 impl Decode<WEIGHTS, BYTES> for Q5_0 {
     const TYPE: GgmlType = GgmlType::Q5_0;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let scale = read_f16(block, SCALE);
         let quants = five_bits::unpack(field(block, HIGH_BITS), field(block, QUANTS));
@@ -33,6 +34,7 @@ impl Decode<WEIGHTS, BYTES> for Q5_0 {
 }
 
 impl Encode<WEIGHTS, BYTES> for Q5_0 {
+    #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
         let scale = extreme(weights) / -16.0;
         let inverse = inverse_or_zero(scale);
@@ -41,6 +43,7 @@ impl Encode<WEIGHTS, BYTES> for Q5_0 {
         five_bits::pack(&quants, block, HIGH_BITS, QUANTS);
     }
 
+    #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE)
     }

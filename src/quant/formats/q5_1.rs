@@ -24,6 +24,7 @@ struct Q5_1;
 impl Decode<WEIGHTS, BYTES> for Q5_1 {
     const TYPE: GgmlType = GgmlType::Q5_1;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let scale = read_f16(block, SCALE);
         let minimum = read_f16(block, MINIMUM);
@@ -35,6 +36,7 @@ impl Decode<WEIGHTS, BYTES> for Q5_1 {
 }
 
 impl Encode<WEIGHTS, BYTES> for Q5_1 {
+    #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
         let (minimum, maximum) = range(weights);
         let scale = (maximum - minimum) / 31.0;
@@ -45,6 +47,7 @@ impl Encode<WEIGHTS, BYTES> for Q5_1 {
         five_bits::pack(&quants, block, HIGH_BITS, QUANTS);
     }
 
+    #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE) && is_finite_f16(block, MINIMUM)
     }

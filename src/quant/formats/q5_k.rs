@@ -19,6 +19,7 @@ struct Q5K;
 impl Decode<WEIGHTS, BYTES> for Q5K {
     const TYPE: GgmlType = GgmlType::Q5_K;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let (scales, minimums) = affine::read_header(field(block, 0));
         let high_bits = field::<BLOCK>(block, HIGH_BITS);
@@ -35,6 +36,7 @@ impl Decode<WEIGHTS, BYTES> for Q5K {
 }
 
 impl Encode<WEIGHTS, BYTES> for Q5K {
+    #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
         let quants = affine::quantize(&SEARCH, weights, field_mut(block, 0));
         let (blocks, _) = quants.as_chunks::<BLOCK>();
@@ -50,6 +52,7 @@ impl Encode<WEIGHTS, BYTES> for Q5K {
         }
     }
 
+    #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         affine::header_fits(field(block, 0))
     }

@@ -6,7 +6,7 @@
 //! `l + 32`, `l + 64` and `l + 96`, lowest bits first.
 
 use super::codec::{
-    Codec, Decode, Encode, extreme, is_finite_f16, nearest_int, read_f16, write_f16,
+    Codec, Decode, Encode, extreme, field, is_finite_f16, nearest_int, read_f16, write_f16,
 };
 use crate::gguf::GgmlType;
 
@@ -31,15 +31,18 @@ struct Q6K;
 impl Decode<WEIGHTS, BYTES> for Q6K {
     const TYPE: GgmlType = GgmlType::Q6_K;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let super_scale = read_f16(block, SCALE);
         let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
         for (b, output) in outputs.iter_mut().enumerate() {
             let scale = super_scale * f32::from(block[SCALES + b] as i8);
             let place = Place::of(b);
-            for (l, weight) in output.iter_mut().enumerate() {
-                let low = (block[place.low_at + l] >> place.low_shift) & 0x0f;
-                let high = (block[place.high_at + l] >> place.high_shift) & 3;
+            let low = *field::<BLOCK>(block, place.low_at);
+            let high = *field::<BLOCK>(block, place.high_at);
+            for (weight, (low, high)) in output.iter_mut().zip(low.into_iter().zip(high)) {
+                let low = (low >> place.low_shift) & 0x0f;
+                let high = (high >> place.high_shift) & 3;
                 *weight = scale * (f32::from(low | (high << 4)) - 32.0);
             }
         }
@@ -47,6 +50,7 @@ impl Decode<WEIGHTS, BYTES> for Q6K {
 }
 
 impl Encode<WEIGHTS, BYTES> for Q6K {
+    #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
         let (inputs, _) = weights.as_chunks::<BLOCK>();
         let mut quants = [[0; BLOCK]; BLOCKS];
@@ -79,6 +83,7 @@ impl Encode<WEIGHTS, BYTES> for Q6K {
         }
     }
 
+    #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE)
     }
@@ -93,6 +98,7 @@ struct Place {
 }
 
 impl Place {
+    #[inline(always)]
     fn of(block: usize) -> Self {
         let (half, within) = (block / 8, block % 8);
         Self {
@@ -104,6 +110,7 @@ impl Place {
     }
 }
 
+#[inline(always)]
 fn pack(quants: &[u8; BLOCK], place: Place, block: &mut [u8; BYTES]) {
     for (l, quant) in quants.iter().enumerate() {
         block[place.low_at + l] |= (quant & 0x0f) << place.low_shift;
@@ -111,12 +118,14 @@ fn pack(quants: &[u8; BLOCK], place: Place, block: &mut [u8; BYTES]) {
     }
 }
 
+#[inline(always)]
 fn round(weights: &[f32; BLOCK], scaled: impl Fn(f32) -> f32) -> [u8; BLOCK] {
     weights.map(|weight| (nearest_int(scaled(weight)).clamp(-LEVELS, LEVELS - 1) + LEVELS) as u8)
 }
 
 /// Finds the scale that explains the squares of the weights best among nineteen trials; `quants`
 /// gets the quants of the winner.
+#[inline(always)]
 fn fit(weights: &[f32; BLOCK], quants: &mut [u8; BLOCK]) -> f32 {
     let extreme = extreme(weights);
     if extreme.abs() < NEGLIGIBLE {
@@ -142,6 +151,7 @@ fn fit(weights: &[f32; BLOCK], quants: &mut [u8; BLOCK]) -> f32 {
 }
 
 /// `Σ w² · w · q` and `Σ w² · q²`: a weight's error counts by its square.
+#[inline(always)]
 fn sums(weights: &[f32; BLOCK], quants: &[u8; BLOCK]) -> (f32, f32) {
     let mut products = 0.0f32;
     let mut squares = 0.0f32;

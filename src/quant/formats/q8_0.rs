@@ -3,8 +3,8 @@
 //! Layout: f16 scale, 32 signed bytes.
 
 use super::codec::{
-    Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, read_f16,
-    round_half_away, write_f16,
+    Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, largest_magnitude,
+    read_f16, round_half_away, write_f16,
 };
 use crate::gguf::GgmlType;
 
@@ -21,6 +21,7 @@ struct Q8_0;
 impl Decode<WEIGHTS, BYTES> for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;
 
+    #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let scale = read_f16(block, SCALE);
         for (weight, &quant) in weights.iter_mut().zip(field::<WEIGHTS>(block, QUANTS)) {
@@ -30,9 +31,9 @@ impl Decode<WEIGHTS, BYTES> for Q8_0 {
 }
 
 impl Encode<WEIGHTS, BYTES> for Q8_0 {
+    #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let largest = weights.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
-        let scale = largest / 127.0;
+        let scale = largest_magnitude(weights) / 127.0;
         let inverse = inverse_or_zero(scale);
         write_f16(block, SCALE, scale);
         for (quant, &weight) in field_mut::<WEIGHTS>(block, QUANTS).iter_mut().zip(weights) {
@@ -40,6 +41,7 @@ impl Encode<WEIGHTS, BYTES> for Q8_0 {
         }
     }
 
+    #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE)
     }

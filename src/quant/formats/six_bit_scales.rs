@@ -7,6 +7,7 @@
 pub(crate) const BYTES: usize = 12;
 
 /// The scales and the minimums.
+#[inline(always)]
 pub(crate) fn unpack(packed: &[u8; BYTES]) -> ([u8; 8], [u8; 8]) {
     let mut scales = [0; 8];
     let mut minimums = [0; 8];
@@ -20,6 +21,7 @@ pub(crate) fn unpack(packed: &[u8; BYTES]) -> ([u8; 8], [u8; 8]) {
 }
 
 /// Packs numbers below 64.
+#[inline(always)]
 pub(super) fn pack(scales: &[u8; 8], minimums: &[u8; 8]) -> [u8; BYTES] {
     let mut packed = [0; BYTES];
     for j in 0..4 {

@@ -197,6 +197,36 @@ proptest! {
     }
 
     #[test]
+    fn every_instruction_set_gives_the_portable_bytes(
+        weights in prop::collection::vec(-1.0f32..1.0, 1024),
+        spread in 0u32..60,
+        zeros in any::<u64>(),
+    ) {
+        // Blocks of very different magnitudes, with runs of zeros among them.
+        let weights: Vec<f32> = weights
+            .iter()
+            .enumerate()
+            .map(|(index, weight)| match (zeros >> (index / 16 % 64)) & 1 {
+                1 if index % 3 > 0 || spread % 2 == 0 => 0.0,
+                _ => weight * 2f32.powi(-((index as u32 / 32 * 7 % (spread + 1)) as i32)),
+            })
+            .collect();
+        for codec in &CODECS {
+            let bytes = codec.ggml_type.row_bytes(weights.len()).unwrap();
+            let (mut ours, mut portable) = (vec![0x3au8; bytes], vec![0x3au8; bytes]);
+            if let (Some(quantize), Some(specified)) = (codec.quantize, codec.portable.0) {
+                prop_assert_eq!(quantize(&weights, &mut ours), specified(&weights, &mut portable));
+                prop_assert!(ours == portable, "{}", codec.ggml_type);
+            }
+            let (mut back, mut expected) = (vec![0f32; 1024], vec![0f32; 1024]);
+            (codec.dequantize)(&ours, &mut back);
+            codec.portable.1(&portable, &mut expected);
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+            prop_assert!(bits(&back) == bits(&expected), "{}", codec.ggml_type);
+        }
+    }
+
+    #[test]
     fn any_length_is_coded_or_refused(columns in 0usize..600) {
         let weights = vec![0.25; columns];
         for format in quantizable() {
