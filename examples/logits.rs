@@ -1,0 +1,34 @@
+//! Writes a model's logits for given tokens: what `scripts/check_logits.py` compares.
+//!
+//! ```text
+//! cargo run --release --example logits -- MODEL.gguf TOKENS.u32 LOGITS.f32 [cpu|cuda]
+//! ```
+//! Both files are bare little-endian arrays; the logits are `tokens × vocabulary`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use quantkit::engine::{DeviceChoice, Engine, LogitsFor, StepItem};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (model, input, output, device) = match &arguments[..] {
+        [model, input, output] => (model, input, output, DeviceChoice::Cpu),
+        [model, input, output, device] if device == "cpu" => {
+            (model, input, output, DeviceChoice::Cpu)
+        }
+        [model, input, output, device] if device == "cuda" => {
+            (model, input, output, DeviceChoice::Cuda(0))
+        }
+        _ => bail!("usage: logits MODEL.gguf TOKENS.u32 LOGITS.f32 [cpu|cuda]"),
+    };
+    let bytes = std::fs::read(input).context(input.clone())?;
+    let tokens: Vec<u32> =
+        bytes.as_chunks().0.iter().map(|four| u32::from_le_bytes(*four)).collect();
+    let mut engine = Engine::load(Path::new(model), device)?;
+    let sequence = engine.start(tokens.len());
+    let items = [StepItem { sequence, tokens: &tokens, logits: LogitsFor::All }];
+    let logits = engine.step(&items)?.remove(0);
+    let bytes: Vec<u8> = logits.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    std::fs::write(output, bytes).context(output.clone())
+}
