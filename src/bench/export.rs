@@ -65,29 +65,31 @@ fn number(name: &str, number: impl Into<Option<f64>>) -> (String, Cell) {
     (name.to_string(), Cell::Number(number.into()))
 }
 
+/// A figure's name and how to get it.
+type Figure<T> = (&'static str, fn(&T) -> f64);
+
+const DISTRIBUTION: [Figure<Distribution>; 7] = [
+    ("mean", |d| d.mean),
+    ("min", |d| d.min),
+    ("p50", |d| d.p50),
+    ("p90", |d| d.p90),
+    ("p95", |d| d.p95),
+    ("p99", |d| d.p99),
+    ("max", |d| d.max),
+];
+const SPREAD: [Figure<Spread>; 3] =
+    [("min", |s| s.min), ("median", |s| s.median), ("max", |s| s.max)];
+
 fn distribution(name: &str, of: Option<Distribution>) -> Row {
-    let figures: [(&str, fn(&Distribution) -> f64); 7] = [
-        ("mean", |d| d.mean),
-        ("min", |d| d.min),
-        ("p50", |d| d.p50),
-        ("p90", |d| d.p90),
-        ("p95", |d| d.p95),
-        ("p99", |d| d.p99),
-        ("max", |d| d.max),
-    ];
-    figures
-        .iter()
-        .map(|(figure, get)| number(&format!("{name}_{figure}"), of.as_ref().map(get)))
-        .collect()
+    figures(name, of.as_ref(), &DISTRIBUTION)
 }
 
 fn spread(name: &str, of: Option<Spread>) -> Row {
-    let figures: [(&str, fn(&Spread) -> f64); 3] =
-        [("min", |s| s.min), ("median", |s| s.median), ("max", |s| s.max)];
-    figures
-        .iter()
-        .map(|(figure, get)| number(&format!("{name}_{figure}"), of.as_ref().map(get)))
-        .collect()
+    figures(name, of.as_ref(), &SPREAD)
+}
+
+fn figures<T>(name: &str, of: Option<&T>, figures: &[Figure<T>]) -> Row {
+    figures.iter().map(|(figure, get)| number(&format!("{name}_{figure}"), of.map(get))).collect()
 }
 
 fn level_row(level: &LevelSummary) -> Row {

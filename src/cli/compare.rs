@@ -1,13 +1,142 @@
 //! `quantkit compare`.
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
 
-use super::options::GlobalOptions;
+use anyhow::Result;
+
+use super::bench::WorkloadOptions;
+use super::mmlu_eval::QuestionOptions;
+use super::options::{DeviceOptions, GlobalOptions, print_json};
+use crate::bench::Workload;
+use crate::report::{self, CompareOptions, Comparison, Step, tables};
+use crate::support::units;
 
 /// Compare variants of a model in one report
+///
+/// Scores, measures and weighs every model, then writes report.html, report.md, compare.json and
+/// questions.parquet. Earlier results in the output directory are reused where the model file, the
+/// question set and all settings are still the same.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+#[command(after_help = "Example:\n  quantkit compare models/m.F16.gguf models/m.Q4_0.gguf \
+                  --baseline models/m.F16.gguf --set eval-sets/starter --output outputs/m")]
+pub struct Arguments {
+    /// GGUF models
+    #[arg(value_name = "MODEL.gguf", required = true)]
+    models: Vec<PathBuf>,
 
-pub(super) fn run(_arguments: &Arguments, _global: &GlobalOptions) -> Result<()> {
-    bail!("not built yet")
+    /// The model that the others are compared with
+    #[arg(long, value_name = "MODEL.gguf")]
+    baseline: PathBuf,
+
+    #[command(flatten)]
+    questions: QuestionOptions,
+
+    #[command(flatten)]
+    workload: WorkloadOptions,
+
+    /// Leave speed out
+    #[arg(long)]
+    no_bench: bool,
+
+    /// Measure everything anew, even where earlier results are valid
+    #[arg(long)]
+    fresh: bool,
+
+    /// A sentence that the report repeats among its caveats; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    note: Vec<String>,
+
+    /// Directory for the report and each model's results
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+
+    #[command(flatten)]
+    device: DeviceOptions,
+}
+
+pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
+    let questions = &arguments.questions;
+    let workload = (!arguments.no_bench).then(|| Workload::from(&arguments.workload));
+    let options = CompareOptions {
+        models: arguments.models.clone(),
+        baseline: arguments.baseline.clone(),
+        set: questions.set.clone(),
+        protocol: questions.protocol.into(),
+        shots: questions.shots,
+        limit: questions.limit,
+        every: questions.every,
+        subjects: questions.subjects.clone(),
+        workload,
+        device: arguments.device.device.0,
+        fresh: arguments.fresh,
+        output: arguments.output.clone(),
+        notes: arguments.note.clone(),
+        commands: vec![command_line()],
+    };
+    let quiet = global.quiet || global.json;
+    let comparison = report::compare(&options, &mut |step| {
+        if !quiet {
+            print_step(step);
+        }
+    })?;
+    if global.json {
+        return print_json(&comparison);
+    }
+    print(&comparison);
+    println!("\nReport: {}", arguments.output.join("report.html").display());
+    Ok(())
+}
+
+/// One line for a finished step.
+pub(super) fn print_step(step: &Step) {
+    if step.reused {
+        println!("{:<48} reused", step.what);
+    } else {
+        let time = std::time::Duration::from_secs_f64(step.seconds);
+        println!("{:<48} {}", step.what, units::duration(time));
+    }
+}
+
+/// The tables of a comparison, for a terminal.
+pub(super) fn print(comparison: &Comparison) {
+    println!("\n{}", tables::variants(comparison).to_text());
+    if comparison.variants.len() > 1 {
+        println!("Against {}, in points:\n", comparison.baseline);
+        println!("{}", tables::differences(comparison).to_text());
+    }
+    for (concurrency, table) in tables::speeds(comparison) {
+        println!("{concurrency} in flight:\n\n{}", table.to_text());
+    }
+    for sentence in &comparison.headline {
+        println!("{sentence}");
+    }
+}
+
+/// The command line of this process, quoted for a shell.
+fn command_line() -> String {
+    let words = std::env::args().skip(1).map(|word| shell_word(&word));
+    std::iter::once("quantkit".to_string()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a POSIX shell reads it.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_word;
+
+    #[test]
+    fn words_are_quoted_where_a_shell_needs_it() {
+        assert_eq!(shell_word("--set"), "--set");
+        assert_eq!(shell_word("my models/m.gguf"), "'my models/m.gguf'");
+        assert_eq!(shell_word("it's"), "'it'\\''s'");
+        assert_eq!(shell_word(""), "''");
+    }
 }

@@ -23,29 +23,8 @@ pub struct Arguments {
     /// The GGUF model
     model: PathBuf,
 
-    /// The questions: a Parquet file, or a directory with test*.parquet and dev*.parquet
-    #[arg(long, value_name = "PATH")]
-    set: PathBuf,
-
-    /// How to ask
-    #[arg(long, value_enum, default_value = "letter")]
-    protocol: ProtocolChoice,
-
-    /// Examples from the dev split before each question (letter protocol)
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    shots: usize,
-
-    /// Score at most the first N questions
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-
-    /// Score only rows 0, K, 2K, … of the set
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = parse_every)]
-    every: usize,
-
-    /// Score only these subjects
-    #[arg(long, value_name = "A,B", value_delimiter = ',')]
-    subjects: Vec<String>,
+    #[command(flatten)]
+    questions: QuestionOptions,
 
     /// Where the results go [default: outputs/mmlu-eval-<MODEL>-<PROTOCOL>]
     #[arg(long, value_name = "DIR")]
@@ -55,12 +34,49 @@ pub struct Arguments {
     device: DeviceOptions,
 }
 
+/// The options that say which questions are asked, and how; `compare` has them too.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct QuestionOptions {
+    /// The questions: a Parquet file, or a directory with test*.parquet and dev*.parquet
+    #[arg(long, value_name = "PATH")]
+    pub(super) set: PathBuf,
+
+    /// How to ask
+    #[arg(long, value_enum, default_value = "letter")]
+    pub(super) protocol: ProtocolChoice,
+
+    /// Examples from the dev split before each question (letter protocol)
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) shots: usize,
+
+    /// Score at most the first N questions
+    #[arg(long, value_name = "N")]
+    pub(super) limit: Option<usize>,
+
+    /// Score only rows 0, K, 2K, … of the set
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = parse_every)]
+    pub(super) every: usize,
+
+    /// Score only these subjects
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(super) subjects: Vec<String>,
+}
+
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum ProtocolChoice {
+pub(super) enum ProtocolChoice {
     /// lm-evaluation-harness's mmlu: lettered choices, the letter is the answer
     Letter,
     /// llama.cpp's --multiple-choice: mean log-probability of each choice's text
     Cloze,
+}
+
+impl From<ProtocolChoice> for Protocol {
+    fn from(choice: ProtocolChoice) -> Self {
+        match choice {
+            ProtocolChoice::Letter => Self::Letter,
+            ProtocolChoice::Cloze => Self::Cloze,
+        }
+    }
 }
 
 fn parse_every(text: &str) -> Result<usize, String> {
@@ -68,20 +84,18 @@ fn parse_every(text: &str) -> Result<usize, String> {
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
-    let protocol = match arguments.protocol {
-        ProtocolChoice::Letter => Protocol::Letter,
-        ProtocolChoice::Cloze => Protocol::Cloze,
-    };
+    let questions = &arguments.questions;
+    let protocol = Protocol::from(questions.protocol);
     let output =
         arguments.output.clone().unwrap_or_else(|| default_output(&arguments.model, protocol));
     let options = EvalOptions {
         model: arguments.model.clone(),
-        set: arguments.set.clone(),
+        set: questions.set.clone(),
         protocol,
-        shots: arguments.shots,
-        limit: arguments.limit,
-        every: arguments.every,
-        subjects: arguments.subjects.clone(),
+        shots: questions.shots,
+        limit: questions.limit,
+        every: questions.every,
+        subjects: questions.subjects.clone(),
         output,
         device: arguments.device.device.0,
     };

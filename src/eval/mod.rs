@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{DeviceChoice, EngineError};
+pub use run::SCHEMA_VERSION;
 
 /// How a question is asked and scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

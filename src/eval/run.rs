@@ -20,7 +20,7 @@ use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
 
 /// Version of [`EvalSummary`]'s fields.
-const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 1;
 
 /// See [`super::evaluate`].
 pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {

@@ -36,6 +36,16 @@ impl Table {
         self.rows.push(row);
     }
 
+    /// The columns' names and alignments.
+    pub fn columns(&self) -> &[(String, Align)] {
+        &self.columns
+    }
+
+    /// The rows' cells.
+    pub fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     /// The table for a terminal: aligned columns, no frame, a rule under the header.
     pub fn to_text(&self) -> String {
         self.render(comfy_table::presets::NOTHING, true)

@@ -1,0 +1,131 @@
+//! `quantkit compare`.
+
+use std::path::{Path, PathBuf};
+
+use predicates::prelude::*;
+use serde_json::Value;
+
+use crate::support::{TinyModel, quantkit};
+
+fn starter_set() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("eval-sets/starter")
+}
+
+fn quantize(from: &Path, to: &Path, kind: &str) {
+    quantkit().arg("quantize").args([from, to]).args(["--type", kind]).assert().success();
+}
+
+/// Compares with small settings and returns `compare.json` as printed.
+fn compare(models: &[&Path], output: &Path, options: &[&str]) -> Value {
+    let assert = quantkit()
+        .arg("compare")
+        .args(models)
+        .arg("--baseline")
+        .arg(models[0])
+        .arg("--set")
+        .arg(starter_set())
+        .arg("--output")
+        .arg(output)
+        .args(["--json", "--protocol", "cloze", "--limit", "12", "--concurrency", "1,2"])
+        .args(["--input-tokens", "24", "--output-tokens", "4"])
+        .args(options)
+        .assert()
+        .success();
+    serde_json::from_slice(&assert.get_output().stdout).expect("one JSON document")
+}
+
+/// Which variants' evaluations and benchmarks were reused.
+fn reused(comparison: &Value) -> Vec<(bool, bool)> {
+    let variants = comparison["variants"].as_array().unwrap();
+    let reused = |variant: &Value| {
+        let flag = |value: &Value| value.as_bool().unwrap();
+        (flag(&variant["evaluation_reused"]), flag(&variant["speed"]["reused"]))
+    };
+    variants.iter().map(reused).collect()
+}
+
+#[test]
+fn a_report_shows_every_variant_and_is_made_again_only_where_something_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    let (f16, q8, q4) = (place("tiny.F16.gguf"), place("tiny.Q8_0.gguf"), place("tiny.Q4_0.gguf"));
+    TinyModel::default().write(&f16);
+    quantize(&f16, &q8, "Q8_0");
+    quantize(&f16, &q4, "Q4_0");
+    let output = place("run");
+    let models = [f16.as_path(), q8.as_path(), q4.as_path()];
+
+    let first = compare(&models, &output, &[]);
+    assert_eq!(reused(&first), [(false, false); 3]);
+    assert_eq!(first["title"], "tiny");
+    assert_eq!(first["baseline"], "tiny.F16");
+    let variants = first["variants"].as_array().unwrap();
+    for variant in variants {
+        assert_eq!(variant["evaluation"]["overall"]["questions"], 12);
+        assert_eq!(variant["speed"]["levels"].as_array().unwrap().len(), 2);
+    }
+    assert!(variants[0]["paired"].is_null() && !variants[2]["paired"].is_null());
+    assert!(
+        variants[2]["size"]["bits_per_weight"].as_f64().unwrap()
+            < variants[1]["size"]["bits_per_weight"].as_f64().unwrap()
+    );
+
+    let page = std::fs::read_to_string(output.join("report.html")).unwrap();
+    for label in ["tiny.F16", "tiny.Q8_0", "tiny.Q4_0"] {
+        assert!(page.contains(label), "{label} is not in the report");
+    }
+    assert!(!page.contains("http") && !page.contains("src="), "the report stands alone");
+    for file in ["report.md", "compare.json", "questions.parquet", "tiny.Q4_0/bench.json"] {
+        assert!(output.join(file).is_file(), "{file} is missing");
+    }
+
+    assert_eq!(reused(&compare(&models, &output, &[])), [(true, true); 3]);
+    // Another load: the answers stay.
+    let longer = ["--repeats", "2"];
+    assert_eq!(reused(&compare(&models, &output, &longer)), [(true, false); 3]);
+    // Another file under the same name.
+    quantize(&f16, &q4, "Q4_K_M");
+    let expected = [(true, true), (true, true), (false, false)];
+    assert_eq!(reused(&compare(&models, &output, &longer)), expected);
+    // Everything anew.
+    assert_eq!(reused(&compare(&models, &output, &["--fresh"])), [(false, false); 3]);
+}
+
+#[test]
+fn models_of_the_same_stem_do_not_share_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let models = ["a", "b"].map(|parent| directory.path().join(parent).join("m.gguf"));
+    for (seed, model) in (1..).zip(&models) {
+        TinyModel { seed, ..TinyModel::default() }.write(model);
+    }
+    let output = directory.path().join("run");
+    let comparison = compare(&[&models[0], &models[1]], &output, &["--no-bench"]);
+    let field = |index: usize, name: &str| comparison["variants"][index][name].clone();
+    assert_eq!((field(0, "label"), field(1, "label")), ("a/m".into(), "b/m".into()));
+    assert_ne!(field(0, "directory"), field(1, "directory"));
+    for index in 0..2 {
+        let directory = field(index, "directory");
+        assert!(output.join(directory.as_str().unwrap()).join("summary.json").is_file());
+        assert!(field(index, "speed").is_null());
+    }
+    assert!(!std::fs::read_to_string(output.join("report.md")).unwrap().contains("## Speed"));
+}
+
+#[test]
+fn a_file_that_is_no_model_is_refused_before_anything_is_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = directory.path().join("tiny.gguf");
+    TinyModel::default().write(&good);
+    let bad = directory.path().join("bad.gguf");
+    std::fs::write(&bad, b"not a model").unwrap();
+    let output = directory.path().join("run");
+    let run = |models: [&Path; 2]| {
+        let mut command = quantkit();
+        command.arg("compare").args(models).arg("--baseline").arg(&good);
+        command.arg("--set").arg(starter_set()).arg("--output").arg(&output);
+        command.assert().failure()
+    };
+    run([&good, &bad]).stderr(predicate::str::contains("bad.gguf"));
+    run([&good, &good]).stderr(predicate::str::contains("given twice"));
+    assert!(!output.exists(), "nothing is written");
+}
