@@ -1,5 +1,6 @@
 //! A Hugging Face checkpoint directory: config, safetensors shards, tokenizer; and fetching one.
 
+pub mod config;
 pub mod fetch;
 pub mod safetensors;
 pub mod tensors;

@@ -4,6 +4,7 @@
 //! GGUF names the rule (`tokenizer.ggml.pre`); tokenizer.json spells it out. The patterns are those
 //! of the models' own tokenizer.json files.
 
+use serde_json::Value;
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -11,6 +12,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
 
+use super::tokenizer_json::TokenizerJson;
 use super::vocabulary::VocabularyError;
 
 /// One cut; each is applied to the pieces that the one before it left.
@@ -18,10 +20,21 @@ use super::vocabulary::VocabularyError;
 enum Cut {
     /// Every digit by itself (all of Unicode's `N`).
     EachDigit,
-    /// Every punctuation character or run of them by itself.
+    /// Every match of a pattern, and what lies between matches.
     Pattern(&'static str),
     /// GPT-2's pattern, built into the byte-level step.
     Gpt2,
+}
+
+impl Cut {
+    /// What [`spelled_cuts`] finds for this cut.
+    fn spelling(self) -> &'static str {
+        match self {
+            Self::EachDigit => EACH_DIGIT,
+            Self::Pattern(pattern) => pattern,
+            Self::Gpt2 => GPT2,
+        }
+    }
 }
 
 /// A named rule.
@@ -144,6 +157,42 @@ impl PreTokenizerRule {
         })
     }
 
+    /// The rule that a tokenizer.json of the byte-level kind spells out.
+    ///
+    /// # Errors
+    /// One that no known rule equals; the message shows it.
+    pub(super) fn recognised(json: &TokenizerJson) -> Result<&'static Self, String> {
+        let normalizer = json.normalizer.get("type").and_then(Value::as_str);
+        if normalizer.is_some_and(|kind| kind != "NFC") {
+            return Err(format!(
+                "its normalizer {} has no counterpart in GGUF; none and NFC have",
+                json.normalizer
+            ));
+        }
+        let found = spelled_cuts(&json.pre_tokenizer);
+        let matches = |rule: &&Self| {
+            let same_cuts = found.as_ref().is_some_and(|found| {
+                found.iter().copied().eq(rule.cuts.iter().map(|cut| cut.spelling()))
+            });
+            same_cuts && rule.ignore_merges == json.model.ignore_merges
+        };
+        RULES.iter().find(matches).ok_or_else(|| {
+            let known: Vec<_> = RULES.iter().map(|rule| rule.names[0]).collect();
+            format!(
+                "its pre-tokenizer {} (ignore_merges: {}) is none that quantkit knows by name; it \
+                 knows those of {}",
+                json.pre_tokenizer,
+                json.model.ignore_merges,
+                known.join(", ")
+            )
+        })
+    }
+
+    /// The name that we write into `tokenizer.ggml.pre`.
+    pub(super) fn name(&self) -> &'static str {
+        self.names[0]
+    }
+
     /// The pre-tokenizer that carries the rule out and turns the pieces' bytes into characters.
     pub(super) fn build(&self) -> Result<PreTokenizerWrapper, VocabularyError> {
         let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
@@ -172,6 +221,39 @@ impl PreTokenizerRule {
 
 /// GPT-2's pattern, for where the byte-level step is not the next one.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+const EACH_DIGIT: &str = r"\p{N}";
+
+/// The patterns that a tokenizer.json cuts by, in order; `None` where it does something else.
+fn spelled_cuts(pre_tokenizer: &Value) -> Option<Vec<&str>> {
+    let steps: Vec<&Value> = match pre_tokenizer.get("pretokenizers").and_then(Value::as_array) {
+        Some(steps) => steps.iter().collect(),
+        None => vec![pre_tokenizer],
+    };
+    let mut cuts = Vec::new();
+    for step in steps {
+        let truth = |key: &str| step.get(key).and_then(Value::as_bool);
+        match step.get("type")?.as_str()? {
+            "Digits" if truth("individual_digits") == Some(true) => cuts.push(EACH_DIGIT),
+            "Split" => {
+                // Keeping the matches, or removing everything else, is the same for patterns that
+                // leave nothing out.
+                let behaviour = (step.get("behavior")?.as_str()?, truth("invert")?);
+                if !matches!(behaviour, ("Isolated", false) | ("Removed", true)) {
+                    return None;
+                }
+                cuts.push(step.get("pattern")?.get("Regex")?.as_str()?);
+            }
+            "ByteLevel" if truth("add_prefix_space") == Some(false) => {
+                if truth("use_regex").unwrap_or(true) {
+                    cuts.push(GPT2);
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(cuts)
+}
 
 fn isolate(pattern: &str) -> Result<Split, VocabularyError> {
     Split::new(SplitPattern::Regex(pattern.to_string()), SplitDelimiterBehavior::Isolated, false)

@@ -170,6 +170,11 @@ impl Vocabulary {
         matches!(self.types.get(token as usize), Some(TokenType::Control | TokenType::Unknown))
     }
 
+    /// A token as the file writes it: in the alphabet of bytes, or with `▁` for spaces.
+    pub fn piece(&self, token: u32) -> Option<&str> {
+        self.pieces.get(token as usize).map(String::as_str)
+    }
+
     fn literal(&self) -> &Tokenizer {
         self.literal.get_or_init(|| {
             let mut tokenizer = self.tokenizer.clone();
@@ -381,7 +386,7 @@ fn add_tokens(
 }
 
 /// `<0x0A>` → 10.
-fn byte_token(piece: &str) -> Option<u8> {
+pub(super) fn byte_token(piece: &str) -> Option<u8> {
     let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
     u8::from_str_radix(digits, 16).ok()
 }

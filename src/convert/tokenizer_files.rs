@@ -1,0 +1,123 @@
+//! A GGUF file's tokenizer → tokenizer.json and tokenizer_config.json, such that transformers cuts
+//! texts as [`Vocabulary`] does.
+
+use serde_json::{Map, Value as Json, json};
+use tokenizers::{PostProcessorWrapper, Tokenizer};
+
+use super::vocabulary::{Vocabulary, VocabularyError};
+use crate::gguf::Metadata;
+
+/// Roles in tokenizer_config.json and the names of their ids in GGUF.
+const ROLES: [(&str, &str); 6] = [
+    ("bos_token", "bos"),
+    ("eos_token", "eos"),
+    ("unk_token", "unknown"),
+    ("sep_token", "seperator"),
+    ("pad_token", "padding"),
+    ("mask_token", "mask"),
+];
+
+/// The text of tokenizer.json.
+pub(super) fn tokenizer_json(
+    vocabulary: &Vocabulary,
+    metadata: &Metadata,
+) -> Result<String, VocabularyError> {
+    let mut tokenizer: Tokenizer = vocabulary.tokenizer.clone();
+    let add_eos = metadata.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
+    let first = vocabulary.bos.filter(|_| vocabulary.add_bos);
+    let last = vocabulary.eos.filter(|_| add_eos);
+    if first.is_some() || last.is_some() {
+        tokenizer.with_post_processor(Some(template(vocabulary, first, last)?));
+    }
+    tokenizer.to_string(true).map_err(|error| {
+        VocabularyError(format!("the tokenizer cannot be written as JSON: {error}"))
+    })
+}
+
+/// A post-processor that puts `first` before each text and `last` behind it.
+fn template(
+    vocabulary: &Vocabulary,
+    first: Option<u32>,
+    last: Option<u32>,
+) -> Result<PostProcessorWrapper, VocabularyError> {
+    let special = |id: Option<u32>, type_id: u32| {
+        let text = id.and_then(|id| vocabulary.piece(id))?;
+        Some(json!({ "SpecialToken": { "id": text, "type_id": type_id } }))
+    };
+    let around = |sequence: &str, type_id: u32| {
+        let sequence = json!({ "Sequence": { "id": sequence, "type_id": type_id } });
+        [special(first, type_id), Some(sequence), special(last, type_id)].into_iter().flatten()
+    };
+    let mut special_tokens = Map::new();
+    for id in [first, last].into_iter().flatten() {
+        if let Some(text) = vocabulary.piece(id) {
+            let entry = json!({ "id": text, "ids": [id], "tokens": [text] });
+            special_tokens.insert(text.to_string(), entry);
+        }
+    }
+    let template = json!({
+        "type": "TemplateProcessing",
+        "single": around("A", 0).collect::<Vec<_>>(),
+        "pair": around("A", 0).chain(around("B", 1)).collect::<Vec<_>>(),
+        "special_tokens": special_tokens,
+    });
+    serde_json::from_value(template)
+        .map_err(|error| VocabularyError(format!("the post-processor cannot be built: {error}")))
+}
+
+/// The content of tokenizer_config.json.
+pub(super) fn tokenizer_config(
+    vocabulary: &Vocabulary,
+    metadata: &Metadata,
+    context: Option<usize>,
+) -> Json {
+    let mut config = Map::new();
+    for (key, field) in [
+        ("add_bos_token", "add_bos_token"),
+        ("add_eos_token", "add_eos_token"),
+        ("add_space_prefix", "add_prefix_space"),
+    ] {
+        if let Some(truth) = metadata.bool(&format!("tokenizer.ggml.{key}")) {
+            config.insert(field.to_string(), json!(truth));
+        }
+    }
+    config.insert("added_tokens_decoder".to_string(), added_tokens(vocabulary));
+    for (role, name) in ROLES {
+        if let Some(text) = token(metadata, name).and_then(|id| vocabulary.piece(id)) {
+            config.insert(role.to_string(), json!(text));
+        }
+    }
+    if let Some(template) = &vocabulary.chat_template {
+        config.insert("chat_template".to_string(), json!(template));
+    }
+    config.insert("clean_up_tokenization_spaces".to_string(), json!(false));
+    if let Some(context) = context {
+        config.insert("model_max_length".to_string(), json!(context));
+    }
+    config.insert("tokenizer_class".to_string(), json!("PreTrainedTokenizerFast"));
+    Json::Object(config)
+}
+
+/// The token under `tokenizer.ggml.<name>_token_id`.
+pub(super) fn token(metadata: &Metadata, name: &str) -> Option<u32> {
+    let id = metadata.unsigned(&format!("tokenizer.ggml.{name}_token_id"))?;
+    u32::try_from(id).ok()
+}
+
+fn added_tokens(vocabulary: &Vocabulary) -> Json {
+    let decoder = vocabulary.tokenizer.get_added_tokens_decoder();
+    let mut tokens: Vec<_> = decoder.into_iter().collect();
+    tokens.sort_by_key(|(id, _)| *id);
+    let entries = tokens.into_iter().map(|(id, token)| {
+        let entry = json!({
+            "content": token.content,
+            "lstrip": token.lstrip,
+            "normalized": token.normalized,
+            "rstrip": token.rstrip,
+            "single_word": token.single_word,
+            "special": token.special,
+        });
+        (id.to_string(), entry)
+    });
+    Json::Object(entries.collect())
+}

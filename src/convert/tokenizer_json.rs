@@ -1,0 +1,116 @@
+//! The parts of `tokenizer.json` and `tokenizer_config.json` that a GGUF file keeps.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::error::ConvertError;
+
+/// `tokenizer.json`, as far as it is looked at.
+#[derive(Debug, Deserialize)]
+pub(super) struct TokenizerJson {
+    #[serde(default)]
+    pub added_tokens: Vec<AddedTokenJson>,
+    #[serde(default)]
+    pub normalizer: Value,
+    #[serde(default)]
+    pub pre_tokenizer: Value,
+    #[serde(default)]
+    pub post_processor: Value,
+    pub model: ModelJson,
+}
+
+/// An entry of `added_tokens`.
+#[derive(Debug, Deserialize)]
+pub(super) struct AddedTokenJson {
+    pub id: u32,
+    pub content: String,
+    #[serde(default)]
+    pub special: bool,
+}
+
+/// `model`, when it is BPE.
+#[derive(Debug, Deserialize)]
+pub(super) struct ModelJson {
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Not a map for other kinds of model.
+    #[serde(default)]
+    pub vocab: VocabularyJson,
+    #[serde(default)]
+    pub merges: Vec<MergeJson>,
+    #[serde(default)]
+    pub byte_fallback: bool,
+    #[serde(default)]
+    pub ignore_merges: bool,
+}
+
+/// Tokens by their text, or something else that another kind of model has.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum VocabularyJson {
+    Map(HashMap<String, u32>),
+    Other(serde::de::IgnoredAny),
+}
+
+impl Default for VocabularyJson {
+    fn default() -> Self {
+        Self::Map(HashMap::new())
+    }
+}
+
+/// A merge: `"a b"` or, since spaces within tokens are allowed, `["a", "b"]`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum MergeJson {
+    Joined(String),
+    Pair(String, String),
+}
+
+impl MergeJson {
+    /// The merge as GGUF writes it: `a b`, with `Ġ` for a space within a token.
+    pub(super) fn joined(&self) -> String {
+        match self {
+            Self::Joined(text) => text.clone(),
+            Self::Pair(left, right) => {
+                format!("{} {}", left.replace(' ', "Ġ"), right.replace(' ', "Ġ"))
+            }
+        }
+    }
+
+    /// The token that the merge makes.
+    pub(super) fn result(&self) -> String {
+        match self {
+            Self::Joined(text) => text.replacen(' ', "", 1),
+            Self::Pair(left, right) => format!("{left}{right}"),
+        }
+    }
+}
+
+/// Reads `tokenizer.json`; `None` where there is none.
+pub(super) fn read(directory: &Path) -> Result<Option<TokenizerJson>, ConvertError> {
+    let path = directory.join("tokenizer.json");
+    let Some(bytes) = read_optional(&path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| ConvertError::unusable(&path, format!("no tokenizer: {error}")))
+}
+
+/// Reads an optional file that holds a JSON object; an empty one where there is none.
+pub(super) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, ConvertError> {
+    let Some(bytes) = read_optional(path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| ConvertError::unusable(path, format!("no JSON object: {error}")))
+}
+
+/// The content of a file; `None` where there is none.
+pub(super) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, ConvertError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ConvertError::io(path, error)),
+    }
+}
