@@ -128,6 +128,39 @@ impl Vector for Avx2 {
             Self(sum_each(sums))
         }
     }
+
+    #[inline(always)]
+    unsafe fn transpose(
+        source: *const f32,
+        source_stride: usize,
+        target: *mut f32,
+        target_stride: usize,
+    ) {
+        unsafe {
+            // After two rounds, half h of `fours[4g + j]` is column 4h + j of rows 4g to 4g + 3.
+            let mut fours = [_mm256_setzero_ps(); 8];
+            for (group, fours) in fours.chunks_exact_mut(4).enumerate() {
+                let row =
+                    |index: usize| _mm256_loadu_ps(source.add((4 * group + index) * source_stride));
+                let low = |a, b| _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+                let high = |a, b| _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+                let rows = [row(0), row(1), row(2), row(3)];
+                let (first, second) = (low(rows[0], rows[1]), low(rows[2], rows[3]));
+                fours[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(first, second));
+                fours[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(first, second));
+                let (first, second) = (high(rows[0], rows[1]), high(rows[2], rows[3]));
+                fours[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(first, second));
+                fours[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(first, second));
+            }
+            for index in 0..4 {
+                let (top, bottom) = (fours[index], fours[4 + index]);
+                let left = _mm256_permute2f128_ps::<0x20>(top, bottom);
+                let right = _mm256_permute2f128_ps::<0x31>(top, bottom);
+                _mm256_storeu_ps(target.add(index * target_stride), left);
+                _mm256_storeu_ps(target.add((4 + index) * target_stride), right);
+            }
+        }
+    }
 }
 
 impl Avx2 {

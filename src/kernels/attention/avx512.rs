@@ -123,6 +123,49 @@ impl Vector for Avx512 {
             Self(sum_each(sums))
         }
     }
+
+    #[inline(always)]
+    unsafe fn transpose(
+        source: *const f32,
+        source_stride: usize,
+        target: *mut f32,
+        target_stride: usize,
+    ) {
+        unsafe {
+            // After two rounds, quarter q of `fours[4g + j]` is column 4q + j of rows 4g to 4g + 3.
+            let mut fours = [_mm512_setzero_ps(); 16];
+            for (group, fours) in fours.chunks_exact_mut(4).enumerate() {
+                let row =
+                    |index: usize| _mm512_loadu_ps(source.add((4 * group + index) * source_stride));
+                let low = |a, b| _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+                let high = |a, b| _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+                let rows = [row(0), row(1), row(2), row(3)];
+                let (first, second) = (low(rows[0], rows[1]), low(rows[2], rows[3]));
+                fours[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(first, second));
+                fours[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(first, second));
+                let (first, second) = (high(rows[0], rows[1]), high(rows[2], rows[3]));
+                fours[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(first, second));
+                fours[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(first, second));
+            }
+            let even = |a, b| _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+            let odd = |a, b| _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+            for index in 0..4 {
+                let (first, second) = (fours[index], fours[4 + index]);
+                let (third, fourth) = (fours[8 + index], fours[12 + index]);
+                let (evens, odds) = (even(first, second), odd(first, second));
+                let (more_evens, more_odds) = (even(third, fourth), odd(third, fourth));
+                let columns = [
+                    even(evens, more_evens),
+                    even(odds, more_odds),
+                    odd(evens, more_evens),
+                    odd(odds, more_odds),
+                ];
+                for (quarter, column) in columns.into_iter().enumerate() {
+                    _mm512_storeu_ps(target.add((4 * quarter + index) * target_stride), column);
+                }
+            }
+        }
+    }
 }
 
 /// The sum of vector i's lanes in lane i.

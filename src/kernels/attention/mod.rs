@@ -105,7 +105,7 @@ pub fn attention_with(
 struct Kernels {
     /// f32 values in a register.
     lanes: usize,
-    /// For up to `lanes × tile::MAX_VECTORS` rows.
+    /// For up to `lanes × tile::PANEL_VECTORS × tile::MAX_PANELS` rows.
     tile: unsafe fn(&Work<'_>, &mut Scratch),
     /// For up to `stream::MAX_ROWS` rows.
     stream: unsafe fn(&Work<'_>, &mut Scratch),

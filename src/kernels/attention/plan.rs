@@ -79,13 +79,19 @@ fn plan<'a>(
     wanted: usize,
 ) -> (Vec<Task<'a>>, usize) {
     let rows = |item: &AttentionItem<'_>| item.queries.len() * (shape.heads / shape.kv_heads);
-    let tiles: usize = items.iter().map(|item| row_tiles(kernels, rows(item)).count()).sum();
+    let count_tiles = |panels: usize| -> usize {
+        items.iter().map(|item| row_tiles(kernels, rows(item), panels).count()).sum()
+    };
+    // Tall tiles where there are enough of them all the same.
+    let panels = count_tiles(1) * shape.kv_heads / wanted;
+    let panels = panels.clamp(1, tile::MAX_PANELS);
+    let tiles = count_tiles(panels);
     let parts = wanted.div_ceil((tiles * shape.kv_heads).max(1));
     let mut tasks = Vec::new();
     let mut partial_length = 0;
     for item in items {
         for kv_head in 0..shape.kv_heads {
-            for rows in row_tiles(kernels, rows(item)) {
+            for rows in row_tiles(kernels, rows(item), panels) {
                 let work = Work { shape, queries, item, kv_head, rows, keys: 0..0 };
                 let seen = visible(item, (work.rows.end - 1) / work.group());
                 let length = seen.div_ceil(parts).max(KEYS_PER_PART).next_multiple_of(KEY_BLOCK);
@@ -104,13 +110,18 @@ fn plan<'a>(
     (tasks, partial_length)
 }
 
-/// Cuts rows into stretches of about the same number of registers that a kernel can take.
-fn row_tiles(kernels: &Kernels, rows: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+/// Cuts rows into stretches of about the same number of registers: what the stream kernel can
+/// take, or tiles of at most `panels` panels.
+fn row_tiles(
+    kernels: &Kernels,
+    rows: usize,
+    panels: usize,
+) -> impl Iterator<Item = Range<usize>> + use<> {
     let step = if rows <= stream::MAX_ROWS {
         rows.max(1)
     } else {
         let vectors = rows.div_ceil(kernels.lanes);
-        vectors.div_ceil(vectors.div_ceil(tile::MAX_VECTORS)) * kernels.lanes
+        vectors.div_ceil(vectors.div_ceil(tile::PANEL_VECTORS * panels)) * kernels.lanes
     };
     (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
 }

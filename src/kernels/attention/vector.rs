@@ -43,6 +43,14 @@ pub(super) trait Vector: Copy {
     /// Dot products of `query` with `LANES` rows that lie `stride` apart. `columns` is a multiple
     /// of `LANES`.
     unsafe fn dot_rows(query: *const f32, rows: *const f32, stride: usize, columns: usize) -> Self;
+    /// `target[column][row] = source[row][column]` for `LANES` rows and columns; the strides are
+    /// those between rows of either.
+    unsafe fn transpose(
+        source: *const f32,
+        source_stride: usize,
+        target: *mut f32,
+        target_stride: usize,
+    );
 }
 
 /// Coefficients, lowest first, of the polynomial of degree 5 whose largest relative distance from

@@ -13,6 +13,10 @@ pub(super) const KEY_BLOCK: usize = 64;
 /// Elements that a cache line of f32 holds; scratch rows are padded to whole lines.
 const LINE: usize = 16;
 
+/// The largest exponent of a row that has seen nothing. Finite, so that a block of which a row sees
+/// nothing does not subtract an infinity from another.
+const NO_MAXIMUM: f32 = f32::MIN;
+
 /// A stretch of the query rows of one item and one key/value head, against a stretch of the keys.
 /// The heads of a group count as rows: row r is token `r / group` and head `r % group`.
 #[derive(Debug, Clone)]
@@ -109,6 +113,12 @@ impl Lines {
             self.0.resize(lines, Line([0.0; LINE]));
         }
     }
+
+    /// At least `length` values, of which the first `length` become `value`.
+    fn clear(&mut self, length: usize, value: f32) {
+        self.grow(length);
+        self[..length].fill(value);
+    }
 }
 
 impl Deref for Lines {
@@ -135,17 +145,17 @@ pub(super) struct Scratch {
     /// The head size rounded up to whole cache lines: the stride of most rows below. What lies
     /// beyond the head size is zero.
     pub(super) padded: usize,
-    /// The scaled queries: `[rows][padded]`, or `[padded][lanes]` in the tile kernel.
+    /// The scaled queries: `[rows][padded]`.
     pub(super) queries: Lines,
     /// A block's keys, widened: `[KEY_BLOCK][padded]`.
     pub(super) keys: Lines,
     /// A block's values, widened: `[KEY_BLOCK][padded]`.
     pub(super) values: Lines,
-    /// A block's scores, then weights: `[rows][KEY_BLOCK]`, or `[KEY_BLOCK][lanes]` in the tile
-    /// kernel.
+    /// A block's scores, then weights: `[rows][KEY_BLOCK]`; in the tile kernel
+    /// `[KEY_BLOCK][lanes]`, for one panel at a time.
     pub(super) weights: Lines,
-    /// The tile kernel's weighted sums: `[padded][lanes]`.
-    pub(super) columns: Lines,
+    /// The tile kernel's rows, a few registers of them together.
+    pub(super) panels: Vec<Panel>,
     /// The result: each row's weighted sum of the values, `[rows][padded]`, relative to 2^maximum.
     pub(super) sums: Lines,
     /// Each row's largest exponent so far.
@@ -154,36 +164,56 @@ pub(super) struct Scratch {
     pub(super) totals: Lines,
     /// What each row's sums shrink by in the current block.
     pub(super) factors: Lines,
-    /// How many positions each row sees.
+}
+
+/// Rows that lie across the lanes of a few registers.
+#[derive(Debug, Default)]
+pub(super) struct Panel {
+    /// The scaled queries: `[padded][lanes]`.
+    pub(super) queries: Lines,
+    /// The weighted sums of the values: `[padded][lanes]`.
+    pub(super) sums: Lines,
+    /// Each lane's largest exponent so far.
+    pub(super) maxima: Lines,
+    /// Each lane's sum of weights, relative to 2^maximum.
+    pub(super) totals: Lines,
+    /// What each lane's sums shrink by in the current block.
+    pub(super) factors: Lines,
+    /// How many positions each lane's row sees.
     pub(super) limits: Vec<i32>,
 }
 
 impl Scratch {
-    /// Makes room for `rows` rows (padding lanes included) and forgets the last result.
+    /// Makes room for `rows` rows and forgets the last result.
     pub(super) fn prepare(&mut self, head_size: usize, rows: usize) {
-        let padded = head_size.next_multiple_of(LINE);
-        self.queries.grow(padded * rows);
-        self.keys.grow(KEY_BLOCK * padded);
-        self.values.grow(KEY_BLOCK * padded);
-        self.weights.grow(KEY_BLOCK * rows);
-        self.columns.grow(padded * rows);
-        self.sums.grow(padded * rows);
-        for each_row in [&mut self.maxima, &mut self.totals, &mut self.factors] {
-            each_row.grow(rows);
-        }
         if self.head_size != head_size {
-            self.keys.fill(0.0);
-            self.values.fill(0.0);
-            (self.head_size, self.padded) = (head_size, padded);
+            (self.head_size, self.padded) = (head_size, head_size.next_multiple_of(LINE));
+            self.keys.clear(KEY_BLOCK * self.padded, 0.0);
+            self.values.clear(KEY_BLOCK * self.padded, 0.0);
         }
-        self.queries[..padded * rows].fill(0.0);
-        self.columns[..padded * rows].fill(0.0);
-        self.sums[..padded * rows].fill(0.0);
-        self.totals[..rows].fill(0.0);
-        // Finite, so that a block of which a row sees nothing subtracts no infinity from another.
-        self.maxima[..rows].fill(f32::MIN);
-        self.limits.clear();
-        self.limits.resize(rows, i32::MAX);
+        self.queries.clear(self.padded * rows, 0.0);
+        self.sums.clear(self.padded * rows, 0.0);
+        self.weights.grow(KEY_BLOCK * rows);
+        self.factors.grow(rows);
+        self.totals.clear(rows, 0.0);
+        self.maxima.clear(rows, NO_MAXIMUM);
+    }
+
+    /// Makes room for this many panels of so many lanes, which see nothing yet.
+    pub(super) fn prepare_panels(&mut self, panels: usize, lanes: usize) {
+        self.weights.grow(KEY_BLOCK * lanes);
+        if self.panels.len() < panels {
+            self.panels.resize_with(panels, Panel::default);
+        }
+        for panel in &mut self.panels[..panels] {
+            panel.queries.grow(self.padded * lanes);
+            panel.sums.clear(self.padded * lanes, 0.0);
+            panel.factors.grow(lanes);
+            panel.totals.clear(lanes, 0.0);
+            panel.maxima.clear(lanes, NO_MAXIMUM);
+            panel.limits.clear();
+            panel.limits.resize(lanes, 0);
+        }
     }
 
     /// Widens a block's keys and values.
