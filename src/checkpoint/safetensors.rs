@@ -79,6 +79,34 @@ impl SafetensorsHeader {
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, SafetensorsError> {
         parse(bytes).map_err(|problem| SafetensorsError::malformed(path, problem))
     }
+
+    /// All tensors in the order of their bytes, which are taken from the `bytes` of the file.
+    ///
+    /// # Panics
+    /// If `bytes` is shorter than the file whose header this is.
+    pub fn tensors<'a>(
+        &'a self,
+        path: &'a Path,
+        bytes: &'a [u8],
+    ) -> impl Iterator<Item = TensorView<'a>> {
+        self.entries.iter().map(move |entry| self.view(entry, path, bytes))
+    }
+
+    /// The tensor with this name; see [`Self::tensors`].
+    fn tensor<'a>(&'a self, name: &str, path: &'a Path, bytes: &'a [u8]) -> Option<TensorView<'a>> {
+        self.by_name.get(name).map(|&index| self.view(&self.entries[index], path, bytes))
+    }
+
+    fn view<'a>(&'a self, entry: &'a Entry, path: &'a Path, bytes: &'a [u8]) -> TensorView<'a> {
+        let (start, end) = entry.info.data_offsets;
+        TensorView {
+            path,
+            name: &entry.name,
+            dtype: entry.info.dtype,
+            shape: &entry.info.shape,
+            bytes: &bytes[self.data_start + start..self.data_start + end],
+        }
+    }
 }
 
 /// Whether the bytes can be the beginning of a safetensors file: a plausible length and a brace.
@@ -181,23 +209,12 @@ impl SafetensorsFile {
 
     /// All tensors in the order of their bytes.
     pub fn iter(&self) -> impl Iterator<Item = TensorView<'_>> {
-        self.header.entries.iter().map(|entry| self.view(entry))
+        self.header.tensors(&self.path, &self.map)
     }
 
     /// The tensor with this name.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        self.header.by_name.get(name).map(|&index| self.view(&self.header.entries[index]))
-    }
-
-    fn view<'a>(&'a self, entry: &'a Entry) -> TensorView<'a> {
-        let (start, end) = entry.info.data_offsets;
-        TensorView {
-            path: &self.path,
-            name: &entry.name,
-            dtype: entry.info.dtype,
-            shape: &entry.info.shape,
-            bytes: &self.map[self.header.data_start + start..self.header.data_start + end],
-        }
+        self.header.tensor(name, &self.path, &self.map)
     }
 }
 
@@ -353,5 +370,92 @@ impl<'de> Visitor<'de> for TextMap {
             entries.push(entry);
         }
         Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Two tensors as the crate's own writer puts them down.
+    fn sample() -> Vec<u8> {
+        let first: Vec<u8> = (0..24).collect();
+        let second: Vec<u8> = (24..36).collect();
+        let view = |dtype, shape: &[usize], bytes| {
+            safetensors::tensor::TensorView::new(dtype, shape.to_vec(), bytes).unwrap()
+        };
+        let tensors =
+            [("b", view(Dtype::F32, &[2, 3], &first)), ("a", view(Dtype::BF16, &[6], &second))];
+        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        safetensors::serialize(tensors, Some(metadata)).unwrap()
+    }
+
+    #[test]
+    fn what_the_crate_writes_is_read() {
+        let bytes = sample();
+        let path = Path::new("sample.safetensors");
+        let header = SafetensorsHeader::parse(path, &bytes).unwrap();
+        assert_eq!(header.metadata, [("format".to_string(), "pt".to_string())]);
+        let found: Vec<_> = header.tensors(path, &bytes).map(|tensor| tensor.name).collect();
+        assert_eq!(found, ["b", "a"]);
+        let tensor = header.tensor("b", path, &bytes).unwrap();
+        assert_eq!((tensor.dtype, tensor.shape), (Dtype::F32, [2, 3].as_slice()));
+        assert_eq!(tensor.bytes, (0..24).collect::<Vec<u8>>());
+        assert_eq!(tensor.elements(), 6);
+        assert_eq!(tensor.float_type().unwrap(), GgmlType::F32);
+        assert_eq!(header.tensor("a", path, &bytes).unwrap().float_type().unwrap(), GgmlType::BF16);
+        assert!(header.tensor("c", path, &bytes).is_none());
+    }
+
+    #[test]
+    fn weights_of_other_types_are_refused_by_name() {
+        let path = Path::new("sample.safetensors");
+        let tensor = TensorView { path, name: "w", dtype: Dtype::I64, shape: &[1], bytes: &[0; 8] };
+        let error = tensor.float_type().unwrap_err().to_string();
+        assert!(error.starts_with("sample.safetensors: tensor \"w\" is I64"), "{error}");
+    }
+
+    #[test]
+    fn every_shorter_file_is_refused() {
+        let bytes = sample();
+        for length in 0..bytes.len() {
+            let error = SafetensorsHeader::parse(Path::new("cut"), &bytes[..length]).unwrap_err();
+            assert!(error.to_string().starts_with("cut: "), "{error}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever is changed in a valid file: it is refused, or all its tensors lie in the file.
+        #[test]
+        fn mutated_files_never_reach_past_their_end(
+            changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in proptest::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut bytes = sample();
+            for (index, value) in changes {
+                let index = index.index(bytes.len());
+                bytes[index] = value;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            let path = Path::new("mutated.safetensors");
+            if let Ok(header) = SafetensorsHeader::parse(path, &bytes) {
+                let data: usize = header.tensors(path, &bytes).map(|view| view.bytes.len()).sum();
+                prop_assert_eq!(header.data_start + data, bytes.len());
+            }
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in vec(any::<u8>(), 0..200)) {
+            let _ = SafetensorsHeader::parse(Path::new("random"), &bytes);
+            let length = (bytes.len() as u64).to_le_bytes();
+            let _ = SafetensorsHeader::parse(Path::new("random"), &[&length, &bytes[..]].concat());
+        }
     }
 }

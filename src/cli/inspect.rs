@@ -229,6 +229,9 @@ fn typed(entry: &MetadataEntry) -> String {
 }
 
 fn shape(tensor: &TensorEntry) -> String {
+    if tensor.shape.is_empty() {
+        return "scalar".to_string();
+    }
     tensor.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" × ")
 }
 

@@ -333,6 +333,14 @@ fn the_raw_files_are_valid_but_for_their_fault() {
 }
 
 #[test]
+fn the_seeds_of_the_fuzz_targets_are_valid() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    for name in ["gguf/small.gguf", "safetensors/small.safetensors"] {
+        quantkit().arg("inspect").arg(seeds.join(name)).assert().success();
+    }
+}
+
+#[test]
 fn quantize_refuses_broken_files_and_writes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let files = broken_gguf();
