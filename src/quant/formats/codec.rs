@@ -4,6 +4,7 @@
 //! fused, and conversions to integers behave as x86's do where the value does not fit.
 
 use super::half_float::{f16_to_f32, f32_to_f16};
+use super::super_blocks::{self, Searched};
 use crate::gguf::GgmlType;
 
 /// Turns one block of `BYTES` bytes into `WEIGHTS` weights.
@@ -57,6 +58,12 @@ impl Codec {
             portable: (Some(encode_blocks_portably::<F, WEIGHTS, BYTES>), read.portable.1),
             ..read
         }
+    }
+
+    /// A super-block format whose search runs on many blocks at once.
+    pub(super) const fn searched<F: Searched<BYTES>, const BYTES: usize>() -> Self {
+        let both = Self::both::<F, { super_blocks::WEIGHTS }, BYTES>();
+        Self { quantize: Some(super_blocks::quantize::<F, BYTES>), ..both }
     }
 
     /// A format that can only be read. Compiles only if the layout is as long as the format asks.
@@ -125,7 +132,11 @@ fn decode_blocks_avx2<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYT
 }
 
 #[inline(always)]
-fn encode_blocks_portably<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+pub(super) fn encode_blocks_portably<
+    F: Encode<WEIGHTS, BYTES>,
+    const WEIGHTS: usize,
+    const BYTES: usize,
+>(
     weights: &[f32],
     output: &mut [u8],
 ) -> Result<(), usize> {
@@ -198,7 +209,7 @@ pub(super) fn inverse_or_zero(scale: f32) -> f32 {
 pub(super) fn truncate(value: f32) -> i32 {
     // -2^31 is exact in f32, and so is 2^31, the first value that does not fit.
     const LIMIT: f32 = 2_147_483_648.0;
-    if value >= -LIMIT && value < LIMIT {
+    if (-LIMIT..LIMIT).contains(&value) {
         // SAFETY: the value has just been found to fit. `as` would check again, in scalar code.
         unsafe { value.to_int_unchecked() }
     } else {

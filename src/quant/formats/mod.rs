@@ -7,6 +7,7 @@ mod float;
 mod half_float;
 pub(crate) mod iq4_nl;
 mod iq4_xs;
+mod lanes;
 pub(crate) mod mxfp4;
 mod q2_k;
 pub(crate) mod q3_k;
@@ -19,6 +20,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 pub(crate) mod six_bit_scales;
+mod super_blocks;
 
 use crate::gguf::GgmlType;
 use codec::Codec;

@@ -4,17 +4,19 @@
 //! minimums, 128 bytes of weights: byte `l` of each 32 holds weight `l` of an even block in its low
 //! and weight `l` of the next block in its high half.
 
-use super::affine::{self, BLOCK, HEADER, Search, WEIGHTS};
+use super::affine::{self, BLOCK, Found, HEADER, Search, WEIGHTS};
 use super::codec::{Codec, Decode, Encode, field, field_mut};
+use super::lanes::Lanes;
+use super::super_blocks::Searched;
 use crate::gguf::GgmlType;
 
 const QUANTS: usize = HEADER;
 const BYTES: usize = QUANTS + WEIGHTS / 2;
 const SEARCH: Search = Search { levels: 15, first: -1.0, step: 0.1, steps: 20 };
 
-pub(super) const CODEC: Codec = Codec::both::<Q4K, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec::searched::<Q4K, BYTES>();
 
-struct Q4K;
+pub(super) struct Q4K;
 
 impl Decode<WEIGHTS, BYTES> for Q4K {
     const TYPE: GgmlType = GgmlType::Q4_K;
@@ -36,7 +38,31 @@ impl Decode<WEIGHTS, BYTES> for Q4K {
 impl Encode<WEIGHTS, BYTES> for Q4K {
     #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let quants = affine::quantize(&SEARCH, weights, field_mut(block, 0));
+        Self::write(weights, &Self::search(weights), block);
+    }
+
+    #[inline(always)]
+    fn fits(block: &[u8; BYTES]) -> bool {
+        affine::header_fits(field(block, 0))
+    }
+}
+
+impl Searched<BYTES> for Q4K {
+    const BLOCK: usize = BLOCK;
+    type Found = Found;
+
+    fn search(weights: &[f32; WEIGHTS]) -> Found {
+        SEARCH.find(weights)
+    }
+
+    #[inline(always)]
+    fn search_lanes<V: Lanes>(weights: &[[f32; WEIGHTS]], found: &mut [Found]) {
+        SEARCH.find_in_lanes::<V>(weights, found);
+    }
+
+    #[inline(always)]
+    fn write(weights: &[f32; WEIGHTS], found: &Found, block: &mut [u8; BYTES]) {
+        let quants = affine::quantize(&SEARCH, weights, found, field_mut(block, 0));
         let (blocks, _) = quants.as_chunks::<BLOCK>();
         let (bytes, _) = block[QUANTS..].as_chunks_mut::<BLOCK>();
         for (pair, bytes) in blocks.chunks_exact(2).zip(bytes) {
@@ -44,10 +70,5 @@ impl Encode<WEIGHTS, BYTES> for Q4K {
                 *byte = pair[0][l] | (pair[1][l] << 4);
             }
         }
-    }
-
-    #[inline(always)]
-    fn fits(block: &[u8; BYTES]) -> bool {
-        affine::header_fits(field(block, 0))
     }
 }

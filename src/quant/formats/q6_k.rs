@@ -8,9 +8,10 @@
 use super::codec::{
     Codec, Decode, Encode, extreme, field, is_finite_f16, nearest_int, read_f16, write_f16,
 };
+use super::lanes::Lanes;
+use super::super_blocks::{Searched, WEIGHTS, lanes_of, transpose};
 use crate::gguf::GgmlType;
 
-const WEIGHTS: usize = 256;
 const BLOCK: usize = 16;
 const BLOCKS: usize = WEIGHTS / BLOCK;
 const LOW_BITS: usize = 0;
@@ -24,9 +25,9 @@ const LEVELS: i32 = 32;
 /// Blocks of smaller magnitude become zero.
 const NEGLIGIBLE: f32 = 1e-15;
 
-pub(super) const CODEC: Codec = Codec::both::<Q6K, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec::searched::<Q6K, BYTES>();
 
-struct Q6K;
+pub(super) struct Q6K;
 
 impl Decode<WEIGHTS, BYTES> for Q6K {
     const TYPE: GgmlType = GgmlType::Q6_K;
@@ -52,40 +53,65 @@ impl Decode<WEIGHTS, BYTES> for Q6K {
 impl Encode<WEIGHTS, BYTES> for Q6K {
     #[inline(always)]
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let (inputs, _) = weights.as_chunks::<BLOCK>();
-        let mut quants = [[0; BLOCK]; BLOCKS];
+        Self::write(weights, &Self::search(weights), block);
+    }
+
+    #[inline(always)]
+    fn fits(block: &[u8; BYTES]) -> bool {
+        is_finite_f16(block, SCALE)
+    }
+}
+
+impl Searched<BYTES> for Q6K {
+    const BLOCK: usize = BLOCK;
+    type Found = [f32; BLOCKS];
+
+    fn search(weights: &[f32; WEIGHTS]) -> [f32; BLOCKS] {
+        let (blocks, _) = weights.as_chunks::<BLOCK>();
         let mut scales = [0.0; BLOCKS];
-        for ((scale, input), quants) in scales.iter_mut().zip(inputs).zip(&mut quants) {
-            *scale = fit(input, quants);
+        for (scale, block) in scales.iter_mut().zip(blocks) {
+            *scale = fit(block, &mut [0; BLOCK]);
         }
+        scales
+    }
+
+    #[inline(always)]
+    fn search_lanes<V: Lanes>(weights: &[[f32; WEIGHTS]], found: &mut [[f32; BLOCKS]]) {
+        let scales = lanes_of(fit_lanes(&transpose::<V, BLOCK>(weights)));
+        for (scale, found) in scales.iter().take(V::COUNT).zip(found.as_flattened_mut()) {
+            *found = *scale;
+        }
+    }
+
+    #[inline(always)]
+    fn write(weights: &[f32; WEIGHTS], scales: &[f32; BLOCKS], block: &mut [u8; BYTES]) {
         *block = [0; BYTES];
         if !scales.iter().all(|scale| scale.is_finite()) {
             // The search's sums overflowed. ggml writes what comes of it; `fits` refuses this block.
             write_f16(block, SCALE, f32::INFINITY);
             return;
         }
-        let largest = extreme(&scales);
+        let largest = extreme(scales);
         if largest.abs() < NEGLIGIBLE {
             return;
         }
         let inverse = -128.0 / largest;
         write_f16(block, SCALE, 1.0 / inverse);
         let super_scale = read_f16(block, SCALE);
-        for (b, quants) in quants.iter_mut().enumerate() {
+        let (inputs, _) = weights.as_chunks::<BLOCK>();
+        for (b, input) in inputs.iter().enumerate() {
             let code = nearest_int(inverse * scales[b]).min(127) as i8;
             block[SCALES + b] = code as u8;
             let scale = super_scale * f32::from(code);
-            // Where the block's scale was rounded to nothing the search's quants stay, as in ggml.
-            if scale != 0.0 {
-                *quants = round(&inputs[b], |weight| weight / scale);
+            let mut quants = [0; BLOCK];
+            if scale == 0.0 {
+                // Where the block's scale was rounded to nothing ggml leaves the search's quants.
+                fit(input, &mut quants);
+            } else {
+                quants = round(input, |weight| weight / scale);
             }
-            pack(quants, Place::of(b), block);
+            pack(&quants, Place::of(b), block);
         }
-    }
-
-    #[inline(always)]
-    fn fits(block: &[u8; BYTES]) -> bool {
-        is_finite_f16(block, SCALE)
     }
 }
 
@@ -125,7 +151,6 @@ fn round(weights: &[f32; BLOCK], scaled: impl Fn(f32) -> f32) -> [u8; BLOCK] {
 
 /// Finds the scale that explains the squares of the weights best among nineteen trials; `quants`
 /// gets the quants of the winner.
-#[inline(always)]
 fn fit(weights: &[f32; BLOCK], quants: &mut [u8; BLOCK]) -> f32 {
     let extreme = extreme(weights);
     if extreme.abs() < NEGLIGIBLE {
@@ -160,6 +185,50 @@ fn sums(weights: &[f32; BLOCK], quants: &[u8; BLOCK]) -> (f32, f32) {
         let importance = weight * weight;
         products += importance * weight * quant;
         squares += importance * quant * quant;
+    }
+    (products, squares)
+}
+
+/// The scales of one block a lane; does in each lane exactly what [`fit`] does.
+#[inline(always)]
+fn fit_lanes<V: Lanes>(weights: &[V; BLOCK]) -> V {
+    let zero = V::splat(0.0);
+    let mut magnitude = zero;
+    let mut extreme = zero;
+    for weight in weights {
+        let larger = magnitude.less(weight.abs());
+        magnitude = V::select(larger, weight.abs(), magnitude);
+        extreme = V::select(larger, *weight, extreme);
+    }
+    let negligible = magnitude.less(V::splat(NEGLIGIBLE));
+    let inverse = V::splat(-(LEVELS as f32)).div(extreme);
+    let (products, squares) = sums_lanes(weights, inverse);
+    let mut scale = V::select(squares.equals(zero), zero, products.div(squares));
+    let mut best = scale.mul(products);
+    for offset in -9..=9 {
+        if offset == 0 {
+            continue;
+        }
+        let inverse = V::splat(-(LEVELS as f32 + 0.1 * offset as f32)).div(extreme);
+        let (products, squares) = sums_lanes(weights, inverse);
+        let improved = best.mul(squares).less(products.mul(products));
+        let better = V::both(zero.less(squares), improved);
+        scale = V::select(better, products.div(squares), scale);
+        best = V::select(better, scale.mul(products), best);
+    }
+    V::select(negligible, zero, scale)
+}
+
+/// [`sums`] of one block a lane, with the quants that `inverse` gives.
+#[inline(always)]
+fn sums_lanes<V: Lanes>(weights: &[V; BLOCK], inverse: V) -> (V, V) {
+    let mut products = V::splat(0.0);
+    let mut squares = V::splat(0.0);
+    for weight in weights {
+        let quant = inverse.mul(*weight).round_clamped(-LEVELS, LEVELS - 1);
+        let importance = weight.mul(*weight);
+        products = products.add(importance.mul(*weight).mul(quant));
+        squares = squares.add(importance.mul(quant).mul(quant));
     }
     (products, squares)
 }
