@@ -15,10 +15,11 @@ pub(super) const BLOCK_WORDS: usize = SCALED_SUM + 3;
 pub(super) const QUADS: usize = 0;
 /// … the f32 scale, …
 pub(super) const SCALE: usize = 8;
-/// … the i32 sums, negated, of the whole block, its first half and its second half, …
-pub(super) const NEGATED_SUM: usize = 9;
-/// … and those sums (not negated) times the scale, in f32.
-pub(super) const SCALED_SUM: usize = 12;
+/// … what a zero point takes from the integer sums: minus the zero point times the i32 sum of the
+/// activations (by [`super::format::Zero`]), …
+pub(super) const ZERO_SUM: usize = 9;
+/// … and the sums of the whole block, its first half and its second half times the scale, in f32.
+pub(super) const SCALED_SUM: usize = 13;
 
 /// What a kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +42,15 @@ impl ActivationKind {
         }
     }
 
-    /// Prepares a tile: `inputs` is its tokens × `columns`.
+    /// Prepares a tile: `inputs` is its tokens × `columns`; `quantize` is [`quantize`] or the like.
     #[inline(always)]
-    pub(super) fn fill(self, inputs: &[f32], columns: usize, tile: &mut [u32]) {
+    pub(super) fn fill(
+        self,
+        inputs: &[f32],
+        columns: usize,
+        tile: &mut [u32],
+        quantize: impl Fn(&[f32; BLOCK]) -> QuantizedBlock,
+    ) {
         let tokens = inputs.len() / columns;
         for (token, input) in inputs.chunks_exact(columns).enumerate() {
             match self {
@@ -64,23 +71,35 @@ impl ActivationKind {
     }
 }
 
-struct Quantized {
-    codes: [i8; BLOCK],
-    scale: f32,
+/// 32 columns of one input, rounded.
+pub(super) struct QuantizedBlock {
+    pub(super) codes: [i8; BLOCK],
+    pub(super) scale: f32,
+    /// Of the codes of each half.
+    pub(super) sums: [i32; 2],
 }
 
-/// ggml's Q8_0.
+/// The specification, and what is used where there is nothing faster.
 #[inline(always)]
-fn quantize(values: &[f32; BLOCK]) -> Quantized {
+pub(super) fn quantize(values: &[f32; BLOCK]) -> QuantizedBlock {
     // Magnitudes compare as their bits do, and NaN above all: then the scale is NaN, as it should.
     let largest = values.iter().fold(0, |largest, value| value.abs().to_bits().max(largest));
-    let largest = f32::from_bits(largest);
-    let inverse = if largest != 0.0 { 127.0 / largest } else { 0.0 };
+    let (scale, inverse) = scale_and_inverse(f32::from_bits(largest));
     let mut codes = [0; BLOCK];
     for (code, value) in codes.iter_mut().zip(values) {
         *code = nearest_int(value * inverse) as i8;
     }
-    Quantized { codes, scale: f16::from_f32(largest / 127.0).to_f32() }
+    let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum();
+    let (first, second) = codes.split_at(BLOCK / 2);
+    let sums = [sum(first), sum(second)];
+    QuantizedBlock { codes, scale: f16::from_f32(scale).to_f32(), sums }
+}
+
+/// The scale, not yet rounded to f16, and the factor that makes codes of values, from the largest
+/// magnitude.
+#[inline(always)]
+pub(super) fn scale_and_inverse(largest: f32) -> (f32, f32) {
+    (largest / 127.0, if largest != 0.0 { 127.0 / largest } else { 0.0 })
 }
 
 /// The nearest integer, ties to even, below 2^22: adding 1.5 · 2^23 leaves it in the mantissa.
@@ -90,18 +109,25 @@ fn nearest_int(value: f32) -> i32 {
     (value + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
 }
 
+/// The zero points' shares, from the sums of the whole block, its first half and its second half.
 #[inline(always)]
-fn place(block: &Quantized, token: usize, tokens: usize, tile: &mut [u32]) {
+fn zero_sums([whole, first, second]: [i32; 3]) -> [i32; 4] {
+    [-8 * whole, -128 * whole, -32 * first, -32 * second]
+}
+
+#[inline(always)]
+fn place(block: &QuantizedBlock, token: usize, tokens: usize, tile: &mut [u32]) {
     let mut put = |part: usize, word: u32| tile[part * tokens + token] = word;
     for (quad, codes) in block.codes.as_chunks::<4>().0.iter().enumerate() {
         put(QUADS + quad, u32::from_le_bytes(codes.map(|code| code as u8)));
     }
-    let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
-    let (first, second) = block.codes.split_at(BLOCK / 2);
-    let (first, second) = (sum(first), sum(second));
+    let [first, second] = block.sums;
     put(SCALE, block.scale.to_bits());
-    for (part, sum) in [first + second, first, second].into_iter().enumerate() {
-        put(NEGATED_SUM + part, (-sum) as u32);
+    let sums = [first + second, first, second];
+    for (part, sum) in zero_sums(sums).into_iter().enumerate() {
+        put(ZERO_SUM + part, sum as u32);
+    }
+    for (part, sum) in sums.into_iter().enumerate() {
         put(SCALED_SUM + part, (sum as f32 * block.scale).to_bits());
     }
 }
@@ -136,15 +162,16 @@ mod tests {
     fn tokens_lie_side_by_side() {
         let inputs: Vec<f32> = (0..2 * BLOCK).map(|i| i as f32 - 20.0).collect();
         let mut tile = vec![0; 2 * BLOCK_WORDS];
-        ActivationKind::Quantized.fill(&inputs, BLOCK, &mut tile);
+        ActivationKind::Quantized.fill(&inputs, BLOCK, &mut tile, quantize);
         for token in 0..2 {
             let block = quantize(inputs[token * BLOCK..][..BLOCK].try_into().unwrap());
             let word = |part: usize| tile[part * 2 + token];
             let sum: i32 = block.codes.iter().map(|&code| i32::from(code)).sum();
             assert_eq!(word(QUADS + 7).to_le_bytes()[3] as i8, block.codes[31]);
             assert_eq!(f32::from_bits(word(SCALE)), block.scale);
-            assert_eq!(word(NEGATED_SUM) as i32, -sum);
-            assert_eq!(word(NEGATED_SUM + 1).wrapping_add(word(NEGATED_SUM + 2)) as i32, -sum);
+            assert_eq!(word(ZERO_SUM) as i32, -8 * sum);
+            assert_eq!(word(ZERO_SUM + 1) as i32, -128 * sum);
+            assert_eq!(word(ZERO_SUM + 2).wrapping_add(word(ZERO_SUM + 3)) as i32, -32 * sum);
             assert_eq!(f32::from_bits(word(SCALED_SUM)), sum as f32 * block.scale);
         }
     }

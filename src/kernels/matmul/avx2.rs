@@ -3,11 +3,11 @@
 use std::arch::x86_64::*;
 
 use super::activations::{
-    ActivationKind, BLOCK, BLOCK_WORDS, NEGATED_SUM, QUADS, SCALE, SCALED_SUM,
+    self, ActivationKind, BLOCK, BLOCK_WORDS, QUADS, SCALE, SCALED_SUM, ZERO_SUM,
 };
 use super::float::FloatFormat;
 use super::format::{
-    Codes, QuantizedFormat, Scales, block_columns, code_bytes, has_offsets, scale_bytes,
+    Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets, scale_bytes,
 };
 use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, quantized_bytes, scales_at};
 
@@ -20,7 +20,7 @@ const LANES: usize = 8;
 /// [`ActivationKind::fill`], compiled for AVX2.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn fill(kind: ActivationKind, inputs: &[f32], columns: usize, tile: &mut [u32]) {
-    kind.fill(inputs, columns, tile);
+    kind.fill(inputs, columns, tile, activations::quantize);
 }
 
 /// [`super::portable::multiply_quantized`] with AVX2.
@@ -73,15 +73,15 @@ unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
             let activations = activations.add(block * BLOCK_WORDS * T);
             for group in 0..groups_in_block {
                 let sums_at = if groups_in_block == 1 { 0 } else { 1 + group };
-                let sums = integer_sums::<F, T>(codes, activations, group, sums_at);
+                let sums = integer_sums::<F, T>(codes, activations, group);
                 let index = block * groups_in_block + group;
                 let (scales, offsets) = group_scales::<F>(scales, index, half);
-                for t in 0..T {
+                for (t, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
                     let scale = _mm256_mul_ps(scales, broadcast(activations, SCALE * T + t));
-                    totals[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[t]), scale, totals[t]);
+                    *total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *total);
                     if has_offsets::<F>() {
                         let sum = broadcast(activations, (SCALED_SUM + sums_at) * T + t);
-                        totals[t] = _mm256_fmadd_ps(offsets, sum, totals[t]);
+                        *total = _mm256_fmadd_ps(offsets, sum, *total);
                     }
                 }
             }
@@ -95,7 +95,7 @@ unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
 /// Whether two codes times two activations can be too much for the i16 that AVX2 adds them in. Such
 /// codes are multiplied as signed numbers instead.
 const fn codes_are_large<F: QuantizedFormat>() -> bool {
-    matches!(F::ZERO_SHIFT, Some(7))
+    matches!(F::ZERO, Zero::OneHundredTwentyEight)
 }
 
 /// The exact sums of (code − zero) times activation over one group, for each token.
@@ -105,16 +105,14 @@ unsafe fn integer_sums<F: QuantizedFormat, const T: usize>(
     codes: *const u8,
     activations: *const u32,
     group: usize,
-    sums_at: usize,
 ) -> [__m256i; T] {
     // SAFETY: a block of 32 columns has code_bytes × 16 bytes of codes and BLOCK_WORDS × T words.
     unsafe {
         let word = |at: usize| _mm256_set1_epi32(activations.add(at).read() as i32);
         let mut sums = [_mm256_setzero_si256(); T];
-        if let (Some(shift), false) = (F::ZERO_SHIFT, codes_are_large::<F>()) {
-            let shift = _mm_cvtsi32_si128(shift as i32);
-            for t in 0..T {
-                sums[t] = _mm256_sll_epi32(word((NEGATED_SUM + sums_at) * T + t), shift);
+        if let (Some(zero), false) = (F::ZERO.sum_of(group), codes_are_large::<F>()) {
+            for (t, sum) in sums.iter_mut().enumerate() {
+                *sum = word((ZERO_SUM + zero) * T + t);
             }
         }
         match F::CODES {
@@ -258,10 +256,10 @@ unsafe fn float_tile<F: FloatFormat<WIDTH>, const WIDTH: usize, const T: usize>(
             let weights = panel.add(column * FLOAT_ROWS * WIDTH);
             let low = F::load_8(weights);
             let high = F::load_8(weights.add(LANES * WIDTH));
-            for t in 0..T {
+            for (t, totals) in totals.iter_mut().enumerate() {
                 let activation = broadcast(activations, column * T + t);
-                totals[t][0] = _mm256_fmadd_ps(low, activation, totals[t][0]);
-                totals[t][1] = _mm256_fmadd_ps(high, activation, totals[t][1]);
+                totals[0] = _mm256_fmadd_ps(low, activation, totals[0]);
+                totals[1] = _mm256_fmadd_ps(high, activation, totals[1]);
             }
         }
         for (t, [low, high]) in totals.into_iter().enumerate() {

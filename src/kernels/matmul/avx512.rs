@@ -6,7 +6,8 @@
 use std::arch::x86_64::*;
 
 use super::activations::{
-    ActivationKind, BLOCK, BLOCK_WORDS, NEGATED_SUM, QUADS, SCALE, SCALED_SUM,
+    ActivationKind, BLOCK, BLOCK_WORDS, QUADS, QuantizedBlock, SCALE, SCALED_SUM, ZERO_SUM,
+    scale_and_inverse,
 };
 use super::float::FloatFormat;
 use super::format::{
@@ -17,10 +18,33 @@ use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, quantized_bytes, scales_at};
 /// Tokens in a tile, largest first; the last is 1.
 pub(super) const TILES: &[usize] = &[12, 8, 4, 2, 1];
 
-/// [`ActivationKind::fill`], compiled for AVX-512.
+/// [`ActivationKind::fill`] with AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
 pub(super) fn fill(kind: ActivationKind, inputs: &[f32], columns: usize, tile: &mut [u32]) {
-    kind.fill(inputs, columns, tile);
+    kind.fill(inputs, columns, tile, |values| quantize(values));
+}
+
+/// [`super::activations::quantize`] with AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+fn quantize(values: &[f32; BLOCK]) -> QuantizedBlock {
+    // SAFETY: 32 values are two registers.
+    let halves = unsafe {
+        [_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(BLOCK / 2))]
+    };
+    let [first, second] = halves.map(|half| _mm512_castps_si512(_mm512_abs_ps(half)));
+    let largest = _mm512_reduce_max_epu32(_mm512_max_epu32(first, second));
+    let (scale, inverse) = scale_and_inverse(f32::from_bits(largest));
+    let inverse = _mm512_set1_ps(inverse);
+    let integers = halves.map(|half| _mm512_cvtps_epi32(_mm512_mul_ps(half, inverse)));
+    let mut codes = [0; BLOCK];
+    for (codes, integers) in codes.as_chunks_mut::<16>().0.iter_mut().zip(integers) {
+        // SAFETY: 16 codes are one register.
+        unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(integers)) };
+    }
+    let rounded = _mm_cvtph_ps(_mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(scale)));
+    let sums = integers.map(|integers| _mm512_reduce_add_epi32(integers));
+    QuantizedBlock { codes, scale: _mm_cvtss_f32(rounded), sums }
 }
 
 /// [`super::portable::multiply_quantized`] with AVX-512 VNNI.
@@ -71,14 +95,14 @@ unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
             let activations = activations.add(block * BLOCK_WORDS * T);
             for group in 0..groups_in_block {
                 let sums_at = if groups_in_block == 1 { 0 } else { 1 + group };
-                let sums = integer_sums::<F, T>(codes, activations, group, sums_at);
+                let sums = integer_sums::<F, T>(codes, activations, group);
                 let (scales, offsets) = group_scales::<F>(scales, block * groups_in_block + group);
-                for t in 0..T {
+                for (t, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
                     let scale = _mm512_mul_ps(scales, broadcast(activations, SCALE * T + t));
-                    totals[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[t]), scale, totals[t]);
+                    *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, *total);
                     if has_offsets::<F>() {
                         let sum = broadcast(activations, (SCALED_SUM + sums_at) * T + t);
-                        totals[t] = _mm512_fmadd_ps(offsets, sum, totals[t]);
+                        *total = _mm512_fmadd_ps(offsets, sum, *total);
                     }
                 }
             }
@@ -96,24 +120,22 @@ unsafe fn integer_sums<F: QuantizedFormat, const T: usize>(
     codes: *const u8,
     activations: *const u32,
     group: usize,
-    sums_at: usize,
 ) -> [__m512i; T] {
     // SAFETY: a block of 32 columns has code_bytes × 16 bytes of codes and BLOCK_WORDS × T words.
     unsafe {
         let word = |at: usize| _mm512_set1_epi32(activations.add(at).read() as i32);
         let mut sums = [_mm512_setzero_si512(); T];
-        if let Some(shift) = F::ZERO_SHIFT {
-            for t in 0..T {
-                sums[t] = shift_left(word((NEGATED_SUM + sums_at) * T + t), shift);
+        if let Some(zero) = F::ZERO.sum_of(group) {
+            for (t, sum) in sums.iter_mut().enumerate() {
+                *sum = word((ZERO_SUM + zero) * T + t);
             }
         }
         match F::CODES {
             Codes::Bytes => {
                 for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
                     let codes = _mm512_loadu_si512(codes.add(64 * quad).cast());
-                    for t in 0..T {
-                        let values = word((QUADS + quad) * T + t);
-                        sums[t] = _mm512_dpbusd_epi32(sums[t], codes, values);
+                    for (t, sum) in sums.iter_mut().enumerate() {
+                        *sum = _mm512_dpbusd_epi32(*sum, codes, word((QUADS + quad) * T + t));
                     }
                 }
             }
@@ -129,32 +151,16 @@ unsafe fn integer_sums<F: QuantizedFormat, const T: usize>(
                         low = _mm512_shuffle_epi8(table, low);
                         high = _mm512_shuffle_epi8(table, high);
                     }
-                    for t in 0..T {
-                        let values = word((QUADS + quad) * T + t);
-                        sums[t] = _mm512_dpbusd_epi32(sums[t], low, values);
+                    for (t, sum) in sums.iter_mut().enumerate() {
+                        *sum = _mm512_dpbusd_epi32(*sum, low, word((QUADS + quad) * T + t));
                     }
-                    for t in 0..T {
-                        let values = word((QUADS + quad + 4) * T + t);
-                        sums[t] = _mm512_dpbusd_epi32(sums[t], high, values);
+                    for (t, sum) in sums.iter_mut().enumerate() {
+                        *sum = _mm512_dpbusd_epi32(*sum, high, word((QUADS + quad + 4) * T + t));
                     }
                 }
             }
         }
         sums
-    }
-}
-
-/// Shifts by a number of bits that is known when this is compiled.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn shift_left(values: __m512i, bits: u32) -> __m512i {
-    match bits {
-        2 => _mm512_slli_epi32::<2>(values),
-        3 => _mm512_slli_epi32::<3>(values),
-        4 => _mm512_slli_epi32::<4>(values),
-        5 => _mm512_slli_epi32::<5>(values),
-        7 => _mm512_slli_epi32::<7>(values),
-        _ => unreachable!("no format has its zero at two to the {bits}"),
     }
 }
 
@@ -246,8 +252,8 @@ unsafe fn float_tile<
     unsafe {
         let whole = columns - columns % CHAINS;
         for column in (0..whole).step_by(CHAINS) {
-            for chain in 0..CHAINS {
-                float_column::<F, WIDTH, T>(panel, column + chain, activations, &mut totals[chain]);
+            for (chain, totals) in totals.iter_mut().enumerate() {
+                float_column::<F, WIDTH, T>(panel, column + chain, activations, totals);
             }
         }
         for column in whole..columns {
@@ -256,8 +262,8 @@ unsafe fn float_tile<
         for t in 0..T {
             for half in 0..2 {
                 let mut total = totals[0][t][half];
-                for chain in 1..CHAINS {
-                    total = _mm512_add_ps(total, totals[chain][t][half]);
+                for chain in &totals[1..] {
+                    total = _mm512_add_ps(total, chain[t][half]);
                 }
                 _mm512_storeu_ps(output.add(t * FLOAT_ROWS + 16 * half), total);
             }
@@ -278,10 +284,10 @@ unsafe fn float_column<F: FloatFormat<WIDTH>, const WIDTH: usize, const T: usize
         let weights = panel.add(column * FLOAT_ROWS * WIDTH);
         let low = F::load_16(weights);
         let high = F::load_16(weights.add(16 * WIDTH));
-        for t in 0..T {
+        for (t, totals) in totals.iter_mut().enumerate() {
             let activation = broadcast(activations, column * T + t);
-            totals[t][0] = _mm512_fmadd_ps(low, activation, totals[t][0]);
-            totals[t][1] = _mm512_fmadd_ps(high, activation, totals[t][1]);
+            totals[0] = _mm512_fmadd_ps(low, activation, totals[0]);
+            totals[1] = _mm512_fmadd_ps(high, activation, totals[1]);
         }
     }
 }

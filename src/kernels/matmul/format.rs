@@ -40,6 +40,31 @@ pub(super) enum Scales {
     TwoLevelAndOffset,
 }
 
+/// The code that means zero. There are few, so that the inputs can be prepared for all of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Zero {
+    /// Code 0.
+    None,
+    /// Code 8, for groups of 32 columns.
+    Eight,
+    /// Code 128, for groups of 32 columns.
+    OneHundredTwentyEight,
+    /// Code 32, for groups of 16 columns.
+    ThirtyTwo,
+}
+
+impl Zero {
+    /// Which of the inputs' zero sums is that of a group (of a block of 32 columns).
+    pub(super) const fn sum_of(self, group: usize) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::Eight => Some(0),
+            Self::OneHundredTwentyEight => Some(1),
+            Self::ThirtyTwo => Some(2 + group),
+        }
+    }
+}
+
 /// A block taken apart.
 pub(super) struct Parts {
     /// A code (or an index of one) for each of the block's columns.
@@ -76,8 +101,8 @@ pub(super) trait QuantizedFormat {
     const CODES: Codes;
     /// How its scales are packed.
     const SCALES: Scales;
-    /// The zero point's binary logarithm; `None` where zero is code 0.
-    const ZERO_SHIFT: Option<u32> = None;
+    /// The zero point.
+    const ZERO: Zero = Zero::None;
 
     /// Takes a block of [`GgmlType::block_bytes`] bytes apart.
     fn unpack(block: &[u8], parts: &mut Parts);
@@ -135,7 +160,7 @@ impl QuantizedFormat for Q4_0 {
     const TYPE: GgmlType = GgmlType::Q4_0;
     const CODES: Codes = Codes::Nibbles;
     const SCALES: Scales = Scales::Half;
-    const ZERO_SHIFT: Option<u32> = Some(3);
+    const ZERO: Zero = Zero::Eight;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 0);
@@ -163,11 +188,12 @@ impl QuantizedFormat for Q5_0 {
     const TYPE: GgmlType = GgmlType::Q5_0;
     const CODES: Codes = Codes::Bytes;
     const SCALES: Scales = Scales::Half;
-    const ZERO_SHIFT: Option<u32> = Some(4);
+    const ZERO: Zero = Zero::OneHundredTwentyEight;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 0);
-        parts.codes[..32].copy_from_slice(&five_bits::unpack(field(block, 2), field(block, 6)));
+        let codes = five_bits::unpack(field(block, 2), field(block, 6));
+        parts.codes[..32].copy_from_slice(&codes.map(|code| code + (128 - 16)));
     }
 }
 
@@ -191,7 +217,7 @@ impl QuantizedFormat for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;
     const CODES: Codes = Codes::Bytes;
     const SCALES: Scales = Scales::Half;
-    const ZERO_SHIFT: Option<u32> = Some(7);
+    const ZERO: Zero = Zero::OneHundredTwentyEight;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 0);
@@ -202,16 +228,16 @@ impl QuantizedFormat for Q8_0 {
 }
 
 /// The codes of ggml's IQ4 table: its values moved up by 128.
-static IQ4_CODES: [u8; 16] = codes_of(&iq4_nl::VALUES, 128);
+static IQ4_CODES: [u8; 16] = codes_of(&iq4_nl::VALUES);
 
-/// The codes of MXFP4's doubled values, moved up by 16.
-static MXFP4_CODES: [u8; 16] = codes_of(&mxfp4::DOUBLED_VALUES, 16);
+/// The codes of MXFP4's doubled values, likewise.
+static MXFP4_CODES: [u8; 16] = codes_of(&mxfp4::DOUBLED_VALUES);
 
-const fn codes_of(values: &[i8; 16], zero: i16) -> [u8; 16] {
+const fn codes_of(values: &[i8; 16]) -> [u8; 16] {
     let mut codes = [0; 16];
     let mut index = 0;
     while index < 16 {
-        codes[index] = (values[index] as i16 + zero) as u8;
+        codes[index] = (values[index] as i16 + 128) as u8;
         index += 1;
     }
     codes
@@ -223,7 +249,7 @@ impl QuantizedFormat for Iq4Nl {
     const TYPE: GgmlType = GgmlType::IQ4_NL;
     const CODES: Codes = Codes::Indices(&IQ4_CODES);
     const SCALES: Scales = Scales::Half;
-    const ZERO_SHIFT: Option<u32> = Some(7);
+    const ZERO: Zero = Zero::OneHundredTwentyEight;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 0);
@@ -237,7 +263,7 @@ impl QuantizedFormat for Iq4Xs {
     const TYPE: GgmlType = GgmlType::IQ4_XS;
     const CODES: Codes = Codes::Indices(&IQ4_CODES);
     const SCALES: Scales = Scales::TwoLevel;
-    const ZERO_SHIFT: Option<u32> = Some(7);
+    const ZERO: Zero = Zero::OneHundredTwentyEight;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 0);
@@ -258,7 +284,7 @@ impl QuantizedFormat for Mxfp4 {
     const TYPE: GgmlType = GgmlType::MXFP4;
     const CODES: Codes = Codes::Indices(&MXFP4_CODES);
     const SCALES: Scales = Scales::Single;
-    const ZERO_SHIFT: Option<u32> = Some(4);
+    const ZERO: Zero = Zero::OneHundredTwentyEight;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = mxfp4::half_power_of_two(block[0]);
@@ -296,7 +322,7 @@ impl QuantizedFormat for Q3K {
     const GROUP: usize = 16;
     const CODES: Codes = Codes::Bytes;
     const SCALES: Scales = Scales::TwoLevel;
-    const ZERO_SHIFT: Option<u32> = Some(2);
+    const ZERO: Zero = Zero::ThirtyTwo;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 108);
@@ -308,7 +334,8 @@ impl QuantizedFormat for Q3K {
             let shift = 2 * (group % 8 / 2);
             let codes = parts.codes[16 * group..].iter_mut();
             for (code, (low, high)) in codes.zip(low.iter().zip(high)) {
-                *code = ((low >> shift) & 3) | (((high >> (group / 2)) & 1) << 2);
+                let quant = ((low >> shift) & 3) | (((high >> (group / 2)) & 1) << 2);
+                *code = quant + (32 - 4);
             }
         }
     }
@@ -370,7 +397,7 @@ impl QuantizedFormat for Q6K {
     const GROUP: usize = 16;
     const CODES: Codes = Codes::Bytes;
     const SCALES: Scales = Scales::TwoLevel;
-    const ZERO_SHIFT: Option<u32> = Some(5);
+    const ZERO: Zero = Zero::ThirtyTwo;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 208);

@@ -1,6 +1,6 @@
 //! The one table of kernels: a weight type and an instruction set in, functions out.
 
-use super::activations::ActivationKind;
+use super::activations::{self, ActivationKind};
 use super::float::{Brain, FloatFormat, Half, Single};
 use super::format::{self, QuantizedFormat};
 use super::panel::{self, FLOAT_ROWS, QUANTIZED_ROWS};
@@ -135,6 +135,6 @@ pub(super) fn fill_tile(
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx2 => unsafe { avx2::fill(kind, inputs, columns, tile) },
-        _ => kind.fill(inputs, columns, tile),
+        _ => kind.fill(inputs, columns, tile, activations::quantize),
     }
 }

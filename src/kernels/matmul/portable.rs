@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::activations::{BLOCK, BLOCK_WORDS, NEGATED_SUM, QUADS, SCALE, SCALED_SUM};
+use super::activations::{BLOCK, BLOCK_WORDS, QUADS, SCALE, SCALED_SUM, ZERO_SUM};
 use super::float::FloatFormat;
 use super::format::{Codes, QuantizedFormat, Scales, block_columns, code_bytes, scale_bytes};
 use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, scales_at};
@@ -33,8 +33,8 @@ pub(super) fn multiply_quantized<F: QuantizedFormat>(
             // The sums of the whole block come first, those of its halves after it.
             let sums_at = if F::GROUP == BLOCK { 0 } else { 1 + group };
             for (token, output) in output.chunks_exact_mut(QUANTIZED_ROWS).enumerate() {
-                let zero = F::ZERO_SHIFT
-                    .map_or(0, |shift| (part(NEGATED_SUM + sums_at, token) as i32) << shift);
+                let zero =
+                    F::ZERO.sum_of(group).map_or(0, |sum| part(ZERO_SUM + sum, token) as i32);
                 let mut sums = [zero; QUANTIZED_ROWS];
                 for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
                     let codes = quad_codes::<F>(panel, block, quad);

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::PackedMatrix;
 use super::activations::ActivationKind;
 use super::kernel::{self, MAX_TILE};
-use super::panel::FLOAT_ROWS;
+use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS};
 use crate::kernels::dispatch::InstructionSet;
 
 /// Words of activations that a thread works through before it turns to the next tokens: they stay
@@ -234,7 +234,15 @@ impl Output {
         assert!(at + values.len() <= self.length, "the output has room");
         // SAFETY: in bounds by the assertion; apart from other threads by the contract.
         unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), values.len());
+            let start = self.start.add(at);
+            // Whole panels are a few stores, not a call.
+            if let Some(values) = values.as_array::<QUANTIZED_ROWS>() {
+                start.cast::<[f32; QUANTIZED_ROWS]>().write(*values);
+            } else if let Some(values) = values.as_array::<FLOAT_ROWS>() {
+                start.cast::<[f32; FLOAT_ROWS]>().write(*values);
+            } else {
+                std::ptr::copy_nonoverlapping(values.as_ptr(), start, values.len());
+            }
         }
     }
 }
