@@ -4,5 +4,6 @@ mod bench;
 mod broken_files;
 mod compare;
 mod inspect;
+mod mmlu_eval;
 mod quantize;
 mod support;
