@@ -113,7 +113,7 @@ pub(super) fn print(comparison: &Comparison) {
 }
 
 /// The command line of this process, quoted for a shell.
-fn command_line() -> String {
+pub(super) fn command_line() -> String {
     let words = std::env::args().skip(1).map(|word| shell_word(&word));
     std::iter::once("quantkit".to_string()).chain(words).collect::<Vec<_>>().join(" ")
 }

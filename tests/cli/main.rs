@@ -3,6 +3,7 @@
 mod bench;
 mod broken_files;
 mod compare;
+mod demo;
 mod inspect;
 mod mmlu_eval;
 mod quantize;
