@@ -1,0 +1,437 @@
+//! One file over HTTP: resumed after a dropped connection, bounded in size, verified, and in place
+//! only when complete.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ureq::http::{Response, StatusCode};
+use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::{Agent, Body};
+
+use super::error::{FetchError, shown};
+use crate::support::hash::sha256_file;
+use crate::support::interrupt;
+use crate::support::progress::Progress;
+
+/// Attempts in a row that may fail without much having come through.
+const ATTEMPTS: u32 = 5;
+
+/// What an attempt must bring for the next failure to count as the first again.
+const WORTHWHILE: u64 = 1 << 20;
+
+/// The wait before the second attempt; it doubles with each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// How long a connection may take to come about, and how long it may then stay silent.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Answers that are read as a whole (listings, indexes) are no larger than this.
+const DOCUMENT_LIMIT: u64 = 64 << 20;
+
+/// An HTTP client that trusts what the system trusts (SSL_CERT_FILE included), goes through
+/// HTTP(S)_PROXY, and never waits for ever.
+#[derive(Debug)]
+pub(super) struct Client {
+    agent: Agent,
+    server: Server,
+}
+
+/// The kinds of servers, which differ in what to do about an error.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Server {
+    /// A Hugging Face hub.
+    Hub,
+    /// A Python package index.
+    PackageIndex,
+}
+
+impl Server {
+    /// The environment variable that names another server of this kind.
+    fn mirror(self) -> &'static str {
+        match self {
+            Self::Hub => "HF_ENDPOINT",
+            Self::PackageIndex => "PIP_INDEX_URL",
+        }
+    }
+
+    /// What to do when it refuses access.
+    fn advice(self, with_token: bool) -> &'static str {
+        match (self, with_token) {
+            (Self::Hub, true) => {
+                "the token (HF_TOKEN, or the one in HF_HOME) may not read it: accept the terms on \
+                 its page, or use another token"
+            }
+            (Self::Hub, false) => {
+                "if it is gated or private, set HF_TOKEN to a token that may read it; otherwise \
+                 check the name"
+            }
+            (Self::PackageIndex, _) => {
+                "PIP_INDEX_URL may carry a user name and a password: https://USER:PASSWORD@HOST/…"
+            }
+        }
+    }
+}
+
+/// What to ask for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Request {
+    pub(super) url: String,
+    /// Sent to the host of `url` only, and not on to where that redirects.
+    pub(super) token: Option<String>,
+}
+
+/// What is known about a file before it comes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Expected {
+    pub(super) size: Option<u64>,
+    /// Lower-case hexadecimal.
+    pub(super) sha256: Option<String>,
+}
+
+/// The part of a progress bar that a file fills.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Meter<'a> {
+    pub(super) progress: &'a Progress,
+    /// Bytes that came before this file.
+    pub(super) base: u64,
+}
+
+impl Client {
+    pub(super) fn new(server: Server) -> Self {
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .root_certs(RootCerts::PlatformVerifier)
+            .build();
+        let agent = Agent::config_builder()
+            .tls_config(tls)
+            .http_status_as_error(false)
+            .user_agent(concat!("quantkit/", env!("CARGO_PKG_VERSION")))
+            .timeout_resolve(Some(CONNECT_TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(SILENCE_TIMEOUT))
+            .timeout_per_read(Some(SILENCE_TIMEOUT))
+            .build()
+            .new_agent();
+        Self { agent, server }
+    }
+
+    /// A whole text document.
+    pub(super) fn document(&self, request: &Request, accept: &str) -> Result<String, FetchError> {
+        let mut attempt = 1;
+        loop {
+            let answer = self.call(request, &[("accept", accept)], false).and_then(|mut body| {
+                let text = body.body_mut().with_config().limit(DOCUMENT_LIMIT).read_to_string();
+                text.map_err(|error| dropped(request, attempt, 0, &error))
+            });
+            match answer {
+                Err(error) if attempt < ATTEMPTS && is_transient(&error) => wait(attempt)?,
+                other => return other,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// The headers of a file's first answer, before any redirect is followed.
+    pub(super) fn headers(&self, request: &Request) -> Result<Response<Body>, FetchError> {
+        self.call(request, &[("range", "bytes=0-0")], true)
+    }
+
+    /// Downloads to `target` and returns the file's SHA-256. What has come is kept beside it as
+    /// `<target>.part` until the file is complete, so that a later call can go on from there.
+    pub(super) fn download(
+        &self,
+        request: &Request,
+        expected: &Expected,
+        target: &Path,
+        meter: Meter<'_>,
+    ) -> Result<String, FetchError> {
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(FetchError::io(parent))?;
+        }
+        let _lock = lock(&beside(target, "lock"))?;
+        let part = beside(target, "part");
+        // What an earlier run left may be damaged; what this run brings is not tried twice.
+        let mut left_over = length(&part) > 0;
+        loop {
+            self.complete(request, expected, &part, meter)?;
+            match verify(request, expected, &part) {
+                Ok(sha256) => {
+                    fs::rename(&part, target).map_err(FetchError::io(target))?;
+                    return Ok(sha256);
+                }
+                Err(error) => {
+                    fs::remove_file(&part).map_err(FetchError::io(&part))?;
+                    if !left_over {
+                        return Err(error);
+                    }
+                    left_over = false;
+                }
+            }
+        }
+    }
+
+    /// Brings the partial file to its full length, however many connections that takes.
+    fn complete(
+        &self,
+        request: &Request,
+        expected: &Expected,
+        part: &Path,
+        meter: Meter<'_>,
+    ) -> Result<(), FetchError> {
+        let mut attempt = 1;
+        loop {
+            let before = length(part);
+            if expected.size == Some(before) && before > 0 {
+                return Ok(());
+            }
+            let error = match self.attempt(request, expected, part, meter, attempt) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let received = length(part);
+            // A server that was never reached is reported at once.
+            let lost = matches!(error, FetchError::Unreachable { .. }) && received > 0;
+            if !(lost || is_transient(&error)) {
+                return Err(error);
+            }
+            if received.saturating_sub(before) >= WORTHWHILE {
+                attempt = 1;
+            }
+            if attempt == ATTEMPTS {
+                return Err(error);
+            }
+            tracing::info!("{error}; attempt {attempt} of {ATTEMPTS}");
+            wait(attempt)?;
+            attempt += 1;
+        }
+    }
+
+    /// One connection: appends what comes to the partial file.
+    fn attempt(
+        &self,
+        request: &Request,
+        expected: &Expected,
+        part: &Path,
+        meter: Meter<'_>,
+        attempt: u32,
+    ) -> Result<(), FetchError> {
+        let kept = Some(length(part)).filter(|kept| expected.size.is_none_or(|size| *kept <= size));
+        let kept = kept.unwrap_or(0);
+        let range = format!("bytes={kept}-");
+        let headers = [("range", range.as_str())];
+        let headers = if kept > 0 { &headers[..] } else { &[] };
+        let mut answer = self.call(request, headers, false)?;
+        if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            fs::remove_file(part).map_err(FetchError::io(part))?;
+            return Err(dropped(request, attempt, 0, &"the server has no such range"));
+        }
+        let (start, announced) = extent(request, &answer, kept)?;
+        let total = expected.size.or(announced);
+        let mut file = open_at(part, start).map_err(FetchError::io(part))?;
+        let mut received = start;
+        let mut body = answer.body_mut().as_reader();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            interrupt::check()?;
+            meter.progress.set(meter.base + received);
+            let count = match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(dropped(request, attempt, received, &error)),
+            };
+            received += count as u64;
+            if let Some(expected) = total.filter(|total| received > *total) {
+                fs::remove_file(part).map_err(FetchError::io(part))?;
+                let (url, found) = (shown(&request.url), received);
+                return Err(FetchError::WrongSize { url, expected, found });
+            }
+            file.write_all(&buffer[..count]).map_err(FetchError::io(part))?;
+        }
+        match total {
+            // The server says itself that there is no more, so asking again would not help.
+            Some(expected) if received < expected && announced == Some(received) => {
+                fs::remove_file(part).map_err(FetchError::io(part))?;
+                let (url, found) = (shown(&request.url), received);
+                Err(FetchError::WrongSize { url, expected, found })
+            }
+            Some(total) if received < total => {
+                let cause = format!("{total} bytes were announced");
+                Err(dropped(request, attempt, received, &cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends a request; any status but a success (or an unfollowed redirect) is an error.
+    fn call(
+        &self,
+        request: &Request,
+        headers: &[(&str, &str)],
+        stay: bool,
+    ) -> Result<Response<Body>, FetchError> {
+        interrupt::check()?;
+        let mut builder = self.agent.get(&request.url);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        if let Some(token) = &request.token {
+            builder = builder.header("authorization", format!("Bearer {token}"));
+        }
+        if stay {
+            builder = builder.config().max_redirects(0).build();
+        }
+        tracing::debug!("GET {}", shown(&request.url));
+        let url = shown(&request.url);
+        let answer = builder.call().map_err(|error| FetchError::Unreachable {
+            url: url.clone(),
+            cause: error.to_string(),
+            mirror: self.server.mirror(),
+        })?;
+        let status = answer.status();
+        match status {
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok(answer),
+            _ if status.is_success() || (stay && status.is_redirection()) => Ok(answer),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let advice = self.server.advice(request.token.is_some());
+                Err(FetchError::Denied { url, status: status.as_u16(), advice })
+            }
+            StatusCode::NOT_FOUND => Err(FetchError::NotFound { url }),
+            _ => Err(FetchError::Status { url, status: status.as_u16() }),
+        }
+    }
+}
+
+/// Where an answer's body begins in the file, and the file's length if the answer tells.
+fn extent(
+    request: &Request,
+    answer: &Response<Body>,
+    kept: u64,
+) -> Result<(u64, Option<u64>), FetchError> {
+    if answer.status() != StatusCode::PARTIAL_CONTENT {
+        let length = header(answer, "content-length").and_then(|text| text.parse().ok());
+        return Ok((0, length));
+    }
+    let malformed = |problem| FetchError::Malformed { url: shown(&request.url), problem };
+    let range = header(answer, "content-range").unwrap_or_default();
+    match parse_content_range(&range) {
+        Some((start, total)) if start == kept => Ok((start, total)),
+        _ => Err(malformed(format!("asked from byte {kept} on, got the range {range:?}"))),
+    }
+}
+
+/// Opens a file for writing from `start` on, forgetting what lies beyond.
+fn open_at(path: &Path, start: u64) -> io::Result<File> {
+    let mut file = File::options().create(true).write(true).truncate(false).open(path)?;
+    file.set_len(start)?;
+    file.seek(io::SeekFrom::Start(start))?;
+    Ok(file)
+}
+
+fn dropped(
+    request: &Request,
+    attempts: u32,
+    received: u64,
+    cause: &dyn std::fmt::Display,
+) -> FetchError {
+    let (url, cause) = (shown(&request.url), cause.to_string());
+    FetchError::Dropped { url, attempts, received, cause }
+}
+
+/// Whether the same request may succeed a moment later.
+fn is_transient(error: &FetchError) -> bool {
+    match error {
+        FetchError::Dropped { .. } => true,
+        FetchError::Status { status, .. } => *status == 429 || *status >= 500,
+        _ => false,
+    }
+}
+
+/// Waits longer after each attempt, and ends early when a stop is asked for.
+fn wait(attempt: u32) -> Result<(), FetchError> {
+    let step = FIRST_WAIT / 5;
+    for _ in 0..(5 << (attempt - 1)) {
+        interrupt::check()?;
+        std::thread::sleep(step);
+    }
+    Ok(())
+}
+
+/// Compares a complete file with what was announced.
+fn verify(request: &Request, expected: &Expected, part: &Path) -> Result<String, FetchError> {
+    let found = length(part);
+    if let Some(expected) = expected.size.filter(|size| *size != found) {
+        return Err(FetchError::WrongSize { url: shown(&request.url), expected, found });
+    }
+    let found = sha256_file(part).map_err(FetchError::io(part))?;
+    match &expected.sha256 {
+        Some(expected) if *expected != found => {
+            let (url, expected) = (shown(&request.url), expected.clone());
+            Err(FetchError::WrongChecksum { url, expected, found })
+        }
+        _ => Ok(found),
+    }
+}
+
+/// Holds off other processes that fetch the same file. (hf-hub locks the same file in the same
+/// way.)
+fn lock(path: &Path) -> Result<File, FetchError> {
+    let file = File::create(path).map_err(FetchError::io(path))?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                tracing::info!("waiting for another process that holds {}", path.display());
+                interrupt::check()?;
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            Err(TryLockError::Error(error)) => return Err(FetchError::io(path)(error)),
+        }
+    }
+}
+
+/// A file's path with something added to its name.
+fn beside(target: &Path, extension: &str) -> PathBuf {
+    let mut name = target.file_name().unwrap_or_default().to_os_string();
+    name.push(".");
+    name.push(extension);
+    target.with_file_name(name)
+}
+
+/// Bytes in a file; 0 if it is not there.
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// A header's text.
+pub(super) fn header(answer: &Response<Body>, name: &str) -> Option<String> {
+    answer.headers().get(name)?.to_str().ok().map(str::to_string)
+}
+
+/// `bytes 10-99/100` → (10, Some(100)); the total may be unknown (`*`).
+pub(super) fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    Some((start.trim().parse().ok()?, total.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        assert_eq!(parse_content_range("bytes 10-99/100"), Some((10, Some(100))));
+        assert_eq!(parse_content_range("bytes 0-0/*"), Some((0, None)));
+        assert_eq!(parse_content_range("bytes */100"), None);
+        assert_eq!(parse_content_range("lines 1-2/3"), None);
+    }
+
+    #[test]
+    fn names_beside_a_file_keep_its_name() {
+        assert_eq!(beside(Path::new("a/b.whl"), "part"), Path::new("a/b.whl.part"));
+    }
+}
