@@ -9,7 +9,7 @@ use crate::support::interrupt::Interrupted;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// Text that names no source.
-    #[error("{0}: expected demo-model, mmlu or hf:ORG/NAME[@REVISION]")]
+    #[error("expected demo-model, mmlu or hf:ORG/NAME[@REVISION], found {0:?}")]
     UnknownSource(String),
     /// The server could not be reached.
     #[error(
