@@ -4,16 +4,22 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use half::f16;
-use quantkit::kernels::attention::{AttentionItem, AttentionShape, CacheSpan, attention_with};
+use quantkit::kernels::attention::{
+    AttentionItem, AttentionShape, CacheRows, CacheSpan, attention_with,
+};
 use quantkit::kernels::dispatch::InstructionSet;
 
 const SHAPE: AttentionShape = AttentionShape { heads: 9, kv_heads: 3, head_size: 64, scale: 0.125 };
 
 /// One sequence's keys or values, with numbers that vary.
-fn cache(length: usize) -> Vec<f16> {
-    let cells = SHAPE.kv_heads * length * SHAPE.head_size;
-    (0..cells).map(|cell| f16::from_f32((cell * 7919 % 1013) as f32 / 506.5 - 1.0)).collect()
+fn cache(length: usize) -> (Vec<i16>, Vec<f32>) {
+    let rows = SHAPE.kv_heads * length;
+    let elements = (0..rows * SHAPE.head_size).map(|cell| (cell * 7919 % 1013) as i16 - 506);
+    (elements.collect(), vec![1.0 / 506.0; rows])
+}
+
+fn rows((elements, scales): &(Vec<i16>, Vec<f32>)) -> CacheRows<'_> {
+    CacheRows { elements, scales }
 }
 
 /// `sequences` sequences with `tokens` new tokens at the end of `context` positions.
@@ -30,7 +36,12 @@ fn measure(
         .enumerate()
         .map(|(index, (keys, values))| AttentionItem {
             queries: index * tokens..(index + 1) * tokens,
-            spans: vec![CacheSpan { keys, values, length: context, capacity: context }],
+            spans: vec![CacheSpan {
+                keys: rows(keys),
+                values: rows(values),
+                length: context,
+                capacity: context,
+            }],
         })
         .collect();
     let elements = sequences * tokens * SHAPE.heads * SHAPE.head_size;

@@ -2,40 +2,33 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor};
-use half::f16;
-use half::vec::HalfBitsVecExt;
+use candle_core::{Result, Tensor};
 
 use super::config::Config;
+use super::ops::Ops;
 
 /// Positions that a segment has room for at least.
 const SMALLEST_SEGMENT: usize = 16;
 
-/// A contiguous stretch of a sequence's keys and values, over all layers, in f16.
+/// A contiguous stretch of a sequence's keys and values, over all layers.
 #[derive(Debug)]
 pub(super) struct Segment {
-    /// `[layers, 2, kv_heads, capacity, head_size]`; keys come first in the second dimension.
-    pub(super) tensor: Tensor,
+    /// The memory, in the back end's own format.
+    pub(super) storage: SegmentStorage,
     /// Positions that it has room for.
     pub(super) capacity: usize,
     /// Positions that are filled.
     pub(super) length: usize,
 }
 
-impl Segment {
-    fn new(config: &Config, device: &Device, capacity: usize) -> Result<Self> {
-        let shape = (config.layers, 2, config.kv_heads, capacity, config.head_size);
-        let tensor = match device {
-            // Zeroed memory that the system hands out page by page as it is used; candle's own
-            // zeros would touch all of it now.
-            Device::Cpu => {
-                let count = config.layers * 2 * config.key_width() * capacity;
-                Tensor::from_vec(vec![0u16; count].reinterpret_into::<f16>(), shape, device)?
-            }
-            _ => Tensor::zeros(shape, DType::F16, device)?,
-        };
-        Ok(Self { tensor, capacity, length: 0 })
-    }
+/// Keys and values of all layers, `[layers, 2, kv_heads, capacity, head_size]`; keys come first in
+/// the second dimension.
+#[derive(Debug)]
+pub(super) struct SegmentStorage {
+    /// The elements.
+    pub(super) elements: Tensor,
+    /// One factor a row, `[layers, 2, kv_heads, capacity]`, where the elements need one.
+    pub(super) scales: Option<Tensor>,
 }
 
 /// What a sequence remembers. Forks share what the parent held at that time.
@@ -77,7 +70,7 @@ impl SequenceCache {
     /// Makes room for `count` more positions in the tail. Without room in
     /// the tail, a new segment as large as the expectation or, beyond that, as the whole sequence
     /// follows it, so that nothing is ever copied.
-    pub(super) fn reserve(&mut self, count: usize, config: &Config, device: &Device) -> Result<()> {
+    pub(super) fn reserve(&mut self, count: usize, config: &Config, ops: &dyn Ops) -> Result<()> {
         let has_room = |segment: &Segment| segment.capacity - segment.length >= count;
         if self.tail.is_none() {
             self.tail = self.take_back_last();
@@ -86,7 +79,9 @@ impl SequenceCache {
             let expected = self.expected.saturating_sub(self.length);
             let wanted = if expected > 0 { expected } else { self.length.max(SMALLEST_SEGMENT) };
             let limit = config.context_length.saturating_sub(self.length);
-            let segment = Segment::new(config, device, wanted.min(limit).max(count))?;
+            let capacity = wanted.min(limit).max(count);
+            let storage = ops.cache_storage(config, capacity)?;
+            let segment = Segment { storage, capacity, length: 0 };
             let filled = self.tail.replace(segment).filter(|segment| segment.length > 0);
             self.shared.extend(filled.map(Arc::new));
         }

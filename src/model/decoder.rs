@@ -1,6 +1,6 @@
 //! The decoder: a llama-like transformer, one forward pass for prefill and decode alike.
 
-use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use candle_core::{Device, Result as TensorResult, Tensor};
 
 use super::ModelError;
 use super::cache::SequenceCache;
@@ -81,7 +81,7 @@ impl Decoder {
     pub fn forward(&self, items: &mut [BatchItem<'_>]) -> Result<Vec<f32>, ModelError> {
         let ops = &*self.ops;
         for item in items.iter_mut() {
-            item.cache.reserve(item.tokens.len(), &self.config, ops.device())?;
+            item.cache.reserve(item.tokens.len(), &self.config, ops)?;
         }
         let rope = self.rope_table(items)?;
         let mut hidden = self.embed(items)?;
@@ -210,6 +210,6 @@ impl Decoder {
 
     /// Bytes of one token's keys and values over all layers.
     pub fn cache_bytes_per_token(&self) -> usize {
-        2 * self.config.layers * self.config.key_width() * DType::F16.size_in_bytes()
+        2 * self.config.layers * self.config.kv_heads * self.ops.cache_row_bytes(&self.config)
     }
 }

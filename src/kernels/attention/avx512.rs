@@ -2,8 +2,6 @@
 
 use std::arch::x86_64::*;
 
-use half::f16;
-
 use super::vector::{EXP2, EXP2_FLOOR, Vector};
 use super::work::{Scratch, Work};
 use super::{Kernels, stream, tile};
@@ -41,8 +39,10 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_half(source: *const f16) -> Self {
-        unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(source.cast()))) }
+    unsafe fn load_short(source: *const i16) -> Self {
+        unsafe {
+            Self(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(source.cast()))))
+        }
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod cache;
 mod plan;
 mod scalar;
 mod stream;
@@ -15,10 +16,10 @@ mod work;
 
 use std::ops::Range;
 
-use half::f16;
-
 use super::dispatch::InstructionSet;
 use work::{Scratch, Work};
+
+pub use cache::{CacheRows, encode_row};
 
 /// The shape shared by all sequences of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,17 +34,17 @@ pub struct AttentionShape {
     pub scale: f32,
 }
 
-/// A contiguous stretch of a sequence's cache, in one layer. `keys` and `values` are laid out
-/// `[kv_heads][capacity][head_size]`; positions `0..length` are filled.
+/// A contiguous stretch of a sequence's cache, in one layer. The rows of `keys` and `values` are
+/// laid out `[kv_heads][capacity]`; positions `0..length` are filled.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheSpan<'a> {
     /// Keys.
-    pub keys: &'a [f16],
+    pub keys: CacheRows<'a>,
     /// Values.
-    pub values: &'a [f16],
+    pub values: CacheRows<'a>,
     /// Filled positions.
     pub length: usize,
-    /// Allocated positions: the stride between heads is `capacity * head_size`.
+    /// Allocated positions: the stride between heads, in rows.
     pub capacity: usize,
 }
 
@@ -138,9 +139,9 @@ fn check(shape: AttentionShape, queries: &[f32], items: &[AttentionItem<'_>], ou
         }
         for span in &item.spans {
             assert!(span.length <= span.capacity, "a span is longer than its capacity");
-            let needed = kv_heads * span.capacity * head_size;
+            let rows = kv_heads * span.capacity;
             assert!(
-                span.keys.len() >= needed && span.values.len() >= needed,
+                span.keys.hold(rows, head_size) && span.values.hold(rows, head_size),
                 "a span's keys or values are shorter than its capacity"
             );
         }

@@ -42,14 +42,14 @@ fn one_head(
     let size = shape.head_size;
     let rows = || {
         item.spans.iter().flat_map(|span| {
-            let start = kv_head * span.capacity * size;
-            let filled = start..start + span.length * size;
-            let keys = span.keys[filled.clone()].chunks_exact(size);
-            keys.zip(span.values[filled].chunks_exact(size))
+            let first = kv_head * span.capacity;
+            let keys = span.keys.part(first, span.length, size);
+            let values = span.values.part(first, span.length, size);
+            keys.rows(size).zip(values.rows(size))
         })
     };
-    let dot = |key: &[half::f16]| -> f32 {
-        query.iter().zip(key).map(|(query, key)| query * key.to_f32()).sum()
+    let dot = |(key, scale): (&[i16], f32)| -> f32 {
+        query.iter().zip(key).map(|(query, &key)| query * (f32::from(key) * scale)).sum()
     };
     let mut scores: Vec<f32> =
         rows().take(visible).map(|(key, _)| dot(key) * shape.scale).collect();
@@ -59,10 +59,10 @@ fn one_head(
     }
     let total: f32 = scores.iter().sum();
     output.fill(0.0);
-    for (score, (_, value)) in scores.iter().zip(rows()) {
+    for (score, (_, (value, scale))) in scores.iter().zip(rows()) {
         let weight = score / total;
-        for (output, value) in output.iter_mut().zip(value) {
-            *output += weight * value.to_f32();
+        for (output, &value) in output.iter_mut().zip(value) {
+            *output += weight * (f32::from(value) * scale);
         }
     }
 }

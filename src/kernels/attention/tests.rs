@@ -1,6 +1,5 @@
 //! Every vector kernel against the scalar version.
 
-use half::f16;
 use proptest::prelude::*;
 
 use super::*;
@@ -17,6 +16,25 @@ impl Numbers {
             sum += (self.0 >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
         }
         sum * deviation * 1.732
+    }
+}
+
+/// Keys or values.
+#[derive(Default)]
+struct Buffer {
+    elements: Vec<i16>,
+    scales: Vec<f32>,
+}
+
+impl Buffer {
+    fn push(&mut self, row: &[f32]) {
+        let start = self.elements.len();
+        self.elements.resize(start + row.len(), 0);
+        self.scales.push(encode_row(row, &mut self.elements[start..]));
+    }
+
+    fn rows(&self) -> CacheRows<'_> {
+        CacheRows { elements: &self.elements, scales: &self.scales }
     }
 }
 
@@ -37,7 +55,7 @@ fn compare(heads: usize, kv_heads: usize, head_size: usize, deviation: f32, case
         AttentionShape { heads, kv_heads, head_size, scale: 1.0 / (head_size as f32).sqrt() };
     let mut numbers = Numbers((heads * 31 + head_size) as u64);
     // What lies beyond a span's length must not matter.
-    let buffers: Vec<Vec<(Vec<f16>, usize)>> = cases
+    let buffers: Vec<Vec<(Buffer, usize)>> = cases
         .iter()
         .map(|case| {
             let spans = case.spans.iter().flat_map(|&length| [length; 2]);
@@ -45,16 +63,16 @@ fn compare(heads: usize, kv_heads: usize, head_size: usize, deviation: f32, case
                 .enumerate()
                 .map(|(index, length)| {
                     let capacity = length + index / 2 % 3;
-                    let cells = (0..kv_heads * capacity).flat_map(|cell| {
-                        let filled = cell % capacity < length;
-                        std::iter::repeat_n(filled, head_size)
-                    });
                     let deviation = if index % 2 == 0 { deviation } else { 1.0 };
-                    let data = cells
-                        .map(|filled| if filled { numbers.next(deviation) } else { f32::NAN })
-                        .map(f16::from_f32)
-                        .collect();
-                    (data, length)
+                    let mut buffer = Buffer::default();
+                    for cell in 0..kv_heads * capacity {
+                        let filled = cell % capacity < length;
+                        let row: Vec<f32> = (0..head_size)
+                            .map(|_| if filled { numbers.next(deviation) } else { f32::NAN })
+                            .collect();
+                        buffer.push(&row);
+                    }
+                    (buffer, length)
                 })
                 .collect()
         })
@@ -69,8 +87,8 @@ fn compare(heads: usize, kv_heads: usize, head_size: usize, deviation: f32, case
             row = queries.end + 1;
             let spans = buffers.chunks_exact(2).map(|pair| {
                 let ((keys, length), (values, _)) = (&pair[0], &pair[1]);
-                let capacity = keys.len().min(values.len()) / (kv_heads * head_size);
-                (keys, values, *length, capacity)
+                let capacity = keys.scales.len() / kv_heads;
+                (keys.rows(), values.rows(), *length, capacity)
             });
             let spans = spans
                 .map(|(keys, values, length, capacity)| CacheSpan {

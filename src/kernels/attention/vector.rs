@@ -1,8 +1,6 @@
 //! The few vector operations that the attention kernels are written in, once for every
 //! instruction set.
 
-use half::f16;
-
 /// f32 lanes of one register.
 ///
 /// # Safety
@@ -17,8 +15,8 @@ pub(super) trait Vector: Copy {
     unsafe fn splat(value: f32) -> Self;
     /// `LANES` values.
     unsafe fn load(source: *const f32) -> Self;
-    /// `LANES` half-precision values, widened.
-    unsafe fn load_half(source: *const f16) -> Self;
+    /// `LANES` integers as f32.
+    unsafe fn load_short(source: *const i16) -> Self;
     /// Writes `LANES` values.
     unsafe fn store(self, target: *mut f32);
     /// `self + other`.

@@ -2,10 +2,8 @@
 
 use std::ops::{Deref, DerefMut, Range};
 
-use half::f16;
-
 use super::vector::Vector;
-use super::{AttentionItem, AttentionShape};
+use super::{AttentionItem, AttentionShape, CacheRows};
 
 /// Keys that are widened, scored and weighted together.
 pub(super) const KEY_BLOCK: usize = 64;
@@ -34,10 +32,10 @@ pub(super) struct Work<'a> {
 /// Neighbouring positions within one span.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block<'a> {
-    /// `[length][head_size]`.
-    pub(super) keys: &'a [f16],
-    /// `[length][head_size]`.
-    pub(super) values: &'a [f16],
+    /// One row a position.
+    pub(super) keys: CacheRows<'a>,
+    /// One row a position.
+    pub(super) values: CacheRows<'a>,
     /// The first one's position in the context.
     pub(super) position: usize,
     pub(super) length: usize,
@@ -83,10 +81,9 @@ impl<'a> Work<'a> {
             let to = keys.end.min(end).max(from);
             (from..to).step_by(KEY_BLOCK).map(move |position| {
                 let length = KEY_BLOCK.min(to - position);
-                let first = (kv_head * span.capacity + position - start) * size;
-                let elements = first..first + length * size;
-                let (keys, values) = (&span.keys[elements.clone()], &span.values[elements]);
-                Block { keys, values, position, length }
+                let first = kv_head * span.capacity + position - start;
+                let part = |rows: CacheRows<'a>| rows.part(first, length, size);
+                Block { keys: part(span.keys), values: part(span.values), position, length }
             })
         })
     }
@@ -232,23 +229,24 @@ impl Scratch {
 
 /// Widens rows of `size` elements into rows that lie `stride` apart.
 #[inline(always)]
-unsafe fn widen_rows<V: Vector>(source: &[f16], size: usize, target: &mut [f32], stride: usize) {
-    let rows = source.len() / size;
-    // Rows without padding are one long row.
-    let (rows, size, stride) =
-        if size == stride { (1, rows * size, rows * size) } else { (rows, size, stride) };
+unsafe fn widen_rows<V: Vector>(
+    source: CacheRows<'_>,
+    size: usize,
+    target: &mut [f32],
+    stride: usize,
+) {
     let whole = size - size % V::LANES;
-    for row in 0..rows {
-        let source = &source[row * size..][..size];
-        let target = &mut target[row * stride..][..size];
+    for ((source, scale), target) in source.rows(size).zip(target.chunks_exact_mut(stride)) {
+        let target = &mut target[..size];
         for index in (0..whole).step_by(V::LANES) {
             // SAFETY: `whole` elements are there on both sides.
             unsafe {
-                V::load_half(source.as_ptr().add(index)).store(target.as_mut_ptr().add(index));
+                let elements = V::load_short(source.as_ptr().add(index));
+                elements.multiply(V::splat(scale)).store(target.as_mut_ptr().add(index));
             }
         }
-        for (target, source) in target[whole..].iter_mut().zip(&source[whole..]) {
-            *target = source.to_f32();
+        for (target, &source) in target[whole..].iter_mut().zip(&source[whole..]) {
+            *target = f32::from(source) * scale;
         }
     }
 }
@@ -261,7 +259,7 @@ mod tests {
     #[test]
     fn blocks_follow_the_spans() {
         let head = |kv_head: usize, position: usize| (kv_head * 1000 + position) as f32;
-        let span = |first: usize, length: usize, capacity: usize| -> Vec<f16> {
+        let span = |first: usize, length: usize, capacity: usize| -> Vec<f32> {
             (0..2 * capacity)
                 .map(|index| (index / capacity, index % capacity))
                 .map(
@@ -269,7 +267,6 @@ mod tests {
                         if place < length { head(kv_head, first + place) } else { f32::NAN }
                     },
                 )
-                .map(f16::from_f32)
                 .collect()
         };
         let lengths = [3, 0, 70, 129];
@@ -285,7 +282,10 @@ mod tests {
         let spans = data
             .iter()
             .zip(lengths)
-            .map(|(keys, length)| CacheSpan { keys, values: keys, length, capacity: length + 5 })
+            .map(|(scales, length)| {
+                let rows = CacheRows { elements: &[1; 300][..scales.len()], scales };
+                CacheSpan { keys: rows, values: rows, length, capacity: length + 5 }
+            })
             .collect();
         let item = AttentionItem { queries: 0..1, spans };
         let shape = AttentionShape { heads: 2, kv_heads: 2, head_size: 1, scale: 1.0 };
@@ -297,7 +297,7 @@ mod tests {
             for block in work.blocks() {
                 assert!((1..=KEY_BLOCK).contains(&block.length));
                 assert_eq!(block.position, keys.start + seen.len());
-                seen.extend(block.keys.iter().map(|key| key.to_f32()));
+                seen.extend(block.keys.rows(1).map(|(key, scale)| f32::from(key[0]) * scale));
             }
             let expected: Vec<f32> = keys.map(|position| head(1, position)).collect();
             assert_eq!(seen, expected);

@@ -1,15 +1,19 @@
 //! The operations on the CPU, by quantkit's own kernels.
 
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Storage, Tensor, bail};
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 use super::{AttentionPart, Matrix, Ops, RopeTable};
 use crate::gguf::GgmlType;
-use crate::kernels::attention::{AttentionItem, AttentionShape, CacheSpan, attention};
+use crate::kernels::attention::{
+    AttentionItem, AttentionShape, CacheRows, CacheSpan, attention, encode_row,
+};
 use crate::kernels::elementwise::{self, Rotation, Rows};
 use crate::kernels::matmul::PackedMatrix;
-use crate::model::cache::Segment;
+use crate::model::cache::{Segment, SegmentStorage};
+use crate::model::config::Config;
 
 /// See [`super::Ops`].
 #[derive(Debug)]
@@ -86,29 +90,49 @@ impl Ops for KernelOps {
         })???
     }
 
+    fn cache_storage(&self, config: &Config, capacity: usize) -> Result<SegmentStorage> {
+        let shape = [config.layers, 2, config.kv_heads, capacity, config.head_size];
+        let rows = shape[..4].iter().product::<usize>();
+        // Zeroed memory that the system hands out page by page as it is used; candle's own zeros
+        // would touch all of it now.
+        let (elements, scales) = (vec![0i16; rows * config.head_size], vec![0f32; rows]);
+        let elements = Tensor::from_vec(elements, &shape, &Device::Cpu)?;
+        let scales = Tensor::from_vec(scales, &shape[..4], &Device::Cpu)?;
+        Ok(SegmentStorage { elements, scales: Some(scales) })
+    }
+
+    fn cache_row_bytes(&self, config: &Config) -> usize {
+        config.head_size * size_of::<i16>() + size_of::<f32>()
+    }
+
     fn store(&self, segment: &Segment, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
-        let [_, _, kv_heads, capacity, head_size] = *segment.tensor.dims() else {
+        let SegmentStorage { elements, scales } = &segment.storage;
+        let &[_, _, kv_heads, capacity, head_size] = elements.dims() else {
             bail!("a cache segment has five dimensions");
         };
-        let plane = kv_heads * capacity * head_size;
-        let first = segment.length;
-        with_rows(keys, |keys| {
-            with_rows(values, |values| {
-                write_in_place(&segment.tensor, |cache: &mut [f16]| {
-                    let layer = &mut cache[2 * layer * plane..2 * (layer + 1) * plane];
-                    let (key_plane, value_plane) = layer.split_at_mut(plane);
-                    for (rows, plane) in [(keys, key_plane), (values, value_plane)] {
-                        for token in 0..rows.count() {
-                            let heads = rows.row(token).chunks_exact(head_size);
-                            for (head, values) in heads.enumerate() {
-                                let start = (head * capacity + first + token) * head_size;
-                                plane[start..start + head_size].convert_from_f32_slice(values);
-                            }
+        for (plane, rows) in [keys, values].into_iter().enumerate() {
+            let first_row = (2 * layer + plane) * kv_heads * capacity + segment.length;
+            let row_of = |token: usize, head: usize| first_row + head * capacity + token;
+            with_rows(rows, |rows| {
+                let mut row_scales = vec![0f32; rows.count() * kv_heads];
+                write_in_place(elements, |elements: &mut [i16]| {
+                    for token in 0..rows.count() {
+                        let heads = rows.row(token).chunks_exact(head_size);
+                        for (head, values) in heads.enumerate() {
+                            let start = row_of(token, head) * head_size;
+                            row_scales[token * kv_heads + head] =
+                                encode_row(values, &mut elements[start..start + head_size]);
                         }
                     }
+                })?;
+                write_in_place(scales_of(scales)?, |scales: &mut [f32]| {
+                    for (index, scale) in row_scales.iter().enumerate() {
+                        scales[row_of(index / kv_heads, index % kv_heads)] = *scale;
+                    }
                 })
-            })
-        })??
+            })??;
+        }
+        Ok(())
     }
 
     fn attention(
@@ -118,27 +142,30 @@ impl Ops for KernelOps {
         queries: &Tensor,
         parts: &[AttentionPart<'_>],
     ) -> Result<Tensor> {
-        let plane_of = |segment: &Segment| shape.kv_heads * segment.capacity * shape.head_size;
-        let locked: Vec<Vec<_>> = parts
-            .iter()
-            .map(|part| {
-                let segments = part.cache.segments(part.count);
-                segments
-                    .map(|(segment, length)| {
-                        (segment.tensor.storage_and_layout().0, segment, length)
-                    })
-                    .collect()
-            })
-            .collect();
+        let mut locked = Vec::new();
+        for part in parts {
+            for (segment, length) in part.cache.segments(part.count) {
+                let SegmentStorage { elements, scales } = &segment.storage;
+                let elements = elements.storage_and_layout().0;
+                locked.push((elements, scales_of(scales)?.storage_and_layout().0, segment, length));
+            }
+        }
+        let mut unlocked = locked.iter();
         let mut items = Vec::with_capacity(parts.len());
-        for (part, segments) in parts.iter().zip(&locked) {
-            let mut spans = Vec::with_capacity(segments.len());
-            for (storage, segment, length) in segments {
-                let plane = plane_of(segment);
-                let cache = cpu_values::<f16>(storage)?;
-                let layer = &cache[2 * layer * plane..2 * (layer + 1) * plane];
-                let (keys, values) = layer.split_at(plane);
-                spans.push(CacheSpan { keys, values, length: *length, capacity: segment.capacity });
+        for part in parts {
+            let segments = part.cache.segments(part.count).count();
+            let mut spans = Vec::with_capacity(segments);
+            for (elements, scales, segment, length) in unlocked.by_ref().take(segments) {
+                let (elements, scales) = (cpu_values::<i16>(elements)?, cpu_values::<f32>(scales)?);
+                let (capacity, length) = (segment.capacity, *length);
+                let count = shape.kv_heads * capacity;
+                let rows = |plane: usize| CacheRows {
+                    elements: &elements[plane * count * shape.head_size..]
+                        [..count * shape.head_size],
+                    scales: &scales[plane * count..][..count],
+                };
+                let (keys, values) = (rows(2 * layer), rows(2 * layer + 1));
+                spans.push(CacheSpan { keys, values, length, capacity });
             }
             items.push(AttentionItem { queries: part.start..part.start + part.count, spans });
         }
@@ -148,6 +175,13 @@ impl Ops for KernelOps {
                 attention(shape, values, &items, output);
             })
         })?
+    }
+}
+
+fn scales_of(scales: &Option<Tensor>) -> Result<&Tensor> {
+    match scales {
+        Some(scales) => Ok(scales),
+        None => bail!("a cache of another back end came to the CPU kernels"),
     }
 }
 
@@ -174,13 +208,13 @@ impl Element for f32 {
     }
 }
 
-impl Element for f16 {
+impl Element for i16 {
     fn slice(storage: &CpuStorage) -> Option<&[Self]> {
-        if let CpuStorage::F16(values) = storage { Some(values) } else { None }
+        if let CpuStorage::I16(values) = storage { Some(values) } else { None }
     }
 
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        if let CpuStorage::F16(values) = storage { Some(values) } else { None }
+        if let CpuStorage::I16(values) = storage { Some(values) } else { None }
     }
 }
 
@@ -217,10 +251,10 @@ fn with_rows<R>(tensor: &Tensor, action: impl FnOnce(Rows<'_>) -> R) -> Result<R
 }
 
 /// Calls `action` with the elements of a contiguous tensor, to change them.
-fn write_in_place<T: Element>(tensor: &Tensor, action: impl Fn(&mut [T])) -> Result<()> {
-    struct Write<F, T>(F, std::marker::PhantomData<fn(T)>);
+fn write_in_place<T: Element>(tensor: &Tensor, action: impl FnMut(&mut [T])) -> Result<()> {
+    struct Write<F, T>(RefCell<F>, PhantomData<fn(T)>);
 
-    impl<T: Element, F: Fn(&mut [T])> InplaceOp1 for Write<F, T> {
+    impl<T: Element, F: FnMut(&mut [T])> InplaceOp1 for Write<F, T> {
         fn name(&self) -> &'static str {
             "write-in-place"
         }
@@ -228,7 +262,7 @@ fn write_in_place<T: Element>(tensor: &Tensor, action: impl Fn(&mut [T])) -> Res
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
             match (T::slice_mut(storage), layout.contiguous_offsets()) {
                 (Some(values), Some((start, end))) => {
-                    (self.0)(&mut values[start..end]);
+                    self.0.borrow_mut()(&mut values[start..end]);
                     Ok(())
                 }
                 _ => bail!("the CPU kernels expect a contiguous tensor of another type"),
@@ -236,5 +270,5 @@ fn write_in_place<T: Element>(tensor: &Tensor, action: impl Fn(&mut [T])) -> Res
         }
     }
 
-    tensor.inplace_op1(&Write(action, std::marker::PhantomData))
+    tensor.inplace_op1(&Write(RefCell::new(action), PhantomData))
 }

@@ -9,7 +9,8 @@ mod tensors;
 use candle_core::quantized::QMatMul;
 use candle_core::{Device, Result, Tensor};
 
-use super::cache::{Segment, SequenceCache};
+use super::cache::{Segment, SegmentStorage, SequenceCache};
+use super::config::Config;
 use crate::gguf::GgmlType;
 use crate::kernels::attention::AttentionShape;
 use crate::kernels::matmul::PackedMatrix;
@@ -72,6 +73,12 @@ pub(super) trait Ops: std::fmt::Debug + Send + Sync {
 
     /// Turns every head of every row.
     fn rope(&self, input: &Tensor, head_size: usize, table: &RopeTable) -> Result<Tensor>;
+
+    /// Room for `capacity` positions of keys and values.
+    fn cache_storage(&self, config: &Config, capacity: usize) -> Result<SegmentStorage>;
+
+    /// Bytes that one head's key or value takes in the cache.
+    fn cache_row_bytes(&self, config: &Config) -> usize;
 
     /// Writes keys and values, `[tokens, kv_heads · head_size]`, behind the filled positions of a
     /// segment's layer.

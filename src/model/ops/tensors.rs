@@ -6,7 +6,8 @@ use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use super::{AttentionPart, Matrix, Ops, RopeTable};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::AttentionShape;
-use crate::model::cache::Segment;
+use crate::model::cache::{Segment, SegmentStorage};
+use crate::model::config::Config;
 use crate::quant::formats::dequantize_row;
 
 /// See [`super::Ops`].
@@ -98,9 +99,20 @@ impl Ops for TensorOps {
         Tensor::cat(&[turned, passing.contiguous()?], 2)?.reshape((tokens, width))
     }
 
+    fn cache_storage(&self, config: &Config, capacity: usize) -> Result<SegmentStorage> {
+        let shape = (config.layers, 2, config.kv_heads, capacity, config.head_size);
+        let elements = Tensor::zeros(shape, DType::F16, &self.device)?;
+        Ok(SegmentStorage { elements, scales: None })
+    }
+
+    fn cache_row_bytes(&self, config: &Config) -> usize {
+        config.head_size * DType::F16.size_in_bytes()
+    }
+
     fn store(&self, segment: &Segment, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
-        let (_, _, kv_heads, _, head_size) = segment.tensor.dims5()?;
-        let planes = segment.tensor.get(layer)?;
+        let elements = &segment.storage.elements;
+        let (_, _, kv_heads, _, head_size) = elements.dims5()?;
+        let planes = elements.get(layer)?;
         for (index, rows) in [keys, values].into_iter().enumerate() {
             let tokens = rows.dims2()?.0;
             let heads = rows.contiguous()?.reshape((tokens, kv_heads, head_size))?;
@@ -154,7 +166,8 @@ fn attend(
 /// A sequence's keys (0) or values (1) of a layer, `[kv_heads, positions, head_size]` in f32.
 fn context(layer: usize, plane: usize, part: &AttentionPart<'_>) -> Result<Tensor> {
     let spans = part.cache.segments(part.count).map(|(segment, length)| {
-        segment.tensor.get(layer)?.get(plane)?.narrow(1, 0, length)?.to_dtype(DType::F32)
+        let elements = segment.storage.elements.get(layer)?.get(plane)?;
+        elements.narrow(1, 0, length)?.to_dtype(DType::F32)
     });
     Tensor::cat(&spans.collect::<Result<Vec<_>>>()?, 1)?.contiguous()
 }
