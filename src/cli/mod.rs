@@ -65,12 +65,42 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if interrupt::requested() => {
-            eprintln!("quantkit: stopped: {error:#}");
+            eprintln!("quantkit: stopped: {}", message(&error));
             ExitCode::from(130)
         }
         Err(error) => {
-            eprintln!("quantkit: error: {error:#}");
+            eprintln!("quantkit: error: {}", message(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes on one line. Many of our errors say their cause in their own words, so a
+/// cause that has been said is not said again.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| {
+        if said.is_empty() {
+            cause
+        } else if said.ends_with(&cause) {
+            said
+        } else {
+            format!("{said}: {cause}")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let refused = || std::io::Error::other("no space left");
+        let wrapped = crate::gguf::GgufError::io("a.gguf".as_ref(), refused());
+        assert_eq!(message(&anyhow::Error::new(wrapped)), "a.gguf: no space left");
+        let wrapped = Err::<(), _>(refused()).context("cannot write a.gguf").unwrap_err();
+        assert_eq!(message(&wrapped), "cannot write a.gguf: no space left");
     }
 }

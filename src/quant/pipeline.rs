@@ -153,16 +153,25 @@ pub fn quantize_file(
     let metadata = output_metadata(file.metadata(), recipe);
     let plans = choices.iter().map(plan).collect();
     let mut writer = GgufWriter::create(output, &metadata, plans)?;
+    write_tensors(&file, &choices, &mut writer)?;
+    writer.finish()?;
+    Ok(report(input, output, recipe, &choices, started))
+}
+
+fn write_tensors(
+    file: &GgufFile,
+    choices: &[Choice],
+    writer: &mut GgufWriter,
+) -> Result<(), QuantizeError> {
     let total = choices.iter().map(|choice| choice.tensor.bytes()).sum();
     let progress = Progress::new("quantizing", total, Unit::Bytes);
-    let mut coder = Coder { file: &file, writer: &mut writer, progress: &progress };
-    for choice in &choices {
+    let mut coder = Coder { file, writer, progress: &progress };
+    let result = choices.iter().try_for_each(|choice| {
         progress.message(choice.tensor.name.clone());
-        coder.write_tensor(choice)?;
-    }
-    writer.finish()?;
+        coder.write_tensor(choice)
+    });
     progress.finish();
-    Ok(report(input, output, recipe, &choices, started))
+    result
 }
 
 fn refuse_same_file(input: &Path, output: &Path) -> Result<(), QuantizeError> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use predicates::prelude::*;
 use quantkit::gguf::{GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
 use quantkit::quant::formats;
+use quantkit::support::hash::sha256_file;
 use tempfile::TempDir;
 
 use crate::support::{TinyModel, quantkit};
@@ -93,6 +94,40 @@ fn types_weights_and_metadata_are_as_promised() {
     assert_eq!(carried(after.metadata()), carried(before.metadata()));
     assert_eq!(after.metadata().get("general.file_type"), Some(&Value::U32(15)));
     assert_eq!(after.metadata().get("general.quantization_version"), Some(&Value::U32(2)));
+}
+
+/// SHA-256 of what llama.cpp's llama-quantize makes of `tests/data/quantize_input.gguf`: eight layers
+/// with rows of whole super-blocks, of whole small blocks only, and of neither.
+const REFERENCE_FILES: [(&str, &str); 13] = [
+    ("F32", "3d3fa7540a0474cff7e3d39342bea3ce71771a12360ca0ce915993e947b4d630"),
+    ("F16", "7e47fe852a2633ae8c7a8e10422855564a59b5e2845a8e44cea6db8d7fc1dac4"),
+    ("BF16", "cea32f65ed5b3cf3d47fce672836d6e0d556b1c52f3615dbc35fcd133f4307aa"),
+    ("Q8_0", "55cb76412d713f5f74a41926abb4c02bb28b943d681095caeb0eb20dc19b15ca"),
+    ("Q6_K", "06ab86f0f9d8874a16d3898bd93cb34316d6c59ebb56cb04700b9ab3beb3ae17"),
+    ("Q5_1", "bb8fbd47a76a6de091054769242160d49a33764204d9946464ee1ba1e100392d"),
+    ("Q5_0", "845f2a71ca25a5be426c364c3f2898a797098bb636ed28a6201ab3a4859c2254"),
+    ("Q4_1", "1fc28983ed51abbb813a45c81f72cb2d260efa1017837b45c299e15ab918ae39"),
+    ("Q4_0", "938979b082f298f5d1064c644cb4d12b2b52b94d16785afa545ac850f3d15ef9"),
+    ("Q5_K_M", "eeb3f3b2b33b0aac6d12c4ea5c801c34ad5c798f18ecd1e1b67e0c769ec78c62"),
+    ("Q5_K_S", "609375ca58ed5d77315249ff21ad0e7c51869f98c38dd082fac02ff3bd6027dc"),
+    ("Q4_K_M", "c3d114043c28a60c402b3d75b82387ab188b36da278e240b001b7d5cbd860cc4"),
+    ("Q4_K_S", "bc102c37de9cfe7c5fb09faf3466ccc3ea645f854ac982b0d4b2d4f7cc62de1f"),
+];
+
+#[test]
+fn whole_files_are_those_of_llama_quantize() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/quantize_input.gguf");
+    for (recipe, expected) in REFERENCE_FILES {
+        let output = directory.path().join("out.gguf");
+        quantkit()
+            .arg("quantize")
+            .args([&input, &output])
+            .args(["--type", recipe])
+            .assert()
+            .success();
+        assert_eq!(sha256_file(&output).unwrap(), expected, "{recipe}");
+    }
 }
 
 #[test]
@@ -268,6 +303,35 @@ fn a_failing_write_leaves_nothing_behind() {
         .failure()
         .stderr(predicate::str::contains("out.gguf"));
     assert_eq!(files_in(directory.path()), ["in.gguf"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_leaves_nothing_half_written() {
+    let model = TinyModel { hidden: 512, feed_forward: 1024, layers: 4, ..TinyModel::default() };
+    let (directory, input, output) = prepare(&model);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"))
+        .args(["--quiet", "--threads", "1", "quantize", "--type", "F32"])
+        .args([&input, &output])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The output under construction says that work has begun.
+    while files_in(directory.path()).len() < 2 && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    // SAFETY: the child has not been waited for, so its number is still its own.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let finished = child.wait_with_output().unwrap();
+    // On a busy machine the run may have ended before the signal came: then it is complete.
+    match finished.status.code() {
+        Some(130) => {
+            assert!(String::from_utf8_lossy(&finished.stderr).contains("stopped"));
+            assert_eq!(files_in(directory.path()), ["in.gguf"]);
+        }
+        Some(0) => assert_eq!(files_in(directory.path()), ["in.gguf", "out.gguf"]),
+        _ => panic!("{finished:?}"),
+    }
 }
 
 /// A file of one F32 tensor and the little metadata that it takes.
