@@ -340,19 +340,62 @@ fn the_seeds_of_the_fuzz_targets_are_valid() {
     }
 }
 
-#[test]
-fn quantize_refuses_broken_files_and_writes_nothing() {
+/// Checks that a command refuses every broken GGUF file and leaves nothing behind; `finish` adds the
+/// arguments after the file, given the path of an output.
+fn assert_gguf_corpus_refused(subcommand: &str, finish: impl Fn(&mut Command, &Path)) {
     let directory = tempfile::tempdir().unwrap();
     let files = broken_gguf();
     let paths = write_all(directory.path(), &files, "gguf");
     let before = std::fs::read_dir(directory.path()).unwrap().count();
     for (file, path) in files.iter().zip(&paths) {
-        let output = directory.path().join("out.gguf");
         let mut command = quantkit();
-        command.arg("quantize").arg(path).arg(&output).args(["--type", "Q8_0"]);
+        finish(command.arg(subcommand).arg(path), &directory.path().join("output"));
         assert_refused(&mut command, path, file.message);
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), before);
+}
+
+#[test]
+fn quantize_refuses_broken_files_and_writes_nothing() {
+    assert_gguf_corpus_refused("quantize", |command, output| {
+        command.arg(output).args(["--type", "Q8_0"]);
+    });
+}
+
+#[test]
+fn export_refuses_broken_files_and_writes_nothing() {
+    assert_gguf_corpus_refused("export", |command, output| {
+        command.arg("--output").arg(output);
+    });
+}
+
+#[test]
+fn generate_refuses_broken_files() {
+    assert_gguf_corpus_refused("generate", |command, _| {
+        command.args(["--prompt", "Once", "--max-tokens", "1"]);
+    });
+}
+
+#[test]
+fn convert_refuses_broken_weights_and_writes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("tiny.gguf");
+    TinyModel { layers: 1, ..TinyModel::default() }.write(&model);
+    let checkpoint = directory.path().join("checkpoint");
+    quantkit().arg("export").arg(&model).arg("--output").arg(&checkpoint).assert().success();
+    let output = directory.path().join("out.gguf");
+    let weights = checkpoint.join("model.safetensors");
+    for file in broken_safetensors() {
+        std::fs::write(&weights, &file.bytes).unwrap();
+        let mut command = quantkit();
+        command.arg("convert").arg(&checkpoint).arg("--output").arg(&output);
+        assert_refused(&mut command, &weights, file.message);
+    }
+    let left: Vec<_> = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    assert_eq!(left.len(), 2, "{left:?}");
 }
 
 #[test]
