@@ -44,11 +44,12 @@ pub fn differences(comparison: &Comparison) -> Table {
         ("Wrong → right", Align::Right),
         ("Same choice", Align::Right),
     ]);
-    for variant in &comparison.variants {
+    let short = words::short_labels(&comparison.variants);
+    for (variant, label) in comparison.variants.iter().zip(&short) {
         let Some(paired) = &variant.paired else { continue };
         let [low, high] = paired.interval.map(|bound| bound * 100.0);
         table.row([
-            variant.label.clone(),
+            label.clone(),
             format!("{} ± {:.1}", signed(paired.difference), paired.standard_error * 100.0),
             format!("{low:+.1} to {high:+.1}").replace('-', "−"),
             if paired.mcnemar_p < 0.001 {
