@@ -103,6 +103,9 @@ pub struct ModelConfig {
 /// No dimension of a real model comes near; above it, products could overflow.
 const LARGEST_DIMENSION: u64 = 1 << 31;
 
+/// The activation of every supported family's feed-forward block.
+const ACTIVATION: &str = "silu";
+
 /// No real model has as many; each one costs memory before any tensor is looked for.
 const MOST_LAYERS: usize = 10_000;
 
@@ -128,6 +131,9 @@ impl ModelConfig {
             serde_json::from_slice(bytes).map_err(|error| format!("no valid JSON: {error}"))?;
         let Value::Object(object) = json else { return Err("no JSON object".to_string()) };
         let fields = Fields(&object);
+        if let Some(other) = fields.text("hidden_act").filter(|name| *name != ACTIVATION) {
+            return Err(format!("\"hidden_act\" is \"{other}\"; only {ACTIVATION} is supported"));
+        }
         let config = Self {
             architecture: architecture(&object)?,
             vocab_size: fields.dimension("vocab_size")?,
@@ -157,14 +163,14 @@ impl ModelConfig {
     /// Whether the dimensions fit together.
     pub fn check(&self) -> Result<(), String> {
         let heads = self.num_attention_heads;
-        if self.explicit_head_dim.is_none() && self.hidden_size % heads != 0 {
+        if self.explicit_head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
             return Err(format!(
                 "hidden_size {} is no multiple of num_attention_heads {heads}, and there is no \
                  head_dim",
                 self.hidden_size
             ));
         }
-        if heads % self.num_key_value_heads != 0 {
+        if !heads.is_multiple_of(self.num_key_value_heads) {
             return Err(format!(
                 "num_attention_heads {heads} is no multiple of num_key_value_heads {}",
                 self.num_key_value_heads
@@ -176,7 +182,7 @@ impl ModelConfig {
                 self.num_hidden_layers
             ));
         }
-        if self.head_dim() % 2 != 0 {
+        if !self.head_dim().is_multiple_of(2) {
             return Err(format!("the head dimension {} is odd", self.head_dim()));
         }
         Ok(())
@@ -200,7 +206,7 @@ impl ModelConfig {
             "num_attention_heads": self.num_attention_heads,
             "num_key_value_heads": self.num_key_value_heads,
             "head_dim": self.head_dim(),
-            "hidden_act": "silu",
+            "hidden_act": ACTIVATION,
             "max_position_embeddings": self.max_position_embeddings,
             "rms_norm_eps": self.rms_norm_eps,
             "rope_theta": self.rope_theta.unwrap_or(10_000.0),
@@ -275,12 +281,11 @@ fn rope_fields<'a>(fields: &Fields<'a>) -> Option<Fields<'a>> {
 }
 
 fn rope_theta(fields: &Fields<'_>) -> Result<Option<f64>, String> {
-    if let Some(theta) = rope_fields(fields).map(|rope| rope.number("rope_theta")).transpose()? {
-        if theta.is_some() {
-            return Ok(theta);
-        }
+    let nested = rope_fields(fields).map(|rope| rope.number("rope_theta")).transpose()?;
+    match nested.flatten() {
+        Some(theta) => Ok(Some(theta)),
+        None => fields.number("rope_theta"),
     }
-    fields.number("rope_theta")
 }
 
 fn rope_scaling(fields: &Fields<'_>) -> Result<Option<RopeScaling>, String> {
@@ -445,6 +450,7 @@ mod tests {
             ("hidden_size", json!(9), "hidden_size 9 is no multiple"),
             ("hidden_size", json!(u64::MAX), "no number between"),
             ("num_key_value_heads", json!(3), "num_key_value_heads 3"),
+            ("hidden_act", json!("gelu"), "\"hidden_act\" is \"gelu\""),
             ("architectures", json!([]), "\"architectures\" is missing"),
             ("rope_scaling", json!({ "type": "longrope" }), "\"longrope\" is not supported"),
             ("rope_scaling", json!({ "type": "linear" }), "factor\" is missing"),

@@ -3,7 +3,9 @@
 mod bench;
 mod broken_files;
 mod compare;
+mod convert;
 mod demo;
+mod export;
 mod inspect;
 mod mmlu_eval;
 mod quantize;
