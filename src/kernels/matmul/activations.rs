@@ -19,7 +19,7 @@ pub(super) const SCALE: usize = 8;
 /// activations (by [`super::format::Zero`]), …
 pub(super) const ZERO_SUM: usize = 9;
 /// … and the sums of the whole block, its first half and its second half times the scale, in f32.
-pub(super) const SCALED_SUM: usize = 13;
+pub(super) const SCALED_SUM: usize = 14;
 
 /// What a kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,20 +52,33 @@ impl ActivationKind {
         quantize: impl Fn(&[f32; BLOCK]) -> QuantizedBlock,
     ) {
         let tokens = inputs.len() / columns;
-        for (token, input) in inputs.chunks_exact(columns).enumerate() {
-            match self {
-                Self::Float => {
-                    for (value, tile) in input.iter().zip(tile.chunks_exact_mut(tokens)) {
-                        tile[token] = value.to_bits();
-                    }
-                }
-                Self::Quantized => {
+        match self {
+            Self::Float => interleave(inputs, columns, tokens, tile),
+            Self::Quantized => {
+                for (token, input) in inputs.chunks_exact(columns).enumerate() {
                     let (blocks, _) = input.as_chunks::<BLOCK>();
                     let tiles = tile.chunks_exact_mut(BLOCK_WORDS * tokens);
                     for (block, tile) in blocks.iter().zip(tiles) {
                         place(&quantize(block), token, tokens, tile);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Transposes tokens × columns.
+#[inline(always)]
+fn interleave(inputs: &[f32], columns: usize, tokens: usize, tile: &mut [u32]) {
+    /// Columns moved at a time: what is written stays in the first-level cache.
+    const STRIP: usize = 64;
+    let tiles = tile.chunks_mut(STRIP * tokens);
+    for (start, tile) in (0..columns).step_by(STRIP).zip(tiles) {
+        let end = columns.min(start + STRIP);
+        for (token, input) in inputs.chunks_exact(columns).enumerate() {
+            let slots = tile[token..].iter_mut().step_by(tokens);
+            for (slot, value) in slots.zip(&input[start..end]) {
+                *slot = value.to_bits();
             }
         }
     }
@@ -111,8 +124,8 @@ fn nearest_int(value: f32) -> i32 {
 
 /// The zero points' shares, from the sums of the whole block, its first half and its second half.
 #[inline(always)]
-fn zero_sums([whole, first, second]: [i32; 3]) -> [i32; 4] {
-    [-8 * whole, -128 * whole, -32 * first, -32 * second]
+fn zero_sums([whole, first, second]: [i32; 3]) -> [i32; 5] {
+    [-8 * whole, -16 * whole, -128 * whole, -32 * first, -32 * second]
 }
 
 #[inline(always)]
@@ -170,8 +183,9 @@ mod tests {
             assert_eq!(word(QUADS + 7).to_le_bytes()[3] as i8, block.codes[31]);
             assert_eq!(f32::from_bits(word(SCALE)), block.scale);
             assert_eq!(word(ZERO_SUM) as i32, -8 * sum);
-            assert_eq!(word(ZERO_SUM + 1) as i32, -128 * sum);
-            assert_eq!(word(ZERO_SUM + 2).wrapping_add(word(ZERO_SUM + 3)) as i32, -32 * sum);
+            assert_eq!(word(ZERO_SUM + 1) as i32, -16 * sum);
+            assert_eq!(word(ZERO_SUM + 2) as i32, -128 * sum);
+            assert_eq!(word(ZERO_SUM + 3).wrapping_add(word(ZERO_SUM + 4)) as i32, -32 * sum);
             assert_eq!(f32::from_bits(word(SCALED_SUM)), sum as f32 * block.scale);
         }
     }

@@ -115,31 +115,54 @@ unsafe fn integer_sums<F: QuantizedFormat, const T: usize>(
                 *sum = word((ZERO_SUM + zero) * T + t);
             }
         }
-        match F::CODES {
-            Codes::Bytes => {
-                for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
-                    let codes = _mm256_loadu_si256(codes.add(64 * quad).cast());
-                    add_products::<F, T>(&mut sums, codes, activations.add((QUADS + quad) * T));
-                }
-            }
-            Codes::Nibbles | Codes::Indices(_) => {
-                let mask = _mm256_set1_epi8(0x0f);
-                for quad in 0..4 {
-                    let pairs = _mm256_loadu_si256(codes.add(64 * quad).cast());
-                    let mut low = _mm256_and_si256(pairs, mask);
-                    let mut high = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
-                    if let Codes::Indices(table) = F::CODES {
-                        let table = _mm_loadu_si128(table.as_ptr().cast());
-                        let table = _mm256_broadcastsi128_si256(table);
-                        low = _mm256_shuffle_epi8(table, low);
-                        high = _mm256_shuffle_epi8(table, high);
-                    }
-                    add_products::<F, T>(&mut sums, low, activations.add((QUADS + quad) * T));
-                    add_products::<F, T>(&mut sums, high, activations.add((QUADS + quad + 4) * T));
-                }
-            }
+        for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
+            let codes = quad_codes::<F>(codes, quad);
+            add_products::<F, T>(&mut sums, codes, activations.add((QUADS + quad) * T));
         }
         sums
+    }
+}
+
+/// The codes of four columns, for each row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn quad_codes<F: QuantizedFormat>(codes: *const u8, quad: usize) -> __m256i {
+    // SAFETY: the caller's 32 columns have code_bytes × 16 bytes of codes, laid out as `panel` says.
+    unsafe {
+        let stored = |index: usize| _mm256_loadu_si256(codes.add(64 * index).cast());
+        let nibbles = || {
+            let pairs = stored(quad % 4);
+            let pairs = if quad < 4 { pairs } else { _mm256_srli_epi16::<4>(pairs) };
+            _mm256_and_si256(pairs, _mm256_set1_epi8(0x0f))
+        };
+        match F::CODES {
+            Codes::Bytes => stored(quad),
+            Codes::Nibbles => nibbles(),
+            Codes::Indices(table) => {
+                let table = _mm_loadu_si128(table.as_ptr().cast());
+                _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles())
+            }
+            Codes::FiveBits => {
+                let bits = bits_to_fifth(stored(4), quad);
+                _mm256_or_si256(nibbles(), _mm256_and_si256(bits, _mm256_set1_epi8(0x10)))
+            }
+            Codes::SixBits => {
+                let bits = bits_to_fifth(stored(4 + quad / 4), 2 * (quad % 4));
+                _mm256_or_si256(nibbles(), _mm256_and_si256(bits, _mm256_set1_epi8(0x30)))
+            }
+        }
+    }
+}
+
+/// Moves bit `bit` of each byte to where the fifth belongs; other bits go anywhere.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn bits_to_fifth(bytes: __m256i, bit: usize) -> __m256i {
+    let by = |bits: usize| _mm_cvtsi32_si128(bits as i32);
+    if bit <= 4 {
+        _mm256_sll_epi16(bytes, by(4 - bit))
+    } else {
+        _mm256_srl_epi16(bytes, by(bit - 4))
     }
 }
 

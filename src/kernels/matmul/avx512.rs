@@ -130,37 +130,56 @@ unsafe fn integer_sums<F: QuantizedFormat, const T: usize>(
                 *sum = word((ZERO_SUM + zero) * T + t);
             }
         }
-        match F::CODES {
-            Codes::Bytes => {
-                for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
-                    let codes = _mm512_loadu_si512(codes.add(64 * quad).cast());
-                    for (t, sum) in sums.iter_mut().enumerate() {
-                        *sum = _mm512_dpbusd_epi32(*sum, codes, word((QUADS + quad) * T + t));
-                    }
-                }
-            }
-            Codes::Nibbles | Codes::Indices(_) => {
-                let mask = _mm512_set1_epi8(0x0f);
-                for quad in 0..4 {
-                    let pairs = _mm512_loadu_si512(codes.add(64 * quad).cast());
-                    let mut low = _mm512_and_si512(pairs, mask);
-                    let mut high = _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), mask);
-                    if let Codes::Indices(table) = F::CODES {
-                        let table = _mm_loadu_si128(table.as_ptr().cast());
-                        let table = _mm512_broadcast_i32x4(table);
-                        low = _mm512_shuffle_epi8(table, low);
-                        high = _mm512_shuffle_epi8(table, high);
-                    }
-                    for (t, sum) in sums.iter_mut().enumerate() {
-                        *sum = _mm512_dpbusd_epi32(*sum, low, word((QUADS + quad) * T + t));
-                    }
-                    for (t, sum) in sums.iter_mut().enumerate() {
-                        *sum = _mm512_dpbusd_epi32(*sum, high, word((QUADS + quad + 4) * T + t));
-                    }
-                }
+        for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
+            let codes = quad_codes::<F>(codes, quad);
+            for (t, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_dpbusd_epi32(*sum, codes, word((QUADS + quad) * T + t));
             }
         }
         sums
+    }
+}
+
+/// The codes of four columns, for each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn quad_codes<F: QuantizedFormat>(codes: *const u8, quad: usize) -> __m512i {
+    // SAFETY: the caller's 32 columns have code_bytes × 16 bytes of codes, laid out as `panel` says.
+    unsafe {
+        let stored = |index: usize| _mm512_loadu_si512(codes.add(64 * index).cast());
+        let nibbles = || {
+            let pairs = stored(quad % 4);
+            let pairs = if quad < 4 { pairs } else { _mm512_srli_epi16::<4>(pairs) };
+            _mm512_and_si512(pairs, _mm512_set1_epi8(0x0f))
+        };
+        match F::CODES {
+            Codes::Bytes => stored(quad),
+            Codes::Nibbles => nibbles(),
+            Codes::Indices(table) => {
+                let table = _mm_loadu_si128(table.as_ptr().cast());
+                _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), nibbles())
+            }
+            Codes::FiveBits => {
+                let bits = bits_to_fifth(stored(4), quad);
+                _mm512_or_si512(nibbles(), _mm512_and_si512(bits, _mm512_set1_epi8(0x10)))
+            }
+            Codes::SixBits => {
+                let bits = bits_to_fifth(stored(4 + quad / 4), 2 * (quad % 4));
+                _mm512_or_si512(nibbles(), _mm512_and_si512(bits, _mm512_set1_epi8(0x30)))
+            }
+        }
+    }
+}
+
+/// Moves bit `bit` of each byte to where the fifth belongs; other bits go anywhere.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn bits_to_fifth(bytes: __m512i, bit: usize) -> __m512i {
+    let by = |bits: usize| _mm_cvtsi32_si128(bits as i32);
+    if bit <= 4 {
+        _mm512_sll_epi16(bytes, by(4 - bit))
+    } else {
+        _mm512_srl_epi16(bytes, by(bit - 4))
     }
 }
 

@@ -21,6 +21,12 @@ pub(super) enum Codes {
     Nibbles,
     /// As [`Self::Nibbles`], but the four bits are an index into this table of codes.
     Indices(&'static [u8; 16]),
+    /// The low four bits as [`Self::Nibbles`]; then bytes whose bit `q` is the fifth bit of quad
+    /// `q`'s code.
+    FiveBits,
+    /// The low four bits as [`Self::Nibbles`]; then, for each half of the 32 columns, bytes whose
+    /// bits `2 q` and `2 q + 1` are the upper bits of that half's quad `q`.
+    SixBits,
     /// A byte a code.
     Bytes,
 }
@@ -47,6 +53,8 @@ pub(super) enum Zero {
     None,
     /// Code 8, for groups of 32 columns.
     Eight,
+    /// Code 16, for groups of 32 columns.
+    Sixteen,
     /// Code 128, for groups of 32 columns.
     OneHundredTwentyEight,
     /// Code 32, for groups of 16 columns.
@@ -59,8 +67,9 @@ impl Zero {
         match self {
             Self::None => None,
             Self::Eight => Some(0),
-            Self::OneHundredTwentyEight => Some(1),
-            Self::ThirtyTwo => Some(2 + group),
+            Self::Sixteen => Some(1),
+            Self::OneHundredTwentyEight => Some(2),
+            Self::ThirtyTwo => Some(3 + group),
         }
     }
 }
@@ -117,6 +126,8 @@ pub(super) const fn block_columns<F: QuantizedFormat>() -> usize {
 pub(super) const fn code_bytes<F: QuantizedFormat>() -> usize {
     match F::CODES {
         Codes::Nibbles | Codes::Indices(_) => 16,
+        Codes::FiveBits => 20,
+        Codes::SixBits => 24,
         Codes::Bytes => 32,
     }
 }
@@ -186,14 +197,13 @@ pub(super) struct Q5_0;
 
 impl QuantizedFormat for Q5_0 {
     const TYPE: GgmlType = GgmlType::Q5_0;
-    const CODES: Codes = Codes::Bytes;
+    const CODES: Codes = Codes::FiveBits;
     const SCALES: Scales = Scales::Half;
-    const ZERO: Zero = Zero::OneHundredTwentyEight;
+    const ZERO: Zero = Zero::Sixteen;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 0);
-        let codes = five_bits::unpack(field(block, 2), field(block, 6));
-        parts.codes[..32].copy_from_slice(&codes.map(|code| code + (128 - 16)));
+        parts.codes[..32].copy_from_slice(&five_bits::unpack(field(block, 2), field(block, 6)));
     }
 }
 
@@ -201,7 +211,7 @@ pub(super) struct Q5_1;
 
 impl QuantizedFormat for Q5_1 {
     const TYPE: GgmlType = GgmlType::Q5_1;
-    const CODES: Codes = Codes::Bytes;
+    const CODES: Codes = Codes::FiveBits;
     const SCALES: Scales = Scales::HalfAndOffset;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
@@ -297,7 +307,7 @@ pub(super) struct Q2K;
 impl QuantizedFormat for Q2K {
     const TYPE: GgmlType = GgmlType::Q2_K;
     const GROUP: usize = 16;
-    const CODES: Codes = Codes::Bytes;
+    const CODES: Codes = Codes::SixBits;
     const SCALES: Scales = Scales::TwoLevelAndOffset;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
@@ -320,7 +330,7 @@ pub(super) struct Q3K;
 impl QuantizedFormat for Q3K {
     const TYPE: GgmlType = GgmlType::Q3_K;
     const GROUP: usize = 16;
-    const CODES: Codes = Codes::Bytes;
+    const CODES: Codes = Codes::SixBits;
     const SCALES: Scales = Scales::TwoLevel;
     const ZERO: Zero = Zero::ThirtyTwo;
 
@@ -364,7 +374,7 @@ pub(super) struct Q5K;
 
 impl QuantizedFormat for Q5K {
     const TYPE: GgmlType = GgmlType::Q5_K;
-    const CODES: Codes = Codes::Bytes;
+    const CODES: Codes = Codes::FiveBits;
     const SCALES: Scales = Scales::TwoLevelAndOffset;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
@@ -395,7 +405,7 @@ pub(super) struct Q6K;
 impl QuantizedFormat for Q6K {
     const TYPE: GgmlType = GgmlType::Q6_K;
     const GROUP: usize = 16;
-    const CODES: Codes = Codes::Bytes;
+    const CODES: Codes = Codes::SixBits;
     const SCALES: Scales = Scales::TwoLevel;
     const ZERO: Zero = Zero::ThirtyTwo;
 

@@ -4,7 +4,8 @@
 //! holds the same columns of every row and no sum ever runs across a register.
 //!
 //! Quantized: 16 rows. First the codes: for each 32 columns, for each four columns ("quad"), 16 rows
-//! × 4 codes; where codes take four bits, quad `q` shares its bytes with quad `q + 4`. Then, a whole
+//! × 4 codes; where codes take fewer than eight bits, quad `q` shares its bytes with quad `q + 4`
+//! and upper bits follow ([`Codes`]). Then, a whole
 //! number of cache lines further, the scales: for each block the f16 (or f32) scales of the 16
 //! rows, their offsets if any, and for each group the rows' factors on the scales and then on the
 //! offsets if the format has such.
@@ -63,17 +64,40 @@ fn place_codes<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8]) 
     let (columns, _) = parts.codes[..block_columns::<F>()].as_chunks::<32>();
     let panels = panel.chunks_exact_mut(QUANTIZED_ROWS * code_bytes::<F>());
     for (columns, panel) in columns.iter().zip(panels) {
-        let mut packed = *columns;
-        if let Codes::Nibbles | Codes::Indices(_) = F::CODES {
-            for j in 0..16 {
-                packed[j] = columns[j] | (columns[j + 16] << 4);
-            }
-        }
-        let (quads, _) = packed.as_chunks::<4>();
+        let (stored, length) = store_codes::<F>(columns);
+        let (quads, _) = stored[..length].as_chunks::<4>();
         for (quad, panel) in quads.iter().zip(panel.chunks_exact_mut(4 * QUANTIZED_ROWS)) {
             panel[4 * row..4 * row + 4].copy_from_slice(quad);
         }
     }
+}
+
+/// One row's share of the bytes of 32 columns, and how many they are.
+fn store_codes<F: QuantizedFormat>(codes: &[u8; 32]) -> ([u8; 32], usize) {
+    let mut stored = *codes;
+    if let Codes::Bytes = F::CODES {
+        return (stored, 32);
+    }
+    for j in 0..16 {
+        stored[j] = (codes[j] & 0x0f) | (codes[j + 16] << 4);
+    }
+    match F::CODES {
+        Codes::FiveBits => {
+            for j in 0..4 {
+                stored[16 + j] =
+                    (0..8).fold(0, |bits, quad| bits | ((codes[4 * quad + j] >> 4) << quad));
+            }
+        }
+        Codes::SixBits => {
+            for j in 0..8 {
+                let half = &codes[16 * (j / 4)..];
+                stored[16 + j] = (0..4)
+                    .fold(0, |bits, quad| bits | ((half[4 * quad + j % 4] >> 4) << (2 * quad)));
+            }
+        }
+        Codes::Nibbles | Codes::Indices(_) | Codes::Bytes => {}
+    }
+    (stored, code_bytes::<F>())
 }
 
 fn place_scales<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8]) {

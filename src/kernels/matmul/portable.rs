@@ -60,15 +60,21 @@ pub(super) fn multiply_quantized<F: QuantizedFormat>(
 
 /// The codes of four columns of every row.
 fn quad_codes<F: QuantizedFormat>(panel: &[u8], block: usize, quad: usize) -> [u8; 64] {
-    let stored = |quad: usize| -> [u8; 64] {
-        let at = QUANTIZED_ROWS * (block * code_bytes::<F>() + quad * 4);
+    let stored = |index: usize| -> [u8; 64] {
+        let at = QUANTIZED_ROWS * (block * code_bytes::<F>() + index * 4);
         panel[at..at + 64].try_into().expect("64 bytes")
     };
-    let nibble = || stored(quad % 4).map(|pair| (pair >> (4 * (quad / 4))) & 0x0f);
+    let nibbles = || stored(quad % 4).map(|pair| (pair >> (4 * (quad / 4))) & 0x0f);
+    let with_upper_bits = |index: usize, shift: usize, mask: u8| {
+        let (low, bits) = (nibbles(), stored(index));
+        std::array::from_fn(|lane| low[lane] | (((bits[lane] >> shift) & mask) << 4))
+    };
     match F::CODES {
         Codes::Bytes => stored(quad),
-        Codes::Nibbles => nibble(),
-        Codes::Indices(table) => nibble().map(|index| table[usize::from(index)]),
+        Codes::Nibbles => nibbles(),
+        Codes::Indices(table) => nibbles().map(|index| table[usize::from(index)]),
+        Codes::FiveBits => with_upper_bits(4, quad, 1),
+        Codes::SixBits => with_upper_bits(4 + quad / 4, 2 * (quad % 4), 3),
     }
 }
 
