@@ -5,6 +5,10 @@ use std::collections::HashMap;
 /// SentencePiece's stand-in for a space.
 pub(super) const SPACE: char = '\u{2581}';
 
+/// No real vocabulary has longer pieces. A file could make them so long, and so many of their parts
+/// pieces too, that the merges would need many times its size.
+const LONGEST_PIECE: usize = 128;
+
 /// A pair of pieces that spell a third one.
 struct Candidate<'a> {
     score: f32,
@@ -18,6 +22,8 @@ struct Candidate<'a> {
 /// with that piece's score, the highest first. Among equal scores the pair with the longer left
 /// part comes first, as in transformers' conversion of SentencePiece models.
 ///
+/// Pieces of more than 128 characters are made by no merge.
+///
 /// `usable(id)` says whether piece `id` may take part; control and byte tokens may not.
 pub(super) fn merges_from_scores(
     pieces: &[String],
@@ -29,6 +35,9 @@ pub(super) fn merges_from_scores(
     let mut candidates = Vec::new();
     for (&piece, &id) in &ids {
         let length = piece.chars().count();
+        if length > LONGEST_PIECE {
+            continue;
+        }
         let starts = piece.char_indices().map(|(start, _)| start).enumerate().skip(1);
         for (left_length, start) in starts {
             let (left, right) = piece.split_at(start);

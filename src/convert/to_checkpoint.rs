@@ -73,7 +73,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
         .string("general.architecture")
         .ok_or_else(|| unusable("general.architecture is missing".to_string()))?;
     let family = Family::of_gguf(architecture).map_err(unusable)?;
-    let config = config(&file, family).map_err(unusable)?;
+    let mut config = config(&file, family).map_err(unusable)?;
     let tensors = tensors(&file, family, &config).map_err(unusable)?;
     let vocabulary = Vocabulary::from_metadata(file.metadata())
         .map_err(|source| ConvertError::Vocabulary { path: options.input.clone(), source })?;
@@ -83,6 +83,9 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
             vocabulary.size, config.vocab_size
         )));
     }
+    config.bos_token_id = vocabulary.bos;
+    config.eos_token_ids = vocabulary.eos.into_iter().collect();
+    config.pad_token_id = tokenizer_files::token(file.metadata(), "padding");
 
     let staging = Staging::create(&options.output)?;
     let planned = tensors.iter().map(|(_, tensor)| tensor.planned(options.weight_type)).collect();
@@ -126,15 +129,21 @@ fn config(file: &GgufFile, family: &Family) -> Result<ModelConfig, String> {
             None => None,
         },
     };
-    let mut config = hyperparameters::read(file.metadata(), family, &facts)?;
-    config.bos_token_id = tokenizer_files::token(file.metadata(), "bos");
-    config.eos_token_ids = tokenizer_files::token(file.metadata(), "eos").into_iter().collect();
-    config.pad_token_id = tokenizer_files::token(file.metadata(), "padding");
-    Ok(config)
+    hyperparameters::read(file.metadata(), family, &facts)
 }
+
+/// No model has more rotary frequencies.
+const MOST_FREQUENCIES: u64 = 1 << 16;
 
 /// The values of a small tensor.
 fn read_values(file: &GgufFile, tensor: &TensorInfo) -> Result<Vec<f32>, String> {
+    if tensor.weights() > MOST_FREQUENCIES {
+        return Err(format!(
+            "tensor \"{}\" has {} values, more than {MOST_FREQUENCIES}",
+            tensor.name,
+            tensor.weights()
+        ));
+    }
     let mut values = vec![0.0; tensor.weights() as usize];
     formats::dequantize_row(tensor.ggml_type, file.tensor_bytes(tensor), &mut values)
         .map_err(|error| format!("tensor \"{}\": {error}", tensor.name))?;

@@ -7,10 +7,8 @@ use tokenizers::{PostProcessorWrapper, Tokenizer};
 use super::vocabulary::{Vocabulary, VocabularyError};
 use crate::gguf::Metadata;
 
-/// Roles in tokenizer_config.json and the names of their ids in GGUF.
-const ROLES: [(&str, &str); 6] = [
-    ("bos_token", "bos"),
-    ("eos_token", "eos"),
+/// Roles in tokenizer_config.json, besides `bos` and `eos`, and the names of their ids in GGUF.
+const ROLES: [(&str, &str); 4] = [
     ("unk_token", "unknown"),
     ("sep_token", "seperator"),
     ("pad_token", "padding"),
@@ -82,8 +80,10 @@ pub(super) fn tokenizer_config(
         }
     }
     config.insert("added_tokens_decoder".to_string(), added_tokens(vocabulary));
-    for (role, name) in ROLES {
-        if let Some(text) = token(metadata, name).and_then(|id| vocabulary.piece(id)) {
+    let ends = [("bos_token", vocabulary.bos), ("eos_token", vocabulary.eos)];
+    let others = ROLES.map(|(role, name)| (role, token(metadata, name)));
+    for (role, id) in ends.into_iter().chain(others) {
+        if let Some(text) = id.and_then(|id| vocabulary.piece(id)) {
             config.insert(role.to_string(), json!(text));
         }
     }
