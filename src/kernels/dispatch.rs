@@ -86,6 +86,39 @@ fn choose(wanted: Option<&str>) -> InstructionSet {
     }
 }
 
+/// Compiles a function over slices for each instruction set, under one name that picks.
+macro_rules! for_each_instruction_set {
+    ($(#[$documentation:meta])* $visibility:vis fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? $body:block) => {
+        $(#[$documentation])*
+        $visibility fn $name($($argument: $kind),*) $(-> $result)? {
+            #[inline(always)]
+            fn portable($($argument: $kind),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($argument: $kind),*) $(-> $result)? {
+                    portable($($argument),*)
+                }
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+                fn avx512($($argument: $kind),*) $(-> $result)? {
+                    portable($($argument),*)
+                }
+                use $crate::kernels::dispatch::InstructionSet;
+                // SAFETY: `current` names only sets that this machine has.
+                match InstructionSet::current() {
+                    InstructionSet::Avx512 => return unsafe { avx512($($argument),*) },
+                    InstructionSet::Avx2 => return unsafe { avx2($($argument),*) },
+                    InstructionSet::Scalar => {}
+                }
+            }
+            portable($($argument),*)
+        }
+    };
+}
+
+pub(super) use for_each_instruction_set;
+
 #[cfg(test)]
 mod tests {
     use super::*;

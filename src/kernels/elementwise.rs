@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::dispatch::InstructionSet;
+use super::dispatch::for_each_instruction_set;
 
 /// Rows of a matrix of activations; they may lie inside wider rows.
 #[derive(Debug, Clone, Copy)]
@@ -65,36 +65,6 @@ fn for_each_row(output: &mut [f32], width: usize, action: impl Fn(usize, &mut [f
             action(task * rows_a_task + index, row);
         }
     });
-}
-
-/// Compiles a function over slices for each instruction set, under one name that picks.
-macro_rules! for_each_instruction_set {
-    ($(#[$documentation:meta])* fn $name:ident($($argument:ident: $kind:ty),*) $body:block) => {
-        $(#[$documentation])*
-        fn $name($($argument: $kind),*) {
-            #[inline(always)]
-            fn portable($($argument: $kind),*) $body
-
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                fn avx2($($argument: $kind),*) {
-                    portable($($argument),*)
-                }
-                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-                fn avx512($($argument: $kind),*) {
-                    portable($($argument),*)
-                }
-                // SAFETY: `current` names only sets that this machine has.
-                match InstructionSet::current() {
-                    InstructionSet::Avx512 => return unsafe { avx512($($argument),*) },
-                    InstructionSet::Avx2 => return unsafe { avx2($($argument),*) },
-                    InstructionSet::Scalar => {}
-                }
-            }
-            portable($($argument),*)
-        }
-    };
 }
 
 /// Root-mean-square norm of every row, times `weight`: `x / √(mean(x²) + ε) · w`.

@@ -4,6 +4,8 @@
 //! hundred times more coarsely than the small ones, and SmolLM2's logits move by up to 0.03. With
 //! one step size a row, they move by up to 0.004, in the same memory.
 
+use crate::kernels::dispatch::for_each_instruction_set;
+
 /// Rows of `head_size` elements, each of which stands for itself times its row's scale.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheRows<'a> {
@@ -33,27 +35,32 @@ impl<'a> CacheRows<'a> {
     }
 }
 
-/// Rounds a row to integers and returns its scale, which is NaN if an element is not finite.
-pub fn encode_row(values: &[f32], elements: &mut [i16]) -> f32 {
-    // A sum of absolute values is NaN or infinite if any of them is; a maximum would drop a NaN.
-    let (mut largest, mut sum) = (0f32, 0f32);
-    for value in values {
-        largest = largest.max(value.abs());
-        sum += value.abs();
-    }
-    if !sum.is_finite() {
-        elements.fill(0);
-        return f32::NAN;
-    }
-    let scale = largest / f32::from(i16::MAX);
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    for (element, value) in elements.iter_mut().zip(values) {
+for_each_instruction_set! {
+    /// Rounds a row to integers and returns its scale, which is NaN if an element is not finite.
+    pub fn encode_row(values: &[f32], elements: &mut [i16]) -> f32 {
         /// Adding 1.5·2²³ rounds to a whole number and leaves it in the low bits.
         const ROUND: f32 = 12_582_912.0;
         let limit = f32::from(i16::MAX);
-        *element = ((value * inverse).clamp(-limit, limit) + ROUND).to_bits() as i16;
+        let largest = largest_magnitude(values);
+        if !largest.is_finite() {
+            elements.fill(0);
+            return f32::NAN;
+        }
+        let scale = largest / limit;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        for (element, value) in elements.iter_mut().zip(values) {
+            *element = ((value * inverse).clamp(-limit, limit) + ROUND).to_bits() as i16;
+        }
+        scale
     }
-    scale
+}
+
+/// The largest absolute value; infinite or NaN if any value is.
+#[inline(always)]
+fn largest_magnitude(values: &[f32]) -> f32 {
+    // The bits of absolute values are in the order of the values, with infinity and then NaN last.
+    let magnitudes = values.iter().map(|value| value.to_bits() & 0x7FFF_FFFF);
+    f32::from_bits(magnitudes.max().unwrap_or(0))
 }
 
 #[cfg(test)]

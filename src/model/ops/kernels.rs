@@ -5,6 +5,8 @@ use std::marker::PhantomData;
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 
+use rayon::prelude::*;
+
 use super::{AttentionPart, Matrix, Ops, RopeTable};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::{
@@ -110,26 +112,19 @@ impl Ops for KernelOps {
         let &[_, _, kv_heads, capacity, head_size] = elements.dims() else {
             bail!("a cache segment has five dimensions");
         };
+        let scales = scales_of(scales)?;
         for (plane, rows) in [keys, values].into_iter().enumerate() {
-            let first_row = (2 * layer + plane) * kv_heads * capacity + segment.length;
-            let row_of = |token: usize, head: usize| first_row + head * capacity + token;
+            let first = (2 * layer + plane) * kv_heads * capacity;
+            let planes = first..first + kv_heads * capacity;
             with_rows(rows, |rows| {
-                let mut row_scales = vec![0f32; rows.count() * kv_heads];
                 write_in_place(elements, |elements: &mut [i16]| {
-                    for token in 0..rows.count() {
-                        let heads = rows.row(token).chunks_exact(head_size);
-                        for (head, values) in heads.enumerate() {
-                            let start = row_of(token, head) * head_size;
-                            row_scales[token * kv_heads + head] =
-                                encode_row(values, &mut elements[start..start + head_size]);
-                        }
-                    }
-                })?;
-                write_in_place(scales_of(scales)?, |scales: &mut [f32]| {
-                    for (index, scale) in row_scales.iter().enumerate() {
-                        scales[row_of(index / kv_heads, index % kv_heads)] = *scale;
-                    }
-                })
+                    write_in_place(scales, |scales: &mut [f32]| {
+                        let elements =
+                            &mut elements[planes.start * head_size..planes.end * head_size];
+                        let shape = (segment.length, capacity, head_size);
+                        encode_heads(rows, shape, elements, &mut scales[planes.clone()]);
+                    })
+                })?
             })??;
         }
         Ok(())
@@ -176,6 +171,25 @@ impl Ops for KernelOps {
             })
         })?
     }
+}
+
+/// Writes rows of all heads, `[tokens][heads][head_size]`, as cache rows `[heads][capacity]` from
+/// position `first` on, the heads in parallel.
+fn encode_heads(
+    rows: Rows<'_>,
+    (first, capacity, head_size): (usize, usize, usize),
+    elements: &mut [i16],
+    scales: &mut [f32],
+) {
+    let heads = elements.par_chunks_mut(capacity * head_size).zip(scales.par_chunks_mut(capacity));
+    // A decode step is over before another thread has started.
+    let heads = heads.with_min_len(if rows.count() < 16 { usize::MAX } else { 1 });
+    heads.enumerate().for_each(|(head, (elements, scales))| {
+        let elements = elements.chunks_exact_mut(head_size).zip(scales).skip(first);
+        for (token, (elements, scale)) in elements.take(rows.count()).enumerate() {
+            *scale = encode_row(&rows.row(token)[head * head_size..][..head_size], elements);
+        }
+    });
 }
 
 fn scales_of(scales: &Option<Tensor>) -> Result<&Tensor> {
@@ -251,7 +265,7 @@ fn with_rows<R>(tensor: &Tensor, action: impl FnOnce(Rows<'_>) -> R) -> Result<R
 }
 
 /// Calls `action` with the elements of a contiguous tensor, to change them.
-fn write_in_place<T: Element>(tensor: &Tensor, action: impl FnMut(&mut [T])) -> Result<()> {
+fn write_in_place<T: Element, R>(tensor: &Tensor, action: impl FnOnce(&mut [T]) -> R) -> Result<R> {
     struct Write<F, T>(RefCell<F>, PhantomData<fn(T)>);
 
     impl<T: Element, F: FnMut(&mut [T])> InplaceOp1 for Write<F, T> {
@@ -270,5 +284,11 @@ fn write_in_place<T: Element>(tensor: &Tensor, action: impl FnMut(&mut [T])) -> 
         }
     }
 
-    tensor.inplace_op1(&Write(RefCell::new(action), PhantomData))
+    let (mut action, mut result) = (Some(action), None);
+    let once = |values: &mut [T]| result = action.take().map(|action| action(values));
+    tensor.inplace_op1(&Write(RefCell::new(once), PhantomData))?;
+    match result {
+        Some(result) => Ok(result),
+        None => bail!("a tensor in main memory was not handed to the CPU kernels"),
+    }
 }

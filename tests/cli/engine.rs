@@ -1,0 +1,165 @@
+//! The engine and its scheduler on a tiny model. The tiny vocabulary's tokens 0, 1 and 2 are
+//! special; the others are bytes and a few merges.
+
+use std::collections::HashMap;
+
+use quantkit::engine::{
+    DeviceChoice, Engine, Event, FinishReason, LogitsFor, Request, RequestId, Sampling, Scheduler,
+    SchedulerOptions, StepItem,
+};
+
+use crate::support::TinyModel;
+
+fn engine(context: usize) -> Engine {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tiny.gguf");
+    TinyModel { context, ..TinyModel::default() }.write(&path);
+    Engine::load(&path, DeviceChoice::Cpu).unwrap()
+}
+
+fn prompt(length: usize, seed: usize) -> Vec<u32> {
+    (0..length).map(|index| 3 + ((index * 37 + seed * 101) % 256) as u32).collect()
+}
+
+fn request(prompt: Vec<u32>, max_new_tokens: usize) -> Request {
+    Request { prompt, max_new_tokens, sampling: Sampling::default(), ignore_end: true }
+}
+
+/// Runs until idle; gives each request's tokens and reason.
+fn finish(scheduler: &mut Scheduler) -> HashMap<RequestId, (Vec<u32>, FinishReason)> {
+    let mut tokens: HashMap<RequestId, Vec<u32>> = HashMap::new();
+    let mut finished = HashMap::new();
+    while !scheduler.is_idle() {
+        for event in scheduler.step().unwrap() {
+            match event {
+                Event::Token { request, token, bytes } => {
+                    assert!(!finished.contains_key(&request), "a token after the end");
+                    assert_eq!(bytes, scheduler.engine().vocabulary().token_bytes(token));
+                    tokens.entry(request).or_default().push(token);
+                }
+                Event::Finished { request, reason } => {
+                    let tokens = tokens.remove(&request).unwrap_or_default();
+                    assert!(finished.insert(request, (tokens, reason)).is_none());
+                }
+            }
+        }
+    }
+    finished
+}
+
+#[test]
+fn a_crowd_gets_the_tokens_that_each_gets_alone() {
+    let lengths = [1, 40, 7, 100, 3, 64, 12];
+    let mut scheduler =
+        Scheduler::new(engine(512), SchedulerOptions { max_batch: 1, prefill_chunk: 512 });
+    let alone: Vec<Vec<u32>> = lengths
+        .iter()
+        .map(|&length| {
+            let id = scheduler.submit(request(prompt(length, length), 5 + length % 4)).unwrap();
+            finish(&mut scheduler).remove(&id).unwrap().0
+        })
+        .collect();
+    let engine = scheduler.into_engine();
+    let options = SchedulerOptions { max_batch: 3, prefill_chunk: 16 };
+    let mut scheduler = Scheduler::new(engine, options);
+    let ids = lengths
+        .map(|length| scheduler.submit(request(prompt(length, length), 5 + length % 4)).unwrap());
+    let mut results = finish(&mut scheduler);
+    for (id, alone) in ids.iter().zip(alone) {
+        assert_eq!(results.remove(id), Some((alone, FinishReason::Length)));
+    }
+}
+
+#[test]
+fn requests_start_in_their_order_and_share_the_batch() {
+    let options = SchedulerOptions { max_batch: 2, prefill_chunk: 8 };
+    let mut scheduler = Scheduler::new(engine(512), options);
+    let ids = [20, 4, 4].map(|length| scheduler.submit(request(prompt(length, 1), 4)).unwrap());
+    // 8 of the first prompt's 20 tokens; then 8 more; then its last 4 and the second prompt.
+    assert_eq!(scheduler.step().unwrap(), []);
+    assert_eq!(scheduler.prompt_progress(ids[0]), Some(8));
+    assert_eq!(scheduler.prompt_progress(ids[2]), None, "the batch is full");
+    assert_eq!(scheduler.step().unwrap(), []);
+    let requests = |events: Vec<Event>| events.iter().map(Event::request).collect::<Vec<_>>();
+    assert_eq!(requests(scheduler.step().unwrap()), ids[..2]);
+    assert_eq!(requests(scheduler.step().unwrap()), ids[..2]);
+    scheduler.cancel(ids[1]);
+    assert_eq!(requests(scheduler.step().unwrap()), [ids[0], ids[2]]);
+    let finished = finish(&mut scheduler);
+    assert!(finished.contains_key(&ids[0]) && finished.contains_key(&ids[2]));
+    assert!(!finished.contains_key(&ids[1]));
+}
+
+#[test]
+fn every_end_has_its_reason() {
+    let mut scheduler = Scheduler::new(engine(32), SchedulerOptions::default());
+    let full = scheduler.submit(request(prompt(30, 2), 100)).unwrap();
+    let exact = scheduler.submit(request(prompt(8, 2), 24)).unwrap();
+    let none = scheduler.submit(request(prompt(8, 2), 0)).unwrap();
+    let results = finish(&mut scheduler);
+    // The last token of a full context is generated, but cannot be run.
+    assert_eq!((results[&full].0.len(), results[&full].1), (3, FinishReason::ContextFull));
+    assert_eq!((results[&exact].0.len(), results[&exact].1), (24, FinishReason::Length));
+    assert_eq!(results[&none], (vec![], FinishReason::Length));
+    assert!(scheduler.step().unwrap().is_empty());
+}
+
+#[test]
+fn prompts_that_cannot_run_are_refused_at_once() {
+    let mut scheduler = Scheduler::new(engine(32), SchedulerOptions::default());
+    let mut refusal = |prompt| scheduler.submit(request(prompt, 4)).unwrap_err().to_string();
+    let long = refusal(prompt(33, 0));
+    assert!(long.contains("33 tokens") && long.contains("32"), "{long}");
+    assert!(refusal(vec![]).contains("empty"));
+    assert!(refusal(vec![3, 100_000]).contains("100000"));
+    assert!(scheduler.is_idle());
+}
+
+#[test]
+fn a_failed_step_changes_nothing() {
+    let mut engine = engine(32);
+    let tokens = prompt(10, 3);
+    let item = |sequence, tokens| StepItem { sequence, tokens, logits: LogitsFor::Last };
+    let (first, second) = (engine.start(10), engine.start(0));
+    engine.step(&[item(first, &tokens)]).unwrap();
+    let expected = {
+        let fork = engine.fork(first, 1);
+        engine.step(&[item(fork, &tokens[..1])]).unwrap().remove(0).values
+    };
+    let long = prompt(23, 3);
+    for items in [
+        vec![item(second, &tokens[..]), item(first, &long)],
+        vec![item(first, &tokens[..2]), item(first, &tokens[..2])],
+        vec![item(first, &tokens[..2]), item(second, &[])],
+        vec![item(second, &tokens[..2]), item(first, &[999_999])],
+    ] {
+        assert!(engine.step(&items).is_err());
+        assert_eq!((engine.length(first), engine.length(second)), (10, 0));
+    }
+    let logits = engine.step(&[item(first, &tokens[..1])]).unwrap().remove(0);
+    assert_eq!((logits.rows(), &logits.values), (1, &expected));
+    engine.end(first);
+    assert_eq!(engine.length(first), 0);
+    assert!(engine.step(&[item(first, &tokens[..1])]).is_err());
+}
+
+#[test]
+fn a_step_gives_the_rows_that_were_asked_for() {
+    let mut engine = engine(64);
+    let sequences = [(); 3].map(|()| engine.start(0));
+    let tokens = prompt(6, 1);
+    let wanted = [LogitsFor::None, LogitsFor::Last, LogitsFor::All];
+    let items: Vec<_> = sequences
+        .iter()
+        .zip(wanted)
+        .map(|(&sequence, logits)| StepItem { sequence, tokens: &tokens, logits })
+        .collect();
+    let logits = engine.step(&items).unwrap();
+    assert_eq!(logits.iter().map(|logits| logits.rows()).collect::<Vec<_>>(), [0, 1, 6]);
+    // Not to the last bit: rows at the edge of a tile are summed in another order.
+    for (last, same) in logits[1].row(0).iter().zip(logits[2].row(5)) {
+        assert!((last - same).abs() < 1e-3, "{last} {same}");
+    }
+    let vocabulary = engine.vocabulary().size;
+    assert!(logits[1..].iter().all(|logits| logits.vocabulary == vocabulary));
+}
