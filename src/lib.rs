@@ -12,11 +12,11 @@ pub mod gguf;
 /// A Hugging Face checkpoint directory: config, safetensors shards, tokenizer; and fetching one.
 pub mod checkpoint;
 
-/// Checkpoint → GGUF and GGUF → checkpoint, and the tokenizer that both describe.
-pub mod convert;
-
 /// Block formats, the recipe that chooses one for each tensor, and the quantization pipeline.
 pub mod quant;
+
+/// Checkpoint → GGUF and GGUF → checkpoint, and the tokenizer that both describe.
+pub mod convert;
 
 /// What a model file holds, and how two of them differ.
 pub mod inspect;

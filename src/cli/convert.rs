@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::options::{GlobalOptions, print_json};
+use super::options::{GlobalOptions, print_json, say};
 use crate::convert::{ConvertOptions, WeightType, convert};
 use crate::support::units;
 
@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     if global.json {
         return print_json(&report);
     }
-    println!(
+    say!(
         "{}: {} architecture, {} tensors, {} parameters, {} in {} ({})",
         report.output.display(),
         report.architecture,
@@ -59,6 +59,6 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         units::bytes(report.tensor_bytes),
         report.weight_type,
         units::duration(Duration::from_secs_f64(report.seconds)),
-    );
+    )?;
     Ok(())
 }

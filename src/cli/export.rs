@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::options::{GlobalOptions, print_json};
+use super::options::{GlobalOptions, print_json, say};
 use crate::convert::{ExportOptions, WeightType, export};
 use crate::support::units;
 
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     if global.json {
         return print_json(&report);
     }
-    println!(
+    say!(
         "{}: {}, {} tensors, {} parameters, {} in {} ({})",
         report.output.display(),
         report.architecture,
@@ -55,6 +55,6 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         units::bytes(report.tensor_bytes),
         report.weight_type,
         units::duration(Duration::from_secs_f64(report.seconds)),
-    );
+    )?;
     Ok(())
 }

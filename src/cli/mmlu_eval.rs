@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::options::{DeviceOptions, GlobalOptions, print_json};
+use super::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::eval::{EvalError, EvalOptions, EvalSummary, Protocol, Score, evaluate};
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -109,8 +109,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     if global.json {
         return print_json(&summary);
     }
-    print_summary(&summary);
-    println!("Results: {}", options.output.display());
+    print_summary(&summary)?;
+    say!("Results: {}", options.output.display())?;
     Ok(())
 }
 
@@ -126,7 +126,7 @@ fn protocol_name(protocol: Protocol) -> &'static str {
     }
 }
 
-fn print_summary(summary: &EvalSummary) {
+fn print_summary(summary: &EvalSummary) -> Result<()> {
     let mut table = Table::new([
         ("", Align::Left),
         ("questions", Align::Right),
@@ -146,9 +146,9 @@ fn print_summary(summary: &EvalSummary) {
         Protocol::Letter => format!(", {} shots", summary.shots),
         Protocol::Cloze => String::new(),
     };
-    println!("{} on {}: {}{shots}\n", summary.model, summary.set, protocol_name(summary.protocol));
-    println!("{}", table.to_text());
-    println!(
+    say!("{} on {}: {}{shots}\n", summary.model, summary.set, protocol_name(summary.protocol))?;
+    say!("{}", table.to_text())?;
+    say!(
         "{} questions in {}: {:.2} questions/s, {:.0} tokens/s ({} tokens run; {} without shared \
          prefixes)",
         units::count(summary.overall.questions as u64),
@@ -157,7 +157,7 @@ fn print_summary(summary: &EvalSummary) {
         summary.tokens_per_second,
         units::count(summary.tokens_run),
         units::count(summary.tokens_naive),
-    );
+    )
 }
 
 fn add_row(table: &mut Table, score: &Score, indent: &str) {

@@ -56,10 +56,25 @@ impl FromStr for Device {
     }
 }
 
-/// Prints text on standard output. Unlike `print!` it does not panic where nobody reads on.
+/// Prints text on standard output. Unlike `print!` it does not panic when that fails; a reader that
+/// has gone away wants no more, which is no error.
 pub fn print_text(text: &str) -> Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
+
+/// `println!` by way of [`print_text`]: gives a `Result`.
+macro_rules! say {
+    () => { $crate::cli::options::print_text("\n") };
+    ($($words:tt)+) => {
+        $crate::cli::options::print_text(&format!("{}\n", format_args!($($words)+)))
+    };
+}
+pub(super) use say;
 
 /// Prints one JSON document on standard output.
 pub fn print_json(document: &impl Serialize) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::options::{GlobalOptions, print_json};
+use super::options::{GlobalOptions, print_json, print_text, say};
 use crate::quant::pipeline::{QuantizeReport, quantize_file};
 use crate::quant::recipe::Recipe;
 use crate::support::atomic_file::write_atomically;
@@ -53,10 +53,9 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     if global.json {
         return print_json(&report);
     }
-    print!("{}", tensor_table(&report).to_text());
-    println!();
-    print_totals(&report);
-    Ok(())
+    print_text(&tensor_table(&report).to_text())?;
+    say!()?;
+    print_totals(&report)
 }
 
 fn tensor_table(report: &QuantizeReport) -> Table {
@@ -91,9 +90,9 @@ fn tensor_table(report: &QuantizeReport) -> Table {
     table
 }
 
-fn print_totals(report: &QuantizeReport) {
+fn print_totals(report: &QuantizeReport) -> Result<()> {
     let fallbacks = report.tensors.iter().filter(|tensor| tensor.wanted_type.is_some()).count();
-    println!(
+    say!(
         "{} weights in {} tensors: {} ({:.2} bits per weight) -> {} ({:.2} bits per weight)",
         units::count(report.weights),
         report.tensors.len(),
@@ -101,18 +100,18 @@ fn print_totals(report: &QuantizeReport) {
         report.old_bits_per_weight,
         units::bytes(report.new_bytes),
         report.new_bits_per_weight,
-    );
+    )?;
     if fallbacks > 0 {
-        println!(
+        say!(
             "{fallbacks} tensors fell back to another type, as their rows are no whole number of \
              blocks of the one that {} has for them",
             report.recipe
-        );
+        )?;
     }
-    println!(
+    say!(
         "{} written in {}, {} weights/s",
         report.output.display(),
         units::duration(Duration::from_secs_f64(report.seconds)),
         units::count(report.weights_per_second as u64),
-    );
+    )
 }

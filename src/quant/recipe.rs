@@ -72,7 +72,7 @@ impl Layers {
             Self::First(count) => layer < count,
             Self::FirstEighth => layer < eighth,
             Self::Sensitive => {
-                layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2
+                layer < eighth || layer >= layers.saturating_mul(7) / 8 || (layer - eighth) % 3 == 2
             }
         }
     }
