@@ -131,7 +131,9 @@ fn format_time(format: &str, unix_seconds: u64) -> String {
 
 /// Year, month and day of the Gregorian calendar for a number of days since 1 January 1970.
 fn civil_date(days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let mut left = days;
     let mut year = 1970;
     while left >= 365 + u64::from(leap(year)) {

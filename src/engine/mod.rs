@@ -99,7 +99,7 @@ impl Logits {
 
     /// How many rows there are.
     pub fn rows(&self) -> usize {
-        if self.vocabulary == 0 { 0 } else { self.values.len() / self.vocabulary }
+        self.values.len().checked_div(self.vocabulary).unwrap_or(0)
     }
 }
 

@@ -171,7 +171,7 @@ pub struct Rotation<'a> {
 impl Rotation<'_> {
     /// Turns every head of every row.
     pub fn apply(&self, input: Rows<'_>, head_size: usize, output: &mut [f32]) {
-        assert!(input.width % head_size == 0 && 2 * self.pairs <= head_size);
+        assert!(input.width.is_multiple_of(head_size) && 2 * self.pairs <= head_size);
         assert_eq!(self.cosines.len(), input.count * self.pairs);
         assert_eq!(self.sines.len(), self.cosines.len());
         for_each_row(output, input.width, |token, row| {

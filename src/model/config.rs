@@ -76,7 +76,7 @@ impl Config {
         let hidden = keys.count("embedding_length")?;
         let heads = keys.count("attention.head_count")?;
         let kv_heads = keys.optional_count("attention.head_count_kv")?.unwrap_or(heads);
-        if kv_heads == 0 || heads % kv_heads != 0 {
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(format!("{heads} query heads cannot share {kv_heads} key/value heads"));
         }
         let head_size = keys.optional_count("attention.key_length")?.unwrap_or(hidden / heads);
@@ -88,7 +88,7 @@ impl Config {
             ));
         }
         let rotary_size = keys.optional_count("rope.dimension_count")?.unwrap_or(head_size);
-        if rotary_size == 0 || rotary_size % 2 != 0 || rotary_size > head_size {
+        if rotary_size == 0 || !rotary_size.is_multiple_of(2) || rotary_size > head_size {
             return Err(format!(
                 "{}.rope.dimension_count is {rotary_size}, expected an even number from 2 \
                  up to the head's {head_size}",

@@ -202,7 +202,7 @@ fn vocabulary_tokens() -> Vec<String> {
 /// GPT-2's name for each byte: itself where printable, else the next free character from U+0100.
 fn byte_alphabet() -> Vec<char> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    let mut replacement = ('\u{100}'..).into_iter();
+    let mut replacement = '\u{100}'..;
     (0..=255u8)
         .map(
             |byte| {
