@@ -14,7 +14,7 @@ use super::statistics::first_largest;
 use super::subjects::nearest;
 use super::{EvalError, EvalOptions, EvalSummary, Protocol};
 use crate::convert::vocabulary::Vocabulary;
-use crate::engine::{DeviceChoice, Engine};
+use crate::engine::Engine;
 use crate::support::hash::sha256_file;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
@@ -69,7 +69,7 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
         limit: options.limit,
         every: options.every,
         subjects: options.subjects.clone(),
-        device: device_name(options.device),
+        device: options.device.to_string(),
         overall,
         categories,
         subject_scores,
@@ -88,13 +88,6 @@ fn shots(options: &EvalOptions) -> usize {
     match options.protocol {
         Protocol::Letter => options.shots,
         Protocol::Cloze => 0,
-    }
-}
-
-fn device_name(device: DeviceChoice) -> String {
-    match device {
-        DeviceChoice::Cpu => "cpu".to_string(),
-        DeviceChoice::Cuda(number) => format!("cuda:{number}"),
     }
 }
 
