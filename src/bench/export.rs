@@ -9,7 +9,13 @@ use parquet::arrow::ArrowWriter;
 
 use super::BenchError;
 use super::record::{BenchSummary, Distribution, LevelSummary, RequestRecord, Spread};
-use crate::support::atomic_file::write_atomically;
+use crate::support::atomic_file::{AtomicFile, write_atomically};
+
+/// Finds out before anything is measured whether results can be written.
+pub(super) fn check_writable(directory: &Path) -> Result<(), BenchError> {
+    let path = directory.join("bench.json");
+    AtomicFile::create(&path).map(drop).map_err(|error| BenchError::io(&path, error))
+}
 
 /// Writes all files of the benchmark as it stands.
 pub(super) fn write(summary: &BenchSummary, directory: &Path) -> Result<(), BenchError> {

@@ -115,6 +115,7 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
     let engine = Engine::load(&options.model, options.device)?;
     let load_seconds = started.elapsed().as_secs_f64();
     check_fit(workload, &engine)?;
+    export::check_writable(&options.output)?;
 
     let mut summary = BenchSummary {
         schema_version: SCHEMA_VERSION,
@@ -153,9 +154,21 @@ fn check_workload(workload: &Workload) -> Result<(), BenchError> {
     } else if workload.repeats == 0 || requests_are_missing {
         "the number of requests and of repeats must be at least 1"
     } else {
-        return Ok(());
+        return check_requests(workload);
     };
     Err(BenchError::Unusable(problem.to_string()))
+}
+
+/// Fewer requests than the concurrency would measure another concurrency than they claim.
+fn check_requests(workload: &Workload) -> Result<(), BenchError> {
+    let most = workload.concurrency.iter().copied().max().unwrap_or(1);
+    match workload.requests.filter(|&requests| requests < most) {
+        None => Ok(()),
+        Some(requests) => Err(BenchError::Unusable(format!(
+            "{requests} requests cannot keep {most} in flight at once: raise --requests or lower \
+             --concurrency"
+        ))),
+    }
 }
 
 /// Refuses requests that outgrow the context, and warns where the caches will not fit in memory.
@@ -286,6 +299,7 @@ mod tests {
             Workload { concurrency: vec![], ..good.clone() },
             Workload { concurrency: vec![1, 0], ..good.clone() },
             Workload { requests: Some(0), ..good.clone() },
+            Workload { requests: Some(7), ..good.clone() },
             Workload { repeats: 0, ..good.clone() },
         ] {
             assert!(check_workload(&bad).is_err(), "{bad:?}");

@@ -119,7 +119,7 @@ fn short_workload() -> Workload {
         input_tokens: 256,
         output_tokens: 64,
         concurrency: vec![1, 2, 4],
-        repeats: 3,
+        repeats: 2,
         ..Workload::default()
     }
 }

@@ -24,7 +24,7 @@ use crate::engine::DeviceChoice;
 use crate::eval::question_set::QuestionSet;
 use crate::eval::{self, EvalError, EvalOptions, EvalSummary, Protocol, Score};
 use crate::gguf::GgufError;
-use crate::support::atomic_file::write_atomically;
+use crate::support::atomic_file::{AtomicFile, write_atomically};
 use crate::support::hash;
 use crate::support::interrupt;
 use crate::support::machine::Machine;
@@ -139,6 +139,7 @@ pub fn compare(
     // A file that is no model is found out before hours are spent on the others.
     let sizes =
         models.iter().map(|(path, _)| ModelSize::of(path)).collect::<Result<Vec<_>, _>>()?;
+    check_writable(&options.output)?;
     let work = Work { options, settings: &settings, machine: Machine::detect() };
     let mut measured = Vec::new();
     for (((path, hash), naming), size) in models.iter().zip(&names).zip(sizes) {
@@ -148,6 +149,12 @@ pub fn compare(
     let comparison = work.comparison(&variants, &names[baseline].label);
     write(&comparison, &variants, &options.output)?;
     Ok(comparison)
+}
+
+/// Finds out before anything is measured whether the report can be written.
+fn check_writable(output: &Path) -> Result<(), ReportError> {
+    let path = output.join("report.html");
+    AtomicFile::create(&path).map(drop).map_err(|error| ReportError::io(&path, error))
 }
 
 /// The models with their hashes, each file once, the baseline among them.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use arrow::array::{Array, AsArray};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use predicates::prelude::*;
 use serde_json::Value;
 
@@ -78,8 +80,12 @@ fn figures_are_consistent_with_each_other() {
 
     let rows = |name: &str| std::fs::read_to_string(output.join(name)).unwrap().lines().count();
     assert_eq!((rows("levels.csv"), rows("requests.csv")), (3, 17));
-    let parquet = std::fs::read(output.join("requests.parquet")).unwrap();
-    assert_eq!(&parquet[..4], b"PAR1");
+    let file = std::fs::File::open(output.join("requests.parquet")).unwrap();
+    let mut reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let batch = reader.next().unwrap().unwrap();
+    assert_eq!(batch.num_rows(), 16);
+    let times = batch.column_by_name("token_ms").unwrap().as_list::<i32>();
+    assert!((0..16).all(|row| times.value(row).len() == 6), "each token has its time");
 }
 
 #[test]
@@ -102,4 +108,16 @@ fn an_empty_level_is_refused() {
     bench(&model, directory.path(), &["--concurrency", "2,0"])
         .failure()
         .stderr(predicate::str::contains("at least 1"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_that_cannot_be_written_is_found_out_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("tiny.gguf");
+    TinyModel::default().write(&model);
+    let taken = directory.path().join("taken");
+    std::fs::write(&taken, "a file, not a directory").unwrap();
+    let options = ["--input-tokens", "8", "--output-tokens", "2", "--concurrency", "1"];
+    bench(&model, &taken, &options).failure().stderr(predicate::str::contains("taken"));
 }
