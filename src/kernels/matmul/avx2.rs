@@ -63,7 +63,6 @@ unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
     half: usize,
     output: *mut f32,
 ) {
-    let groups_in_block = BLOCK / F::GROUP;
     let mut totals = [_mm256_setzero_ps(); T];
     // SAFETY: every offset stays below the lengths that the caller promises.
     unsafe {
@@ -71,23 +70,46 @@ unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
         for block in 0..columns / BLOCK {
             let codes = panel.add(block * QUANTIZED_ROWS * code_bytes::<F>() + 4 * LANES * half);
             let activations = activations.add(block * BLOCK_WORDS * T);
-            for group in 0..groups_in_block {
-                let sums_at = if groups_in_block == 1 { 0 } else { 1 + group };
-                let sums = integer_sums::<F, T>(codes, activations, group);
-                let index = block * groups_in_block + group;
-                let (scales, offsets) = group_scales::<F>(scales, index, half);
-                for (t, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
-                    let scale = _mm256_mul_ps(scales, broadcast(activations, SCALE * T + t));
-                    *total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *total);
-                    if has_offsets::<F>() {
-                        let sum = broadcast(activations, (SCALED_SUM + sums_at) * T + t);
-                        *total = _mm256_fmadd_ps(offsets, sum, *total);
-                    }
-                }
+            add_group::<F, T, 0>(codes, activations, scales, block, half, &mut totals);
+            if F::GROUP < BLOCK {
+                add_group::<F, T, 1>(codes, activations, scales, block, half, &mut totals);
             }
         }
         for (t, total) in totals.into_iter().enumerate() {
             _mm256_storeu_ps(output.add(t * QUANTIZED_ROWS + LANES * half), total);
+        }
+    }
+}
+
+/// Adds the products of one group. Which one is a constant, so that all of this is inlined and the
+/// sums stay in registers.
+///
+/// # Safety
+/// `codes` and `activations` are those of the 32 columns, `scales` those of the whole panel.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn add_group<F: QuantizedFormat, const T: usize, const GROUP: usize>(
+    codes: *const u8,
+    activations: *const u32,
+    scales: *const u8,
+    block: usize,
+    half: usize,
+    totals: &mut [__m256; T],
+) {
+    let groups = BLOCK / F::GROUP;
+    // The sums of the whole block come first, those of its halves after it.
+    let sums_at = if groups == 1 { 0 } else { 1 + GROUP };
+    // SAFETY: the caller's.
+    unsafe {
+        let sums = integer_sums::<F, T, GROUP>(codes, activations);
+        let (scales, offsets) = group_scales::<F>(scales, block * groups + GROUP, half);
+        for (t, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+            let scale = _mm256_mul_ps(scales, broadcast(activations, SCALE * T + t));
+            *total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *total);
+            if has_offsets::<F>() {
+                let sum = broadcast(activations, (SCALED_SUM + sums_at) * T + t);
+                *total = _mm256_fmadd_ps(offsets, sum, *total);
+            }
         }
     }
 }
@@ -101,21 +123,20 @@ const fn codes_are_large<F: QuantizedFormat>() -> bool {
 /// The exact sums of (code − zero) times activation over one group, for each token.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn integer_sums<F: QuantizedFormat, const T: usize>(
+unsafe fn integer_sums<F: QuantizedFormat, const T: usize, const GROUP: usize>(
     codes: *const u8,
     activations: *const u32,
-    group: usize,
 ) -> [__m256i; T] {
     // SAFETY: a block of 32 columns has code_bytes × 16 bytes of codes and BLOCK_WORDS × T words.
     unsafe {
         let word = |at: usize| _mm256_set1_epi32(activations.add(at).read() as i32);
         let mut sums = [_mm256_setzero_si256(); T];
-        if let (Some(zero), false) = (F::ZERO.sum_of(group), codes_are_large::<F>()) {
+        if let (Some(zero), false) = (F::ZERO.sum_of(GROUP), codes_are_large::<F>()) {
             for (t, sum) in sums.iter_mut().enumerate() {
                 *sum = word((ZERO_SUM + zero) * T + t);
             }
         }
-        for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
+        for quad in GROUP * F::GROUP / 4..(GROUP + 1) * F::GROUP / 4 {
             let codes = quad_codes::<F>(codes, quad);
             add_products::<F, T>(&mut sums, codes, activations.add((QUADS + quad) * T));
         }
@@ -251,43 +272,74 @@ pub(super) fn multiply_float<F: FloatFormat<WIDTH>, const WIDTH: usize>(
             let panel = panel.as_ptr().add(first * WIDTH);
             let output = output.as_mut_ptr().add(first);
             match tokens {
-                1 => float_tile::<F, WIDTH, 1>(panel, columns, activations, output),
-                2 => float_tile::<F, WIDTH, 2>(panel, columns, activations, output),
-                4 => float_tile::<F, WIDTH, 4>(panel, columns, activations, output),
+                1 => float_tile::<F, WIDTH, 1, 4>(panel, columns, activations, output),
+                2 => float_tile::<F, WIDTH, 2, 2>(panel, columns, activations, output),
+                4 => float_tile::<F, WIDTH, 4, 1>(panel, columns, activations, output),
                 _ => unreachable!("no tile has {tokens} tokens"),
             }
         }
     }
 }
 
-/// Multiplies the 16 rows that begin where `panel` and `output` point.
+/// Multiplies the 16 rows that begin where `panel` and `output` point. `CHAINS` sums run side by side
+/// for each row and token, where a tile alone has too few to hide the latency of an addition.
 ///
 /// # Safety
 /// They point into a panel of `columns` × 32 weights and an output of `T` × 32 values;
 /// `activations` has `columns` × `T` words.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn float_tile<F: FloatFormat<WIDTH>, const WIDTH: usize, const T: usize>(
+unsafe fn float_tile<
+    F: FloatFormat<WIDTH>,
+    const WIDTH: usize,
+    const T: usize,
+    const CHAINS: usize,
+>(
     panel: *const u8,
     columns: usize,
     activations: *const u32,
     output: *mut f32,
 ) {
-    let mut totals = [[_mm256_setzero_ps(); 2]; T];
+    let mut totals = [[[_mm256_setzero_ps(); 2]; T]; CHAINS];
     // SAFETY: every offset stays below the lengths that the caller promises.
     unsafe {
-        for column in 0..columns {
-            let weights = panel.add(column * FLOAT_ROWS * WIDTH);
-            let low = F::load_8(weights);
-            let high = F::load_8(weights.add(LANES * WIDTH));
-            for (t, totals) in totals.iter_mut().enumerate() {
-                let activation = broadcast(activations, column * T + t);
-                totals[0] = _mm256_fmadd_ps(low, activation, totals[0]);
-                totals[1] = _mm256_fmadd_ps(high, activation, totals[1]);
+        let whole = columns - columns % CHAINS;
+        for column in (0..whole).step_by(CHAINS) {
+            for (chain, totals) in totals.iter_mut().enumerate() {
+                float_column::<F, WIDTH, T>(panel, column + chain, activations, totals);
             }
         }
-        for (t, [low, high]) in totals.into_iter().enumerate() {
-            _mm256_storeu_ps(output.add(t * FLOAT_ROWS), low);
-            _mm256_storeu_ps(output.add(t * FLOAT_ROWS + LANES), high);
+        for column in whole..columns {
+            float_column::<F, WIDTH, T>(panel, column, activations, &mut totals[0]);
+        }
+        for t in 0..T {
+            for half in 0..2 {
+                let mut total = totals[0][t][half];
+                for chain in &totals[1..] {
+                    total = _mm256_add_ps(total, chain[t][half]);
+                }
+                _mm256_storeu_ps(output.add(t * FLOAT_ROWS + LANES * half), total);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn float_column<F: FloatFormat<WIDTH>, const WIDTH: usize, const T: usize>(
+    panel: *const u8,
+    column: usize,
+    activations: *const u32,
+    totals: &mut [[__m256; 2]; T],
+) {
+    // SAFETY: the caller stays within its columns.
+    unsafe {
+        let weights = panel.add(column * FLOAT_ROWS * WIDTH);
+        let low = F::load_8(weights);
+        let high = F::load_8(weights.add(LANES * WIDTH));
+        for (t, totals) in totals.iter_mut().enumerate() {
+            let activation = broadcast(activations, column * T + t);
+            totals[0] = _mm256_fmadd_ps(low, activation, totals[0]);
+            totals[1] = _mm256_fmadd_ps(high, activation, totals[1]);
         }
     }
 }

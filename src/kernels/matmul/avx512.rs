@@ -85,7 +85,6 @@ unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
     activations: *const u32,
     output: *mut f32,
 ) {
-    let groups_in_block = BLOCK / F::GROUP;
     let mut totals = [_mm512_setzero_ps(); T];
     // SAFETY: every offset stays below the lengths that the caller promises.
     unsafe {
@@ -93,18 +92,9 @@ unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
         for block in 0..columns / BLOCK {
             let codes = panel.add(block * QUANTIZED_ROWS * code_bytes::<F>());
             let activations = activations.add(block * BLOCK_WORDS * T);
-            for group in 0..groups_in_block {
-                let sums_at = if groups_in_block == 1 { 0 } else { 1 + group };
-                let sums = integer_sums::<F, T>(codes, activations, group);
-                let (scales, offsets) = group_scales::<F>(scales, block * groups_in_block + group);
-                for (t, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
-                    let scale = _mm512_mul_ps(scales, broadcast(activations, SCALE * T + t));
-                    *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, *total);
-                    if has_offsets::<F>() {
-                        let sum = broadcast(activations, (SCALED_SUM + sums_at) * T + t);
-                        *total = _mm512_fmadd_ps(offsets, sum, *total);
-                    }
-                }
+            add_group::<F, T, 0>(codes, activations, scales, block, &mut totals);
+            if F::GROUP < BLOCK {
+                add_group::<F, T, 1>(codes, activations, scales, block, &mut totals);
             }
         }
         for (t, total) in totals.into_iter().enumerate() {
@@ -113,30 +103,87 @@ unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
     }
 }
 
+/// Adds the products of one group. Which one is a constant, so that all of this is inlined and the
+/// sums stay in registers.
+///
+/// # Safety
+/// `codes` and `activations` are those of the 32 columns, `scales` those of the whole panel.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn add_group<F: QuantizedFormat, const T: usize, const GROUP: usize>(
+    codes: *const u8,
+    activations: *const u32,
+    scales: *const u8,
+    block: usize,
+    totals: &mut [__m512; T],
+) {
+    let groups = BLOCK / F::GROUP;
+    // The sums of the whole block come first, those of its halves after it.
+    let sums_at = if groups == 1 { 0 } else { 1 + GROUP };
+    // SAFETY: the caller's.
+    unsafe {
+        let sums = integer_sums::<F, T, GROUP>(codes, activations);
+        let (scales, offsets) = group_scales::<F>(scales, block * groups + GROUP);
+        for (t, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
+            let scale = _mm512_mul_ps(scales, broadcast(activations, SCALE * T + t));
+            *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, *total);
+            if has_offsets::<F>() {
+                let sum = broadcast(activations, (SCALED_SUM + sums_at) * T + t);
+                *total = _mm512_fmadd_ps(offsets, sum, *total);
+            }
+        }
+    }
+}
+
 /// The exact sums of codes times activations over one group, for each token.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn integer_sums<F: QuantizedFormat, const T: usize>(
+unsafe fn integer_sums<F: QuantizedFormat, const T: usize, const GROUP: usize>(
     codes: *const u8,
     activations: *const u32,
-    group: usize,
 ) -> [__m512i; T] {
     // SAFETY: a block of 32 columns has code_bytes × 16 bytes of codes and BLOCK_WORDS × T words.
     unsafe {
-        let word = |at: usize| _mm512_set1_epi32(activations.add(at).read() as i32);
         let mut sums = [_mm512_setzero_si512(); T];
-        if let Some(zero) = F::ZERO.sum_of(group) {
+        if let Some(zero) = F::ZERO.sum_of(GROUP) {
             for (t, sum) in sums.iter_mut().enumerate() {
-                *sum = word((ZERO_SUM + zero) * T + t);
+                let word = activations.add((ZERO_SUM + zero) * T + t).read();
+                *sum = _mm512_set1_epi32(word as i32);
             }
         }
-        for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
-            let codes = quad_codes::<F>(codes, quad);
-            for (t, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_dpbusd_epi32(*sum, codes, word((QUADS + quad) * T + t));
-            }
+        // Written out: a loop of this many products is not always unrolled, and must be.
+        let first = GROUP * F::GROUP / 4;
+        add_quad::<F, T>(&mut sums, codes, activations, first);
+        add_quad::<F, T>(&mut sums, codes, activations, first + 1);
+        add_quad::<F, T>(&mut sums, codes, activations, first + 2);
+        add_quad::<F, T>(&mut sums, codes, activations, first + 3);
+        if F::GROUP == BLOCK {
+            add_quad::<F, T>(&mut sums, codes, activations, first + 4);
+            add_quad::<F, T>(&mut sums, codes, activations, first + 5);
+            add_quad::<F, T>(&mut sums, codes, activations, first + 6);
+            add_quad::<F, T>(&mut sums, codes, activations, first + 7);
         }
         sums
+    }
+}
+
+/// Adds the products of four columns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn add_quad<F: QuantizedFormat, const T: usize>(
+    sums: &mut [__m512i; T],
+    codes: *const u8,
+    activations: *const u32,
+    quad: usize,
+) {
+    // SAFETY: the caller's 32 columns have code_bytes × 16 bytes of codes and BLOCK_WORDS × T words.
+    unsafe {
+        let codes = quad_codes::<F>(codes, quad);
+        let values = activations.add((QUADS + quad) * T);
+        for (t, sum) in sums.iter_mut().enumerate() {
+            let values = _mm512_set1_epi32(values.add(t).read() as i32);
+            *sum = _mm512_dpbusd_epi32(*sum, codes, values);
+        }
     }
 }
 
