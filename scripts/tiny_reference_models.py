@@ -110,6 +110,8 @@ def write(name, architecture, config, model_class, rope=None, pairs=False):
         writer.add_rope_scaling_factor(rope["factor"])
     if kind == "yarn":
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if "attention_factor" in rope:
+            writer.add_rope_scaling_yarn_attn_factor(rope["attention_factor"])
     writer.add_array("reference.tokens", [int(token) for token in tokens])
     writer.add_array("reference.logits", [float(value) for value in logits.flatten()])
     if kind == "llama3":
@@ -141,6 +143,15 @@ llama(
     "llama-yarn",
     {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
     attention_bias=True,
+)
+llama(
+    "llama-yarn-factor",
+    {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "attention_factor": 0.8,
+    },
 )
 llama(
     "llama-llama3",

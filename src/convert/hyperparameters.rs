@@ -1,9 +1,9 @@
 //! A model's dimensions: config.json ↔ GGUF metadata, under the keys of llama.cpp's converter.
 
-use super::families::Family;
+use super::families::{Family, ROPE_FREQUENCIES};
 use super::rope;
 use crate::checkpoint::config::{ModelConfig, RopeScaling};
-use crate::gguf::{Metadata, Value};
+use crate::gguf::{self, Metadata, ModelKeys, Value};
 
 /// Appends `llama.*` (or another family's keys) and `general.file_type`.
 pub(super) fn write(
@@ -130,6 +130,7 @@ pub(super) fn read(
         name_or_path: None,
     };
     config.check()?;
+    reader.check_attention_scale(config.head_dim())?;
     for key in ["attention.value_length", "rope.dimension_count"] {
         match reader.optional_dimension(key)? {
             Some(length) if length != config.head_dim() => {
@@ -173,43 +174,71 @@ impl Reader<'_> {
         self.optional_dimension(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// A 32-bit float as the decimal number that people wrote: 1e-5, not 9.99999974737875e-6.
     fn float(&self, key: &str) -> Result<Option<f64>, String> {
         let key = format!("{}.{key}", self.family);
         let Some(value) = self.metadata.get(&key) else { return Ok(None) };
-        match value {
-            Value::F32(number) if number.is_finite() => Ok(number.to_string().parse().ok()),
-            Value::F64(number) if number.is_finite() => Ok(Some(*number)),
+        match self.metadata.float(&key) {
+            Some(number) if number.is_finite() => Ok(Some(shortest(number))),
             _ => Err(format!("{key} is {value:?}, no finite number")),
         }
     }
 
+    /// What the engine applies, as config.json says it: a value is left out where it is what
+    /// transformers assumes.
     fn rope_scaling(&self, facts: &TensorFacts) -> Result<Option<RopeScaling>, String> {
+        let keys = ModelKeys { metadata: self.metadata, architecture: self.family };
+        let scaling = gguf::RopeScaling::read(&keys)?;
         if let Some(divisors) = &facts.rope_divisors {
+            if scaling != gguf::RopeScaling::None {
+                return Err(format!(
+                    "the file has both {} and {}.rope.scaling.*; a config.json cannot say that",
+                    ROPE_FREQUENCIES, self.family
+                ));
+            }
             let base = self.float("rope.freq_base")?.unwrap_or(rope::DEFAULT_BASE);
             return rope::llama3_scaling(divisors, base).map(Some);
         }
-        let factor = || -> Result<f64, String> {
-            let key = "rope.scaling.factor";
-            self.float(key)?.ok_or_else(|| self.missing(key))
-        };
-        let key = format!("{}.rope.scaling.type", self.family);
-        Ok(Some(match self.metadata.string(&key) {
-            None | Some("none") => return Ok(None),
-            Some("linear") => RopeScaling::Linear { factor: factor()? },
-            Some("yarn") => RopeScaling::Yarn {
-                factor: factor()?,
-                original_context: self.dimension("rope.scaling.original_context_length")? as u32,
-                extrapolation_factor: self.float("rope.scaling.yarn_ext_factor")?,
-                attention_factor: self.float("rope.scaling.yarn_attn_factor")?,
-                beta_fast: self.float("rope.scaling.yarn_beta_fast")?,
-                beta_slow: self.float("rope.scaling.yarn_beta_slow")?,
-            },
-            Some(other) => {
-                return Err(format!(
-                    "{key} is \"{other}\", which is not supported; none, linear and yarn are"
-                ));
+        let unless = |default: f64, value| (value != default).then(|| shortest(value));
+        Ok(match scaling {
+            gguf::RopeScaling::None => None,
+            gguf::RopeScaling::Linear { factor } => {
+                Some(RopeScaling::Linear { factor: shortest(factor) })
             }
-        }))
+            gguf::RopeScaling::Yarn {
+                factor,
+                original_context,
+                magnitude,
+                extrapolation,
+                beta_fast,
+                beta_slow,
+            } => Some(RopeScaling::Yarn {
+                factor: shortest(factor),
+                original_context,
+                extrapolation_factor: unless(gguf::YARN_EXTRAPOLATION, extrapolation),
+                attention_factor: unless(gguf::yarn_magnitude(factor), magnitude),
+                beta_fast: unless(gguf::YARN_BETA_FAST, beta_fast),
+                beta_slow: unless(gguf::YARN_BETA_SLOW, beta_slow),
+            }),
+        })
     }
+
+    /// Refuses a scale of the attention scores other than the one that transformers computes.
+    fn check_attention_scale(&self, head_dim: usize) -> Result<(), String> {
+        let usual = (head_dim as f64).sqrt().recip();
+        match self.float("attention.scale")? {
+            Some(scale) if (scale - usual).abs() > 1e-6 * usual => Err(format!(
+                "{}.attention.scale is {scale}, but heads of {head_dim} are scaled by {usual:.6}; \
+                 a config.json of this architecture cannot say that",
+                self.family
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A number that was a 32-bit float, as the decimal number that people wrote: 1e-5, not
+/// 9.99999974737875e-6.
+fn shortest(number: f64) -> f64 {
+    let narrow = number as f32;
+    if f64::from(narrow) == number { narrow.to_string().parse().unwrap_or(number) } else { number }
 }

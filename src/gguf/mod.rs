@@ -6,7 +6,9 @@ mod cursor;
 mod directory;
 mod error;
 mod metadata;
+mod model_keys;
 mod reader;
+mod rope_scaling;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -15,6 +17,10 @@ mod writer;
 pub use directory::{Directory, has_magic};
 pub use error::GgufError;
 pub use metadata::{Array, Metadata, Value, ValueType};
+pub use model_keys::ModelKeys;
 pub use reader::{GgufFile, TensorInfo};
+pub use rope_scaling::{
+    RopeScaling, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_EXTRAPOLATION, yarn_magnitude,
+};
 pub use types::GgmlType;
 pub use writer::{GgufWriter, TensorPlan};

@@ -1,8 +1,8 @@
 //! What a GGUF file's metadata says about its decoder, checked for sense.
 
 use super::ModelError;
-use super::rope::{RopePairs, RopeScaling};
-use crate::gguf::{GgufFile, Metadata};
+use super::rope::RopePairs;
+use crate::gguf::{GgufFile, Metadata, ModelKeys, RopeScaling};
 
 /// What sets one family of decoders apart from another; the rest is common to all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Config {
 
     fn from_metadata(metadata: &Metadata) -> Result<Self, String> {
         let family = family(metadata)?;
-        let keys = Keys { metadata, prefix: family.architecture };
+        let keys = ModelKeys { metadata, architecture: family.architecture };
         if let Some(experts) = keys.optional_count("expert_count")?.filter(|&count| count > 0) {
             return Err(format!(
                 "the model is a mixture of {experts} experts, which quantkit cannot run yet"
@@ -95,11 +95,10 @@ impl Config {
                 family.architecture
             ));
         }
-        let context_length = keys.count("context_length")?;
         let scale = keys.optional_positive("attention.scale")?;
         Ok(Self {
             family,
-            context_length,
+            context_length: keys.count("context_length")?,
             hidden,
             layers: keys.count("block_count")?,
             feed_forward: keys.count("feed_forward_length")?,
@@ -107,10 +106,10 @@ impl Config {
             kv_heads,
             head_size,
             attention_scale: scale.unwrap_or((head_size as f64).sqrt().recip()) as f32,
-            norm_epsilon: keys.epsilon()?,
+            norm_epsilon: norm_epsilon(&keys)?,
             rotary_size,
             rope_base: keys.optional_positive("rope.freq_base")?.unwrap_or(10_000.0),
-            rope_scaling: keys.rope_scaling(context_length)?,
+            rope_scaling: RopeScaling::read(&keys)?,
         })
     }
 
@@ -136,80 +135,12 @@ fn family(metadata: &Metadata) -> Result<Family, String> {
     })
 }
 
-/// Reads keys of one architecture. Every count is limited to `u32`, so that products of two fit
-/// in a `usize`.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    prefix: &'static str,
-}
-
-impl Keys<'_> {
-    fn count(&self, key: &str) -> Result<usize, String> {
-        match self.optional_count(key)? {
-            Some(0) => Err(format!("{}.{key} is 0, expected at least 1", self.prefix)),
-            Some(count) => Ok(count),
-            None => Err(format!("the metadata lacks {}.{key}", self.prefix)),
-        }
-    }
-
-    fn optional_count(&self, key: &str) -> Result<Option<usize>, String> {
-        let key = format!("{}.{key}", self.prefix);
-        let Some(value) = self.metadata.get(&key) else { return Ok(None) };
-        let count = self.metadata.unsigned(&key).and_then(|number| u32::try_from(number).ok());
-        count.map(|count| Some(count as usize)).ok_or_else(|| {
-            format!("{key} should be one whole number up to {}, found {value:.40?}", u32::MAX)
-        })
-    }
-
-    fn optional_positive(&self, key: &str) -> Result<Option<f64>, String> {
-        let key = format!("{}.{key}", self.prefix);
-        let Some(value) = self.metadata.get(&key) else { return Ok(None) };
-        match self.metadata.float(&key) {
-            Some(number) if number > 0.0 && number.is_finite() => Ok(Some(number)),
-            _ => Err(format!("{key} should be a number above 0, found {value:?}")),
-        }
-    }
-
-    fn epsilon(&self) -> Result<f32, String> {
-        let key = "attention.layer_norm_rms_epsilon";
-        let epsilon = self.optional_positive(key)?;
-        epsilon
-            .map(|epsilon| epsilon as f32)
-            .ok_or_else(|| format!("the metadata lacks {}.{key}", self.prefix))
-    }
-
-    /// A missing type means linear scaling, and a missing factor means none.
-    fn rope_scaling(&self, context_length: usize) -> Result<RopeScaling, String> {
-        let key = format!("{}.rope.scaling.type", self.prefix);
-        let kind = match self.metadata.get(&key) {
-            Some(_) => self.metadata.string(&key).ok_or(format!("{key} should be a text"))?,
-            None => "linear",
-        };
-        let factor = match self.optional_positive("rope.scaling.factor")? {
-            Some(factor) => Some(factor),
-            None => self.optional_positive("rope.scale_linear")?,
-        };
-        match (kind, factor) {
-            ("none", _) | ("linear", None) => Ok(RopeScaling::None),
-            ("linear", Some(factor)) => Ok(RopeScaling::Linear { factor }),
-            ("yarn", factor) => {
-                let original = self.optional_count("rope.scaling.original_context_length")?;
-                let number = |key| self.optional_positive(key);
-                Ok(RopeScaling::Yarn {
-                    factor: factor.unwrap_or(1.0),
-                    original_context: original.filter(|&n| n > 0).unwrap_or(context_length),
-                    attention_factor: number("rope.scaling.attn_factor")?.unwrap_or(1.0),
-                    extrapolation: number("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0),
-                    beta_fast: number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-                    beta_slow: number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-                })
-            }
-            (other, _) => Err(format!(
-                "{key} is {other:?}; quantkit knows none, linear and yarn (and llama3 scaling as \
-                 frequency factors)"
-            )),
-        }
-    }
+fn norm_epsilon(keys: &ModelKeys<'_>) -> Result<f32, String> {
+    let key = "attention.layer_norm_rms_epsilon";
+    let epsilon = keys.optional_positive(key)?;
+    epsilon
+        .map(|epsilon| epsilon as f32)
+        .ok_or_else(|| format!("the metadata lacks {}", keys.name(key)))
 }
 
 #[cfg(test)]
@@ -245,24 +176,6 @@ mod tests {
         let config = Config::from_metadata(&metadata(&[])).unwrap();
         assert_eq!((config.head_size, config.rotary_size, config.rope_base), (16, 16, 10_000.0));
         assert_eq!((config.attention_scale, config.rope_scaling), (0.25, RopeScaling::None));
-    }
-
-    #[test]
-    fn yarn_has_the_defaults_of_its_paper() {
-        let changes = [
-            ("llama.rope.scaling.type", Some(Value::String("yarn".into()))),
-            ("llama.rope.scaling.factor", Some(Value::F32(4.0))),
-        ];
-        let config = Config::from_metadata(&metadata(&changes)).unwrap();
-        let expected = RopeScaling::Yarn {
-            factor: 4.0,
-            original_context: 2048,
-            attention_factor: 1.0,
-            extrapolation: 1.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-        };
-        assert_eq!(config.rope_scaling, expected);
     }
 
     #[test]

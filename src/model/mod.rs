@@ -17,7 +17,7 @@ use crate::gguf::GgufError;
 pub use cache::SequenceCache;
 pub use config::{Config, FAMILIES, Family};
 pub use decoder::{BatchItem, Decoder};
-pub use rope::{RopeFrequencies, RopePairs, RopeScaling};
+pub use rope::{RopeFrequencies, RopePairs};
 
 /// An error of a model.
 #[derive(Debug, thiserror::Error)]

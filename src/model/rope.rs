@@ -4,6 +4,7 @@
 //! Frequency factors, one a pair, carry the llama 3 scaling in GGUF files.
 
 use super::config::Config;
+use crate::gguf::RopeScaling;
 
 /// Which elements of a head turn together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,33 +13,6 @@ pub enum RopePairs {
     Neighbours,
     /// Elements i and i + n/2.
     Halves,
-}
-
-/// How the embedding stretches beyond the context that the model was first trained for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RopeScaling {
-    /// It does not.
-    None,
-    /// All positions are divided by a factor.
-    Linear {
-        /// New context over original context.
-        factor: f64,
-    },
-    /// Slow pairs are interpolated, fast ones are kept, and those between are blended.
-    Yarn {
-        /// New context over original context.
-        factor: f64,
-        /// The context of the original training.
-        original_context: usize,
-        /// Multiplies the magnitude beyond YaRN's own `0.1 ln(factor) + 1`.
-        attention_factor: f64,
-        /// How much of the fast pairs' frequency is kept; 1 in the paper.
-        extrapolation: f64,
-        /// Pairs that turn at least this often over the original context are kept.
-        beta_fast: f64,
-        /// Pairs that turn at most this often over the original context are interpolated.
-        beta_slow: f64,
-    },
 }
 
 /// The angle a position adds to each pair, and the factor on the turned elements.
@@ -67,14 +41,14 @@ impl RopeFrequencies {
             RopeScaling::Yarn {
                 factor,
                 original_context,
-                attention_factor,
+                magnitude,
                 extrapolation,
                 beta_fast,
                 beta_slow,
             } => {
                 // The pair that turns `turns` times over the original context.
                 let pair_of = |turns: f64| {
-                    let context = original_context as f64;
+                    let context = f64::from(original_context);
                     size * (context / (turns * std::f64::consts::TAU)).ln() / (2.0 * base.ln())
                 };
                 let low = pair_of(beta_fast).floor().max(0.0);
@@ -84,7 +58,6 @@ impl RopeFrequencies {
                     let kept = (1.0 - ramp.clamp(0.0, 1.0)) * extrapolation;
                     frequency / factor * (1.0 - kept) + frequency * kept
                 };
-                let magnitude = attention_factor * (1.0 + 0.1 * factor.max(1.0).ln());
                 Self {
                     frequencies: plain.iter().enumerate().map(blend).collect(),
                     magnitude: magnitude as f32,

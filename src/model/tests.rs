@@ -9,7 +9,8 @@ use super::ops::{KernelOps, Ops, TensorOps};
 use super::{BatchItem, Decoder, SequenceCache};
 use crate::gguf::{Array, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
 
-const MODELS: [&str; 6] = ["llama", "llama-linear", "llama-yarn", "llama-llama3", "qwen2", "qwen3"];
+const MODELS: [&str; 7] =
+    ["llama", "llama-linear", "llama-yarn", "llama-yarn-factor", "llama-llama3", "qwen2", "qwen3"];
 
 /// Keys, values and perhaps activations are rounded to 16 bits; logits of these models reach 4.
 const AGAINST_REFERENCE: f32 = 1e-2;
