@@ -15,10 +15,10 @@ use super::families::{Family, ModelTensor, ROPE_FREQUENCIES, gguf_row};
 use super::hyperparameters::{self, TensorFacts};
 use super::safetensors_writer::{self, PlannedTensor};
 use super::tokenizer_files;
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{Vocabulary, VocabularyError, token_id};
 use super::weights::{Rows, WeightType, convert_rows};
 use crate::checkpoint::config::ModelConfig;
-use crate::gguf::{GgufFile, TensorInfo};
+use crate::gguf::{GgufFile, Metadata, TensorInfo};
 use crate::quant::formats;
 use crate::support::atomic_file::{AtomicFile, write_atomically};
 use crate::support::interrupt;
@@ -75,8 +75,8 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
     let family = Family::of_gguf(architecture).map_err(unusable)?;
     let mut config = config(&file, family).map_err(unusable)?;
     let tensors = tensors(&file, family, &config).map_err(unusable)?;
-    let vocabulary = Vocabulary::from_metadata(file.metadata())
-        .map_err(|source| ConvertError::Vocabulary { path: options.input.clone(), source })?;
+    let no_tokenizer = |source| ConvertError::Vocabulary { path: options.input.clone(), source };
+    let vocabulary = Vocabulary::from_metadata(file.metadata()).map_err(no_tokenizer)?;
     if vocabulary.size > config.vocab_size {
         return Err(unusable(format!(
             "there are {} tokens, but the embedding table has {} rows",
@@ -85,7 +85,8 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
     }
     config.bos_token_id = vocabulary.bos;
     config.eos_token_ids = vocabulary.eos.into_iter().collect();
-    config.pad_token_id = tokenizer_files::token(file.metadata(), "padding");
+    config.pad_token_id =
+        token_id(file.metadata(), "padding", vocabulary.size).map_err(no_tokenizer)?;
 
     let staging = Staging::create(&options.output)?;
     let planned = tensors.iter().map(|(_, tensor)| tensor.planned(options.weight_type)).collect();
@@ -198,33 +199,41 @@ fn write_texts(
     weight_type: WeightType,
 ) -> Result<(), ConvertError> {
     let metadata = file.metadata();
-    let tokenizer = tokenizer_files::tokenizer_json(vocabulary, metadata)
-        .map_err(|source| ConvertError::Vocabulary { path: file.path().to_path_buf(), source })?;
+    let no_tokenizer =
+        |source| ConvertError::Vocabulary { path: file.path().to_path_buf(), source };
+    let tokenizer = tokenizer_files::tokenizer_json(vocabulary, metadata).map_err(no_tokenizer)?;
     let context = config.max_position_embeddings;
-    let tokenizer_config = tokenizer_files::tokenizer_config(vocabulary, metadata, context);
+    let tokenizer_config =
+        tokenizer_files::tokenizer_config(vocabulary, metadata, context).map_err(no_tokenizer)?;
+    let generation_config =
+        generation_config(metadata, config, vocabulary.size).map_err(no_tokenizer)?;
     write_text(&directory.join("tokenizer.json"), tokenizer)?;
     write_json(&directory.join("tokenizer_config.json"), &tokenizer_config)?;
     let config_json = config.to_json(family.model_type, weight_type.torch_name());
     write_json(&directory.join("config.json"), &config_json)?;
-    write_json(&directory.join("generation_config.json"), &generation_config(file, config))
+    write_json(&directory.join("generation_config.json"), &generation_config)
 }
 
 /// Generation ends with `eos`, and with the tokens that the file names as ends of a turn.
-fn generation_config(file: &GgufFile, config: &ModelConfig) -> Json {
+fn generation_config(
+    metadata: &Metadata,
+    config: &ModelConfig,
+    tokens: usize,
+) -> Result<Json, VocabularyError> {
     let mut ends = config.eos_token_ids.clone();
     for name in ["eot", "eom"] {
-        ends.extend(tokenizer_files::token(file.metadata(), name).filter(|id| !ends.contains(id)));
+        ends.extend(token_id(metadata, name, tokens)?.filter(|id| !ends.contains(id)));
     }
     let eos = match &ends[..] {
         [] => Json::Null,
         [one] => json!(one),
         several => json!(several),
     };
-    json!({
+    Ok(json!({
         "bos_token_id": config.bos_token_id,
         "eos_token_id": eos,
         "pad_token_id": config.pad_token_id,
-    })
+    }))
 }
 
 fn write_json(path: &Path, value: &Json) -> Result<(), ConvertError> {

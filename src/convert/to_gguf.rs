@@ -16,6 +16,7 @@ use super::{hyperparameters, model_card, rope, tokenizer_metadata};
 use crate::checkpoint::config::ModelConfig;
 use crate::checkpoint::{CheckpointTensors, TensorView};
 use crate::gguf::{GgmlType, GgufWriter, Metadata, TensorPlan, Value};
+use crate::quant::formats;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
 
@@ -52,9 +53,6 @@ pub struct ConvertReport {
 /// Buffers that old checkpoints carry and nothing needs.
 const IGNORED_ENDINGS: [&str; 3] =
     [".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"];
-
-/// ggml's version of the block formats, which llama.cpp's converter writes into every file.
-const QUANTIZATION_VERSION: u32 = 2;
 
 /// A tensor of the output and where its data comes from.
 struct PlannedTensor<'a> {
@@ -247,7 +245,7 @@ fn metadata(
     };
     hyperparameters::write(&mut metadata, family, config, file_type)
         .map_err(|problem| ConvertError::unusable(&directory.join("config.json"), problem))?;
-    metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
+    metadata.set("general.quantization_version", Value::U32(formats::QUANTIZATION_VERSION));
     tokenizer_metadata::append(&mut metadata, directory, config.vocab_size)?;
     Ok(metadata)
 }

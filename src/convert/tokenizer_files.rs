@@ -4,7 +4,7 @@
 use serde_json::{Map, Value as Json, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
-use super::vocabulary::{Vocabulary, VocabularyError};
+use super::vocabulary::{Vocabulary, VocabularyError, token_id};
 use crate::gguf::Metadata;
 
 /// Roles in tokenizer_config.json, besides `bos` and `eos`, and the names of their ids in GGUF.
@@ -68,7 +68,7 @@ pub(super) fn tokenizer_config(
     vocabulary: &Vocabulary,
     metadata: &Metadata,
     context: Option<usize>,
-) -> Json {
+) -> Result<Json, VocabularyError> {
     let mut config = Map::new();
     for (key, field) in [
         ("add_bos_token", "add_bos_token"),
@@ -80,9 +80,11 @@ pub(super) fn tokenizer_config(
         }
     }
     config.insert("added_tokens_decoder".to_string(), added_tokens(vocabulary));
-    let ends = [("bos_token", vocabulary.bos), ("eos_token", vocabulary.eos)];
-    let others = ROLES.map(|(role, name)| (role, token(metadata, name)));
-    for (role, id) in ends.into_iter().chain(others) {
+    let mut roles = vec![("bos_token", vocabulary.bos), ("eos_token", vocabulary.eos)];
+    for (role, name) in ROLES {
+        roles.push((role, token_id(metadata, name, vocabulary.size)?));
+    }
+    for (role, id) in roles {
         if let Some(text) = id.and_then(|id| vocabulary.piece(id)) {
             config.insert(role.to_string(), json!(text));
         }
@@ -95,13 +97,7 @@ pub(super) fn tokenizer_config(
         config.insert("model_max_length".to_string(), json!(context));
     }
     config.insert("tokenizer_class".to_string(), json!("PreTrainedTokenizerFast"));
-    Json::Object(config)
-}
-
-/// The token under `tokenizer.ggml.<name>_token_id`.
-pub(super) fn token(metadata: &Metadata, name: &str) -> Option<u32> {
-    let id = metadata.unsigned(&format!("tokenizer.ggml.{name}_token_id"))?;
-    u32::try_from(id).ok()
+    Ok(Json::Object(config))
 }
 
 fn added_tokens(vocabulary: &Vocabulary) -> Json {

@@ -228,8 +228,12 @@ fn token_types(metadata: &Metadata, count: usize) -> Result<Vec<TokenType>, Voca
         .collect())
 }
 
-/// The id under `tokenizer.ggml.<name>_token_id`.
-fn token_id(metadata: &Metadata, name: &str, count: usize) -> Result<Option<u32>, VocabularyError> {
+/// The id under `tokenizer.ggml.<name>_token_id`, if there is one; it is below `count`.
+pub(super) fn token_id(
+    metadata: &Metadata,
+    name: &str,
+    count: usize,
+) -> Result<Option<u32>, VocabularyError> {
     let key = format!("tokenizer.ggml.{name}_token_id");
     let Some(id) = metadata.unsigned(&key) else { return Ok(None) };
     match u32::try_from(id) {

@@ -20,9 +20,6 @@ const TASK_WEIGHTS: usize = 1 << 14;
 /// Weights that are coded between two writes; at four bytes a weight, 16 MiB.
 const PIECE_WEIGHTS: usize = TASK_WEIGHTS << 8;
 
-/// ggml's version of the block formats, which llama.cpp writes into the files that it quantizes.
-const QUANTIZATION_VERSION: u32 = 2;
-
 /// Why a file could not be quantized. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum QuantizeError {
@@ -204,7 +201,7 @@ fn refuse_unsuitable(file: &GgufFile) -> Result<(), QuantizeError> {
 fn output_metadata(input: &Metadata, recipe: &Recipe) -> Metadata {
     let mut metadata = input.clone();
     for (key, number) in [
-        ("general.quantization_version", QUANTIZATION_VERSION),
+        ("general.quantization_version", formats::QUANTIZATION_VERSION),
         ("general.file_type", recipe.file_type),
     ] {
         metadata.remove(key);

@@ -167,6 +167,71 @@ fn halves_are_rounded_from_the_file_s_values() {
 }
 
 #[test]
+fn the_scaling_that_the_engine_applies_is_exported() {
+    let directory = tempfile::tempdir().unwrap();
+    let [model, scaled] = ["tiny.gguf", "scaled.gguf"].map(|name| directory.path().join(name));
+    TinyModel::default().write(&model);
+    let yarn = ("scaling.type", MetadataValue::String("yarn".into()));
+    let number = MetadataValue::F32;
+    let context = GgufFile::open(&model).unwrap().metadata().unsigned("llama.context_length");
+    for (index, (keys, expected)) in [
+        (
+            vec![("scaling.factor", number(4.0))],
+            serde_json::json!({ "rope_type": "linear", "factor": 4.0 }),
+        ),
+        (
+            vec![("scale_linear", number(2.5))],
+            serde_json::json!({ "rope_type": "linear", "factor": 2.5 }),
+        ),
+        (
+            vec![
+                yarn,
+                ("scaling.yarn_attn_factor", number(1.5)),
+                ("scaling.attn_factor", number(0.5)),
+            ],
+            serde_json::json!({ "rope_type": "yarn", "factor": 1.0, "attention_factor": 0.75,
+                                "original_max_position_embeddings": context }),
+        ),
+        (
+            vec![
+                ("scaling.type", MetadataValue::String("none".into())),
+                ("scaling.factor", number(4.0)),
+            ],
+            serde_json::Value::Null,
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let edit = |metadata: &mut Metadata| {
+            for (key, value) in keys {
+                metadata.set(format!("llama.rope.{key}"), value);
+            }
+        };
+        rewrite(&model, &scaled, edit, str::to_string);
+        let output = directory.path().join(format!("checkpoint-{index}"));
+        export(&scaled, &output, "f16").success();
+        assert_eq!(json(&output.join("config.json"))["rope_scaling"], expected);
+    }
+}
+
+#[test]
+fn the_largest_number_stands_for_no_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let [model, padded, output] =
+        ["tiny.gguf", "padded.gguf", "checkpoint"].map(|name| directory.path().join(name));
+    TinyModel::default().write(&model);
+    let edit = |metadata: &mut Metadata| {
+        metadata.set("tokenizer.ggml.padding_token_id", MetadataValue::U32(u32::MAX));
+    };
+    rewrite(&model, &padded, edit, str::to_string);
+    export(&padded, &output, "f16").success();
+    for name in ["config.json", "generation_config.json"] {
+        assert_eq!(json(&output.join(name))["pad_token_id"], serde_json::Value::Null);
+    }
+}
+
+#[test]
 fn a_directory_with_content_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let [model, output] = ["tiny.gguf", "checkpoint"].map(|name| directory.path().join(name));
@@ -192,6 +257,9 @@ fn what_cannot_be_exported_leaves_nothing_behind() {
         ("llama.block_count", MetadataValue::U32(3), "tensor \"blk.2."),
         ("llama.block_count", MetadataValue::U32(u32::MAX), "llama.block_count"),
         ("llama.rope.dimension_count", MetadataValue::U32(8), "llama.rope.dimension_count is 8"),
+        ("llama.attention.scale", MetadataValue::F32(0.5), "llama.attention.scale is 0.5"),
+        ("llama.rope.scaling.attn_factor", MetadataValue::F32(2.0), "with yarn scaling only"),
+        ("tokenizer.ggml.padding_token_id", MetadataValue::U32(267), "there are 267 tokens"),
     ] {
         let value = value.clone();
         // The width of a head is then no longer derived from the rotary dimension.

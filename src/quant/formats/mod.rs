@@ -25,6 +25,9 @@ mod super_blocks;
 use crate::gguf::GgmlType;
 use codec::Codec;
 
+/// ggml's version of the block formats, which llama.cpp writes into every file.
+pub const QUANTIZATION_VERSION: u32 = 2;
+
 /// Every format that quantkit knows: a new one is a file and a line here.
 static CODECS: [&Codec; 16] = [
     &float::F32_CODEC,
