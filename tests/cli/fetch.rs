@@ -163,10 +163,13 @@ fn a_revision_is_a_branch_tag_or_commit() {
 fn a_dropped_connection_is_resumed_where_it_broke() {
     let hub = Hub::new();
     let page = Page::new(hub.weights.clone()).drops_after(&[2_000_000, 1_500_000]);
-    hub.file("model.safetensors", page);
+    hub.file("model.safetensors", page.header("ETag", "\"v1\""));
     hub.command("hf:org/tiny", "model").assert().success();
     assert_eq!(fs::read(hub.output("model/model.safetensors")).unwrap(), hub.weights);
     assert_eq!(hub.ranges(), [None, Some(2_000_000), Some(3_500_000)]);
+    let requests = hub.server.requests("/model.safetensors");
+    let tags: Vec<_> = requests.iter().map(|request| request.if_range.as_deref()).collect();
+    assert_eq!(tags, [None, Some("\"v1\""), Some("\"v1\"")]);
 }
 
 #[test]
@@ -204,6 +207,22 @@ fn a_damaged_start_is_noticed_and_fetched_again() {
     hub.command("hf:org/tiny", "model").assert().success();
     assert_eq!(fs::read(hub.output("model/model.safetensors")).unwrap(), hub.weights);
     assert_eq!(hub.ranges(), [Some(1000), None]);
+}
+
+#[test]
+fn a_file_without_a_checksum_is_neither_taken_from_the_cache_nor_resumed() {
+    let hub = Hub::new();
+    let blobs = hub.cache().join("blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join("bb"), CONFIG.replace("llama", "mamba")).unwrap();
+    fs::write(blobs.join("cc.part"), "[").unwrap();
+    hub.file("config.json", Page::new(CONFIG).drops_after(&[5]));
+    hub.command("hf:org/tiny", "model").assert().success();
+    assert_eq!(fs::read_to_string(hub.output("model/config.json")).unwrap(), CONFIG);
+    assert_eq!(fs::read_to_string(hub.output("model/tokenizer.json")).unwrap(), "{}");
+    let requests = [hub.server.requests("/config.json"), hub.server.requests("/tokenizer.json")];
+    assert_eq!((requests[0].len(), requests[1].len()), (2, 1));
+    assert!(requests.iter().flatten().all(|request| request.range.is_none()));
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub struct Received {
     pub path: String,
     /// The first byte that was asked for, if a range was.
     pub range: Option<usize>,
+    /// The entity tag that the file must have for the range to be sent.
+    pub if_range: Option<String>,
     /// The bearer token that was shown.
     pub token: Option<String>,
 }
@@ -174,6 +176,7 @@ fn read_request(stream: &TcpStream) -> Option<Received> {
                 let range = value.trim().strip_prefix("bytes=")?;
                 request.range = range.split('-').next()?.parse().ok();
             }
+            "if-range" => request.if_range = Some(value.trim().to_string()),
             "authorization" => {
                 request.token = value.trim().strip_prefix("Bearer ").map(str::to_string);
             }

@@ -205,12 +205,15 @@ fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The SHA-256 of a cached file if it is what is expected. A damaged one is removed.
+/// The SHA-256 of a cached file if it is what is expected. A damaged one is removed. A file whose
+/// checksum is unknown (the hub knows that of large files only) is never taken from the cache.
 fn check_cached(blob: &Path, expected: &Expected) -> Result<Option<String>, FetchError> {
-    let Ok(metadata) = fs::metadata(blob) else { return Ok(None) };
+    let (Some(sha256), Ok(metadata)) = (&expected.sha256, fs::metadata(blob)) else {
+        return Ok(None);
+    };
     if expected.size.is_none_or(|size| size == metadata.len()) {
         let found = sha256_file(blob).map_err(FetchError::io(blob))?;
-        if expected.sha256.as_ref().is_none_or(|sha256| *sha256 == found) {
+        if *sha256 == found {
             return Ok(Some(found));
         }
     }

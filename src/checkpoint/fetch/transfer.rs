@@ -153,6 +153,10 @@ impl Client {
         }
         let _lock = lock(&beside(target, "lock"))?;
         let part = beside(target, "part");
+        if expected.sha256.is_none() && part.exists() {
+            // Nothing could tell whether it is the beginning of this very file.
+            fs::remove_file(&part).map_err(FetchError::io(&part))?;
+        }
         // What an earlier run left may be damaged; what this run brings is not tried twice.
         let mut left_over = length(&part) > 0;
         loop {
@@ -182,12 +186,14 @@ impl Client {
         meter: Meter<'_>,
     ) -> Result<(), FetchError> {
         let mut attempt = 1;
+        let mut validator = None;
         loop {
             let before = length(part);
             if expected.size == Some(before) && before > 0 {
                 return Ok(());
             }
-            let error = match self.attempt(request, expected, part, meter, attempt) {
+            let error = match self.attempt(request, expected, &mut validator, part, meter, attempt)
+            {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -209,21 +215,28 @@ impl Client {
         }
     }
 
-    /// One connection: appends what comes to the partial file.
+    /// One connection: appends what comes to the partial file, if that is the same file still:
+    /// the `validator` is the entity tag that came with its beginning (RFC 9110, section 13.1.5).
     fn attempt(
         &self,
         request: &Request,
         expected: &Expected,
+        validator: &mut Option<String>,
         part: &Path,
         meter: Meter<'_>,
         attempt: u32,
     ) -> Result<(), FetchError> {
         let kept = Some(length(part)).filter(|kept| expected.size.is_none_or(|size| *kept <= size));
-        let kept = kept.unwrap_or(0);
+        let comparable = expected.sha256.is_some() || validator.is_some();
+        let kept = kept.filter(|_| comparable).unwrap_or(0);
         let range = format!("bytes={kept}-");
-        let headers = [("range", range.as_str())];
-        let headers = if kept > 0 { &headers[..] } else { &[] };
-        let mut answer = self.call(request, headers, false)?;
+        let mut headers = Vec::new();
+        if kept > 0 {
+            headers.push(("range", range.as_str()));
+            headers.extend(validator.as_deref().map(|tag| ("if-range", tag)));
+        }
+        let mut answer = self.call(request, &headers, false)?;
+        *validator = strong_tag(&answer);
         if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             fs::remove_file(part).map_err(FetchError::io(part))?;
             return Err(dropped(request, attempt, 0, &"the server has no such range"));
@@ -409,6 +422,11 @@ fn length(path: &Path) -> u64 {
 /// A header's text.
 pub(super) fn header(answer: &Response<Body>, name: &str) -> Option<String> {
     answer.headers().get(name)?.to_str().ok().map(str::to_string)
+}
+
+/// The answer's entity tag, if it stands for the very bytes.
+fn strong_tag(answer: &Response<Body>) -> Option<String> {
+    header(answer, "etag").filter(|tag| tag.starts_with('"'))
 }
 
 /// `bytes 10-99/100` → (10, Some(100)); the total may be unknown (`*`).
