@@ -9,12 +9,12 @@ use parquet::arrow::ArrowWriter;
 
 use super::BenchError;
 use super::record::{BenchSummary, Distribution, LevelSummary, RequestRecord, Spread};
-use crate::support::atomic_file::{AtomicFile, write_atomically};
+use crate::support::atomic_file::{self, write_atomically};
 
 /// Finds out before anything is measured whether results can be written.
 pub(super) fn check_writable(directory: &Path) -> Result<(), BenchError> {
     let path = directory.join("bench.json");
-    AtomicFile::create(&path).map(drop).map_err(|error| BenchError::io(&path, error))
+    atomic_file::check_writable(&path).map_err(|error| BenchError::io(&path, error))
 }
 
 /// Writes all files of the benchmark as it stands.

@@ -111,11 +111,11 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
     let model_bytes = std::fs::metadata(&options.model)
         .map_err(|error| BenchError::io(&options.model, error))?
         .len();
+    export::check_writable(&options.output)?;
     let started = Instant::now();
     let engine = Engine::load(&options.model, options.device)?;
     let load_seconds = started.elapsed().as_secs_f64();
     check_fit(workload, &engine)?;
-    export::check_writable(&options.output)?;
 
     let mut summary = BenchSummary {
         schema_version: SCHEMA_VERSION,

@@ -3,9 +3,10 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Makes prompts of random tokens. No two of them begin alike, so no engine can answer one from
-/// another's cached prefix. What the tokens say does not matter: a dense model does the same work
-/// for every token.
+/// Makes prompts of random tokens, each with another first token until all have had their turn, so
+/// that no engine can answer one from another's cached prefix. (Prompts that begin with the same
+/// token, a vocabulary apart, differ at random from the second on.) What the tokens say does not
+/// matter: a dense model does the same work for every token.
 #[derive(Debug)]
 pub(super) struct Prompts {
     vocabulary: u32,

@@ -15,6 +15,7 @@ use super::subjects::nearest;
 use super::{EvalError, EvalOptions, EvalSummary, Protocol};
 use crate::convert::vocabulary::Vocabulary;
 use crate::engine::Engine;
+use crate::support::atomic_file::check_writable;
 use crate::support::hash::sha256_file;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
@@ -28,6 +29,9 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     let questions = select(set.test_questions()?, options)?;
     let groups = group(questions, &set, options)?;
     let set_sha256 = set.sha256()?;
+    let output = options.output.join("summary.json");
+    check_writable(&output)
+        .map_err(|source| EvalError::Io { path: output.display().to_string(), source })?;
     let model_sha256 = sha256_file(&options.model)
         .map_err(|source| EvalError::Io { path: options.model.display().to_string(), source })?;
     let engine = Engine::load(&options.model, options.device)?;

@@ -24,7 +24,7 @@ use crate::engine::DeviceChoice;
 use crate::eval::question_set::QuestionSet;
 use crate::eval::{self, EvalError, EvalOptions, EvalSummary, Protocol, Score};
 use crate::gguf::GgufError;
-use crate::support::atomic_file::{AtomicFile, write_atomically};
+use crate::support::atomic_file::{self, write_atomically};
 use crate::support::hash;
 use crate::support::interrupt;
 use crate::support::machine::Machine;
@@ -154,7 +154,7 @@ pub fn compare(
 /// Finds out before anything is measured whether the report can be written.
 fn check_writable(output: &Path) -> Result<(), ReportError> {
     let path = output.join("report.html");
-    AtomicFile::create(&path).map(drop).map_err(|error| ReportError::io(&path, error))
+    atomic_file::check_writable(&path).map_err(|error| ReportError::io(&path, error))
 }
 
 /// The models with their hashes, each file once, the baseline among them.

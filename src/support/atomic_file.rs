@@ -16,7 +16,13 @@ pub struct AtomicFile {
 
 impl AtomicFile {
     /// Opens the partial file, creating missing parent directories.
+    ///
+    /// # Errors
+    /// A target that is there and no regular file (renaming would put a file in the place of
+    /// `/dev/null`, or fail over a directory only when all is written); a directory that cannot be
+    /// written.
     pub fn create(target: &Path) -> io::Result<Self> {
+        check_kind(target)?;
         if let Some(parent) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
             fs::create_dir_all(parent)?;
         }
@@ -67,6 +73,27 @@ impl Drop for AtomicFile {
     }
 }
 
+/// Refuses a target that a regular file must not replace. Links are followed.
+fn check_kind(target: &Path) -> io::Result<()> {
+    let problem = match fs::metadata(target) {
+        Ok(found) if found.is_dir() => "this is a directory; name a file to write",
+        Ok(found) if !found.is_file() => {
+            "this is no regular file but a device, a pipe or a socket; name a file to write"
+        }
+        _ => return Ok(()),
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
+}
+
+/// Finds out before long work whether `target` could be written when it is done: a file comes and
+/// goes in its directory, or in the nearest one that is there. Nothing is left behind.
+pub fn check_writable(target: &Path) -> io::Result<()> {
+    check_kind(target)?;
+    let mut directories = target.ancestors().skip(1);
+    let nearest = directories.find(|directory| directory.exists()).unwrap_or(Path::new(""));
+    AtomicFile::create(&nearest.join(".quantkit-probe")).map(drop)
+}
+
 /// Writes `bytes` to `target` in one go, atomically.
 pub fn write_atomically(target: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = AtomicFile::create(target)?;
@@ -87,6 +114,36 @@ mod tests {
         drop(file);
         assert!(!target.exists());
         assert_eq!(fs::read_dir(dir.path().join("sub")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_found_out_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("sub/out.bin");
+        check_writable(&target).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        write_atomically(&target, b"kept").unwrap();
+        check_writable(&target).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"kept");
+        assert_eq!(fs::read_dir(dir.path().join("sub")).unwrap().count(), 1);
+        assert!(check_writable(&target.join("below a file")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = write_atomically(dir.path(), b"x").unwrap_err();
+        assert!(error.to_string().contains("a directory"), "{error}");
+        #[cfg(unix)]
+        {
+            let socket = dir.path().join("socket");
+            let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            for target in [&socket, Path::new("/dev/null")] {
+                let error = AtomicFile::create(target).unwrap_err();
+                assert!(error.to_string().contains("no regular file"), "{error}");
+            }
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
     }
 
     #[test]

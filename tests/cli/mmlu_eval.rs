@@ -211,3 +211,17 @@ fn what_cannot_be_scored_is_said_and_nothing_is_written() {
         assert!(!bench.path("out").exists());
     }
 }
+
+#[test]
+fn an_output_that_cannot_be_written_is_found_out_first() {
+    let bench = Bench::new(&TinyModel::default());
+    fs::write(bench.path("taken"), "a file, not a directory").unwrap();
+    // The model is no model, and that would come second.
+    fs::write(bench.path("model.gguf"), "no model").unwrap();
+    bench
+        .command("taken")
+        .args(["--protocol", "cloze"])
+        .assert()
+        .failure()
+        .stderr(contains("taken"));
+}

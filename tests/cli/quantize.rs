@@ -289,6 +289,25 @@ fn bad_arguments_say_what_is_possible() {
     assert_eq!(files_in(directory.path()), ["in.gguf", "missing.gguf"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_device_is_not_replaced() {
+    let (directory, input, _) = prepare(&wide_model());
+    for (output, message) in
+        [(Path::new("/dev/null"), "no regular file"), (directory.path(), "a directory")]
+    {
+        quantkit()
+            .arg("quantize")
+            .args([input.as_path(), output])
+            .args(["--type", "Q8_0"])
+            .assert()
+            .failure()
+            .stderr(predicate::str::contains(message));
+    }
+    assert!(!Path::new("/dev/null").is_file());
+    assert_eq!(files_in(directory.path()), ["in.gguf"]);
+}
+
 /// A limit on the size of files stands in for a full disk: writes fail in the middle.
 #[cfg(unix)]
 #[test]
