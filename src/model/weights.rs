@@ -31,9 +31,13 @@ struct Stack {
 impl Projection {
     /// One `[tokens, width]` view for each of the matrices.
     pub(super) fn apply(&self, ops: &dyn Ops, input: &Tensor) -> candle_core::Result<Vec<Tensor>> {
+        let matrices: Vec<&Matrix> = self.stacks.iter().map(|stack| &stack.matrix).collect();
+        let products = ops.multiply(input, &matrices)?;
         let mut outputs = Vec::new();
-        for stack in &self.stacks {
-            let product = stack.apply(ops, input)?;
+        for (stack, mut product) in self.stacks.iter().zip(products) {
+            if let Some(bias) = &stack.bias {
+                product = ops.add_bias(product, bias)?;
+            }
             let mut start = 0;
             for &width in &stack.widths {
                 outputs.push(product.narrow(1, start, width)?);
@@ -45,17 +49,7 @@ impl Projection {
 
     /// The output of a projection with a single matrix.
     pub(super) fn apply_one(&self, ops: &dyn Ops, input: &Tensor) -> candle_core::Result<Tensor> {
-        self.stacks[0].apply(ops, input)
-    }
-}
-
-impl Stack {
-    fn apply(&self, ops: &dyn Ops, input: &Tensor) -> candle_core::Result<Tensor> {
-        let product = ops.multiply(input, &self.matrix)?;
-        match &self.bias {
-            Some(bias) => ops.add_bias(product, bias),
-            None => Ok(product),
-        }
+        Ok(self.apply(ops, input)?.swap_remove(0))
     }
 }
 

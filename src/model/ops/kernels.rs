@@ -13,7 +13,7 @@ use crate::kernels::attention::{
     AttentionItem, AttentionShape, CacheRows, CacheSpan, attention, encode_row,
 };
 use crate::kernels::elementwise::{self, Rotation, Rows};
-use crate::kernels::matmul::PackedMatrix;
+use crate::kernels::matmul::{PackedMatrix, multiply_many};
 use crate::model::cache::{Segment, SegmentStorage};
 use crate::model::config::Config;
 
@@ -31,17 +31,22 @@ impl Ops for KernelOps {
         packed.map(Matrix::Packed).map_err(candle_core::Error::wrap)
     }
 
-    fn multiply(&self, input: &Tensor, matrix: &Matrix) -> Result<Tensor> {
-        let Matrix::Packed(matrix) = matrix else {
-            bail!("a matrix of another back end came to the CPU kernels");
-        };
+    fn multiply(&self, input: &Tensor, matrices: &[&Matrix]) -> Result<Vec<Tensor>> {
+        let packed = matrices.iter().map(|matrix| match matrix {
+            Matrix::Packed(matrix) => Ok(matrix),
+            _ => bail!("a matrix of another back end came to the CPU kernels"),
+        });
+        let packed = packed.collect::<Result<Vec<_>>>()?;
         let input = input.contiguous()?;
-        with_rows(&input, |input| {
-            let values = input.contiguous().expect("made so above");
-            output(input.count(), matrix.rows(), |output| {
-                matrix.multiply(input.count(), values, output);
-            })
-        })?
+        let tokens = input.dims()[0];
+        let mut outputs: Vec<Vec<f32>> =
+            packed.iter().map(|matrix| vec![0.0; tokens * matrix.rows()]).collect();
+        let mut slices: Vec<&mut [f32]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+        with_values(&input, |values| multiply_many(&packed, tokens, values, &mut slices))?;
+        let outputs = outputs.into_iter().zip(packed);
+        outputs
+            .map(|(output, matrix)| Tensor::from_vec(output, (tokens, matrix.rows()), &Device::Cpu))
+            .collect()
     }
 
     fn add_bias(&self, input: Tensor, bias: &Tensor) -> Result<Tensor> {

@@ -56,8 +56,8 @@ pub(super) trait Ops: std::fmt::Debug + Send + Sync {
     /// Loads a `rows × columns` matrix whose bytes are in ggml's row layout.
     fn matrix(&self, kind: GgmlType, rows: usize, columns: usize, bytes: &[u8]) -> Result<Matrix>;
 
-    /// `input · matrixᵀ`.
-    fn multiply(&self, input: &Tensor, matrix: &Matrix) -> Result<Tensor>;
+    /// `input · matrixᵀ` for each of the matrices, which all have as many columns.
+    fn multiply(&self, input: &Tensor, matrices: &[&Matrix]) -> Result<Vec<Tensor>>;
 
     /// Adds a bias to every row.
     fn add_bias(&self, input: Tensor, bias: &Tensor) -> Result<Tensor>;

@@ -48,16 +48,17 @@ impl Ops for TensorOps {
         Ok(Matrix::Dense(tensor.to_dtype(DType::F16)?.to_device(&self.device)?))
     }
 
-    fn multiply(&self, input: &Tensor, matrix: &Matrix) -> Result<Tensor> {
+    fn multiply(&self, input: &Tensor, matrices: &[&Matrix]) -> Result<Vec<Tensor>> {
         let input = input.contiguous()?;
-        match matrix {
+        let products = matrices.iter().map(|matrix| match matrix {
             Matrix::Dense(weights) => {
                 let product = input.to_dtype(weights.dtype())?.matmul(&weights.t()?)?;
                 product.to_dtype(DType::F32)
             }
             Matrix::Quantized(weights) => weights.forward(&input),
             Matrix::Packed(_) => bail!("a matrix for the CPU kernels came to another back end"),
-        }
+        });
+        products.collect()
     }
 
     fn add_bias(&self, input: Tensor, bias: &Tensor) -> Result<Tensor> {
