@@ -1,5 +1,5 @@
 //! Matrix products: `cargo bench --bench matmul -- 'Q4_0/576x1536'`; multiply-adds count as two
-//! operations. Two threads unless `RAYON_NUM_THREADS` says otherwise; `QUANTKIT_ISA` picks the
+//! operations. On all cores unless `RAYON_NUM_THREADS` says otherwise; `QUANTKIT_ISA` picks the
 //! kernels.
 
 use std::hint::black_box;
