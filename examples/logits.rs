@@ -1,9 +1,13 @@
-//! Writes a model's logits for given tokens: what `scripts/check_logits.py` compares.
+//! Writes a model's logits for given tokens: what `scripts/check_logits.py` compares. That script
+//! runs this program itself; alone, it shows how to use the engine as a library.
 //!
 //! ```text
-//! cargo run --release --example logits -- MODEL.gguf TOKENS.u32 LOGITS.f32 [cpu|cuda]
+//! python -c 'import numpy; numpy.array([1, 2, 3], "<u4").tofile("tokens.u32")'
+//! cargo run --release --example logits -- model.gguf tokens.u32 logits.f32
+//! python -c 'import numpy; print(numpy.fromfile("logits.f32", "<f4").reshape(3, -1))'
 //! ```
-//! Both files are bare little-endian arrays; the logits are `tokens × vocabulary`.
+//! A fourth argument, `cpu` or `cuda`, says where the model runs. Both files are bare little-endian
+//! arrays; the logits are `tokens × vocabulary`.
 
 use std::path::Path;
 

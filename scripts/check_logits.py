@@ -1,11 +1,20 @@
 """Compares quantkit's logits with those of transformers in float32.
 
-    pip install torch transformers
-    cargo build --release --example logits
-    python scripts/check_logits.py CHECKPOINT MODEL.gguf TEXT.txt [--tokens 512] [--device cuda]
+It needs a checkpoint in a Hugging Face directory, the GGUF file of the same weights, and any English
+text of a few kilobytes. From the root of the repository, for a checkpoint in checkpoint/:
 
-CHECKPOINT is the Hugging Face directory that MODEL.gguf was converted from (or exported to).
-Fails if a logit differs by 2e-2 or more, or the most likely token differs anywhere.
+    pip install numpy torch transformers
+    cargo build --release --bin quantkit --example logits
+    target/release/quantkit convert checkpoint --output model.gguf
+    python scripts/check_logits.py checkpoint model.gguf README.md
+
+`quantkit fetch` gets a checkpoint. For a GGUF file that has none, `quantkit export model.gguf
+--output checkpoint --dtype f32` writes one. `--tokens N` looks at N tokens of the text instead of
+512; `--device cuda` runs quantkit's side on a GPU, in a build with `--features cuda`.
+
+It prints the largest and the mean difference and how often the most likely token is the same, and
+exits with 1 if a logit differs by 2e-2 (`--tolerance`) or more or a most likely token differs.
+A quantized model.gguf agrees only with the checkpoint that was exported from it.
 """
 
 import argparse

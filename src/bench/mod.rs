@@ -228,6 +228,8 @@ impl<'a> Bench<'a> {
     ) -> Result<(LevelSummary, Vec<RequestRecord>), BenchError> {
         let Workload { input_tokens, output_tokens, requests, repeats, .. } = *self.workload;
         let requests = requests.unwrap_or(concurrency);
+        tracing::info!("concurrency {concurrency}: {repeats} × {requests} requests begin");
+        let started = Instant::now();
         let total = (repeats * requests).saturating_mul(output_tokens) as u64;
         let progress =
             Progress::new(&format!("concurrency {concurrency}"), total, Unit::Items("tokens"));
@@ -239,6 +241,7 @@ impl<'a> Bench<'a> {
             traces.push(self.repeat(requests, concurrency, input_tokens, output_tokens, count)?);
         }
         progress.finish();
+        tracing::info!("concurrency {concurrency}: done in {}", units::duration(started.elapsed()));
         let peak_memory = machine::peak_memory().map(|bytes| PeakMemory { bytes, scope });
         Ok(metrics::level(self.workload, concurrency, &traces, peak_memory))
     }

@@ -1,6 +1,7 @@
 //! `quantkit generate`.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -108,7 +109,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let prompt_tokens = prompt.len();
     let max_new_tokens = arguments.max_tokens;
     let request = Request { prompt, max_new_tokens, sampling, ignore_end: false };
-    let generation = stream(engine, request, !global.json)?;
+    let Some(generation) = stream(engine, request, !global.json)? else { return Ok(()) };
     let timings = Timings::new(prompt_tokens, &generation, load_time);
     if global.json {
         return print_json(&Document {
@@ -122,7 +123,9 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         });
     }
     if !global.quiet {
-        eprintln!("\n{}", summary(prompt_tokens, &generation, &timings));
+        // Nobody may be left to read it, which is no failure of the generation.
+        let summary = summary(prompt_tokens, &generation, &timings);
+        let _ = writeln!(std::io::stderr(), "\n{summary}");
     }
     Ok(())
 }
@@ -141,26 +144,48 @@ fn prompt_text(arguments: &Arguments, engine: &Engine) -> Result<String> {
     Ok(render_chat(engine.vocabulary(), &messages, true)?)
 }
 
-/// Runs the request, printing text as it comes if `print`.
-fn stream(engine: Engine, request: Request, print: bool) -> Result<Generation> {
-    let progress = Progress::new("Prompt", request.prompt.len() as u64, Unit::Items("tokens"));
+/// Runs the request: prints the text as it comes if `print`, else shows how far it is. Gives `None`
+/// if the reader of standard output has gone away.
+fn stream(engine: Engine, request: Request, print: bool) -> Result<Option<Generation>> {
+    let prompt_tokens = request.prompt.len();
+    let room = engine.context_length().saturating_sub(prompt_tokens);
+    let new_tokens = request.max_new_tokens.min(room);
+    let reading = Progress::new("Prompt", prompt_tokens as u64, Unit::Items("tokens"));
+    let mut writing = None;
     let mut output = std::io::stdout().lock();
     let mut written = Ok(());
-    let generation = generate(engine, request, |update| match update {
-        GenerationUpdate::Prompt(tokens) => progress.set(tokens as u64),
-        GenerationUpdate::Text(text) => {
-            progress.finish();
-            if print && written.is_ok() {
+    let generation = generate(engine, request, |update| {
+        match update {
+            GenerationUpdate::Prompt(tokens) => reading.set(tokens as u64),
+            GenerationUpdate::Tokens(tokens) => {
+                reading.finish();
+                if !print {
+                    writing
+                        .get_or_insert_with(|| {
+                            Progress::new("Output", new_tokens as u64, Unit::Items("tokens"))
+                        })
+                        .set(tokens as u64);
+                }
+            }
+            GenerationUpdate::Text(text) if print => {
                 written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
             }
+            GenerationUpdate::Text(_) => {}
         }
-    })?;
-    progress.finish();
-    if print {
-        written = written.and_then(|()| writeln!(output));
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    reading.finish();
+    if let Some(writing) = writing {
+        writing.finish();
     }
-    written.context("cannot write to standard output")?;
-    Ok(generation)
+    let generation = generation?;
+    if print && generation.is_some() {
+        written = writeln!(output);
+    }
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(None),
+        written => written.map(|()| generation).context("cannot write to standard output"),
+    }
 }
 
 fn summary(prompt_tokens: usize, generation: &Generation, timings: &Timings) -> String {

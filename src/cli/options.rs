@@ -78,10 +78,8 @@ pub(super) use say;
 
 /// Prints one JSON document on standard output.
 pub fn print_json(document: &impl Serialize) -> Result<()> {
-    let mut output = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut output, document)
-        .context("cannot write to standard output")?;
-    writeln!(output).context("cannot write to standard output")
+    let text = serde_json::to_string_pretty(document).context("cannot write the result as JSON")?;
+    print_text(&(text + "\n"))
 }
 
 /// Logs go to standard error: warnings by default, `-v` information, `-vv` everything of ours.

@@ -1,5 +1,6 @@
 //! One request from prompt to text, with its timings.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::{Engine, EngineError, Event, FinishReason, Request, Scheduler, SchedulerOptions};
@@ -10,7 +11,9 @@ use crate::support::interrupt;
 pub enum GenerationUpdate<'a> {
     /// This many tokens of the prompt are through.
     Prompt(usize),
-    /// More text: whole characters only.
+    /// This many new tokens are there.
+    Tokens(usize),
+    /// More text: whole characters only, without control tokens.
     Text(&'a str),
 }
 
@@ -19,7 +22,7 @@ pub enum GenerationUpdate<'a> {
 pub struct Generation {
     /// The new tokens, without the one that ended the turn.
     pub tokens: Vec<u32>,
-    /// Their text; bytes that are no UTF-8 are replaced by U+FFFD.
+    /// Their text, without control tokens; bytes that are no UTF-8 are replaced by U+FFFD.
     pub text: String,
     /// Why it ended.
     pub reason: FinishReason,
@@ -29,15 +32,16 @@ pub struct Generation {
     pub decode_time: Duration,
 }
 
-/// Runs one request alone, telling `observe` what happens as it does.
+/// Runs one request alone, telling `observe` what happens as it does. Gives `None` if `observe`
+/// breaks it off.
 ///
 /// # Errors
 /// Those of [`Scheduler::submit`] and [`Engine::step`], and Ctrl-C.
 pub fn generate(
     engine: Engine,
     request: Request,
-    mut observe: impl FnMut(GenerationUpdate<'_>),
-) -> Result<Generation, EngineError> {
+    mut observe: impl FnMut(GenerationUpdate<'_>) -> ControlFlow<()>,
+) -> Result<Option<Generation>, EngineError> {
     let mut scheduler = Scheduler::new(engine, SchedulerOptions::default());
     let started = Instant::now();
     let id = scheduler.submit(request)?;
@@ -48,27 +52,36 @@ pub fn generate(
     loop {
         interrupt::check()?;
         let events = scheduler.step()?;
-        if let Some(done) = scheduler.prompt_progress(id).filter(|_| first_token.is_none()) {
-            observe(GenerationUpdate::Prompt(done));
+        if let Some(done) = scheduler.prompt_progress(id).filter(|_| first_token.is_none())
+            && observe(GenerationUpdate::Prompt(done)).is_break()
+        {
+            return Ok(None);
         }
         for event in events {
             first_token.get_or_insert_with(Instant::now);
             let piece = match &event {
                 Event::Token { token, bytes, .. } => {
                     tokens.push(*token);
-                    stream.push(bytes)
+                    if observe(GenerationUpdate::Tokens(tokens.len())).is_break() {
+                        return Ok(None);
+                    }
+                    let is_text = !scheduler.engine().vocabulary().is_control(*token);
+                    stream.push(if is_text { bytes } else { &[] })
                 }
                 Event::Finished { .. } => stream.finish(),
             };
             if !piece.is_empty() {
-                observe(GenerationUpdate::Text(&piece));
+                if observe(GenerationUpdate::Text(&piece)).is_break() {
+                    return Ok(None);
+                }
                 text += &piece;
             }
             if let Event::Finished { reason, .. } = event {
                 let first_token = first_token.unwrap_or(started);
                 let prefill_time = first_token - started;
                 let decode_time = first_token.elapsed();
-                return Ok(Generation { tokens, text, reason, prefill_time, decode_time });
+                let generation = Generation { tokens, text, reason, prefill_time, decode_time };
+                return Ok(Some(generation));
             }
         }
     }

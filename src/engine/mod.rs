@@ -7,17 +7,20 @@ mod scheduler;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Instant;
 
 use candle_core::Device;
 
 use crate::convert::vocabulary::Vocabulary;
 use crate::gguf::GgufFile;
+use crate::kernels::dispatch::InstructionSet;
 use crate::model::{BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
+use crate::support::units;
 
 pub use chat::{ChatMessage, render_chat};
 pub use generation::{Generation, GenerationUpdate, TextStream, generate};
-pub use sampler::{Sampler, Sampling, most_likely};
+pub use sampler::{Sampler, Sampling};
 pub use scheduler::{Event, FinishReason, Request, RequestId, Scheduler, SchedulerOptions};
 
 /// An error of the engine: names the file or the request, and what to do.
@@ -120,6 +123,7 @@ impl Engine {
     /// # Errors
     /// A file that is no GGUF model that quantkit can run, and a device that is not there.
     pub fn load(path: &Path, device: DeviceChoice) -> Result<Self, EngineError> {
+        let started = Instant::now();
         let tensor_device = open_device(device)?;
         let file = GgufFile::open(path)?;
         let unusable =
@@ -134,6 +138,13 @@ impl Engine {
                 decoder.vocabulary()
             )));
         }
+        tracing::info!(
+            "{} loaded in {}: {device}, {} threads, {} kernels",
+            path.display(),
+            units::duration(started.elapsed()),
+            rayon::current_num_threads(),
+            InstructionSet::current().name()
+        );
         Ok(Self { decoder, vocabulary, device, sequences: HashMap::new(), next_id: 0 })
     }
 

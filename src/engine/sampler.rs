@@ -171,7 +171,7 @@ impl Sampler {
 }
 
 /// The token with the largest logit, the first of equals.
-pub fn most_likely(logits: &[f32]) -> u32 {
+fn most_likely(logits: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
     for (token, &logit) in logits.iter().enumerate() {
         if logit > best.1 {

@@ -19,6 +19,10 @@ pub struct Request {
     pub ignore_end: bool,
 }
 
+/// New tokens that a sequence gets room for when it starts. More room follows as it grows, so that
+/// a limit that no text will ever reach costs no memory.
+const FIRST_ROOM: usize = 8192;
+
 /// A handle to a submitted request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(u64);
@@ -119,14 +123,6 @@ impl Scheduler {
         &self.engine
     }
 
-    /// Gives the engine back; unfinished requests are dropped.
-    pub fn into_engine(mut self) -> Engine {
-        for running in self.running.drain(..) {
-            self.engine.end(running.sequence);
-        }
-        self.engine
-    }
-
     /// Queues a request.
     ///
     /// # Errors
@@ -140,30 +136,18 @@ impl Scheduler {
         Ok(id)
     }
 
-    /// Drops a request, waiting or running; no event reports it. One that has finished is ignored.
-    pub fn cancel(&mut self, request: RequestId) {
-        self.waiting.retain(|waiting| waiting.id != request);
-        if let Some(index) = self.running.iter().position(|running| running.id == request) {
-            self.engine.end(self.running.remove(index).sequence);
-        }
-    }
-
     /// How many tokens of its prompt a running request has behind it; `None` if it waits or has
     /// finished.
     pub fn prompt_progress(&self, request: RequestId) -> Option<usize> {
         self.running.iter().find(|running| running.id == request).map(|running| running.prefilled)
     }
 
-    /// Whether every request has finished.
-    pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
-    }
-
     /// Admits what the batch has room for, runs one step of the engine and reports what came of
     /// it, in the order in which the requests were admitted. Does nothing when idle.
     ///
     /// # Errors
-    /// Those of [`Engine::step`]; the requests stay as they were.
+    /// Those of [`Engine::step`]; the requests stay as they were. Logits that are not numbers; the
+    /// requests cannot go on after that.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         self.admit();
         let shares = self.shares();
@@ -173,6 +157,11 @@ impl Scheduler {
         let items: Vec<StepItem<'_>> =
             shares.iter().map(|share| self.running[share.index].item(share)).collect();
         let logits = self.engine.step(&items)?;
+        if logits.iter().any(|logits| has_nan(&logits.values)) {
+            return Err(EngineError::Unusable(
+                "the model's logits are not numbers; the model file may be damaged".to_string(),
+            ));
+        }
         let mut events = Vec::new();
         let mut finished = Vec::new();
         for (share, logits) in shares.iter().zip(&logits) {
@@ -194,7 +183,7 @@ impl Scheduler {
     fn admit(&mut self) {
         while self.running.len() < self.options.max_batch {
             let Some(Waiting { id, request, sampler }) = self.waiting.pop_front() else { return };
-            let wanted = request.prompt.len().saturating_add(request.max_new_tokens);
+            let wanted = request.prompt.len() + request.max_new_tokens.min(FIRST_ROOM);
             let sequence = self.engine.start(wanted.min(self.engine.context_length()));
             let (prefilled, generated, next) = (0, 0, None);
             let running = Running { id, request, sampler, sequence, prefilled, generated, next };
@@ -254,6 +243,11 @@ impl Scheduler {
             None
         }
     }
+}
+
+/// Without an early end, so that the compiler can look at many values at once.
+fn has_nan(values: &[f32]) -> bool {
+    values.iter().fold(false, |found, value| found | value.is_nan())
 }
 
 /// A running sequence's part of a step: a decode token if `prompt_tokens` is 0.

@@ -39,6 +39,12 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     let started = Instant::now();
     let mut scorer = Scorer::new(engine);
     let total: usize = groups.iter().map(|group| group.questions.len()).sum();
+    tracing::info!(
+        "{}: {total} questions in {} groups, {} shots",
+        options.set.display(),
+        groups.len(),
+        shots(options)
+    );
     let progress = Progress::new("Scoring", total as u64, Unit::Items("questions"));
     let (mut results, mut tokens_naive) = (Vec::with_capacity(total), 0);
     for group in &groups {

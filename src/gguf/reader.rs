@@ -1,12 +1,15 @@
 //! Reading a GGUF file through a memory map. Nothing in the file is believed before it is checked.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use super::directory::Directory;
 use super::{GgmlType, GgufError, Metadata};
-use crate::support::mapped::map_file;
+use crate::support::mapped::{map_file, release};
+use crate::support::units;
 
 /// A tensor as the file's directory lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +62,11 @@ impl GgufFile {
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let map = map_file(path).map_err(|source| GgufError::io(path, source))?;
         let directory = Directory::parse(path, &map)?;
-        Ok(Self { path: path.to_path_buf(), map, directory })
+        let file = Self { path: path.to_path_buf(), map, directory };
+        if tracing::enabled!(tracing::Level::INFO) {
+            file.log();
+        }
+        Ok(file)
     }
 
     /// The file's path as it was opened.
@@ -102,7 +109,38 @@ impl GgufFile {
     /// # Panics
     /// If the tensor is another file's and does not lie in this one.
     pub fn tensor_bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        &self.map[self.tensor_range(tensor)]
+    }
+
+    /// Lets the system take back the memory that holds a tensor's bytes: for tensors that have been
+    /// copied. [`GgufFile::tensor_bytes`] reads them from the file again.
+    ///
+    /// # Panics
+    /// As [`GgufFile::tensor_bytes`].
+    pub fn release_tensor(&self, tensor: &TensorInfo) {
+        release(&self.map, self.tensor_range(tensor));
+    }
+
+    fn tensor_range(&self, tensor: &TensorInfo) -> Range<usize> {
         let start = (self.directory.data_start + tensor.offset) as usize;
-        &self.map[start..start + tensor.bytes() as usize]
+        start..start + tensor.bytes() as usize
+    }
+
+    /// Says in the log what was opened.
+    fn log(&self) {
+        let mut types = BTreeMap::<String, usize>::new();
+        for tensor in self.tensors() {
+            *types.entry(tensor.ggml_type.to_string()).or_default() += 1;
+        }
+        let types: Vec<String> =
+            types.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        tracing::info!(
+            "{} opened: {}, {} tensors ({}), {}",
+            self.path.display(),
+            self.metadata().string("general.architecture").unwrap_or("no architecture"),
+            self.tensors().len(),
+            types.join(", "),
+            units::bytes(self.file_bytes())
+        );
     }
 }

@@ -105,9 +105,10 @@ macro_rules! for_each_instruction_set {
                     portable($($argument),*)
                 }
                 use $crate::kernels::dispatch::InstructionSet;
-                // SAFETY: `current` names only sets that this machine has.
                 match InstructionSet::current() {
+                    // SAFETY: `current` names only sets that this machine has.
                     InstructionSet::Avx512 => return unsafe { avx512($($argument),*) },
+                    // SAFETY: as above.
                     InstructionSet::Avx2 => return unsafe { avx2($($argument),*) },
                     InstructionSet::Scalar => {}
                 }

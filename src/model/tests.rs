@@ -153,6 +153,15 @@ fn forks_and_their_parent_go_on_as_fresh_sequences_would() {
     assert_close(&grown, &expected[9 * decoder.vocabulary()..], AGAINST_ITSELF);
 }
 
+#[test]
+fn room_that_nobody_has_is_an_error() {
+    let decoder = tiny("llama");
+    for capacity in [1 << 50, usize::MAX] {
+        let error = KernelOps.cache_storage(decoder.config(), capacity).unwrap_err().to_string();
+        assert!(error.contains("no memory") && error.contains("fewer"), "{error}");
+    }
+}
+
 /// Copies a tiny model with changes to its metadata and its tensors' plans.
 fn change(target: &Path, metadata: impl Fn(&mut Metadata), tensors: impl Fn(&mut Vec<TensorPlan>)) {
     let file = GgufFile::open(&model_path("llama")).unwrap();

@@ -255,6 +255,9 @@ impl Loader<'_> {
                 load(&bytes.collect::<Vec<_>>().concat())?
             }
         };
+        for (_, tensor) in matrices {
+            self.file.release_tensor(tensor);
+        }
         let mut bias = Vec::new();
         for ((name, _), width) in matrices.iter().zip(&widths) {
             bias.push(self.values(&format!("{name}.bias"))?.ok_or(*width));

@@ -147,12 +147,23 @@ pub fn quantize_file(
     let choices = recipe
         .choose(file.metadata(), file.tensors())
         .map_err(|source| QuantizeError::Recipe { path: input.to_path_buf(), source })?;
+    log_choices(recipe, &choices);
     let metadata = output_metadata(file.metadata(), recipe);
     let plans = choices.iter().map(plan).collect();
     let mut writer = GgufWriter::create(output, &metadata, plans)?;
     write_tensors(&file, &choices, &mut writer)?;
     writer.finish()?;
     Ok(report(input, output, recipe, &choices, started))
+}
+
+fn log_choices(recipe: &Recipe, choices: &[Choice]) {
+    tracing::info!("{}: formats chosen for {} tensors", recipe.name, choices.len());
+    for Choice { tensor, format, wanted } in choices {
+        if let Some(wanted) = wanted {
+            let name = &tensor.name;
+            tracing::info!("{name}: {format}, as {wanted} does not divide its rows");
+        }
+    }
 }
 
 fn write_tensors(

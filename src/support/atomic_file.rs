@@ -51,7 +51,9 @@ impl AtomicFile {
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         drop(file);
-        fs::rename(&self.partial, &self.target)
+        fs::rename(&self.partial, &self.target)?;
+        tracing::info!("{} written", self.target.display());
+        Ok(())
     }
 }
 

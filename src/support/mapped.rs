@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 /// Maps a regular file.
 ///
@@ -30,4 +33,43 @@ pub fn map_file(path: &Path) -> io::Result<Mmap> {
     // meanwhile can end or confuse this one, as it can with every program that maps model files;
     // quantkit itself only replaces files by renaming, which leaves existing maps intact.
     unsafe { Mmap::map(&file) }
+}
+
+/// Tells the system that the pages of a range need not stay in this process's memory. They are read
+/// again from the file when somebody looks at them.
+///
+/// # Panics
+/// If the range does not lie in the map.
+pub fn release(map: &Mmap, range: Range<usize>) {
+    assert!(range.start <= range.end && range.end <= map.len(), "the range lies outside the map");
+    #[cfg(unix)]
+    {
+        // SAFETY: the map is read-only and of a file, so its pages hold nothing that the file does
+        // not: whoever reads them later finds the same bytes.
+        let released = unsafe {
+            map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+        if let Err(error) = released {
+            // It is only advice: the pages stay.
+            tracing::debug!("the system keeps mapped pages: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_pages_hold_the_same_bytes_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let bytes: Vec<u8> = (0..100_000).map(|index| (index % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let map = map_file(&path).unwrap();
+        assert_eq!(map[..], bytes[..]);
+        release(&map, 5_000..90_000);
+        release(&map, 100_000..100_000);
+        assert_eq!(map[..], bytes[..]);
+    }
 }

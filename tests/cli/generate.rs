@@ -1,9 +1,10 @@
 //! `quantkit generate`.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use predicates::prelude::*;
-use quantkit::gguf::{Array, GgufFile, GgufWriter, TensorPlan, Value};
+use quantkit::gguf::{Array, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
 use serde_json::Value as Json;
 
 use crate::support::{TinyModel, quantkit};
@@ -70,10 +71,19 @@ fn a_chat_turn_goes_through_the_models_template() {
 
 /// Copies a tiny model, changing its metadata.
 fn with_metadata(directory: &Path, key: &str, value: Value) -> PathBuf {
+    change(directory, |metadata| metadata.set(key, value), |_, _| ())
+}
+
+/// Copies a tiny model, changing its metadata and its tensors' bytes.
+fn change(
+    directory: &Path,
+    change_metadata: impl FnOnce(&mut Metadata),
+    change_tensor: impl Fn(&str, &mut [u8]),
+) -> PathBuf {
     let (model, changed) = (tiny(directory), directory.join("changed.gguf"));
     let file = GgufFile::open(&model).unwrap();
     let mut metadata = file.metadata().clone();
-    metadata.set(key, value);
+    change_metadata(&mut metadata);
     let plans = file.tensors().iter().map(|tensor| TensorPlan {
         name: tensor.name.clone(),
         dimensions: tensor.dimensions.clone(),
@@ -81,7 +91,9 @@ fn with_metadata(directory: &Path, key: &str, value: Value) -> PathBuf {
     });
     let mut writer = GgufWriter::create(&changed, &metadata, plans.collect()).unwrap();
     for tensor in file.tensors() {
-        writer.write(file.tensor_bytes(tensor)).unwrap();
+        let mut bytes = file.tensor_bytes(tensor).to_vec();
+        change_tensor(&tensor.name, &mut bytes);
+        writer.write(&bytes).unwrap();
     }
     writer.finish().unwrap();
     changed
@@ -94,6 +106,58 @@ fn assert_refused(model: &Path, options: &[&str], words: &[&str]) {
         assert = assert.stderr(predicate::str::contains(*word));
     }
     assert.stderr(predicate::str::contains("panicked").not());
+}
+
+#[test]
+fn a_damaged_model_is_no_model() {
+    let directory = tempfile::tempdir().unwrap();
+    let damage = |name: &str, bytes: &mut [u8]| {
+        if name == "output_norm.weight" {
+            bytes.fill(0xFF); // f32 that are not numbers
+        }
+    };
+    let model = change(directory.path(), |_| (), damage);
+    let words = ["logits are not numbers", "damaged"];
+    assert_refused(&model, &["--prompt", "x", "--max-tokens", "4", "--json"], &words);
+    assert_refused(&model, &["--prompt", "x", "--temperature", "1", "--json"], &words);
+}
+
+#[test]
+fn control_tokens_are_no_text() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = ["--prompt", "the inner on", "--max-tokens", "1"];
+    let before = document(&tiny(directory.path()), &options);
+    let token = before["tokens"][0].as_u64().unwrap() as usize;
+    assert_ne!(before["text"], "");
+    let make_control = |metadata: &mut Metadata| {
+        let key = "tokenizer.ggml.token_type";
+        let mut types = metadata.integers(key).unwrap().to_vec();
+        types[token] = 3;
+        metadata.set(key, Value::Array(Array::I32(types)));
+    };
+    let after = document(&change(directory.path(), make_control, |_, _| ()), &options);
+    assert_eq!(after["tokens"], before["tokens"]);
+    assert_eq!(after["text"], "");
+}
+
+#[test]
+fn a_reader_that_has_gone_away_is_no_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = tiny(directory.path());
+    for json in [&[][..], &["--json"]] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"))
+            .args(["--quiet", "--threads", "2", "generate"])
+            .arg(&model)
+            .args(["--prompt", "x", "--max-tokens", "64"])
+            .args(json)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
 }
 
 #[test]

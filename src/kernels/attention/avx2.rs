@@ -24,67 +24,78 @@ unsafe fn stream(work: &Work<'_>, scratch: &mut Scratch) {
 #[derive(Clone, Copy)]
 struct Avx2(__m256);
 
-// SAFETY (all of them): the trait's contract gives the instruction set and the pointers.
 impl Vector for Avx2 {
     const LANES: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm256_set1_ps(value)) }
     }
 
     #[inline(always)]
     unsafe fn load(source: *const f32) -> Self {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe { Self(_mm256_loadu_ps(source)) }
     }
 
     #[inline(always)]
     unsafe fn load_short(source: *const i16) -> Self {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe { Self(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(source.cast())))) }
     }
 
     #[inline(always)]
     unsafe fn store(self, target: *mut f32) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe { _mm256_storeu_ps(target, self.0) }
     }
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm256_add_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
     unsafe fn subtract(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm256_sub_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
     unsafe fn multiply(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm256_mul_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
     unsafe fn multiply_add(self, other: Self, addend: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm256_fmadd_ps(self.0, other.0, addend.0)) }
     }
 
     #[inline(always)]
     unsafe fn larger(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm256_max_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { self.lanes().into_iter().fold(f32::NEG_INFINITY, f32::max) }
     }
 
     #[inline(always)]
     unsafe fn total(self) -> f32 {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { self.lanes().into_iter().sum() }
     }
 
     #[inline(always)]
     unsafe fn hide_from(self, limits: *const i32, position: i32) -> Self {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe {
             let limits = _mm256_loadu_si256(limits.cast());
             let seen = _mm256_cmpgt_epi32(limits, _mm256_set1_epi32(position));
@@ -95,6 +106,7 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     unsafe fn exp2(self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe {
             let whole =
                 _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0);
@@ -114,6 +126,7 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     unsafe fn dot_rows(query: *const f32, rows: *const f32, stride: usize, columns: usize) -> Self {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe {
             let mut sums = [_mm256_setzero_ps(); 8];
             for column in (0..columns).step_by(8) {
@@ -134,6 +147,7 @@ impl Vector for Avx2 {
         target: *mut f32,
         target_stride: usize,
     ) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe {
             // After two rounds, half h of `fours[4g + j]` is column 4h + j of rows 4g to 4g + 3.
             let mut fours = [_mm256_setzero_ps(); 8];

@@ -24,22 +24,24 @@ unsafe fn stream(work: &Work<'_>, scratch: &mut Scratch) {
 #[derive(Clone, Copy)]
 struct Avx512(__m512);
 
-// SAFETY (all of them): the trait's contract gives the instruction set and the pointers.
 impl Vector for Avx512 {
     const LANES: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm512_set1_ps(value)) }
     }
 
     #[inline(always)]
     unsafe fn load(source: *const f32) -> Self {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe { Self(_mm512_loadu_ps(source)) }
     }
 
     #[inline(always)]
     unsafe fn load_short(source: *const i16) -> Self {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe {
             Self(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(source.cast()))))
         }
@@ -47,46 +49,55 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     unsafe fn store(self, target: *mut f32) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe { _mm512_storeu_ps(target, self.0) }
     }
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm512_add_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
     unsafe fn subtract(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
     unsafe fn multiply(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
     unsafe fn multiply_add(self, other: Self, addend: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm512_fmadd_ps(self.0, other.0, addend.0)) }
     }
 
     #[inline(always)]
     unsafe fn larger(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { Self(_mm512_max_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { _mm512_reduce_max_ps(self.0) }
     }
 
     #[inline(always)]
     unsafe fn total(self) -> f32 {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe { _mm512_reduce_add_ps(self.0) }
     }
 
     #[inline(always)]
     unsafe fn hide_from(self, limits: *const i32, position: i32) -> Self {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe {
             let limits = _mm512_loadu_si512(limits.cast());
             let seen = _mm512_cmpgt_epi32_mask(limits, _mm512_set1_epi32(position));
@@ -96,6 +107,7 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     unsafe fn exp2(self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
         unsafe {
             let whole =
                 _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0);
@@ -111,6 +123,7 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     unsafe fn dot_rows(query: *const f32, rows: *const f32, stride: usize, columns: usize) -> Self {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe {
             let mut sums = [_mm512_setzero_ps(); 16];
             for column in (0..columns).step_by(16) {
@@ -131,6 +144,7 @@ impl Vector for Avx512 {
         target: *mut f32,
         target_stride: usize,
     ) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe {
             // After two rounds, quarter q of `fours[4g + j]` is column 4q + j of rows 4g to 4g + 3.
             let mut fours = [_mm512_setzero_ps(); 16];

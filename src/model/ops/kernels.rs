@@ -99,10 +99,17 @@ impl Ops for KernelOps {
 
     fn cache_storage(&self, config: &Config, capacity: usize) -> Result<SegmentStorage> {
         let shape = [config.layers, 2, config.kv_heads, capacity, config.head_size];
-        let rows = shape[..4].iter().product::<usize>();
-        // Zeroed memory that the system hands out page by page as it is used; candle's own zeros
-        // would touch all of it now.
-        let (elements, scales) = (vec![0i16; rows * config.head_size], vec![0f32; rows]);
+        let rows = shape[..4].iter().try_fold(1usize, |rows, &count| rows.checked_mul(count));
+        let room = rows.and_then(|rows| {
+            let elements = zeroes::<i16>(rows.checked_mul(config.head_size)?)?;
+            Some((elements, zeroes::<f32>(rows)?))
+        });
+        let Some((elements, scales)) = room else {
+            bail!(
+                "no memory for the keys and values of {capacity} more tokens: let the prompt or \
+                 the output have fewer tokens, or run fewer sequences at once"
+            );
+        };
         let elements = Tensor::from_vec(elements, &shape, &Device::Cpu)?;
         let scales = Tensor::from_vec(scales, &shape[..4], &Device::Cpu)?;
         Ok(SegmentStorage { elements, scales: Some(scales) })
@@ -195,6 +202,18 @@ fn encode_heads(
             *scale = encode_row(&rows.row(token)[head * head_size..][..head_size], elements);
         }
     });
+}
+
+/// Zeroes, if there is memory for them. The system hands it out page by page as it is used, which
+/// is why they are not written here, as `resize` or candle's own zeros would do.
+fn zeroes<T: Clone + Default>(count: usize) -> Option<Vec<T>> {
+    // Memory that can be had now, and is given back, can be had again at once: a `Vec` of zeroes
+    // has no constructor that fails.
+    let mut probe = Vec::<T>::new();
+    probe.try_reserve_exact(count).ok()?;
+    // The compiler may leave out an allocation that nobody uses.
+    drop(std::hint::black_box(probe));
+    Some(vec![T::default(); count])
 }
 
 fn scales_of(scales: &Option<Tensor>) -> Result<&Tensor> {
