@@ -17,6 +17,9 @@ pub(super) trait Server {
     /// Queues a request for exactly `output_tokens` tokens.
     fn submit(&mut self, prompt: Vec<u32>, output_tokens: usize) -> Result<Self::Id, EngineError>;
 
+    /// How many tokens of its prompt a request that waits for its first token has behind it.
+    fn prompt_progress(&self, request: Self::Id) -> usize;
+
     /// Works on all requests in flight for one step.
     fn step(&mut self) -> Result<Step<Self::Id>, EngineError>;
 }
@@ -54,7 +57,8 @@ pub(super) struct Trace {
 
 /// Runs one repeat: sends all `prompts`, `concurrency` of them in flight at once.
 ///
-/// `clock` gives the time since any fixed moment, `count` is told of new tokens.
+/// `clock` gives the time since any fixed moment, `count` is told how many tokens of prompts and
+/// outputs are done.
 ///
 /// # Errors
 /// What the server says, an interruption, and a request that ends before its last token.
@@ -68,7 +72,8 @@ pub(super) fn drive<S: Server>(
 ) -> Result<Trace, BenchError> {
     let mut trace = Trace::default();
     let mut in_flight: HashMap<S::Id, usize> = HashMap::new();
-    let mut waiting_for_first = 0usize;
+    let mut waiting_for_first: HashMap<S::Id, usize> = HashMap::new();
+    let mut done = 0;
     let mut prompts = prompts.into_iter();
     let started = clock();
     let mut now = Duration::ZERO;
@@ -77,16 +82,17 @@ pub(super) fn drive<S: Server>(
         while in_flight.len() < concurrency {
             let Some(prompt) = prompts.next() else { break };
             let submitted = clock() - started;
+            let prompt_tokens = prompt.len();
             let id = server.submit(prompt, output_tokens)?;
             in_flight.insert(id, trace.requests.len());
             let tokens = Vec::with_capacity(output_tokens);
             trace.requests.push(RequestTrace { submitted, tokens });
-            waiting_for_first += 1;
+            waiting_for_first.insert(id, prompt_tokens);
         }
         if in_flight.is_empty() {
             return Ok(trace);
         }
-        let prefilling = waiting_for_first > 0;
+        let prefilling = !waiting_for_first.is_empty();
         let step = server.step()?;
         let before = std::mem::replace(&mut now, clock() - started);
         if prefilling {
@@ -96,11 +102,8 @@ pub(super) fn drive<S: Server>(
             trace.decode_tokens += step.tokens.len() as u64;
         }
         for id in &step.tokens {
-            let tokens = &mut trace.requests[in_flight[id]].tokens;
-            if tokens.is_empty() {
-                waiting_for_first -= 1;
-            }
-            tokens.push(now);
+            trace.requests[in_flight[id]].tokens.push(now);
+            done += 1 + waiting_for_first.remove(id).unwrap_or(0);
         }
         for id in &step.finished {
             let Some(index) = in_flight.remove(id) else { continue };
@@ -111,7 +114,8 @@ pub(super) fn drive<S: Server>(
                 )));
             }
         }
-        count(step.tokens.len() as u64);
+        let reading: usize = waiting_for_first.keys().map(|&id| server.prompt_progress(id)).sum();
+        count((done + reading) as u64);
     }
 }
 
@@ -139,6 +143,10 @@ mod tests {
             self.queue.push((self.submitted, prompt.len(), output_tokens));
             self.most_in_flight = self.most_in_flight.max(self.queue.len() + self.running.len());
             Ok(self.submitted)
+        }
+
+        fn prompt_progress(&self, _: u64) -> usize {
+            0
         }
 
         fn step(&mut self) -> Result<Step<u64>, EngineError> {
@@ -179,7 +187,10 @@ mod tests {
             vec![vec![1; 100]; prompts],
             output_tokens,
             concurrency,
-            &mut |tokens| counted += tokens,
+            &mut |done| {
+                assert!(done >= counted, "the count never goes back");
+                counted = done;
+            },
         )
         .unwrap();
         (trace, server.most_in_flight, counted)
@@ -188,7 +199,7 @@ mod tests {
     #[test]
     fn requests_submitted_together_split_into_a_prefill_and_a_decode_phase() {
         let (trace, most, counted) = simulate(4, 11, 4);
-        assert_eq!((trace.requests.len(), most, counted), (4, 4, 44));
+        assert_eq!((trace.requests.len(), most, counted), (4, 4, 444));
         // Four prompts of 100 ms one after the other, then ten steps of four tokens.
         assert_eq!(trace.prefill, Duration::from_millis(400));
         assert_eq!(trace.decode, Duration::from_millis(100));
@@ -201,7 +212,7 @@ mod tests {
     #[test]
     fn a_longer_queue_keeps_the_concurrency_and_never_exceeds_it() {
         let (trace, most, counted) = simulate(7, 5, 3);
-        assert_eq!((trace.requests.len(), most, counted), (7, 3, 35));
+        assert_eq!((trace.requests.len(), most, counted), (7, 3, 735));
         assert_eq!(trace.prefill, Duration::from_millis(700), "seven prompts of 100 ms");
         let last = trace.requests.iter().flat_map(|r| r.tokens.last()).max().unwrap();
         assert_eq!(trace.prefill + trace.decode, *last, "the phases add up to the whole");
@@ -213,7 +224,7 @@ mod tests {
     #[test]
     fn one_output_token_leaves_no_decode_phase() {
         let (trace, _, counted) = simulate(2, 1, 1);
-        assert_eq!((trace.decode, trace.decode_tokens, counted), (Duration::ZERO, 0, 2));
+        assert_eq!((trace.decode, trace.decode_tokens, counted), (Duration::ZERO, 0, 202));
     }
 
     #[test]
@@ -223,6 +234,9 @@ mod tests {
             type Id = u64;
             fn submit(&mut self, _: Vec<u32>, _: usize) -> Result<u64, EngineError> {
                 Ok(1)
+            }
+            fn prompt_progress(&self, _: u64) -> usize {
+                0
             }
             fn step(&mut self) -> Result<Step<u64>, EngineError> {
                 Ok(Step { tokens: vec![1], finished: vec![1] })

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Builder, Float64Array, ListBuilder, RecordBatch, UInt64Array};
-use parquet::arrow::ArrowWriter;
 
 use super::BenchError;
 use super::record::{BenchSummary, Distribution, LevelSummary, RequestRecord, Spread};
 use crate::support::atomic_file::{self, write_atomically};
+use crate::support::parquet_file::write_parquet;
 
 /// Finds out before anything is measured whether results can be written.
 pub(super) fn check_writable(directory: &Path) -> Result<(), BenchError> {
@@ -25,7 +25,7 @@ pub(super) fn write(summary: &BenchSummary, directory: &Path) -> Result<(), Benc
     };
     put("levels.csv", csv(summary.levels.iter().map(level_row)).as_bytes())?;
     put("requests.csv", csv(summary.requests.iter().map(request_row)).as_bytes())?;
-    write_parquet(&summary.requests, &directory.join("requests.parquet"))?;
+    write_requests(&summary.requests, &directory.join("requests.parquet"))?;
     let json = serde_json::to_vec_pretty(summary)
         .map_err(|error| BenchError::io(&directory.join("bench.json"), error.into()))?;
     put("bench.json", &json)
@@ -136,8 +136,7 @@ fn request_row(record: &RequestRecord) -> Row {
     row
 }
 
-fn write_parquet(records: &[RequestRecord], path: &Path) -> Result<(), BenchError> {
-    let failed = |error: String| BenchError::io(path, std::io::Error::other(error));
+fn write_requests(records: &[RequestRecord], path: &Path) -> Result<(), BenchError> {
     let rows: Vec<Row> = records.iter().map(request_row).collect();
     let Some(first) = rows.first() else { return Ok(()) };
     let mut columns: Vec<(String, ArrayRef)> = Vec::new();
@@ -164,12 +163,8 @@ fn write_parquet(records: &[RequestRecord], path: &Path) -> Result<(), BenchErro
         times.append(true);
     }
     columns.push(("token_ms".to_string(), Arc::new(times.finish())));
-    let batch = RecordBatch::try_from_iter(columns).map_err(|error| failed(error.to_string()))?;
-
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None)
-        .map_err(|error| failed(error.to_string()))?;
-    writer.write(&batch).map_err(|error| failed(error.to_string()))?;
-    writer.close().map_err(|error| failed(error.to_string()))?;
-    write_atomically(path, &bytes).map_err(|error| BenchError::io(path, error))
+    RecordBatch::try_from_iter(columns)
+        .map_err(std::io::Error::other)
+        .and_then(|batch| write_parquet(path, &batch))
+        .map_err(|error| BenchError::io(path, error))
 }

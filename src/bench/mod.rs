@@ -43,8 +43,10 @@ use crate::engine::{
     DeviceChoice, Engine, EngineError, Event, Request, RequestId, Sampling, Scheduler,
     SchedulerOptions,
 };
+use crate::support::build::Build;
+use crate::support::hash::sha256_file_once;
 use crate::support::progress::{Progress, Unit};
-use crate::support::{hash, machine, units};
+use crate::support::{machine, units};
 use driver::{Server, Step, Trace};
 pub use record::{
     BenchSummary, Distribution, LevelSummary, PeakMemory, PeakScope, RepeatSummary, RequestRecord,
@@ -107,7 +109,7 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
     check_workload(workload)?;
     let load_average_before = machine::load_average();
     let model_sha256 =
-        hash::sha256_file(&options.model).map_err(|e| BenchError::io(&options.model, e))?;
+        sha256_file_once(&options.model).map_err(|e| BenchError::io(&options.model, e))?;
     let model_bytes = std::fs::metadata(&options.model)
         .map_err(|error| BenchError::io(&options.model, error))?
         .len();
@@ -120,6 +122,7 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
     let mut summary = BenchSummary {
         schema_version: SCHEMA_VERSION,
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
+        build: Build::current(),
         model: options.model.display().to_string(),
         model_sha256,
         model_bytes,
@@ -219,7 +222,11 @@ impl<'a> Bench<'a> {
         let input_tokens = self.workload.input_tokens.min(WARM_UP.0);
         let output_tokens = self.workload.output_tokens.min(WARM_UP.1);
         let most = self.workload.concurrency.iter().copied().max().unwrap_or(1);
-        self.repeat(most, most, input_tokens, output_tokens, &mut |_| ()).map(|_| ())
+        let total = most.saturating_mul(input_tokens + output_tokens) as u64;
+        let progress = Progress::new("warm-up", total, Unit::Items("tokens"));
+        self.repeat(most, most, input_tokens, output_tokens, &mut |done| progress.set(done))?;
+        progress.finish();
+        Ok(())
     }
 
     fn level(
@@ -230,14 +237,15 @@ impl<'a> Bench<'a> {
         let requests = requests.unwrap_or(concurrency);
         tracing::info!("concurrency {concurrency}: {repeats} × {requests} requests begin");
         let started = Instant::now();
-        let total = (repeats * requests).saturating_mul(output_tokens) as u64;
+        let tokens = requests.saturating_mul(input_tokens.saturating_add(output_tokens)) as u64;
+        let total = tokens.saturating_mul(repeats as u64);
         let progress =
             Progress::new(&format!("concurrency {concurrency}"), total, Unit::Items("tokens"));
         let scope =
             if machine::reset_peak_memory() { PeakScope::Level } else { PeakScope::Process };
         let mut traces = Vec::with_capacity(repeats);
-        for _ in 0..repeats {
-            let count = &mut |tokens| progress.advance(tokens);
+        for repeat in 0..repeats as u64 {
+            let count = &mut |done| progress.set(repeat * tokens + done);
             traces.push(self.repeat(requests, concurrency, input_tokens, output_tokens, count)?);
         }
         progress.finish();
@@ -274,6 +282,10 @@ impl Server for Scheduler {
                 ignore_end: true,
             },
         )
+    }
+
+    fn prompt_progress(&self, request: RequestId) -> usize {
+        Scheduler::prompt_progress(self, request).unwrap_or(0)
     }
 
     fn step(&mut self) -> Result<Step<RequestId>, EngineError> {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::support::build::Build;
 use crate::support::machine::Machine;
 
 /// Version of the fields of [`BenchSummary`].
@@ -44,6 +45,8 @@ pub struct BenchSummary {
     pub schema_version: u32,
     /// Version of quantkit.
     pub quantkit_version: String,
+    /// The build that ran.
+    pub build: Build,
     /// The model's path as given.
     pub model: String,
     /// SHA-256 of the model file.

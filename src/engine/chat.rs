@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::EngineError;
 use crate::convert::vocabulary::Vocabulary;
+use crate::support::calendar::civil_date;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,29 +128,6 @@ fn format_time(format: &str, unix_seconds: u64) -> String {
         }
     }
     text
-}
-
-/// Year, month and day of the Gregorian calendar for a number of days since 1 January 1970.
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let mut left = days;
-    let mut year = 1970;
-    while left >= 365 + u64::from(leap(year)) {
-        left -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if left < length {
-            break;
-        }
-        left -= length;
-        month += 1;
-    }
-    (year, month, left + 1)
 }
 
 #[cfg(test)]

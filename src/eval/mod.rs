@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{DeviceChoice, EngineError};
+use crate::support::build::Build;
 pub use run::SCHEMA_VERSION;
 
 /// How a question is asked and scored.
@@ -74,6 +75,8 @@ pub struct EvalSummary {
     pub schema_version: u32,
     /// Version of quantkit.
     pub quantkit_version: String,
+    /// The build that ran.
+    pub build: Build,
     /// The model's path as given.
     pub model: String,
     /// SHA-256 of the model file.

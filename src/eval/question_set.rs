@@ -11,15 +11,13 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::{ArrowWriter, ProjectionMask};
-use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
 
 use super::EvalError;
-use crate::support::atomic_file::write_atomically;
 use crate::support::contain::contain_panics;
 use crate::support::hash::sha256_reader;
+use crate::support::parquet_file::write_parquet;
 
 /// The columns that a question set has.
 const COLUMNS: [&str; 4] = ["question", "subject", "choices", "answer"];
@@ -130,16 +128,7 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, EvalError> {
 pub fn write_questions(path: &Path, questions: &[Question]) -> Result<(), EvalError> {
     let unusable = |error: String| EvalError::Unusable(format!("{}: {error}", path.display()));
     let batch = to_batch(questions).map_err(|error| unusable(error.to_string()))?;
-    let bytes = parquet_bytes(&batch).map_err(|error| unusable(error.to_string()))?;
-    write_atomically(path, &bytes).map_err(|source| io_error(path, source))
-}
-
-/// A record batch as a Parquet file.
-pub(super) fn parquet_bytes(batch: &RecordBatch) -> Result<Vec<u8>, parquet::errors::ParquetError> {
-    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))?;
-    writer.write(batch)?;
-    writer.into_inner()
+    write_parquet(path, &batch).map_err(|source| io_error(path, source))
 }
 
 fn to_batch(questions: &[Question]) -> Result<RecordBatch, arrow::error::ArrowError> {
@@ -356,7 +345,7 @@ mod tests {
 
     fn write_batch(path: &Path, columns: Vec<(&str, ArrayRef)>) {
         let batch = RecordBatch::try_from_iter(columns).unwrap();
-        fs::write(path, parquet_bytes(&batch).unwrap()).unwrap();
+        write_parquet(path, &batch).unwrap();
     }
 
     fn texts(values: &[&str]) -> ArrayRef {

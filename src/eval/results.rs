@@ -1,5 +1,7 @@
 //! The files of an evaluation: `questions.parquet` and `summary.json`.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,11 +11,11 @@ use arrow::array::{
 };
 use arrow::error::ArrowError;
 
-use super::question_set::parquet_bytes;
 use super::statistics::Outcome;
 use super::subjects::Category;
 use super::{EvalError, EvalSummary, Score};
 use crate::support::atomic_file::write_atomically;
+use crate::support::parquet_file::write_parquet;
 
 /// What became of one question, in full.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +67,8 @@ pub(super) fn scores(results: &[QuestionResult]) -> (Score, Vec<Score>, Vec<Scor
     (overall, categories, subjects)
 }
 
-/// Writes both files, each atomically, the summary last: where it is, the questions are too.
+/// Writes both files, each atomically. An earlier summary goes first and the new one comes last:
+/// where there is one, the questions beside it are its own.
 pub(super) fn write(
     directory: &Path,
     results: &[QuestionResult],
@@ -78,16 +81,22 @@ pub(super) fn write(
         ))
     };
     let batch = to_batch(results).map_err(|error| unusable(error.to_string()))?;
-    let questions = parquet_bytes(&batch).map_err(|error| unusable(error.to_string()))?;
     let mut json =
         serde_json::to_vec_pretty(summary).map_err(|error| unusable(error.to_string()))?;
     json.push(b'\n');
-    for (name, bytes) in [("questions.parquet", questions), ("summary.json", json)] {
-        let path = directory.join(name);
-        write_atomically(&path, &bytes)
-            .map_err(|source| EvalError::Io { path: path.display().to_string(), source })?;
+    let (summary, questions) =
+        (directory.join("summary.json"), directory.join("questions.parquet"));
+    let failed = |path: &Path, source| EvalError::Io { path: path.display().to_string(), source };
+    remove_if_there(&summary).map_err(|error| failed(&summary, error))?;
+    write_parquet(&questions, &batch).map_err(|error| failed(&questions, error))?;
+    write_atomically(&summary, &json).map_err(|error| failed(&summary, error))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn to_batch(results: &[QuestionResult]) -> Result<RecordBatch, ArrowError> {

@@ -16,7 +16,8 @@ use super::{EvalError, EvalOptions, EvalSummary, Protocol};
 use crate::convert::vocabulary::Vocabulary;
 use crate::engine::Engine;
 use crate::support::atomic_file::check_writable;
-use crate::support::hash::sha256_file;
+use crate::support::build::Build;
+use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
 
@@ -32,7 +33,7 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     let output = options.output.join("summary.json");
     check_writable(&output)
         .map_err(|source| EvalError::Io { path: output.display().to_string(), source })?;
-    let model_sha256 = sha256_file(&options.model)
+    let model_sha256 = sha256_file_once(&options.model)
         .map_err(|source| EvalError::Io { path: options.model.display().to_string(), source })?;
     let engine = Engine::load(&options.model, options.device)?;
 
@@ -70,6 +71,7 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     let summary = EvalSummary {
         schema_version: SCHEMA_VERSION,
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
+        build: Build::current(),
         model: options.model.display().to_string(),
         model_sha256,
         set: options.set.display().to_string(),

@@ -9,6 +9,7 @@ use crate::bench::{
     Workload,
 };
 use crate::eval::{self, EvalSummary, Protocol, Score};
+use crate::support::build::Build;
 use crate::support::machine::Machine;
 
 pub(super) fn settings() -> EvaluationSettings {
@@ -33,6 +34,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
     EvalSummary {
         schema_version: eval::SCHEMA_VERSION,
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
+        build: Build::current(),
         model: "models/m.gguf".to_string(),
         model_sha256: model_sha256.to_string(),
         set: settings().set,
@@ -126,6 +128,7 @@ pub(super) fn benchmark(model_sha256: &str, speed: f64) -> BenchSummary {
     BenchSummary {
         schema_version: bench::SCHEMA_VERSION,
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
+        build: Build::current(),
         model: "models/m.gguf".to_string(),
         model_sha256: model_sha256.to_string(),
         model_bytes: 1 << 28,

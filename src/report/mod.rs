@@ -25,7 +25,7 @@ use crate::eval::question_set::QuestionSet;
 use crate::eval::{self, EvalError, EvalOptions, EvalSummary, Protocol, Score};
 use crate::gguf::GgufError;
 use crate::support::atomic_file::{self, write_atomically};
-use crate::support::hash;
+use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::machine::Machine;
 pub use paired::{Answer, Paired, SIGNIFICANCE, wilson_interval};
@@ -172,7 +172,7 @@ fn hashed_models(options: &CompareOptions) -> Result<Vec<(PathBuf, String)>, Rep
             return Err(ReportError::Unusable(problem));
         }
         seen.push(place);
-        let hash = hash::sha256_file(path).map_err(|error| ReportError::io(path, error))?;
+        let hash = sha256_file_once(path).map_err(|error| ReportError::io(path, error))?;
         models.push((path.clone(), hash));
     }
     Ok(models)
@@ -269,12 +269,8 @@ impl Work<'_> {
         if !self.options.fresh {
             let earlier =
                 runs::read_valid(&directory.join("summary.json"), |found| wanted.mismatch(found));
-            let results = questions::read(&questions).ok();
-            if let (Some(summary), Some(results)) = (earlier, results) {
-                let summary: EvalSummary = summary;
-                if summary.overall.questions == results.len() {
-                    return Ok((summary, results, true));
-                }
+            if let Some((summary, results)) = earlier.and_then(|s| with_questions(s, &questions)) {
+                return Ok((summary, results, true));
             }
         }
         let summary = eval::evaluate(&EvalOptions {
@@ -344,6 +340,24 @@ impl Work<'_> {
         comparison.caveats = self.options.notes.clone();
         comparison.caveats.extend(words::caveats(&comparison));
         comparison
+    }
+}
+
+/// An earlier summary with its questions' results, where they are there and belong to it.
+fn with_questions(
+    summary: EvalSummary,
+    questions: &Path,
+) -> Option<(EvalSummary, Vec<QuestionResult>)> {
+    match questions::read(questions) {
+        Ok(results) if questions::agree(&results, &summary) => Some((summary, results)),
+        Ok(_) => {
+            tracing::info!("{} is not reused: it is of another run", questions.display());
+            None
+        }
+        Err(error) => {
+            tracing::info!("not reused: {error}");
+            None
+        }
     }
 }
 

@@ -1,20 +1,22 @@
 //! Per-question results: reading those of one evaluation, and joining those of several.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Array, ListBuilder, RecordBatch,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Array, ListBuilder, RecordBatch,
     StringArray,
 };
 use arrow::datatypes::{Float64Type, Int64Type};
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::ReportError;
 use super::paired::Answer;
-use crate::support::atomic_file::write_atomically;
+use crate::eval::EvalSummary;
+use crate::support::contain::contain_panics;
+use crate::support::parquet_file::write_parquet;
 
 /// One question's result, as `questions.parquet` of an evaluation has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,36 +52,69 @@ pub(super) fn read(path: &Path) -> Result<Vec<QuestionResult>, ReportError> {
         ))
     };
     let file = File::open(path).map_err(|error| ReportError::io(path, error))?;
+    // The Parquet reader panics on some damaged files.
+    contain_panics(|| read_rows(file)).unwrap_or_else(Err).map_err(damaged)
+}
+
+fn read_rows(file: File) -> Result<Vec<QuestionResult>, String> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)
         .and_then(ParquetRecordBatchReaderBuilder::build)
-        .map_err(|error| damaged(format!("is no Parquet file: {error}")))?;
+        .map_err(|error| format!("is no Parquet file: {error}"))?;
     let mut results = Vec::new();
     for batch in reader {
-        let batch = batch.map_err(|error| damaged(error.to_string()))?;
-        append(&batch, &mut results)
-            .ok_or_else(|| damaged("lacks the columns of an evaluation".to_string()))?;
+        let batch = batch.map_err(|error| error.to_string())?;
+        append(&batch, &mut results).ok_or("lacks the columns of an evaluation")?;
     }
     Ok(results)
 }
 
-/// Appends a batch's rows; `None` where a column is missing or of another type.
+/// Appends a batch's rows; `None` where a column is missing, of another type or not all there, or
+/// where `correct` contradicts the answer.
 fn append(batch: &RecordBatch, results: &mut Vec<QuestionResult>) -> Option<()> {
-    let integers = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int64Type>();
+    let column =
+        |name: &str| batch.column_by_name(name).filter(|column| column.logical_null_count() == 0);
+    let integers = |name: &str| column(name)?.as_primitive_opt::<Int64Type>();
     let (rows, answers) = (integers("row")?, integers("answer")?);
     let predictions = integers("prediction")?;
-    let subjects = batch.column_by_name("subject")?.as_string_opt::<i32>()?;
-    let lists = batch.column_by_name("log_probabilities")?.as_list_opt::<i32>()?;
+    let correct = column("correct")?.as_boolean_opt()?;
+    let subjects = column("subject")?.as_string_opt::<i32>()?;
+    let lists = column("log_probabilities")?.as_list_opt::<i32>()?;
     for index in 0..batch.num_rows() {
         let list = lists.value(index);
-        results.push(QuestionResult {
+        let log_probabilities =
+            list.as_primitive_opt::<Float64Type>().filter(|list| list.null_count() == 0)?;
+        let result = QuestionResult {
             row: rows.value(index),
             subject: subjects.value(index).to_string(),
             answer: answers.value(index),
             prediction: predictions.value(index),
-            log_probabilities: list.as_primitive_opt::<Float64Type>()?.values().to_vec(),
-        });
+            log_probabilities: log_probabilities.values().to_vec(),
+        };
+        if result.answer().correct != correct.value(index) {
+            return None;
+        }
+        results.push(result);
     }
     Some(())
+}
+
+/// Whether a summary can be that of these results: as many questions and right answers, over all
+/// and in each subject.
+pub(super) fn agree(results: &[QuestionResult], summary: &EvalSummary) -> bool {
+    let mut found: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for result in results {
+        let (questions, correct) = found.entry(&result.subject).or_default();
+        *questions += 1;
+        *correct += usize::from(result.answer().correct);
+    }
+    let told: BTreeMap<&str, (usize, usize)> = summary
+        .subject_scores
+        .iter()
+        .map(|score| (score.name.as_str(), (score.questions, score.correct)))
+        .collect();
+    let correct: usize = found.values().map(|(_, correct)| correct).sum();
+    (summary.overall.questions, summary.overall.correct) == (results.len(), correct)
+        && found == told
 }
 
 /// Whether both hold results of the same questions in the same order.
@@ -115,14 +150,10 @@ pub(super) fn write_joined(
         columns.push((format!("{label}.correct"), Arc::new(correct)));
         columns.push((format!("{label}.log_probabilities"), Arc::new(lists.finish())));
     }
-    let failed = |error: String| ReportError::io(path, std::io::Error::other(error));
-    let batch = RecordBatch::try_from_iter(columns).map_err(|error| failed(error.to_string()))?;
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None)
-        .map_err(|error| failed(error.to_string()))?;
-    writer.write(&batch).map_err(|error| failed(error.to_string()))?;
-    writer.close().map_err(|error| failed(error.to_string()))?;
-    write_atomically(path, &bytes).map_err(|error| ReportError::io(path, error))
+    RecordBatch::try_from_iter(columns)
+        .map_err(std::io::Error::other)
+        .and_then(|batch| write_parquet(path, &batch))
+        .map_err(|error| ReportError::io(path, error))
 }
 
 fn integers(results: &[QuestionResult], of: fn(&QuestionResult) -> i64) -> ArrayRef {
@@ -160,6 +191,75 @@ mod tests {
         assert!(correct.value(0) && correct.value(1));
         let correct = batch.column_by_name("m.F16.correct").unwrap().as_boolean();
         assert!(correct.value(0) && !correct.value(1));
+    }
+
+    /// Columns as an evaluation writes them, of two questions: one right, one wrong.
+    fn columns() -> Vec<(&'static str, ArrayRef)> {
+        let mut lists = ListBuilder::new(Float64Builder::new());
+        for _ in 0..2 {
+            lists.append_value([-1.5, -0.5].map(Some));
+        }
+        vec![
+            ("row", Arc::new(Int64Array::from(vec![0, 14]))),
+            ("subject", Arc::new(StringArray::from(vec!["anatomy", "astronomy"]))),
+            ("answer", Arc::new(Int64Array::from(vec![1, 0]))),
+            ("prediction", Arc::new(Int64Array::from(vec![1, 1]))),
+            ("correct", Arc::new(BooleanArray::from(vec![true, false]))),
+            ("log_probabilities", Arc::new(lists.finish())),
+        ]
+    }
+
+    #[test]
+    fn results_are_those_of_their_summary_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("questions.parquet");
+        write_parquet(&path, &RecordBatch::try_from_iter(columns()).unwrap()).unwrap();
+        let results = read(&path).unwrap();
+        assert_eq!(results.len(), 2);
+
+        let mut summary = crate::report::fixtures::evaluation("abc", 1, 2);
+        let score = |name: &str, correct| crate::eval::Score {
+            name: name.to_string(),
+            questions: 1,
+            correct,
+            ..summary.overall.clone()
+        };
+        let right = vec![score("anatomy", 1), score("astronomy", 0)];
+        let swapped = vec![score("anatomy", 0), score("astronomy", 1)];
+        summary.subject_scores = right;
+        assert!(agree(&results, &summary));
+        assert!(!agree(&results[..1], &summary), "a question less");
+        summary.subject_scores = swapped;
+        assert!(!agree(&results, &summary), "other subjects were right");
+    }
+
+    #[test]
+    fn nulls_and_contradictions_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("questions.parquet");
+        let holes: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
+        let wrong: ArrayRef = Arc::new(BooleanArray::from(vec![true, true]));
+        for (index, column) in [(2, holes), (4, wrong)] {
+            let mut columns = columns();
+            columns[index].1 = column;
+            write_parquet(&path, &RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+            assert!(read(&path).unwrap_err().to_string().contains("delete the file"));
+        }
+    }
+
+    #[test]
+    fn a_file_with_any_byte_damaged_never_panics() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("questions.parquet");
+        write_parquet(&path, &RecordBatch::try_from_iter(columns()).unwrap()).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        for index in 0..good.len() {
+            let mut bad = good.clone();
+            bad[index] ^= 0xFF;
+            std::fs::write(&path, &bad).unwrap();
+            // Some bytes do not matter, and some only change a value.
+            let _ = read(&path);
+        }
     }
 
     #[test]

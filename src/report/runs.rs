@@ -87,7 +87,7 @@ impl WantedEvaluation<'_> {
         let settings = self.settings;
         first_difference(&[
             (found.schema_version == eval::SCHEMA_VERSION, "the record's version"),
-            (found.quantkit_version == env!("CARGO_PKG_VERSION"), "quantkit's version"),
+            (found.build.is_current(), "the build of quantkit"),
             (found.model_sha256 == self.model_sha256, "the model file"),
             (found.set_sha256 == settings.set_sha256, "the question set"),
             (found.protocol == settings.protocol, "the protocol"),
@@ -117,7 +117,7 @@ impl WantedBench<'_> {
             && found.machine.logical_cores == self.machine.logical_cores;
         first_difference(&[
             (found.schema_version == bench::SCHEMA_VERSION, "the record's version"),
-            (found.quantkit_version == env!("CARGO_PKG_VERSION"), "quantkit's version"),
+            (found.build.is_current(), "the build of quantkit"),
             (found.complete, "some levels are missing"),
             (found.model_sha256 == self.model_sha256, "the model file"),
             (found.workload == *self.workload, "the workload"),
@@ -158,6 +158,7 @@ pub(super) fn read_valid<T: DeserializeOwned>(
 mod tests {
     use super::*;
     use crate::report::fixtures;
+    use crate::support::build::Build;
 
     fn names(paths: &[&str]) -> Vec<Naming> {
         let models: Vec<(PathBuf, String)> = paths
@@ -192,7 +193,9 @@ mod tests {
         let settings = fixtures::settings();
         let wanted = WantedEvaluation { model_sha256: "abc", settings: &settings, device: "cpu" };
         assert_eq!(wanted.mismatch(&summary), None);
-        let cases: [(&str, EvalSummary); 5] = [
+        let other = Build { executable_sha256: Some("0".repeat(64)), ..Build::current() };
+        let cases: [(&str, EvalSummary); 6] = [
+            ("the build of quantkit", EvalSummary { build: other, ..summary.clone() }),
             ("the model file", EvalSummary { model_sha256: "abd".into(), ..summary.clone() }),
             ("the question set", EvalSummary { set_sha256: "other".into(), ..summary.clone() }),
             ("the choice of rows", EvalSummary { every: 14, ..summary.clone() }),
@@ -219,7 +222,9 @@ mod tests {
         assert_eq!(wanted.mismatch(&summary), None);
         let slower = Machine { cpu: "another".into(), ..machine.clone() };
         let longer = Workload { input_tokens: 9, ..workload.clone() };
-        let cases: [(&str, BenchSummary); 5] = [
+        let other = Build { instruction_set: "abacus".into(), ..Build::current() };
+        let cases: [(&str, BenchSummary); 6] = [
+            ("the build of quantkit", BenchSummary { build: other, ..summary.clone() }),
             ("the model file", BenchSummary { model_sha256: "abd".into(), ..summary.clone() }),
             ("some levels are missing", BenchSummary { complete: false, ..summary.clone() }),
             ("the number of threads", BenchSummary { threads: 4, ..summary.clone() }),

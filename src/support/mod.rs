@@ -2,11 +2,14 @@
 //! file, one way to stop.
 
 pub mod atomic_file;
+pub mod build;
+pub mod calendar;
 pub mod contain;
 pub mod hash;
 pub mod interrupt;
 pub mod machine;
 pub mod mapped;
+pub mod parquet_file;
 pub mod progress;
 pub mod table;
 pub mod units;

@@ -110,6 +110,46 @@ fn an_empty_level_is_refused() {
         .stderr(predicate::str::contains("at least 1"));
 }
 
+#[test]
+fn every_percentile_of_every_latency_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("tiny.gguf");
+    TinyModel::default().write(&model);
+    let assert = quantkit()
+        .args(["bench", "--input-tokens", "8", "--output-tokens", "3", "--concurrency", "1,2"])
+        .args(["--repeats", "2", "--output"])
+        .args([&directory.path().join("run"), &model])
+        .assert()
+        .success();
+    let text = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    for column in ["mean", "p50", "p90", "p95", "p99", "output tok/s"] {
+        assert!(text.contains(column), "{column} is missing in {text}");
+    }
+    for latency in ["TTFT ms", "TPOT ms", "inter-token ms", "end-to-end ms"] {
+        let rows = text.lines().filter(|line| line.trim_start().starts_with(latency)).count();
+        assert_eq!(rows, 2, "a row a level of {latency} in {text}");
+    }
+    assert!(text.contains('–'), "the range over the repeats is missing in {text}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_output_is_an_error_and_no_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("tiny.gguf");
+    TinyModel::default().write(&model);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"))
+        .args(["bench", "--input-tokens", "8", "--output-tokens", "2", "--concurrency", "1"])
+        .args(["--output".as_ref(), directory.path().join("run").as_os_str(), model.as_os_str()])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("standard output") && !complaint.contains("panic"), "{complaint}");
+}
+
 #[cfg(unix)]
 #[test]
 fn an_output_that_cannot_be_written_is_found_out_first() {

@@ -36,9 +36,32 @@ fn the_whole_job_ends_with_the_report_s_path_and_resumes() {
     assert_eq!(second.matches("reused").count(), 10, "{second}");
 
     // A damaged file is made again; what came of it is the same as before, and stays.
-    fs::write(directory.path().join("models/tiny.Q4_0.gguf"), b"damaged").unwrap();
+    let products = directory.path().join("models/demo");
+    fs::write(products.join("tiny.Q4_0.gguf"), b"damaged").unwrap();
     let third = demo(directory.path(), &model);
     assert_eq!(third.matches("reused").count(), 9, "{third}");
+}
+
+#[test]
+fn what_a_killed_demo_left_is_replaced_and_files_of_the_user_s_own_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("tiny.gguf");
+    TinyModel { hidden: 256, ..TinyModel::default() }.write(&model);
+    let models = directory.path().join("models");
+    for unfinished in [models.join("demo/tiny-f16"), models.join("tiny-f16")] {
+        fs::create_dir_all(&unfinished).unwrap();
+        fs::write(unfinished.join("config.json"), b"{").unwrap();
+    }
+    let own = ["tiny-f16/config.json", "tiny.F16.gguf", "tiny.Q4_0.gguf"];
+    for name in own {
+        fs::write(models.join(name), b"my own").unwrap();
+    }
+
+    demo(directory.path(), &model);
+    assert!(models.join("demo/tiny-f16/model.safetensors").is_file());
+    for name in own {
+        assert_eq!(fs::read(models.join(name)).unwrap(), b"my own", "{name}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde::Deserialize;
@@ -18,6 +19,9 @@ use super::{FetchedFile, recognised};
 use crate::support::atomic_file::AtomicFile;
 use crate::support::hash::sha256_file;
 use crate::support::progress::{Progress, Unit};
+
+/// How long the hub may take to show that it is there.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Files above this are linked to the cache rather than copied.
 const LINK_ABOVE: u64 = 4 << 20;
@@ -79,6 +83,13 @@ impl Hub {
             token: set("HF_TOKEN").map(|token| token.trim().to_string()).or_else(|| cache.token()),
             cache,
         }
+    }
+
+    /// Whether a repository's configuration can be had, and soon.
+    pub(super) fn answers(&self, repository: &Repo) -> bool {
+        let revision = repository.url_revision();
+        let path = format!("{}/resolve/{revision}/config.json", repository.url());
+        self.client.answers(&self.request(path), PATIENCE)
     }
 
     /// The files of a repository.

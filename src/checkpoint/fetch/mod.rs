@@ -202,6 +202,11 @@ pub fn hugging_face(
     Ok(directory.to_path_buf())
 }
 
+/// Whether the hub, or what `HF_ENDPOINT` names, soon gives a file of this model repository.
+pub fn hub_answers(repository: &str) -> bool {
+    Hub::from_environment().answers(&hub::repository(repository, RepoType::Model, None))
+}
+
 /// The commit, where there is one, and the files.
 type Files = (Option<String>, Vec<FetchedFile>);
 

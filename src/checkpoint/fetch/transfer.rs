@@ -118,6 +118,21 @@ impl Client {
         Self { agent, server }
     }
 
+    /// Whether a request is answered with success within `patience`.
+    pub(super) fn answers(&self, request: &Request, patience: Duration) -> bool {
+        let mut builder = self.agent.head(&request.url);
+        if let Some(token) = &request.token {
+            builder = builder.header("authorization", format!("Bearer {token}"));
+        }
+        let answer = builder.config().timeout_global(Some(patience)).build().call();
+        let success = answer.as_ref().is_ok_and(|answer| answer.status().is_success());
+        if !success {
+            let found = answer.map(|answer| answer.status());
+            tracing::info!("{} does not answer: {found:?}", shown(&request.url));
+        }
+        success
+    }
+
     /// A whole text document.
     pub(super) fn document(&self, request: &Request, accept: &str) -> Result<String, FetchError> {
         let mut attempt = 1;
