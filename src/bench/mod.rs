@@ -39,11 +39,11 @@ mod workload;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::engine::Build;
 use crate::engine::{
     DeviceChoice, Engine, EngineError, Event, Request, RequestId, Sampling, Scheduler,
     SchedulerOptions,
 };
-use crate::support::build::Build;
 use crate::support::hash::sha256_file_once;
 use crate::support::progress::{Progress, Unit};
 use crate::support::{machine, units};

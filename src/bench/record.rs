@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::support::build::Build;
+use crate::engine::Build;
 use crate::support::machine::Machine;
 
 /// Version of the fields of [`BenchSummary`].

@@ -13,12 +13,12 @@ use super::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::bench::Workload;
 use crate::checkpoint::fetch::{self, Source as FetchSource};
 use crate::convert::{ConvertOptions, ExportOptions, WeightType, convert, export};
+use crate::engine::Build;
 use crate::eval::Protocol;
 use crate::quant::pipeline::quantize_file;
 use crate::quant::recipe::Recipe;
 use crate::report::{self, CompareOptions, Step};
 use crate::support::atomic_file::write_atomically;
-use crate::support::build::Build;
 use crate::support::{hash, interrupt};
 
 /// The hub's checkpoint of the demo model.

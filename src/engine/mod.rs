@@ -1,5 +1,6 @@
 //! Sequences, batches, scheduler, sampler: the only door to a running model.
 
+mod build;
 mod chat;
 mod generation;
 mod sampler;
@@ -18,6 +19,7 @@ use crate::model::{BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
 use crate::support::units;
 
+pub use build::Build;
 pub use chat::{ChatMessage, render_chat};
 pub use generation::{Generation, GenerationUpdate, TextStream, generate};
 pub use sampler::{Sampler, Sampling};

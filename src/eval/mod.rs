@@ -14,8 +14,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Build;
 use crate::engine::{DeviceChoice, EngineError};
-use crate::support::build::Build;
 pub use run::SCHEMA_VERSION;
 
 /// How a question is asked and scored.

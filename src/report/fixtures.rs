@@ -8,8 +8,8 @@ use crate::bench::{
     self, BenchSummary, Distribution, LevelSummary, PeakMemory, PeakScope, RepeatSummary, Spread,
     Workload,
 };
+use crate::engine::Build;
 use crate::eval::{self, EvalSummary, Protocol, Score};
-use crate::support::build::Build;
 use crate::support::machine::Machine;
 
 pub(super) fn settings() -> EvaluationSettings {

@@ -157,8 +157,8 @@ pub(super) fn read_valid<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Build;
     use crate::report::fixtures;
-    use crate::support::build::Build;
 
     fn names(paths: &[&str]) -> Vec<Naming> {
         let models: Vec<(PathBuf, String)> = paths

@@ -2,7 +2,6 @@
 //! file, one way to stop.
 
 pub mod atomic_file;
-pub mod build;
 pub mod calendar;
 pub mod contain;
 pub mod hash;
