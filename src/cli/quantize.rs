@@ -102,9 +102,11 @@ fn print_totals(report: &QuantizeReport) -> Result<()> {
         report.new_bits_per_weight,
     )?;
     if fallbacks > 0 {
+        let (tensors, whose) =
+            if fallbacks == 1 { ("tensor", "its") } else { ("tensors", "their") };
         say!(
-            "{fallbacks} tensors fell back to another type, as their rows are no whole number of \
-             blocks of the one that {} has for them",
+            "{fallbacks} {tensors} fell back to another type, as {whose} rows are no whole number \
+             of blocks of the one that {} has",
             report.recipe
         )?;
     }
