@@ -1,6 +1,6 @@
 //! Run records → tables, plots and pages.
 //!
-//! [`compare`] brings every variant's results up to date (reusing what is still valid), compares
+//! `compare` brings every variant's results up to date (reusing what is still valid), compares
 //! them with the baseline, and writes `report.html`, `report.md`, `compare.json` and
 //! `questions.parquet`.
 

@@ -1,7 +1,7 @@
 //! Matrix products of f32 activations with weights in any format.
 //!
-//! Weights are repacked once, at load, into panels of rows ([`panel`]); a product prepares its inputs
-//! once ([`activations`]) and hands panels × tiles of tokens to a kernel ([`kernel`]). F32, F16 and
+//! Weights are repacked once, at load, into panels of rows (`panel`); a product prepares its inputs
+//! once (`activations`) and hands panels × tiles of tokens to a kernel (`kernel`). F32, F16 and
 //! BF16 weights are multiplied with f32 inputs in f32; for quantized weights the inputs are rounded
 //! to eight bits in blocks of 32, as ggml does for its 32-weight formats, and each group of weights
 //! is multiplied in integers, exactly.
