@@ -31,6 +31,10 @@ pub(super) trait Encode<const WEIGHTS: usize, const BYTES: usize>:
 /// whose scale is too large for its field.
 pub(super) type QuantizeBlocks = fn(&[f32], &mut [u8]) -> Result<(), usize>;
 
+/// Writes whole rows, the importance of whose columns is the second argument; as for
+/// [`QuantizeBlocks`], the lengths have been checked and an error is the index of a block.
+pub(super) type QuantizeWeighted = fn(&[f32], &[f32], &mut [u8]) -> Result<(), usize>;
+
 /// Reads whole blocks into weights; the lengths have been checked.
 pub(super) type DequantizeBlocks = fn(&[u8], &mut [f32]);
 
@@ -38,6 +42,9 @@ pub(super) type DequantizeBlocks = fn(&[u8], &mut [f32]);
 pub(super) struct Codec {
     pub(super) ggml_type: GgmlType,
     pub(super) quantize: Option<QuantizeBlocks>,
+    /// How rows are written when the importance of their columns is known; nothing for formats that
+    /// make no use of it.
+    pub(super) weighted: Option<QuantizeWeighted>,
     pub(super) dequantize: DequantizeBlocks,
     /// The specification that the two above must agree with on every processor.
     #[cfg(test)]
@@ -77,6 +84,7 @@ impl Codec {
         Self {
             ggml_type: F::TYPE,
             quantize: None,
+            weighted: None,
             dequantize: decode_blocks::<F, WEIGHTS, BYTES>,
             #[cfg(test)]
             portable: (None, decode_blocks_portably::<F, WEIGHTS, BYTES>),

@@ -106,6 +106,37 @@ pub fn quantize_row(
         .map_err(|block| CodecError::TooLarge { ggml_type, index: block * ggml_type.block_size() })
 }
 
+/// Quantizes whole rows like [`quantize_row`], weighing each column's error by its importance (the
+/// mean squared activation that the column meets, one number a column) where the format does.
+///
+/// # Errors
+/// As [`quantize_row`].
+///
+/// # Panics
+/// If `weights` is no whole number of rows as long as `importance`, or `output` has another length
+/// than they take.
+pub fn quantize_weighted(
+    ggml_type: GgmlType,
+    weights: &[f32],
+    importance: &[f32],
+    output: &mut [u8],
+) -> Result<(), CodecError> {
+    let Some(weighted) = find(ggml_type).and_then(|codec| codec.weighted) else {
+        return quantize_row(ggml_type, weights, output);
+    };
+    assert!(weights.len().is_multiple_of(importance.len()), "the weights are whole rows");
+    let bytes = row_bytes(ggml_type, importance.len())? * (weights.len() / importance.len());
+    assert_eq!(output.len(), bytes, "the output has room for the rows and no more");
+    check_finite(weights)?;
+    weighted(weights, importance, output)
+        .map_err(|block| CodecError::TooLarge { ggml_type, index: block * ggml_type.block_size() })
+}
+
+/// Whether [`quantize_weighted`] makes other blocks than [`quantize_row`].
+pub fn heeds_importance(ggml_type: GgmlType) -> bool {
+    find(ggml_type).is_some_and(|codec| codec.weighted.is_some())
+}
+
 /// Dequantizes one row (or any whole number of blocks), bit for bit as ggml's reference does.
 /// Reads every type that [`crate::gguf`] knows how to quantize or that quantkit can read
 /// (F32, F16, BF16 included).
