@@ -15,8 +15,9 @@ use crate::checkpoint::fetch::{self, Source as FetchSource};
 use crate::convert::{ConvertOptions, ExportOptions, WeightType, convert, export};
 use crate::engine::Build;
 use crate::eval::Protocol;
-use crate::quant::pipeline::quantize_file;
+use crate::quant::pipeline::{Request, quantize_file};
 use crate::quant::recipe::Recipe;
+use crate::quant::selection::Selection;
 use crate::report::{self, CompareOptions, Step};
 use crate::support::atomic_file::write_atomically;
 use crate::support::{hash, interrupt};
@@ -238,9 +239,10 @@ impl<'a> Workshop<'a> {
         let mut models = vec![full.clone()];
         for name in RECIPES {
             let recipe = Recipe::from_name(name).context("the demo's recipes exist")?;
+            let selection = Selection::recipe(recipe);
             let quantized = self.products.join(format!("{}.{name}.gguf", source.name));
             self.make(&format!("quantize to {name}"), &quantized, &from, || {
-                quantize_file(&full, &quantized, recipe)?;
+                quantize_file(&full, &Request::new(&quantized, &selection))?;
                 Ok(())
             })?;
             models.push(quantized);

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::options::{GlobalOptions, print_json, print_text, say};
-use crate::quant::pipeline::{QuantizeReport, quantize_file};
+use crate::quant::pipeline::{QuantizeReport, Request, quantize_file};
 use crate::quant::recipe::Recipe;
+use crate::quant::selection::Selection;
 use crate::support::atomic_file::write_atomically;
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -31,6 +32,10 @@ pub struct Arguments {
     #[arg(long = "type", value_name = "TYPE", ignore_case = true, value_parser = recipe_parser())]
     recipe: &'static Recipe,
 
+    /// Quantize again what is quantized already, at a loss on top of the one it has
+    #[arg(long)]
+    allow_requantize: bool,
+
     /// Also write the result as JSON into this file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -43,7 +48,12 @@ fn recipe_parser() -> impl TypedValueParser<Value = &'static Recipe> {
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
-    let report = quantize_file(&arguments.input, &arguments.output, arguments.recipe)?;
+    let selection = Selection::recipe(arguments.recipe);
+    let request = Request {
+        allow_requantize: arguments.allow_requantize,
+        ..Request::new(&arguments.output, &selection)
+    };
+    let report = quantize_file(&arguments.input, &request)?;
     if let Some(path) = &arguments.report {
         let mut text = serde_json::to_vec_pretty(&report).context("cannot write the report")?;
         text.push(b'\n');
@@ -70,13 +80,6 @@ fn tensor_table(report: &QuantizeReport) -> Table {
     ]);
     for tensor in &report.tensors {
         let shape: Vec<String> = tensor.dimensions.iter().map(u64::to_string).collect();
-        let note = match tensor.wanted_type {
-            Some(wanted) => {
-                format!("{wanted} does not divide {}", tensor.dimensions.first().unwrap_or(&1))
-            }
-            None if tensor.old_type == tensor.new_type => "kept".to_string(),
-            None => String::new(),
-        };
         table.row([
             tensor.name.clone(),
             shape.join(" × "),
@@ -84,7 +87,7 @@ fn tensor_table(report: &QuantizeReport) -> Table {
             tensor.new_type.to_string(),
             units::bytes(tensor.old_bytes),
             units::bytes(tensor.new_bytes),
-            note,
+            tensor.note.clone(),
         ]);
     }
     table

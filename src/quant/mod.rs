@@ -1,5 +1,7 @@
 //! Block formats, the recipe that chooses one for each tensor, and the quantization pipeline.
 
 pub mod formats;
+pub mod importance;
 pub mod pipeline;
 pub mod recipe;
+pub mod selection;

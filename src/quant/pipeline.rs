@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::formats::{self, CodecError};
-use super::recipe::{Choice, Recipe, RecipeError};
+use super::importance::Importance;
+use super::selection::{Choice, Reason, Selection, SelectionError};
 use crate::gguf::{
     GgmlType, GgufError, GgufFile, GgufWriter, Metadata, TensorInfo, TensorPlan, Value,
 };
@@ -32,7 +33,7 @@ pub enum QuantizeError {
     /// The input's weights have been quantized before.
     #[error(
         "{}: already quantized ({tensor} is {ggml_type}); quantizing again would add to its error, \
-         so start from an F32, F16 or BF16 file", path.display()
+         so start from an F32, F16 or BF16 file, or allow it with --allow-requantize", path.display()
     )]
     AlreadyQuantized {
         /// The input.
@@ -53,13 +54,13 @@ pub enum QuantizeError {
         /// How many parts the file says there are.
         parts: u64,
     },
-    /// The recipe does not know what to do with the model.
+    /// No formats could be chosen for the model's tensors.
     #[error("{}: {source}", path.display())]
-    Recipe {
+    Selection {
         /// The input.
         path: PathBuf,
         /// What is missing.
-        source: RecipeError,
+        source: SelectionError,
     },
     /// A tensor holds what cannot be coded.
     #[error("{}: {tensor}{}: {source}", path.display(), place(*.position))]
@@ -93,8 +94,10 @@ pub struct TensorReport {
     pub old_type: &'static str,
     /// Its type in the output.
     pub new_type: &'static str,
-    /// The type that the recipe wanted, where the tensor's rows are no whole number of its blocks.
+    /// The type that was asked for, where the tensor's rows are no whole number of its blocks.
     pub wanted_type: Option<&'static str>,
+    /// Why it has its new type, where there is more to say than that it is the recipe's.
+    pub note: String,
     /// Its size in the input.
     pub old_bytes: u64,
     /// Its size in the output.
@@ -108,8 +111,8 @@ pub struct QuantizeReport {
     pub input: PathBuf,
     /// The file that was written.
     pub output: PathBuf,
-    /// The recipe's name.
-    pub recipe: &'static str,
+    /// The recipe's name, or the plan's.
+    pub recipe: String,
     /// Each tensor in the order of the output.
     pub tensors: Vec<TensorReport>,
     /// Weights in all tensors.
@@ -128,40 +131,64 @@ pub struct QuantizeReport {
     pub weights_per_second: f64,
 }
 
-/// Quantizes `input` by `recipe` into `output`, on the current rayon pool.
+/// What is to be done with a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Where the result goes.
+    pub output: &'a Path,
+    /// Which tensor gets which format.
+    pub selection: &'a Selection,
+    /// How much each column of a matrix matters, for the formats that heed it.
+    pub importance: Option<&'a Importance>,
+    /// Whether weights that are quantized already may be quantized again.
+    pub allow_requantize: bool,
+    /// The most bytes of tensors that one part of the output holds; one file where there is none.
+    pub split_max_size: Option<u64>,
+}
+
+impl<'a> Request<'a> {
+    /// One file at `output`, by `selection` and nothing else.
+    pub fn new(output: &'a Path, selection: &'a Selection) -> Self {
+        Self { output, selection, importance: None, allow_requantize: false, split_max_size: None }
+    }
+}
+
+/// Quantizes `input` as `request` says, on the current rayon pool.
 ///
 /// The output has llama.cpp's order of tensors and metadata: everything that the input says, plus
 /// `general.quantization_version` and `general.file_type`.
 ///
 /// # Errors
 /// See [`QuantizeError`]; the output appears only when everything went well.
-pub fn quantize_file(
-    input: &Path,
-    output: &Path,
-    recipe: &'static Recipe,
-) -> Result<QuantizeReport, QuantizeError> {
+pub fn quantize_file(input: &Path, request: &Request<'_>) -> Result<QuantizeReport, QuantizeError> {
     let started = Instant::now();
+    let Request { output, selection, .. } = *request;
     refuse_same_file(input, output)?;
     let file = GgufFile::open(input)?;
-    refuse_unsuitable(&file)?;
-    let choices = recipe
-        .choose(file.metadata(), file.tensors())
-        .map_err(|source| QuantizeError::Recipe { path: input.to_path_buf(), source })?;
-    log_choices(recipe, &choices);
-    let metadata = output_metadata(file.metadata(), recipe);
+    refuse_unsuitable(&file, request.allow_requantize)?;
+    let choices = choose(&file, request)?;
+    let metadata = output_metadata(file.metadata(), selection.file_type(&choices));
     let plans = choices.iter().map(plan).collect();
     let mut writer = GgufWriter::create(output, &metadata, plans)?;
     write_tensors(&file, &choices, &mut writer)?;
     writer.finish()?;
-    Ok(report(input, output, recipe, &choices, started))
+    Ok(report(input, request, &choices, started))
 }
 
-fn log_choices(recipe: &Recipe, choices: &[Choice]) {
-    tracing::info!("{}: formats chosen for {} tensors", recipe.name, choices.len());
-    for Choice { tensor, format, wanted } in choices {
-        if let Some(wanted) = wanted {
-            let name = &tensor.name;
-            tracing::info!("{name}: {format}, as {wanted} does not divide its rows");
+fn choose<'a>(file: &'a GgufFile, request: &Request<'_>) -> Result<Vec<Choice<'a>>, QuantizeError> {
+    let choices = request
+        .selection
+        .choose(file.metadata(), file.tensors(), request.importance.is_some())
+        .map_err(|source| QuantizeError::Selection { path: file.path().to_path_buf(), source })?;
+    log_choices(request.selection, &choices);
+    Ok(choices)
+}
+
+fn log_choices(selection: &Selection, choices: &[Choice]) {
+    tracing::info!("{}: formats chosen for {} tensors", selection.name(), choices.len());
+    for Choice { tensor, format, reason } in choices {
+        if *reason != Reason::Default {
+            tracing::info!("{}: {format}, {reason}", tensor.name);
         }
     }
 }
@@ -192,28 +219,28 @@ fn refuse_same_file(input: &Path, output: &Path) -> Result<(), QuantizeError> {
     }
 }
 
-fn refuse_unsuitable(file: &GgufFile) -> Result<(), QuantizeError> {
+fn refuse_unsuitable(file: &GgufFile, allow_requantize: bool) -> Result<(), QuantizeError> {
     let path = || file.path().to_path_buf();
     if let Some(parts) = file.metadata().unsigned("split.count").filter(|&parts| parts > 1) {
         return Err(QuantizeError::Split { path: path(), parts });
     }
     match file.tensors().iter().find(|tensor| tensor.ggml_type.block_size() > 1) {
-        Some(tensor) => Err(QuantizeError::AlreadyQuantized {
+        Some(tensor) if !allow_requantize => Err(QuantizeError::AlreadyQuantized {
             path: path(),
             tensor: tensor.name.clone(),
             ggml_type: tensor.ggml_type,
         }),
-        None => Ok(()),
+        _ => Ok(()),
     }
 }
 
 /// The input's metadata without what describes a split, and with what describes the coding at its
 /// end, where llama.cpp writes it.
-fn output_metadata(input: &Metadata, recipe: &Recipe) -> Metadata {
+fn output_metadata(input: &Metadata, file_type: u32) -> Metadata {
     let mut metadata = input.clone();
     for (key, number) in [
         ("general.quantization_version", formats::QUANTIZATION_VERSION),
-        ("general.file_type", recipe.file_type),
+        ("general.file_type", file_type),
     ] {
         metadata.remove(key);
         metadata.set(key, Value::U32(number));
@@ -242,12 +269,11 @@ struct Coder<'a> {
 impl Coder<'_> {
     fn write_tensor(&mut self, choice: &Choice) -> Result<(), QuantizeError> {
         let bytes = self.file.tensor_bytes(choice.tensor);
-        if !formats::can_quantize(choice.tensor.ggml_type)
-            && choice.format == choice.tensor.ggml_type
-        {
+        let source = choice.tensor.ggml_type;
+        if choice.format == source && (source.block_size() > 1 || !formats::can_quantize(source)) {
             return self.copy(bytes);
         }
-        let piece_bytes = PIECE_WEIGHTS * choice.tensor.ggml_type.block_bytes();
+        let piece_bytes = PIECE_WEIGHTS / source.block_size() * source.block_bytes();
         // While one piece is coded, the one before it is written.
         let mut written = Vec::new();
         let mut coded = Vec::new();
@@ -302,9 +328,9 @@ struct Failure {
 /// another, so tasks need not end where rows do.
 fn code_piece(choice: &Choice, piece: &[u8], output: &mut Vec<u8>) -> Result<(), Failure> {
     let (source, target) = (choice.tensor.ggml_type, choice.format);
-    let weights = piece.len() / source.block_bytes();
+    let weights = piece.len() / source.block_bytes() * source.block_size();
     output.resize(weights / target.block_size() * target.block_bytes(), 0);
-    let task_input = TASK_WEIGHTS * source.block_bytes();
+    let task_input = TASK_WEIGHTS / source.block_size() * source.block_bytes();
     let task_output = TASK_WEIGHTS / target.block_size() * target.block_bytes();
     piece
         .par_chunks(task_input)
@@ -313,7 +339,8 @@ fn code_piece(choice: &Choice, piece: &[u8], output: &mut Vec<u8>) -> Result<(),
         .try_for_each_init(
             || vec![0.0f32; TASK_WEIGHTS],
             |values, (task, (input, output))| {
-                let values = &mut values[..input.len() / source.block_bytes()];
+                let blocks = input.len() / source.block_bytes();
+                let values = &mut values[..blocks * source.block_size()];
                 formats::dequantize_row(source, input, values)
                     .and_then(|()| formats::quantize_row(target, values, output))
                     .map_err(|source| Failure { start: task * TASK_WEIGHTS, source })
@@ -323,8 +350,7 @@ fn code_piece(choice: &Choice, piece: &[u8], output: &mut Vec<u8>) -> Result<(),
 
 fn report(
     input: &Path,
-    output: &Path,
-    recipe: &Recipe,
+    request: &Request<'_>,
     choices: &[Choice],
     started: Instant,
 ) -> QuantizeReport {
@@ -336,8 +362,8 @@ fn report(
     let seconds = started.elapsed().as_secs_f64();
     QuantizeReport {
         input: input.to_path_buf(),
-        output: output.to_path_buf(),
-        recipe: recipe.name,
+        output: request.output.to_path_buf(),
+        recipe: request.selection.name().to_string(),
         tensors,
         weights,
         old_bytes,
@@ -357,7 +383,8 @@ fn tensor_report(choice: &Choice) -> TensorReport {
         dimensions: tensor.dimensions.clone(),
         old_type: tensor.ggml_type.name(),
         new_type: choice.format.name(),
-        wanted_type: choice.wanted.map(GgmlType::name),
+        wanted_type: choice.wanted().map(GgmlType::name),
+        note: choice.reason.to_string(),
         old_bytes: tensor.bytes(),
         new_bytes: blocks * choice.format.block_bytes() as u64,
     }

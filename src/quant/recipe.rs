@@ -5,6 +5,7 @@
 //! and down projections) get more bits, norms and other small tensors stay as they are, and a
 //! tensor whose rows are no whole number of blocks falls back to a format with smaller blocks.
 
+use super::selection::{Choice, Reason};
 use crate::gguf::{GgmlType, Metadata, TensorInfo};
 
 /// Why no types could be chosen.
@@ -123,17 +124,6 @@ static RECIPES: [Recipe; 13] = [
     },
 ];
 
-/// What is decided for one tensor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice<'a> {
-    /// The tensor.
-    pub tensor: &'a TensorInfo,
-    /// The format it gets.
-    pub format: GgmlType,
-    /// The format that the recipe asked for, where the tensor's rows do not allow it.
-    pub wanted: Option<GgmlType>,
-}
-
 impl Recipe {
     /// The recipe with this name, in any case.
     pub fn from_name(name: &str) -> Option<&'static Self> {
@@ -169,14 +159,17 @@ impl Recipe {
         tensor: &'a TensorInfo,
     ) -> Choice<'a> {
         if !may_change(tensor) {
-            return Choice { tensor, format: tensor.ggml_type, wanted: None };
+            return Choice { tensor, format: tensor.ggml_type, reason: Reason::Kept };
         }
         if self.default.block_size() == 1 {
-            return Choice { tensor, format: self.default, wanted: None };
+            return Choice { tensor, format: self.default, reason: Reason::Default };
         }
         let wanted = self.wanted_format(model, seen, tensor);
-        let format = fallback(wanted, tensor.columns());
-        Choice { tensor, format, wanted: (format != wanted).then_some(wanted) }
+        let columns = tensor.columns();
+        let format = fallback(wanted, columns);
+        let reason =
+            if format == wanted { Reason::Default } else { Reason::Fallback { wanted, columns } };
+        Choice { tensor, format, reason }
     }
 
     fn wanted_format(&self, model: &ModelFacts, seen: &mut Seen, tensor: &TensorInfo) -> GgmlType {
@@ -477,7 +470,7 @@ mod tests {
         let recipe = Recipe::from_name("Q4_K_M").unwrap();
         let tensors = [tensor("blk.0.attn_q.weight", &[576, 64])];
         let choices = recipe.choose(&metadata, &tensors).unwrap();
-        assert_eq!(choices[0].wanted, Some(GgmlType::Q4_K));
+        assert_eq!(choices[0].wanted(), Some(GgmlType::Q4_K));
     }
 
     #[test]
