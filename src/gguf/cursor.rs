@@ -3,27 +3,28 @@
 
 /// Reads little-endian values from the front of a slice.
 #[derive(Debug)]
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     position: usize,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, position: 0 }
     }
 
     /// Bytes read so far.
-    pub(super) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.position
     }
 
-    fn remaining(&self) -> u64 {
+    /// Bytes that follow.
+    pub(crate) fn remaining(&self) -> u64 {
         (self.bytes.len() - self.position) as u64
     }
 
     /// The next `count` bytes, which `what` describes.
-    pub(super) fn take(&mut self, count: u64, what: &str) -> Result<&'a [u8], String> {
+    pub(crate) fn take(&mut self, count: u64, what: &str) -> Result<&'a [u8], String> {
         if count > self.remaining() {
             return Err(format!(
                 "expected {what} of {count} bytes at byte {}, but only {} bytes follow; the file \
@@ -38,7 +39,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Fails if `count` items of at least `item_bytes` each cannot follow.
-    pub(super) fn check_room(&self, count: u64, item_bytes: u64, what: &str) -> Result<(), String> {
+    pub(crate) fn check_room(&self, count: u64, item_bytes: u64, what: &str) -> Result<(), String> {
         if count > self.remaining() / item_bytes {
             return Err(format!(
                 "declares {count} {what} at byte {}, but only {} bytes follow; the file is \
@@ -50,21 +51,21 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    pub(super) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], String> {
+    pub(crate) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], String> {
         let bytes = self.take(N as u64, what)?;
         Ok(bytes.try_into().expect("take returns as many bytes as asked for"))
     }
 
-    pub(super) fn u32(&mut self, what: &str) -> Result<u32, String> {
+    pub(crate) fn u32(&mut self, what: &str) -> Result<u32, String> {
         self.array(what).map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self, what: &str) -> Result<u64, String> {
+    pub(crate) fn u64(&mut self, what: &str) -> Result<u64, String> {
         self.array(what).map(u64::from_le_bytes)
     }
 
     /// A string: its length as u64, then that many bytes of UTF-8.
-    pub(super) fn string(&mut self, what: &str) -> Result<&'a str, String> {
+    pub(crate) fn string(&mut self, what: &str) -> Result<&'a str, String> {
         let length = self.u64(what)?;
         let start = self.position;
         let bytes = self.take(length, what)?;

@@ -14,6 +14,7 @@ mod tests;
 mod types;
 mod writer;
 
+pub(crate) use cursor::Cursor;
 pub use directory::{Directory, has_magic};
 pub use error::GgufError;
 pub use metadata::{Array, Metadata, Value, ValueType};

@@ -1,0 +1,78 @@
+//! llama.cpp's legacy importance file, all in little-endian 32-bit numbers:
+//!
+//! ```text
+//! entries, then for each entry: length and bytes of the tensor's name,
+//!     calls (chunks that it was collected on), values, and as many f32: mean square · calls
+//! chunks, length and bytes of the calibration text's name: may be missing
+//! ```
+
+use std::collections::BTreeMap;
+
+use super::ActivationSums;
+use super::sums::TensorSums;
+use crate::gguf::Cursor;
+
+/// Name length, calls, number of values, one value.
+const MIN_ENTRY_BYTES: u64 = 4 * 4;
+
+pub(super) fn read(bytes: &[u8]) -> Result<ActivationSums, String> {
+    let cursor = &mut Cursor::new(bytes);
+    let entries = count(cursor, "the number of tensors")
+        .and_then(|entries| {
+            cursor.check_room(entries, MIN_ENTRY_BYTES, "tensors")?;
+            if entries > 0 { Ok(entries) } else { Err("declares no tensor".to_string()) }
+        })
+        .map_err(|problem| {
+            format!("neither a GGUF file nor a legacy importance file, as one it {problem}")
+        })?;
+    let mut tensors = BTreeMap::new();
+    for index in 0..entries {
+        let (name, sums) =
+            read_entry(cursor).map_err(|problem| format!("tensor {index}: {problem}"))?;
+        sums.check(&name)?;
+        if tensors.contains_key(&name) {
+            return Err(format!("the tensor {name:?} is listed twice; the file is damaged"));
+        }
+        tensors.insert(name, sums);
+    }
+    let (chunks, datasets) = read_origin(cursor)?;
+    Ok(ActivationSums { tensors, datasets, chunks, chunk_tokens: None })
+}
+
+fn read_entry(cursor: &mut Cursor<'_>) -> Result<(String, TensorSums), String> {
+    let name = text(cursor, "a tensor's name")?;
+    let calls = count(cursor, "the number of calls")?;
+    let values = count(cursor, "the number of values")?;
+    let (sums, _) = cursor.take(values * 4, "a tensor's values")?.as_chunks::<4>();
+    let sums = sums.iter().map(|&value| f32::from_le_bytes(value)).collect();
+    // Files without calls hold the means themselves.
+    Ok((name, TensorSums { sums, counts: vec![calls.max(1)] }))
+}
+
+/// Number of chunks and the calibration text's name, as far as the file says them.
+fn read_origin(cursor: &mut Cursor<'_>) -> Result<(u32, Vec<String>), String> {
+    if cursor.remaining() == 0 {
+        return Ok((0, Vec::new()));
+    }
+    let chunks = count(cursor, "the number of chunks")? as u32;
+    if cursor.remaining() == 0 {
+        return Ok((chunks, Vec::new()));
+    }
+    let dataset = text(cursor, "the calibration text's name")?;
+    match cursor.remaining() {
+        0 => Ok((chunks, Some(dataset).filter(|name| !name.is_empty()).into_iter().collect())),
+        rest => Err(format!("{rest} bytes follow the end of the data; the file is damaged")),
+    }
+}
+
+/// A signed 32-bit number that must not be negative.
+fn count(cursor: &mut Cursor<'_>, what: &str) -> Result<u64, String> {
+    let number = i32::from_le_bytes(cursor.array(what)?);
+    u64::try_from(number).map_err(|_| format!("expected {what}, found {number}"))
+}
+
+fn text(cursor: &mut Cursor<'_>, what: &str) -> Result<String, String> {
+    let length = count(cursor, what)?;
+    let bytes = cursor.take(length, what)?;
+    std::str::from_utf8(bytes).map(str::to_string).map_err(|_| format!("{what} is no UTF-8 text"))
+}

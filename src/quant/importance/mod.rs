@@ -1,0 +1,117 @@
+//! Importance: how much each input channel of each weight matrix matters.
+//!
+//! The measure is llama.cpp's: the mean squared activation that a matrix's column is multiplied
+//! with, over all tokens of a calibration text. [`ActivationSums`] is what is collected, kept in
+//! files and merged; [`Importance`] is what weights the errors while a model is quantized.
+
+mod dat_file;
+mod gguf_file;
+mod sums;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use crate::gguf::GgufError;
+
+pub use sums::{ActivationSums, DEFAULT_CHUNK_TOKENS, FileFormat, TensorSums};
+
+/// Why importance cannot be read, written or merged.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportanceError {
+    /// The GGUF container is damaged, or cannot be written.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file holds no importance, or numbers that cannot be any.
+    #[error("{}: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, what was found, and what to do.
+        problem: String,
+    },
+    /// Two collections do not belong together.
+    #[error("{0}")]
+    Different(String),
+}
+
+impl ImportanceError {
+    fn malformed(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Malformed { path: path.to_path_buf(), problem: problem.into() }
+    }
+
+    fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_path_buf(), source }
+    }
+}
+
+/// The mean squared activation that each column of each matrix meets, as quantizing uses it.
+#[derive(Debug, Clone, Default)]
+pub struct Importance {
+    path: PathBuf,
+    tensors: HashMap<String, Vec<f32>>,
+    datasets: Vec<String>,
+    chunks: u32,
+}
+
+impl Importance {
+    /// Reads a GGUF or legacy `.dat` importance file; its content decides which it is. The numbers
+    /// are exactly those that llama-quantize makes of the same file.
+    ///
+    /// # Errors
+    /// See [`ActivationSums::read`].
+    pub fn read(path: &Path) -> Result<Self, ImportanceError> {
+        Ok(Self::from_sums(ActivationSums::read(path)?, path))
+    }
+
+    /// The means of what was collected; `path` is the file that says where they come from.
+    pub fn from_sums(sums: ActivationSums, path: &Path) -> Self {
+        let (datasets, chunks) = (sums.datasets().to_vec(), sums.chunks());
+        let tensors = sums.into_tensors().map(|(name, sums)| (name, sums.into_means()));
+        Self { path: path.to_path_buf(), tensors: tensors.collect(), datasets, chunks }
+    }
+
+    /// A tensor's numbers: one a column, expert after expert.
+    pub fn of(&self, tensor: &str) -> Option<&[f32]> {
+        self.tensors.get(tensor).map(Vec::as_slice)
+    }
+
+    /// The names of the tensors, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// How many tensors are known.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The file that it was read from, as it was named.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The calibration texts, by the names of their files.
+    pub fn datasets(&self) -> &[String] {
+        &self.datasets
+    }
+
+    /// How many chunks of text it was computed on; 0 where the file does not say.
+    pub fn chunks(&self) -> u32 {
+        self.chunks
+    }
+}

@@ -1,0 +1,145 @@
+//! What is collected: sums of squared activations and how many of them there are.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{ImportanceError, dat_file, gguf_file};
+use crate::gguf::has_magic;
+use crate::support::mapped::map_file;
+
+/// Tokens of a chunk where nothing else is said; llama.cpp's choice.
+pub const DEFAULT_CHUNK_TOKENS: u32 = 512;
+
+/// How a collection is kept in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileFormat {
+    /// llama.cpp's GGUF importance file: sums and counts, so that nothing is lost.
+    Gguf,
+    /// llama.cpp's legacy file: means only.
+    Dat,
+}
+
+/// One weight matrix's squared activations.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TensorSums {
+    /// Sum of squares of each column's activations, expert after expert.
+    pub sums: Vec<f32>,
+    /// How many activations each expert's sums are of; one number for a matrix without experts.
+    pub counts: Vec<u64>,
+}
+
+impl TensorSums {
+    /// Columns of the matrix.
+    pub fn columns(&self) -> usize {
+        self.sums.len() / self.counts.len()
+    }
+
+    /// The mean square of every column; 1 for an expert that met no activation at all, as
+    /// llama.cpp has it.
+    pub fn into_means(self) -> Vec<f32> {
+        let columns = self.columns();
+        let Self { mut sums, counts } = self;
+        for (expert, count) in sums.chunks_exact_mut(columns).zip(counts) {
+            match count {
+                0 => expert.fill(1.0),
+                count => expert.iter_mut().for_each(|sum| *sum /= count as f32),
+            }
+        }
+        sums
+    }
+
+    /// Largest of the experts' counts.
+    pub(super) fn largest_count(&self) -> u64 {
+        self.counts.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Checks lengths and values of what a file says of the tensor `name`.
+    pub(super) fn check(&self, name: &str) -> Result<(), String> {
+        let (values, experts) = (self.sums.len(), self.counts.len());
+        if values == 0 || experts == 0 || !values.is_multiple_of(experts) {
+            return Err(format!(
+                "the tensor {name:?} has {values} sums and {experts} counts; expected the same \
+                 number of sums, at least one, for each count"
+            ));
+        }
+        match self.sums.iter().position(|sum| !(sum.is_finite() && *sum >= 0.0)) {
+            Some(index) => Err(format!(
+                "the tensor {name:?} has {} at {}; sums of squares are finite and not negative: \
+                 collect the importance again",
+                self.sums[index],
+                place(index, self.columns(), experts)
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Column, and expert where there are several, of a value.
+fn place(index: usize, columns: usize, experts: usize) -> String {
+    let column = format!("column {}", index % columns);
+    if experts == 1 { column } else { format!("{column} of expert {}", index / columns) }
+}
+
+/// Sums of squared activations of all weight matrices of a model, with where they come from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ActivationSums {
+    /// In the order of the files: by name, byte by byte.
+    pub(super) tensors: BTreeMap<String, TensorSums>,
+    pub(super) datasets: Vec<String>,
+    pub(super) chunks: u32,
+    /// Tokens of a chunk; `None` for a legacy file, which counts in chunks and does not say how
+    /// long they were.
+    pub(super) chunk_tokens: Option<u32>,
+}
+
+impl ActivationSums {
+    /// Nothing yet, to be collected in chunks of so many tokens.
+    pub fn new(datasets: Vec<String>, chunk_tokens: u32) -> Self {
+        Self { datasets, chunk_tokens: Some(chunk_tokens), ..Self::default() }
+    }
+
+    /// Reads a GGUF or legacy `.dat` file; its content decides which it is.
+    ///
+    /// # Errors
+    /// A file that is neither or is damaged, sums that are no numbers, infinite or negative.
+    pub fn read(path: &Path) -> Result<Self, ImportanceError> {
+        let map = map_file(path).map_err(|source| ImportanceError::io(path, source))?;
+        let sums = if has_magic(&map) {
+            gguf_file::read(path)?
+        } else {
+            dat_file::read(&map).map_err(|problem| ImportanceError::malformed(path, problem))?
+        };
+        tracing::info!(
+            "{}: importance of {} tensors, {} chunks",
+            path.display(),
+            sums.tensors.len(),
+            sums.chunks
+        );
+        Ok(sums)
+    }
+
+    /// The tensors by name, in the order of the names.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorSums)> {
+        self.tensors.iter().map(|(name, sums)| (name.as_str(), sums))
+    }
+
+    /// The tensors, to be kept.
+    pub(super) fn into_tensors(self) -> impl Iterator<Item = (String, TensorSums)> {
+        self.tensors.into_iter()
+    }
+
+    /// The calibration texts, by the names of their files.
+    pub fn datasets(&self) -> &[String] {
+        &self.datasets
+    }
+
+    /// How many chunks of text there were; 0 where a legacy file does not say.
+    pub fn chunks(&self) -> u32 {
+        self.chunks
+    }
+
+    /// Tokens of a chunk; a legacy file does not say.
+    pub fn chunk_tokens(&self) -> Option<u32> {
+        self.chunk_tokens
+    }
+}
