@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use quantkit::kernels::attention::{
     AttentionItem, AttentionShape, CacheRows, CacheSpan, attention_with,
 };
-use quantkit::kernels::dispatch::InstructionSet;
+use quantkit::support::processor::InstructionSet;
 
 const SHAPE: AttentionShape = AttentionShape { heads: 9, kv_heads: 3, head_size: 64, scale: 0.125 };
 

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::dispatch::InstructionSet;
 use crate::support::hash::sha256_file;
+use crate::support::processor::InstructionSet;
 
 /// The program and the kernels that ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,9 +14,9 @@ use candle_core::Device;
 
 use crate::convert::vocabulary::Vocabulary;
 use crate::gguf::GgufFile;
-use crate::kernels::dispatch::InstructionSet;
 use crate::model::{BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
+use crate::support::processor::InstructionSet;
 use crate::support::units;
 
 pub use build::Build;

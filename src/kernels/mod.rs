@@ -1,6 +1,6 @@
-//! CPU compute. The scalar versions are the specification; one place picks the instruction set.
+//! CPU compute. The scalar versions are the specification; `support::processor` picks the instruction set.
 
 pub mod attention;
-pub mod dispatch;
+mod dispatch;
 pub mod elementwise;
 pub mod matmul;

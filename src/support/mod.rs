@@ -9,6 +9,7 @@ pub mod interrupt;
 pub mod machine;
 pub mod mapped;
 pub mod parquet_file;
+pub mod processor;
 pub mod progress;
 pub mod table;
 pub mod units;

@@ -205,7 +205,7 @@ unsafe fn sum_each(vectors: [__m256; 8]) -> __m256 {
 #[cfg(test)]
 mod tests {
     use super::super::vector::tests::check_exp2;
-    use crate::kernels::dispatch::InstructionSet;
+    use crate::support::processor::InstructionSet;
 
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn check() {

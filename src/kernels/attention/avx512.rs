@@ -216,7 +216,7 @@ unsafe fn sum_each(vectors: [__m512; 16]) -> __m512 {
 #[cfg(test)]
 mod tests {
     use super::super::vector::tests::check_exp2;
-    use crate::kernels::dispatch::InstructionSet;
+    use crate::support::processor::InstructionSet;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     unsafe fn check() {

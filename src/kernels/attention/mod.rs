@@ -16,7 +16,7 @@ mod work;
 
 use std::ops::Range;
 
-use super::dispatch::InstructionSet;
+use crate::support::processor::InstructionSet;
 use work::{Scratch, Work};
 
 pub use cache::{CacheRows, encode_row};

@@ -8,7 +8,7 @@ use super::portable;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::gguf::GgmlType;
-use crate::kernels::dispatch::InstructionSet;
+use crate::support::processor::InstructionSet;
 
 /// Tokens in the largest tile of any instruction set.
 pub(super) const MAX_TILE: usize = 12;

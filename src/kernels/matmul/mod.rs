@@ -23,9 +23,9 @@ mod tests;
 use rayon::prelude::*;
 
 use self::kernel::Kernel;
-use super::dispatch::InstructionSet;
 use crate::gguf::GgmlType;
 use crate::quant::formats::CodecError;
+use crate::support::processor::InstructionSet;
 
 /// A weight matrix prepared once at load for the machine's best kernel.
 ///

@@ -9,7 +9,7 @@ use super::PackedMatrix;
 use super::activations::ActivationKind;
 use super::kernel::{self, MAX_TILE};
 use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS};
-use crate::kernels::dispatch::InstructionSet;
+use crate::support::processor::InstructionSet;
 
 /// Words of activations that a thread works through before it turns to the next tokens: they stay
 /// in the second-level cache while the weights pass by.
