@@ -6,32 +6,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use quantkit::gguf::GgmlType;
-use quantkit::quant::formats::{can_quantize, dequantize_row, quantize_row};
+use quantkit::quant::formats::{can_quantize, dequantize_row, known, quantize_row};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 /// As many weights as the pipeline codes at a time; their f32 values fit a core's cache.
 const WEIGHTS: usize = 1 << 14;
-
-const FORMATS: [GgmlType; 16] = [
-    GgmlType::F32,
-    GgmlType::F16,
-    GgmlType::BF16,
-    GgmlType::Q8_0,
-    GgmlType::Q4_0,
-    GgmlType::Q4_1,
-    GgmlType::Q5_0,
-    GgmlType::Q5_1,
-    GgmlType::Q2_K,
-    GgmlType::Q3_K,
-    GgmlType::Q4_K,
-    GgmlType::Q5_K,
-    GgmlType::Q6_K,
-    GgmlType::IQ4_NL,
-    GgmlType::IQ4_XS,
-    GgmlType::MXFP4,
-];
 
 /// Weights like a model's: nearly normal around zero.
 fn weights() -> Vec<f32> {
@@ -43,7 +23,7 @@ fn quantize(criterion: &mut Criterion) {
     let weights = weights();
     let mut group = criterion.benchmark_group("quantize");
     group.throughput(Throughput::Elements(WEIGHTS as u64));
-    for format in FORMATS.into_iter().filter(|&format| can_quantize(format)) {
+    for format in known().filter(|&format| can_quantize(format)) {
         let mut bytes = vec![0; format.row_bytes(WEIGHTS).expect("whole blocks")];
         group.bench_function(format.name(), |bencher| {
             bencher.iter(|| quantize_row(format, black_box(&weights), &mut bytes));
@@ -57,7 +37,7 @@ fn dequantize(criterion: &mut Criterion) {
     let mut output = vec![0.0; WEIGHTS];
     let mut group = criterion.benchmark_group("dequantize");
     group.throughput(Throughput::Elements(WEIGHTS as u64));
-    for format in FORMATS {
+    for format in known() {
         let length = format.row_bytes(WEIGHTS).expect("whole blocks");
         // Any bytes will do, but for the speed of subnormal numbers, which no scale should be.
         let bytes: Vec<u8> = (0..length).map(|_| random.random_range(0x20..0x60)).collect();

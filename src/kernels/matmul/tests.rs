@@ -2,26 +2,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
-use crate::quant::formats::dequantize_row;
-
-const TYPES: [GgmlType; 16] = [
-    GgmlType::F32,
-    GgmlType::F16,
-    GgmlType::BF16,
-    GgmlType::Q4_0,
-    GgmlType::Q4_1,
-    GgmlType::Q5_0,
-    GgmlType::Q5_1,
-    GgmlType::Q8_0,
-    GgmlType::Q2_K,
-    GgmlType::Q3_K,
-    GgmlType::Q4_K,
-    GgmlType::Q5_K,
-    GgmlType::Q6_K,
-    GgmlType::IQ4_NL,
-    GgmlType::IQ4_XS,
-    GgmlType::MXFP4,
-];
+use crate::quant::formats::{dequantize_row, known};
 
 /// Numbers that look random and are the same every time.
 struct Numbers(u64);
@@ -138,7 +119,7 @@ fn check(ggml_type: GgmlType, rows: usize, columns: usize, tokens: usize, seed: 
 
 #[test]
 fn every_type_on_every_set_is_the_dequantized_product() {
-    for ggml_type in TYPES {
+    for ggml_type in known() {
         let columns = ggml_type.block_size().max(32);
         for (rows, blocks, tokens) in [(1, 1, 1), (15, 3, 2), (33, 2, 3), (16, 5, 40), (100, 3, 13)]
         {
@@ -167,7 +148,7 @@ fn floats_take_any_number_of_columns() {
 
 #[test]
 fn the_largest_sums_do_not_overflow() {
-    for ggml_type in TYPES.into_iter().filter(|ggml_type| ggml_type.block_size() > 1) {
+    for ggml_type in known().filter(|ggml_type| ggml_type.block_size() > 1) {
         for byte in [0x00, 0xff, 0x80, 0x7f, 0x88] {
             let columns = ggml_type.block_size();
             let mut row = vec![byte; ggml_type.row_bytes(columns).unwrap()];
@@ -194,7 +175,7 @@ fn the_largest_sums_do_not_overflow() {
 #[test]
 fn rounding_the_inputs_costs_half_a_step() {
     let (rows, columns, tokens) = (40, 512, 6);
-    for ggml_type in TYPES.into_iter().filter(|ggml_type| ggml_type.block_size() > 1) {
+    for ggml_type in known().filter(|ggml_type| ggml_type.block_size() > 1) {
         let mut numbers = Numbers(7);
         let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
         let inputs = numbers.values(tokens * columns);
@@ -246,7 +227,7 @@ fn many_matrices_are_multiplied_as_each_alone() {
 #[test]
 fn a_token_gets_the_same_result_in_any_company() {
     let (rows, columns) = (48, 256);
-    for ggml_type in TYPES.into_iter().filter(|ggml_type| ggml_type.block_size() > 1) {
+    for ggml_type in known().filter(|ggml_type| ggml_type.block_size() > 1) {
         let mut numbers = Numbers(13);
         let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
         let inputs = numbers.values(40 * columns);
@@ -286,7 +267,7 @@ proptest! {
 
     #[test]
     fn awkward_shapes(
-        ggml_type in prop::sample::select(&TYPES[..]),
+        ggml_type in prop::sample::select(known().collect::<Vec<_>>()),
         rows in 1usize..300,
         blocks in 1usize..4,
         tokens in 0usize..20,

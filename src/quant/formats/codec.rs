@@ -6,6 +6,7 @@
 use super::half_float::{f16_to_f32, f32_to_f16};
 use super::super_blocks::{self, Searched};
 use crate::gguf::GgmlType;
+use crate::support::processor::InstructionSet;
 
 /// Turns one block of `BYTES` bytes into `WEIGHTS` weights.
 pub(super) trait Decode<const WEIGHTS: usize, const BYTES: usize> {
@@ -27,16 +28,18 @@ pub(super) trait Encode<const WEIGHTS: usize, const BYTES: usize>:
     fn fits(block: &[u8; BYTES]) -> bool;
 }
 
-/// Writes whole blocks from weights; the lengths have been checked. An error is the index of a block
-/// whose scale is too large for its field.
-pub(super) type QuantizeBlocks = fn(&[f32], &mut [u8]) -> Result<(), usize>;
+/// Writes whole blocks from weights with the instructions of a set that the machine has; the lengths
+/// have been checked. An error is the index of a block whose scale is too large for its field.
+pub(super) type QuantizeBlocks = fn(InstructionSet, &[f32], &mut [u8]) -> Result<(), usize>;
 
-/// Writes whole rows, the importance of whose columns is the second argument; as for
-/// [`QuantizeBlocks`], the lengths have been checked and an error is the index of a block.
-pub(super) type QuantizeWeighted = fn(&[f32], &[f32], &mut [u8]) -> Result<(), usize>;
+/// Writes whole rows, the importance of whose columns is the third argument; the rest as for
+/// [`QuantizeBlocks`].
+pub(super) type QuantizeWeighted =
+    fn(InstructionSet, &[f32], &[f32], &mut [u8]) -> Result<(), usize>;
 
-/// Reads whole blocks into weights; the lengths have been checked.
-pub(super) type DequantizeBlocks = fn(&[u8], &mut [f32]);
+/// Reads whole blocks into weights with the instructions of a set that the machine has; the lengths
+/// have been checked.
+pub(super) type DequantizeBlocks = fn(InstructionSet, &[u8], &mut [f32]);
 
 /// A format's entry in the registry.
 pub(super) struct Codec {
@@ -46,9 +49,6 @@ pub(super) struct Codec {
     /// make no use of it.
     pub(super) weighted: Option<QuantizeWeighted>,
     pub(super) dequantize: DequantizeBlocks,
-    /// The specification that the two above must agree with on every processor.
-    #[cfg(test)]
-    pub(super) portable: (Option<QuantizeBlocks>, DequantizeBlocks),
 }
 
 impl Codec {
@@ -58,12 +58,9 @@ impl Codec {
         const WEIGHTS: usize,
         const BYTES: usize,
     >() -> Self {
-        let read = Self::read_only::<F, WEIGHTS, BYTES>();
         Self {
             quantize: Some(encode_blocks::<F, WEIGHTS, BYTES>),
-            #[cfg(test)]
-            portable: (Some(encode_blocks_portably::<F, WEIGHTS, BYTES>), read.portable.1),
-            ..read
+            ..Self::read_only::<F, WEIGHTS, BYTES>()
         }
     }
 
@@ -86,56 +83,76 @@ impl Codec {
             quantize: None,
             weighted: None,
             dequantize: decode_blocks::<F, WEIGHTS, BYTES>,
-            #[cfg(test)]
-            portable: (None, decode_blocks_portably::<F, WEIGHTS, BYTES>),
         }
     }
 }
 
-/// Encodes block after block with the widest instructions that the processor has.
+/// Encodes block after block. The portable loop is compiled for each instruction set; its results
+/// are the same to the bit, as the compiler neither reorders nor fuses floating-point operations.
 fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+    set: InstructionSet,
     weights: &[f32],
     output: &mut [u8],
 ) -> Result<(), usize> {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
-        return unsafe { encode_blocks_avx2::<F, WEIGHTS, BYTES>(weights, output) };
+    {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn avx2<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+            weights: &[f32],
+            output: &mut [u8],
+        ) -> Result<(), usize> {
+            encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
+        }
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")]
+        fn avx512<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+            weights: &[f32],
+            output: &mut [u8],
+        ) -> Result<(), usize> {
+            encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
+        }
+        match set {
+            // SAFETY: the caller names a set that the machine has.
+            InstructionSet::Avx512 => {
+                return unsafe { avx512::<F, WEIGHTS, BYTES>(weights, output) };
+            }
+            // SAFETY: as above.
+            InstructionSet::Avx2 => return unsafe { avx2::<F, WEIGHTS, BYTES>(weights, output) },
+            InstructionSet::Scalar => {}
+        }
     }
     encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
 }
 
-/// Decodes block after block with the widest instructions that the processor has.
+/// Decodes block after block, as [`encode_blocks`] encodes.
 fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+    set: InstructionSet,
     bytes: &[u8],
     output: &mut [f32],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
-        return unsafe { decode_blocks_avx2::<F, WEIGHTS, BYTES>(bytes, output) };
+    {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn avx2<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+            bytes: &[u8],
+            output: &mut [f32],
+        ) {
+            decode_blocks_portably::<F, WEIGHTS, BYTES>(bytes, output);
+        }
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")]
+        fn avx512<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+            bytes: &[u8],
+            output: &mut [f32],
+        ) {
+            decode_blocks_portably::<F, WEIGHTS, BYTES>(bytes, output);
+        }
+        match set {
+            // SAFETY: the caller names a set that the machine has.
+            InstructionSet::Avx512 => return unsafe { avx512::<F, WEIGHTS, BYTES>(bytes, output) },
+            // SAFETY: as above.
+            InstructionSet::Avx2 => return unsafe { avx2::<F, WEIGHTS, BYTES>(bytes, output) },
+            InstructionSet::Scalar => {}
+        }
     }
-    decode_blocks_portably::<F, WEIGHTS, BYTES>(bytes, output);
-}
-
-/// The portable loop, compiled for AVX2. Its results are the same to the bit: the compiler neither
-/// reorders nor fuses floating-point operations.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn encode_blocks_avx2<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
-    weights: &[f32],
-    output: &mut [u8],
-) -> Result<(), usize> {
-    encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
-}
-
-/// The portable loop, compiled for AVX2.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn decode_blocks_avx2<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
-    bytes: &[u8],
-    output: &mut [f32],
-) {
     decode_blocks_portably::<F, WEIGHTS, BYTES>(bytes, output);
 }
 

@@ -23,6 +23,7 @@ pub(crate) mod six_bit_scales;
 mod super_blocks;
 
 use crate::gguf::GgmlType;
+use crate::support::processor::InstructionSet;
 use codec::Codec;
 
 /// ggml's version of the block formats, which llama.cpp writes into every file.
@@ -96,14 +97,30 @@ pub fn quantize_row(
     weights: &[f32],
     output: &mut [u8],
 ) -> Result<(), CodecError> {
+    quantize_row_with(InstructionSet::current(), ggml_type, weights, output)
+}
+
+/// [`quantize_row`] with the instructions of one set: the bytes are the same with all of them.
+///
+/// # Errors
+/// As [`quantize_row`].
+///
+/// # Panics
+/// As [`quantize_row`], and if the machine lacks the set.
+pub fn quantize_row_with(
+    set: InstructionSet,
+    ggml_type: GgmlType,
+    weights: &[f32],
+    output: &mut [u8],
+) -> Result<(), CodecError> {
     let quantize = find(ggml_type)
         .and_then(|codec| codec.quantize)
         .ok_or(CodecError::Unsupported(ggml_type, "written"))?;
     let bytes = row_bytes(ggml_type, weights.len())?;
     assert_eq!(output.len(), bytes, "the output has room for the row and no more");
+    assert!(set.available(), "the machine has {}", set.name());
     check_finite(weights)?;
-    quantize(weights, output)
-        .map_err(|block| CodecError::TooLarge { ggml_type, index: block * ggml_type.block_size() })
+    quantize(set, weights, output).map_err(|block| too_large(ggml_type, block))
 }
 
 /// Quantizes whole rows like [`quantize_row`], weighing each column's error by its importance (the
@@ -121,15 +138,36 @@ pub fn quantize_weighted(
     importance: &[f32],
     output: &mut [u8],
 ) -> Result<(), CodecError> {
+    quantize_weighted_with(InstructionSet::current(), ggml_type, weights, importance, output)
+}
+
+/// [`quantize_weighted`] with the instructions of one set: the bytes are the same with all of them.
+///
+/// # Errors
+/// As [`quantize_row`].
+///
+/// # Panics
+/// As [`quantize_weighted`], and if the machine lacks the set.
+pub fn quantize_weighted_with(
+    set: InstructionSet,
+    ggml_type: GgmlType,
+    weights: &[f32],
+    importance: &[f32],
+    output: &mut [u8],
+) -> Result<(), CodecError> {
     let Some(weighted) = find(ggml_type).and_then(|codec| codec.weighted) else {
-        return quantize_row(ggml_type, weights, output);
+        return quantize_row_with(set, ggml_type, weights, output);
     };
     assert!(weights.len().is_multiple_of(importance.len()), "the weights are whole rows");
     let bytes = row_bytes(ggml_type, importance.len())? * (weights.len() / importance.len());
     assert_eq!(output.len(), bytes, "the output has room for the rows and no more");
+    assert!(set.available(), "the machine has {}", set.name());
     check_finite(weights)?;
-    weighted(weights, importance, output)
-        .map_err(|block| CodecError::TooLarge { ggml_type, index: block * ggml_type.block_size() })
+    weighted(set, weights, importance, output).map_err(|block| too_large(ggml_type, block))
+}
+
+fn too_large(ggml_type: GgmlType, block: usize) -> CodecError {
+    CodecError::TooLarge { ggml_type, index: block * ggml_type.block_size() }
 }
 
 /// Whether [`quantize_weighted`] makes other blocks than [`quantize_row`].
@@ -151,11 +189,33 @@ pub fn dequantize_row(
     bytes: &[u8],
     output: &mut [f32],
 ) -> Result<(), CodecError> {
+    dequantize_row_with(InstructionSet::current(), ggml_type, bytes, output)
+}
+
+/// [`dequantize_row`] with the instructions of one set: the weights are the same with all of them.
+///
+/// # Errors
+/// As [`dequantize_row`].
+///
+/// # Panics
+/// As [`dequantize_row`], and if the machine lacks the set.
+pub fn dequantize_row_with(
+    set: InstructionSet,
+    ggml_type: GgmlType,
+    bytes: &[u8],
+    output: &mut [f32],
+) -> Result<(), CodecError> {
     let codec = find(ggml_type).ok_or(CodecError::Unsupported(ggml_type, "read"))?;
     let expected = row_bytes(ggml_type, output.len())?;
     assert_eq!(bytes.len(), expected, "the input holds the row and no more");
-    (codec.dequantize)(bytes, output);
+    assert!(set.available(), "the machine has {}", set.name());
+    (codec.dequantize)(set, bytes, output);
     Ok(())
+}
+
+/// Every format that quantkit knows, in the order of the registry.
+pub fn known() -> impl Iterator<Item = GgmlType> {
+    CODECS.iter().map(|codec| codec.ggml_type)
 }
 
 /// Whether [`dequantize_row`] knows the type.

@@ -5,6 +5,7 @@ use super::codec::Encode;
 use super::lanes::Lanes;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512, Pair};
+use crate::support::processor::InstructionSet;
 
 pub(super) const WEIGHTS: usize = 256;
 
@@ -32,22 +33,20 @@ pub(super) trait Searched<const BYTES: usize>: Encode<WEIGHTS, BYTES> {
     fn write(weights: &[f32; WEIGHTS], found: &Self::Found, block: &mut [u8; BYTES]);
 }
 
-/// Quantizes super-blocks with the widest instructions that the processor has. An error is the index
+/// Quantizes super-blocks with the instructions of a set that the machine has. An error is the index
 /// of one whose scale is too large for its field.
 pub(super) fn quantize<F: Searched<BYTES>, const BYTES: usize>(
+    set: InstructionSet,
     weights: &[f32],
     output: &mut [u8],
 ) -> Result<(), usize> {
     #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has AVX-512 F.
-            return unsafe { quantize_avx512::<F, BYTES>(weights, output) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2.
-            return unsafe { quantize_avx2::<F, BYTES>(weights, output) };
-        }
+    match set {
+        // SAFETY: the caller names a set that the machine has.
+        InstructionSet::Avx512 => return unsafe { quantize_avx512::<F, BYTES>(weights, output) },
+        // SAFETY: as above.
+        InstructionSet::Avx2 => return unsafe { quantize_avx2::<F, BYTES>(weights, output) },
+        InstructionSet::Scalar => {}
     }
     super::codec::encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
 }

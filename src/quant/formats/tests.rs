@@ -35,11 +35,11 @@ fn vector_floats(name: &str) -> Vec<f32> {
 
 /// All formats but F32, which the vectors do without.
 fn coded_formats() -> impl Iterator<Item = GgmlType> {
-    CODECS.iter().map(|codec| codec.ggml_type).filter(|&format| format != GgmlType::F32)
+    known().filter(|&format| format != GgmlType::F32)
 }
 
 fn quantizable() -> Vec<GgmlType> {
-    CODECS.iter().filter(|codec| codec.quantize.is_some()).map(|codec| codec.ggml_type).collect()
+    known().filter(|&format| can_quantize(format)).collect()
 }
 
 fn quantized(format: GgmlType, weights: &[f32]) -> Vec<u8> {
@@ -190,7 +190,7 @@ proptest! {
             let refused = matches!(coded, Err(CodecError::TooLarge { .. }));
             prop_assert!(coded.is_ok() || refused);
         }
-        for format in CODECS.iter().map(|codec| codec.ggml_type) {
+        for format in known() {
             let block = &bytes[..format.block_bytes()];
             dequantized(format, block, format.block_size());
         }
@@ -211,18 +211,20 @@ proptest! {
                 _ => weight * 2f32.powi(-((index as u32 / 32 * 7 % (spread + 1)) as i32)),
             })
             .collect();
-        for codec in &CODECS {
-            let bytes = codec.ggml_type.row_bytes(weights.len()).unwrap();
-            let (mut ours, mut portable) = (vec![0x3au8; bytes], vec![0x3au8; bytes]);
-            if let (Some(quantize), Some(specified)) = (codec.quantize, codec.portable.0) {
-                prop_assert_eq!(quantize(&weights, &mut ours), specified(&weights, &mut portable));
-                prop_assert!(ours == portable, "{}", codec.ggml_type);
+        for format in known() {
+            let mut expected = None;
+            for set in InstructionSet::ALL.into_iter().filter(|set| set.available()) {
+                let mut bytes = vec![0x3a; format.row_bytes(weights.len()).unwrap()];
+                if can_quantize(format) {
+                    quantize_row_with(set, format, &weights, &mut bytes).unwrap();
+                }
+                let mut back = vec![0f32; weights.len()];
+                dequantize_row_with(set, format, &bytes, &mut back).unwrap();
+                let found = (bytes, back.into_iter().map(f32::to_bits).collect::<Vec<u32>>());
+                // The first set is the portable one.
+                let expected = expected.get_or_insert_with(|| found.clone());
+                prop_assert!(found == *expected, "{} with {}", format, set.name());
             }
-            let (mut back, mut expected) = (vec![0f32; 1024], vec![0f32; 1024]);
-            (codec.dequantize)(&ours, &mut back);
-            codec.portable.1(&portable, &mut expected);
-            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
-            prop_assert!(bits(&back) == bits(&expected), "{}", codec.ggml_type);
         }
     }
 
