@@ -5,6 +5,7 @@ mod bench;
 mod compare;
 mod convert;
 mod demo;
+mod divergence;
 mod export;
 mod fetch;
 mod generate;
@@ -39,6 +40,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Generate(generate::Arguments),
     MmluEval(mmlu_eval::Arguments),
+    Divergence(divergence::Arguments),
     Bench(bench::Arguments),
     Compare(compare::Arguments),
     Demo(demo::Arguments),
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments, &global),
         Command::Generate(arguments) => generate::run(&arguments, &global),
         Command::MmluEval(arguments) => mmlu_eval::run(&arguments, &global),
+        Command::Divergence(arguments) => divergence::run(&arguments, &global),
         Command::Bench(arguments) => bench::run(&arguments, &global),
         Command::Compare(arguments) => compare::run(&arguments, &global),
         Command::Demo(arguments) => demo::run(&arguments, &global),

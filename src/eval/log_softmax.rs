@@ -11,6 +11,39 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     f64::from(largest) + sum.ln()
 }
 
+/// The mean of `logits − others` under the probabilities that the softmax of `logits` gives to the
+/// tokens.
+///
+/// Sums are taken as in [`log_sum_exp`]. A NaN gives a NaN.
+///
+/// # Panics
+/// If the rows are not of one length.
+pub fn mean_difference(logits: &[f32], others: &[f32]) -> f64 {
+    assert_eq!(logits.len(), others.len(), "both rows have one vocabulary");
+    let largest = maximum(logits);
+    let (mut total, mut sum) = (0f64, 0f64);
+    for (logits, others) in logits.chunks(BLOCK).zip(others.chunks(BLOCK)) {
+        let (mut weights, mut products) = ([0f32; LANES], [0f32; LANES]);
+        let ((chunks, rest), (others, others_rest)) =
+            (logits.as_chunks::<LANES>(), others.as_chunks::<LANES>());
+        for (chunk, others) in chunks.iter().zip(others) {
+            for lane in 0..LANES {
+                let weight = exponential(chunk[lane] - largest);
+                weights[lane] += weight;
+                products[lane] += weight * (chunk[lane] - others[lane]);
+            }
+        }
+        for (&logit, &other) in rest.iter().zip(others_rest) {
+            let weight = exponential(logit - largest);
+            weights[0] += weight;
+            products[0] += weight * (logit - other);
+        }
+        total += weights.into_iter().map(f64::from).sum::<f64>();
+        sum += products.into_iter().map(f64::from).sum::<f64>();
+    }
+    sum / total
+}
+
 /// Values whose exponentials are summed in f32 before the sum goes to f64.
 const BLOCK: usize = 1024;
 /// Independent sums or maxima, so that the compiler can keep them in vector registers.
@@ -105,6 +138,19 @@ mod tests {
     fn equal_logits_share_the_probability() {
         let error = 7.5 - log_sum_exp(&[7.5; 1000]) + 1000f64.ln();
         assert!(error.abs() < 1e-6, "{error}");
+    }
+
+    #[test]
+    fn mean_differences_match_plain_f64() {
+        let logits: Vec<f32> = (0..3001).map(|index| (index * 37 % 101) as f32 / 9.0).collect();
+        let others: Vec<f32> = (0..3001).map(|index| (index * 11 % 17) as f32 - 5.0).collect();
+        let sum = reference(&logits);
+        let difference = |(&x, &y): (&f32, &f32)| (f64::from(x) - sum).exp() * f64::from(x - y);
+        let mean: f64 = logits.iter().zip(&others).map(difference).sum();
+        let error = mean_difference(&logits, &others) - mean;
+        assert!(error.abs() < 1e-5, "off by {error}");
+        assert_eq!(mean_difference(&logits, &logits), 0.0);
+        assert!(mean_difference(&[1.0, 2.0], &[1.0, f32::NAN]).is_nan());
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Question sets, prompts, scoring and statistics.
+//! Question sets, prompts, scoring and statistics; how far one model's predictions are from another's.
 
+pub mod divergence;
 mod log_softmax;
 mod prompts;
 pub mod question_set;
@@ -9,6 +10,7 @@ mod scoring;
 pub mod starter_set;
 mod statistics;
 pub mod subjects;
+pub mod text_windows;
 
 use std::path::PathBuf;
 

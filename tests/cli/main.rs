@@ -5,6 +5,7 @@ mod broken_files;
 mod compare;
 mod convert;
 mod demo;
+mod divergence;
 mod engine;
 mod export;
 mod fetch;
