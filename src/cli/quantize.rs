@@ -42,7 +42,7 @@ pub struct Arguments {
 }
 
 fn recipe_parser() -> impl TypedValueParser<Value = &'static Recipe> {
-    PossibleValuesParser::new(Recipe::names()).map(|name| {
+    PossibleValuesParser::new(Recipe::all().iter().map(|recipe| recipe.name)).map(|name| {
         Recipe::from_name(&name).expect("the parser has only let names of recipes through")
     })
 }

@@ -3,5 +3,6 @@
 pub mod formats;
 pub mod importance;
 pub mod pipeline;
+pub mod plan;
 pub mod recipe;
 pub mod selection;

@@ -64,6 +64,11 @@ impl State {
     }
 }
 
+/// Lower-case hexadecimal SHA-256 of some bytes.
+pub fn sha256_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// Lower-case hexadecimal SHA-256 of everything that a reader yields.
 ///
 /// # Errors
