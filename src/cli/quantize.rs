@@ -1,59 +1,162 @@
 //! `quantkit quantize`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::options::{GlobalOptions, print_json, print_text, say};
-use crate::quant::pipeline::{QuantizeReport, Request, quantize_file};
+use crate::gguf::GgmlType;
+use crate::quant::formats;
+use crate::quant::importance::Importance;
+use crate::quant::pipeline::{QuantizeReport, Request, preview, quantize_file};
+use crate::quant::plan::Plan;
 use crate::quant::recipe::Recipe;
-use crate::quant::selection::Selection;
+use crate::quant::selection::{Changes, Pattern, Rule, Selection};
 use crate::support::atomic_file::write_atomically;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
-/// Quantize a GGUF file of F32, F16 or BF16 weights
+/// Quantize a GGUF file
+///
+/// Which tensor gets which format is chosen as llama.cpp's llama-quantize does, and the file is the
+/// one that it makes, byte by byte.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  quantkit quantize model.f16.gguf model.Q4_K_M.gguf --type Q4_K_M"
-)]
+#[command(after_help = "\
+Examples:
+  quantkit quantize model.f16.gguf model.Q4_K_M.gguf --type Q4_K_M
+  quantkit quantize model.f16.gguf model.Q4_0.gguf --type Q4_0 --importance model.imatrix.gguf
+  quantkit quantize model.f16.gguf --dry-run --type Q4_K_M --tensor-type 'blk\\.[0-3]\\.ffn=Q6_K'")]
 pub struct Arguments {
     /// The GGUF file to quantize
     #[arg(value_name = "IN")]
     input: PathBuf,
 
     /// The GGUF file to write
-    #[arg(value_name = "OUT")]
-    output: PathBuf,
+    #[arg(value_name = "OUT", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
 
-    /// The recipe: which tensor gets which format, chosen as llama.cpp does
-    #[arg(long = "type", value_name = "TYPE", ignore_case = true, value_parser = recipe_parser())]
-    recipe: &'static Recipe,
+    #[command(flatten)]
+    base: Base,
+
+    #[command(flatten)]
+    changes: ChangeOptions,
+
+    /// The file that says how much each column of each matrix matters, as quantkit importance or
+    /// llama.cpp's llama-imatrix writes it
+    #[arg(long, value_name = "FILE", help_heading = "Importance")]
+    importance: Option<PathBuf>,
+
+    /// Quantize tensors that the importance file does not know without it
+    #[arg(long, requires = "importance", help_heading = "Importance")]
+    allow_partial_importance: bool,
 
     /// Quantize again what is quantized already, at a loss on top of the one it has
     #[arg(long)]
     allow_requantize: bool,
+
+    /// Show what would become of every tensor and how large the file would be, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 
     /// Also write the result as JSON into this file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
 
+/// What decides over the formats in the first place.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+#[command(next_help_heading = "Formats")]
+struct Base {
+    /// The recipe
+    #[arg(long = "type", value_name = "TYPE", ignore_case = true, value_parser = recipe_parser())]
+    recipe: Option<&'static Recipe>,
+
+    /// A plan: a file that names the format of every tensor, as quantkit search writes it
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+}
+
+/// What is to be otherwise than the recipe has it.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Formats")]
+struct ChangeOptions {
+    /// The recipe's own format for every matrix, without its exceptions
+    #[arg(long, conflicts_with = "plan")]
+    pure: bool,
+
+    /// The format of the output matrix
+    #[arg(long, value_name = "FORMAT", ignore_case = true, value_parser = format_parser(),
+        hide_possible_values = true, conflicts_with_all = ["plan", "leave_output"])]
+    output_type: Option<GgmlType>,
+
+    /// The format of the token embedding
+    #[arg(long, value_name = "FORMAT", ignore_case = true, value_parser = format_parser(),
+        hide_possible_values = true, conflicts_with = "plan")]
+    token_embedding_type: Option<GgmlType>,
+
+    /// Leave the output matrix as it is
+    #[arg(long, conflicts_with = "plan")]
+    leave_output: bool,
+
+    /// A format for the tensors whose names a regular expression matches somewhere, in any case;
+    /// of several rules the first that matches counts
+    #[arg(long = "tensor-type", value_name = "REGEX=FORMAT", value_parser = parse_rule,
+        conflicts_with = "plan")]
+    rules: Vec<Rule>,
+
+    /// Leave the tensors whose names a regular expression matches as they are
+    #[arg(long, value_name = "REGEX", conflicts_with = "plan")]
+    exclude: Vec<Pattern>,
+}
+
 fn recipe_parser() -> impl TypedValueParser<Value = &'static Recipe> {
-    PossibleValuesParser::new(Recipe::all().iter().map(|recipe| recipe.name)).map(|name| {
+    let value = |recipe: &Recipe| {
+        PossibleValue::new(recipe.name).aliases(recipe.aliases).help(recipe.about)
+    };
+    PossibleValuesParser::new(Recipe::all().iter().map(value)).map(|name| {
         Recipe::from_name(&name).expect("the parser has only let names of recipes through")
     })
 }
 
+fn format_names() -> impl Iterator<Item = &'static str> {
+    formats::known().filter(|&format| formats::can_quantize(format)).map(GgmlType::name)
+}
+
+fn format_parser() -> impl TypedValueParser<Value = GgmlType> {
+    let names: Vec<&str> = format_names().collect();
+    PossibleValuesParser::new(names).map(|name| {
+        GgmlType::from_name(&name).expect("the parser has only let names of formats through")
+    })
+}
+
+fn parse_rule(text: &str) -> Result<Rule> {
+    let (pattern, name) = text.rsplit_once('=').context("expected REGEX=FORMAT, found no '='")?;
+    let format = format_names()
+        .find(|known| known.eq_ignore_ascii_case(name))
+        .and_then(GgmlType::from_name)
+        .with_context(|| {
+            let known: Vec<&str> = format_names().collect();
+            format!("{name:?} is no format; there are {}", known.join(", "))
+        })?;
+    Ok(Rule { pattern: pattern.parse()?, format })
+}
+
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
-    let selection = Selection::recipe(arguments.recipe);
+    let selection = selection(arguments)?;
+    let importance = arguments.importance.as_deref().map(Importance::read).transpose()?;
     let request = Request {
+        importance: importance.as_ref(),
+        allow_partial_importance: arguments.allow_partial_importance,
         allow_requantize: arguments.allow_requantize,
-        ..Request::new(&arguments.output, &selection)
+        ..Request::new(arguments.output.as_deref().unwrap_or(Path::new("")), &selection)
     };
-    let report = quantize_file(&arguments.input, &request)?;
+    let report = match arguments.dry_run {
+        true => preview(&arguments.input, &request)?,
+        false => quantize_file(&arguments.input, &request)?,
+    };
     if let Some(path) = &arguments.report {
         let mut text = serde_json::to_vec_pretty(&report).context("cannot write the report")?;
         text.push(b'\n');
@@ -66,6 +169,25 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     print_text(&tensor_table(&report).to_text())?;
     say!()?;
     print_totals(&report)
+}
+
+fn selection(arguments: &Arguments) -> Result<Selection> {
+    let Arguments { base, changes, .. } = arguments;
+    match (base.recipe, &base.plan) {
+        (Some(recipe), _) => Ok(Selection::Recipe(
+            recipe,
+            Changes {
+                pure: changes.pure,
+                output: changes.output_type,
+                token_embedding: changes.token_embedding_type,
+                leave_output: changes.leave_output,
+                rules: changes.rules.clone(),
+                exclude: changes.exclude.clone(),
+            },
+        )),
+        (None, Some(path)) => Ok(Selection::Plan(Box::new(Plan::read(path)?))),
+        (None, None) => unreachable!("clap asks for one of the two"),
+    }
 }
 
 fn tensor_table(report: &QuantizeReport) -> Table {
@@ -109,14 +231,18 @@ fn print_totals(report: &QuantizeReport) -> Result<()> {
             if fallbacks == 1 { ("tensor", "its") } else { ("tensors", "their") };
         say!(
             "{fallbacks} {tensors} fell back to another type, as {whose} rows are no whole number \
-             of blocks of the one that {} has",
-            report.recipe
+             of blocks of the one that was wanted"
         )?;
     }
-    say!(
-        "{} written in {}, {} weights/s",
-        report.output.display(),
-        units::duration(Duration::from_secs_f64(report.seconds)),
-        units::count(report.weights_per_second as u64),
-    )
+    match report.weights_per_second {
+        None => {
+            say!("the file would have {}; nothing was written", units::bytes(report.file_bytes))
+        }
+        Some(speed) => say!(
+            "{} written in {}, {} weights/s",
+            report.output.display(),
+            units::duration(Duration::from_secs_f64(report.seconds)),
+            units::count(speed as u64),
+        ),
+    }
 }

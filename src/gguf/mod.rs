@@ -24,4 +24,4 @@ pub use rope_scaling::{
     RopeScaling, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_EXTRAPOLATION, yarn_magnitude,
 };
 pub use types::GgmlType;
-pub use writer::{GgufWriter, TensorPlan};
+pub use writer::{GgufWriter, TensorPlan, file_bytes};

@@ -236,3 +236,18 @@ fn encode_array(array: &Array, output: &mut Vec<u8>) {
         Array::F64(numbers) => output.extend(numbers.iter().flat_map(|n| n.to_le_bytes())),
     }
 }
+
+/// The length of the file that [`GgufWriter`] makes of this metadata and these tensors, in bytes.
+///
+/// # Errors
+/// What [`GgufWriter::create`] refuses to write.
+pub fn file_bytes(metadata: &Metadata, tensors: &[TensorPlan]) -> Result<u64, String> {
+    let alignment = directory::alignment(metadata)?;
+    let sizes = plan_sizes(tensors)?;
+    let header = encode_header(metadata, tensors, &sizes, alignment)?.len() as u64;
+    let padded = |size: u64| size.checked_next_multiple_of(alignment);
+    sizes
+        .into_iter()
+        .try_fold(header, |total, size| total.checked_add(padded(size)?))
+        .ok_or_else(|| "its tensors together are larger than any file".to_string())
+}

@@ -6,3 +6,4 @@ pub mod pipeline;
 pub mod plan;
 pub mod recipe;
 pub mod selection;
+pub mod weighing;

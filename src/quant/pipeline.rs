@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::formats::{self, CodecError};
 use super::importance::Importance;
 use super::selection::{Choice, Reason, Selection, SelectionError};
+use super::weighing::{self, WeighingError};
 use crate::gguf::{
-    GgmlType, GgufError, GgufFile, GgufWriter, Metadata, TensorInfo, TensorPlan, Value,
+    GgmlType, GgufError, GgufFile, GgufWriter, Metadata, TensorInfo, TensorPlan, Value, file_bytes,
 };
 use crate::support::interrupt::{self, Interrupted};
 use crate::support::progress::{Progress, Unit};
@@ -62,6 +63,14 @@ pub enum QuantizeError {
         /// What is missing.
         source: SelectionError,
     },
+    /// The importance is not what the model or the recipe takes.
+    #[error("{}: {source}", path.display())]
+    Weighing {
+        /// The input.
+        path: PathBuf,
+        /// What is wrong.
+        source: WeighingError,
+    },
     /// A tensor holds what cannot be coded.
     #[error("{}: {tensor}{}: {source}", path.display(), place(*.position))]
     Tensor {
@@ -109,7 +118,7 @@ pub struct TensorReport {
 pub struct QuantizeReport {
     /// The file that was read.
     pub input: PathBuf,
-    /// The file that was written.
+    /// The file that was written, or would have been.
     pub output: PathBuf,
     /// The recipe's name, or the plan's.
     pub recipe: String,
@@ -125,10 +134,12 @@ pub struct QuantizeReport {
     pub old_bits_per_weight: f64,
     /// Bits a weight takes in the output.
     pub new_bits_per_weight: f64,
+    /// Bytes of the output, metadata included.
+    pub file_bytes: u64,
     /// Wall time, opening and writing included.
     pub seconds: f64,
-    /// Weights read, coded and written in a second.
-    pub weights_per_second: f64,
+    /// Weights read, coded and written in a second; nothing where nothing was written.
+    pub weights_per_second: Option<f64>,
 }
 
 /// What is to be done with a file.
@@ -140,6 +151,8 @@ pub struct Request<'a> {
     pub selection: &'a Selection,
     /// How much each column of a matrix matters, for the formats that heed it.
     pub importance: Option<&'a Importance>,
+    /// Whether tensors of unknown importance may be coded without it.
+    pub allow_partial_importance: bool,
     /// Whether weights that are quantized already may be quantized again.
     pub allow_requantize: bool,
     /// The most bytes of tensors that one part of the output holds; one file where there is none.
@@ -149,7 +162,14 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// One file at `output`, by `selection` and nothing else.
     pub fn new(output: &'a Path, selection: &'a Selection) -> Self {
-        Self { output, selection, importance: None, allow_requantize: false, split_max_size: None }
+        Self {
+            output,
+            selection,
+            importance: None,
+            allow_partial_importance: false,
+            allow_requantize: false,
+            split_max_size: None,
+        }
     }
 }
 
@@ -162,17 +182,88 @@ impl<'a> Request<'a> {
 /// See [`QuantizeError`]; the output appears only when everything went well.
 pub fn quantize_file(input: &Path, request: &Request<'_>) -> Result<QuantizeReport, QuantizeError> {
     let started = Instant::now();
-    let Request { output, selection, .. } = *request;
-    refuse_same_file(input, output)?;
+    refuse_same_file(input, request.output)?;
     let file = GgufFile::open(input)?;
-    refuse_unsuitable(&file, request.allow_requantize)?;
-    let choices = choose(&file, request)?;
-    let metadata = output_metadata(file.metadata(), selection.file_type(&choices));
-    let plans = choices.iter().map(plan).collect();
-    let mut writer = GgufWriter::create(output, &metadata, plans)?;
-    write_tensors(&file, &choices, &mut writer)?;
+    let job = Job::new(&file, request)?;
+    job.check_importance(request)?;
+    let plans = job.plans();
+    let mut writer = GgufWriter::create(request.output, &job.metadata, plans)?;
+    write_tensors(&file, &job.choices, &mut writer)?;
     writer.finish()?;
-    Ok(report(input, request, &choices, started))
+    let mut report = job.report(request)?;
+    let seconds = started.elapsed().as_secs_f64();
+    (report.seconds, report.weights_per_second) = (seconds, Some(report.weights as f64 / seconds));
+    Ok(report)
+}
+
+/// What [`quantize_file`] would do, down to the size of the file, without doing it.
+///
+/// # Errors
+/// As [`quantize_file`], but for what is found out only by doing it.
+pub fn preview(input: &Path, request: &Request<'_>) -> Result<QuantizeReport, QuantizeError> {
+    let started = Instant::now();
+    let file = GgufFile::open(input)?;
+    let job = Job::new(&file, request)?;
+    if let Err(problem) = job.check_importance(request) {
+        tracing::warn!("{problem}");
+    }
+    let mut report = job.report(request)?;
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// A file and what is to become of it.
+struct Job<'a> {
+    file: &'a GgufFile,
+    choices: Vec<Choice<'a>>,
+    /// The output's.
+    metadata: Metadata,
+}
+
+impl<'a> Job<'a> {
+    fn new(file: &'a GgufFile, request: &Request<'_>) -> Result<Self, QuantizeError> {
+        refuse_unsuitable(file, request.allow_requantize)?;
+        let choices = choose(file, request)?;
+        let file_type = request.selection.file_type(&choices);
+        let metadata = output_metadata(file.metadata(), file_type, request.importance);
+        Ok(Self { file, choices, metadata })
+    }
+
+    fn check_importance(&self, request: &Request<'_>) -> Result<(), QuantizeError> {
+        let Request { selection, importance, allow_partial_importance, .. } = *request;
+        weighing::check(selection, &self.choices, importance, allow_partial_importance).map_err(
+            |source| QuantizeError::Weighing { path: self.file.path().to_path_buf(), source },
+        )
+    }
+
+    fn plans(&self) -> Vec<TensorPlan> {
+        self.choices.iter().map(plan).collect()
+    }
+
+    /// The report without the time that it took.
+    fn report(&self, request: &Request<'_>) -> Result<QuantizeReport, QuantizeError> {
+        let tensors: Vec<TensorReport> = self.choices.iter().map(tensor_report).collect();
+        let weights = self.choices.iter().map(|choice| choice.tensor.weights()).sum::<u64>();
+        let old_bytes = tensors.iter().map(|tensor| tensor.old_bytes).sum();
+        let new_bytes = tensors.iter().map(|tensor| tensor.new_bytes).sum();
+        let bits_per_weight = |bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
+        let file_bytes = file_bytes(&self.metadata, &self.plans())
+            .map_err(|problem| GgufError::malformed(self.file.path(), problem))?;
+        Ok(QuantizeReport {
+            input: self.file.path().to_path_buf(),
+            output: request.output.to_path_buf(),
+            recipe: request.selection.name().to_string(),
+            tensors,
+            weights,
+            old_bytes,
+            new_bytes,
+            old_bits_per_weight: bits_per_weight(old_bytes),
+            new_bits_per_weight: bits_per_weight(new_bytes),
+            file_bytes,
+            seconds: 0.0,
+            weights_per_second: None,
+        })
+    }
 }
 
 fn choose<'a>(file: &'a GgufFile, request: &Request<'_>) -> Result<Vec<Choice<'a>>, QuantizeError> {
@@ -236,7 +327,7 @@ fn refuse_unsuitable(file: &GgufFile, allow_requantize: bool) -> Result<(), Quan
 
 /// The input's metadata without what describes a split, and with what describes the coding at its
 /// end, where llama.cpp writes it.
-fn output_metadata(input: &Metadata, file_type: u32) -> Metadata {
+fn output_metadata(input: &Metadata, file_type: u32, importance: Option<&Importance>) -> Metadata {
     let mut metadata = input.clone();
     for (key, number) in [
         ("general.quantization_version", formats::QUANTIZATION_VERSION),
@@ -247,6 +338,9 @@ fn output_metadata(input: &Metadata, file_type: u32) -> Metadata {
     }
     for key in ["split.no", "split.count", "split.tensors.count"] {
         metadata.remove(key);
+    }
+    if let Some(importance) = importance {
+        weighing::describe(importance, &mut metadata);
     }
     metadata
 }
@@ -346,33 +440,6 @@ fn code_piece(choice: &Choice, piece: &[u8], output: &mut Vec<u8>) -> Result<(),
                     .map_err(|source| Failure { start: task * TASK_WEIGHTS, source })
             },
         )
-}
-
-fn report(
-    input: &Path,
-    request: &Request<'_>,
-    choices: &[Choice],
-    started: Instant,
-) -> QuantizeReport {
-    let tensors: Vec<TensorReport> = choices.iter().map(tensor_report).collect();
-    let weights = choices.iter().map(|choice| choice.tensor.weights()).sum::<u64>();
-    let old_bytes = tensors.iter().map(|tensor| tensor.old_bytes).sum();
-    let new_bytes = tensors.iter().map(|tensor| tensor.new_bytes).sum();
-    let bits_per_weight = |bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
-    let seconds = started.elapsed().as_secs_f64();
-    QuantizeReport {
-        input: input.to_path_buf(),
-        output: request.output.to_path_buf(),
-        recipe: request.selection.name().to_string(),
-        tensors,
-        weights,
-        old_bytes,
-        new_bytes,
-        old_bits_per_weight: bits_per_weight(old_bytes),
-        new_bits_per_weight: bits_per_weight(new_bytes),
-        seconds,
-        weights_per_second: weights as f64 / seconds,
-    }
 }
 
 fn tensor_report(choice: &Choice) -> TensorReport {

@@ -9,6 +9,7 @@ mod tests;
 use std::fmt;
 
 pub use self::pattern::{Pattern, PatternError, Rule};
+pub(super) use self::planned::listed;
 use super::plan::Plan;
 use super::recipe::{
     Chooser, PER_LAYER_EMBEDDING, Recipe, RecipeError, Role, fallback, layer_of, may_change,

@@ -64,7 +64,7 @@ fn check_model(
 }
 
 /// The first few names and how many more there are, unless there is none.
-pub(super) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
+pub(in crate::quant) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
     let names: Vec<&str> = names.collect();
     let shown = names[..names.len().min(NAMED)].join(", ");
     match names.len() {
