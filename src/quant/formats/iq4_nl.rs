@@ -3,7 +3,13 @@
 //! Layout: f16 scale, 16 bytes; byte `j` holds weight `j` in its low and weight `j + 16` in its high
 //! half.
 
-use super::codec::{Codec, Decode, field, read_f16};
+use super::block_lanes::Lanes;
+use super::block_symmetric::{NEGLIGIBLE, extreme};
+use super::blocks::{self, Block, Fit, Searched, Spread};
+use super::codec::{
+    Codec, Decode, field, field_mut, inverse_or_zero, is_finite_f16, read_f16, write_f16,
+};
+use super::uneven_grid::Grid;
 use crate::gguf::GgmlType;
 
 const WEIGHTS: usize = 32;
@@ -16,7 +22,13 @@ const BYTES: usize = QUANTS + HALF;
 pub(crate) const VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-pub(super) const CODEC: Codec = Codec::read_only::<Iq4Nl, WEIGHTS, BYTES>();
+pub(super) static GRID: Grid = Grid::new(&VALUES);
+
+pub(super) const CODEC: Codec = Codec {
+    quantize: Some(blocks::quantize::<Iq4Nl, WEIGHTS, BYTES>),
+    weighted: Some(blocks::quantize_weighted::<Iq4Nl, WEIGHTS, BYTES>),
+    ..Codec::read_only::<Iq4Nl, WEIGHTS, BYTES>()
+};
 
 struct Iq4Nl;
 
@@ -26,6 +38,64 @@ impl Decode<WEIGHTS, BYTES> for Iq4Nl {
     #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         decode_pairs(read_f16(block, SCALE), field(block, QUANTS), weights);
+    }
+}
+
+impl Searched<WEIGHTS, BYTES> for Iq4Nl {
+    const SPREAD: Spread = Spread::TwiceBlock;
+
+    #[inline(always)]
+    fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
+        search(weights, importance)
+    }
+
+    #[inline(always)]
+    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+        write_f16(block, SCALE, found[0].scale);
+        encode_pairs(inverse_or_zero(found[0].scale), weights, field_mut(block, QUANTS));
+        is_finite_f16(block, SCALE)
+    }
+}
+
+/// The scale of least weighted squared error among sixteen trials, which take the weight of largest
+/// magnitude to a number around the lowest value.
+#[inline(always)]
+pub(super) fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
+    let zero = V::splat(0.0);
+    let (extreme, magnitude) = extreme(weights);
+    // `Σ importance · w · value` and `Σ importance · value²` with the values that an inverse scale
+    // gives.
+    let sums = |inverse: V| {
+        let (mut products, mut squares) = (zero, zero);
+        for (&weight, &importance) in weights.iter().zip(importance) {
+            let value = inverse.mul(weight).nearest_of(&GRID);
+            let weighted = importance.mul(value);
+            products = products.add(weighted.mul(weight));
+            squares = squares.add(weighted.mul(value));
+        }
+        (products, squares)
+    };
+    let lowest = f32::from(VALUES[0]);
+    let (products, squares) = sums(V::splat(1.0).div(extreme.div(V::splat(-lowest))));
+    let mut scale = V::select(zero.less(squares), products.div(squares), zero);
+    let mut best = scale.mul(products);
+    for step in -7i8..=7 {
+        let (products, squares) = sums(V::splat(f32::from(step) + lowest).div(extreme));
+        let improved = best.mul(squares).less(products.mul(products));
+        let better = V::both(zero.less(squares), improved);
+        scale = V::select(better, products.div(squares), scale);
+        best = V::select(better, scale.mul(products), best);
+    }
+    let negligible = magnitude.less(V::splat(NEGLIGIBLE));
+    Fit { scale: V::select(negligible, zero, scale), minimum: zero, inverse: zero, base: zero }
+}
+
+/// Rounds 32 weights to the values nearest to them.
+#[inline(always)]
+pub(super) fn encode_pairs(inverse: f32, weights: &[f32; WEIGHTS], pairs: &mut [u8; HALF]) {
+    let quants = weights.map(|weight| GRID.nearest(inverse * weight));
+    for (j, pair) in pairs.iter_mut().enumerate() {
+        *pair = quants[j] | (quants[j + HALF] << 4);
     }
 }
 

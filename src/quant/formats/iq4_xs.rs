@@ -4,18 +4,28 @@
 //! Layout: f16 scale of the scales, 2 bytes with the high two bits of each scale, 4 bytes with their
 //! low four bits (two a byte), 128 bytes of weights.
 
-use super::codec::{Codec, Decode, field, read_f16};
-use super::iq4_nl::decode_pairs;
+use super::block_lanes::Lanes;
+use super::blocks::{self, BLOCK, Block, Fit, Searched, Spread};
+use super::codec::{
+    Codec, Decode, field, field_mut, inverse_or_zero, is_finite_f16, nearest_int, read_f16,
+    write_f16,
+};
+use super::iq4_nl::{self, decode_pairs, encode_pairs};
 use crate::gguf::GgmlType;
 
 const WEIGHTS: usize = 256;
+const BLOCKS: usize = WEIGHTS / BLOCK;
 const SCALE: usize = 0;
 const SCALES_HIGH: usize = 2;
 const SCALES_LOW: usize = 4;
 const QUANTS: usize = 8;
 const BYTES: usize = QUANTS + WEIGHTS / 2;
 
-pub(super) const CODEC: Codec = Codec::read_only::<Iq4Xs, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec {
+    quantize: Some(blocks::quantize::<Iq4Xs, WEIGHTS, BYTES>),
+    weighted: Some(blocks::quantize_weighted::<Iq4Xs, WEIGHTS, BYTES>),
+    ..Codec::read_only::<Iq4Xs, WEIGHTS, BYTES>()
+};
 
 struct Iq4Xs;
 
@@ -35,5 +45,41 @@ impl Decode<WEIGHTS, BYTES> for Iq4Xs {
             let scale = super_scale * (f32::from(low | (high << 4)) - 32.0);
             decode_pairs(scale, pairs, output);
         }
+    }
+}
+
+impl Searched<WEIGHTS, BYTES> for Iq4Xs {
+    const SPREAD: Spread = Spread::TwiceBlock;
+
+    #[inline(always)]
+    fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
+        iq4_nl::search(weights, importance)
+    }
+
+    #[inline(always)]
+    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+        const LOWEST: i32 = -32;
+        let mut extreme = 0.0f32;
+        for fit in found {
+            if fit.scale.abs() > extreme.abs() {
+                extreme = fit.scale;
+            }
+        }
+        let super_scale = -extreme / 32.0;
+        write_f16(block, SCALE, super_scale);
+        let inverse = inverse_or_zero(super_scale);
+        let (mut scales_high, mut scales_low) = (0, [0; BLOCKS / 2]);
+        let (inputs, _) = weights.as_chunks::<BLOCK>();
+        let (pairs, _) = block[QUANTS..].as_chunks_mut::<16>();
+        for (b, (input, pairs)) in inputs.iter().zip(pairs).enumerate() {
+            let quant = nearest_int(inverse * found[b].scale).clamp(LOWEST, -LOWEST - 1);
+            encode_pairs(inverse_or_zero(super_scale * quant as f32), input, pairs);
+            let raised = (quant - LOWEST) as u16;
+            scales_low[b / 2] |= ((raised & 0x0f) as u8) << (4 * (b % 2));
+            scales_high |= (raised >> 4) << (2 * b);
+        }
+        *field_mut::<2>(block, SCALES_HIGH) = scales_high.to_le_bytes();
+        *field_mut(block, SCALES_LOW) = scales_low;
+        is_finite_f16(block, SCALE) && found.iter().all(|fit| fit.scale.is_finite())
     }
 }

@@ -1,6 +1,11 @@
 //! Block formats: one file each, and the two functions through which everything else uses them.
 
 mod affine;
+#[allow(dead_code)]
+mod block_lanes;
+mod block_ranged;
+mod block_symmetric;
+mod blocks;
 mod codec;
 pub(crate) mod five_bits;
 mod float;
@@ -19,8 +24,11 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+
 pub(crate) mod six_bit_scales;
 mod super_blocks;
+
+mod uneven_grid;
 
 use crate::gguf::GgmlType;
 use crate::support::processor::InstructionSet;

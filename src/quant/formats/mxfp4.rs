@@ -3,7 +3,7 @@
 //! Layout: the exponent byte, 16 bytes; byte `j` holds weight `j` in its low and weight `j + 16` in
 //! its high half. Source: OCP Microscaling Formats (MX) Specification 1.0.
 
-use super::codec::{Codec, Decode, field};
+use super::codec::{Codec, Decode, Encode, field, field_mut, largest_magnitude};
 use crate::gguf::GgmlType;
 
 const WEIGHTS: usize = 32;
@@ -16,7 +16,7 @@ const BYTES: usize = QUANTS + HALF;
 pub(crate) const DOUBLED_VALUES: [i8; 16] =
     [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-pub(super) const CODEC: Codec = Codec::read_only::<Mxfp4, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec::both::<Mxfp4, WEIGHTS, BYTES>();
 
 struct Mxfp4;
 
@@ -33,6 +33,73 @@ impl Decode<WEIGHTS, BYTES> for Mxfp4 {
     }
 }
 
+impl Encode<WEIGHTS, BYTES> for Mxfp4 {
+    #[inline(always)]
+    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        /// Where the nearest value changes, in doubled values; halfway goes to the smaller.
+        const MIDDLES: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
+        const NEGATIVE: u8 = 8;
+        let exponent = exponent(largest_magnitude(weights));
+        let scale = half_power_of_two(exponent);
+        let middles = MIDDLES.map(|middle| middle * scale);
+        let quants = weights.map(|weight| {
+            let more = |more, &middle: &f32| more + u8::from(weight.abs() > middle);
+            let magnitude = middles.iter().fold(0, more);
+            // There is one zero only.
+            if weight < 0.0 && magnitude > 0 { magnitude + NEGATIVE } else { magnitude }
+        });
+        block[EXPONENT] = exponent;
+        for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
+            *pair = quants[j] | (quants[j + HALF] << 4);
+        }
+    }
+
+    /// Any finite weight has its power of two.
+    #[inline(always)]
+    fn fits(_: &[u8; BYTES]) -> bool {
+        true
+    }
+}
+
+/// The exponent byte that takes weights of this largest magnitude below 8:
+/// `⌊log2 magnitude⌋ − 2 + 127`. It wraps below 2^-125 as ggml's does, where it makes all weights
+/// zero.
+#[inline(always)]
+fn exponent(magnitude: f32) -> u8 {
+    const BIAS: i32 = 127;
+    if magnitude == 0.0 { 0 } else { (floor_of_rounded_log2(magnitude) - 2 + BIAS) as u8 }
+}
+
+/// `⌊log2 magnitude⌋` with the logarithm rounded to f32 before the floor, as in ggml: magnitudes a
+/// few steps below a power of two count as that power.
+#[inline(always)]
+fn floor_of_rounded_log2(magnitude: f32) -> i32 {
+    const MANTISSA_BITS: u32 = 23;
+    const MANTISSA: u32 = (1 << MANTISSA_BITS) - 1;
+    /// No power of two whose logarithm's neighbours are further apart is an f32.
+    const MOST_STEPS: u32 = 88;
+    // A subnormal's own exponent is lower than its field says.
+    let (bits, lowered) = match magnitude < f32::MIN_POSITIVE {
+        true => ((magnitude * 2f32.powi(24)).to_bits(), 24),
+        false => (magnitude.to_bits(), 0),
+    };
+    let power = (bits >> MANTISSA_BITS) as i32 - 127 - lowered;
+    // How far below the next power of two, in steps of 2^-24 of it.
+    let steps = MANTISSA + 1 - (bits & MANTISSA);
+    if steps > MOST_STEPS {
+        return power;
+    }
+    // The logarithm is `steps · log2 e` steps of 2^-24 below a whole number, which it is rounded to
+    // where the f32 next below that number is more than twice as far.
+    let next = power + 1;
+    let half_step = match next {
+        1.. => (next as u32).next_power_of_two() / 2,
+        0 => 0,
+        ..0 => 1 << next.unsigned_abs().ilog2(),
+    };
+    power + i32::from(f64::from(steps) * std::f64::consts::LOG2_E < f64::from(half_step))
+}
+
 /// `2^(exponent − 128)`: half of what the exponent byte says, as the values are doubled.
 #[inline(always)]
 pub(crate) fn half_power_of_two(exponent: u8) -> f32 {
@@ -41,5 +108,22 @@ pub(crate) fn half_power_of_two(exponent: u8) -> f32 {
         0 => f32::from_bits(0x0020_0000),
         1 => f32::from_bits(0x0040_0000),
         normal => f32::from_bits((u32::from(normal) - 1) << 23),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponents_are_those_of_the_rounded_logarithm() {
+        // Around every power of two, subnormal ones too, and then everywhere.
+        let powers = (0..255u32).map(|exponent| exponent << 23).chain((0..23).map(|bit| 1 << bit));
+        let around = powers.flat_map(|bits| bits.saturating_sub(300)..bits + 300);
+        for bits in around.chain((1..0x7f80_0000).step_by(10_007)).filter(|&bits| bits > 0) {
+            let magnitude = f32::from_bits(bits);
+            let expected = magnitude.log2().floor() as i32;
+            assert_eq!(floor_of_rounded_log2(magnitude), expected, "{magnitude:e}");
+        }
     }
 }

@@ -3,6 +3,9 @@
 //! Layout: f16 scale, 16 bytes; byte `j` holds weight `j` in its low and weight `j + 16` in its high
 //! half. The weight of largest magnitude becomes −8, the end of the range that has one step more.
 
+use super::block_lanes::Lanes;
+use super::block_symmetric;
+use super::blocks::{self, Block, Fit, Searched, Spread};
 use super::codec::{
     Codec, Decode, Encode, extreme, field, field_mut, inverse_or_zero, is_finite_f16, read_f16,
     truncate, write_f16,
@@ -15,7 +18,10 @@ const SCALE: usize = 0;
 const QUANTS: usize = 2;
 const BYTES: usize = QUANTS + HALF;
 
-pub(super) const CODEC: Codec = Codec::both::<Q4_0, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec {
+    weighted: Some(blocks::quantize_weighted::<Q4_0, WEIGHTS, BYTES>),
+    ..Codec::both::<Q4_0, WEIGHTS, BYTES>()
+};
 
 #[allow(non_camel_case_types)]
 struct Q4_0;
@@ -42,15 +48,35 @@ impl Encode<WEIGHTS, BYTES> for Q4_0 {
     fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
         let scale = extreme(weights) / -8.0;
         let inverse = inverse_or_zero(scale);
-        write_f16(block, SCALE, scale);
-        let quant = |weight: f32| (truncate(weight * inverse + 8.5) as i8).min(15) as u8;
-        for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
-            *pair = quant(weights[j]) | (quant(weights[j + HALF]) << 4);
-        }
+        let quants = weights.map(|weight| (truncate(weight * inverse + 8.5) as i8).min(15) as u8);
+        pack(scale, &quants, block);
     }
 
     #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE)
+    }
+}
+
+impl Searched<WEIGHTS, BYTES> for Q4_0 {
+    const SPREAD: Spread = Spread::Row;
+
+    #[inline(always)]
+    fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
+        block_symmetric::search::<V, -8, 7>(weights, importance)
+    }
+
+    #[inline(always)]
+    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+        pack(found[0].scale, &found[0].quants::<-8, 7>(weights), block);
+        Self::fits(block)
+    }
+}
+
+#[inline(always)]
+fn pack(scale: f32, quants: &[u8; WEIGHTS], block: &mut [u8; BYTES]) {
+    write_f16(block, SCALE, scale);
+    for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
+        *pair = quants[j] | (quants[j + HALF] << 4);
     }
 }

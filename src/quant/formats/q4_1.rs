@@ -3,6 +3,9 @@
 //! Layout: f16 scale, f16 minimum, 16 bytes; byte `j` holds weight `j` in its low and weight
 //! `j + 16` in its high half.
 
+use super::block_lanes::Lanes;
+use super::block_ranged;
+use super::blocks::{self, Block, Fit, Searched, Spread};
 use super::codec::{
     Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, range, read_f16,
     truncate, write_f16,
@@ -16,7 +19,10 @@ const MINIMUM: usize = 2;
 const QUANTS: usize = 4;
 const BYTES: usize = QUANTS + HALF;
 
-pub(super) const CODEC: Codec = Codec::both::<Q4_1, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec {
+    weighted: Some(blocks::quantize_weighted::<Q4_1, WEIGHTS, BYTES>),
+    ..Codec::both::<Q4_1, WEIGHTS, BYTES>()
+};
 
 #[allow(non_camel_case_types)]
 struct Q4_1;
@@ -45,17 +51,37 @@ impl Encode<WEIGHTS, BYTES> for Q4_1 {
         let (minimum, maximum) = range(weights);
         let scale = (maximum - minimum) / 15.0;
         let inverse = inverse_or_zero(scale);
-        write_f16(block, SCALE, scale);
-        write_f16(block, MINIMUM, minimum);
-        let quant =
-            |weight: f32| (truncate((weight - minimum) * inverse + 0.5) as i8).min(15) as u8;
-        for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
-            *pair = quant(weights[j]) | (quant(weights[j + HALF]) << 4);
-        }
+        let quants = weights
+            .map(|weight| (truncate((weight - minimum) * inverse + 0.5) as i8).min(15) as u8);
+        pack(scale, minimum, &quants, block);
     }
 
     #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE) && is_finite_f16(block, MINIMUM)
+    }
+}
+
+impl Searched<WEIGHTS, BYTES> for Q4_1 {
+    const SPREAD: Spread = Spread::Row;
+
+    #[inline(always)]
+    fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
+        block_ranged::search::<V, 15>(weights, importance)
+    }
+
+    #[inline(always)]
+    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+        pack(found[0].scale, found[0].minimum, &found[0].quants::<0, 15>(weights), block);
+        Self::fits(block)
+    }
+}
+
+#[inline(always)]
+fn pack(scale: f32, minimum: f32, quants: &[u8; WEIGHTS], block: &mut [u8; BYTES]) {
+    write_f16(block, SCALE, scale);
+    write_f16(block, MINIMUM, minimum);
+    for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
+        *pair = quants[j] | (quants[j + HALF] << 4);
     }
 }

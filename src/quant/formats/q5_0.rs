@@ -3,6 +3,9 @@
 //! Layout: f16 scale, 4 bytes with the fifth bit of every weight (bit `j` is weight `j`'s), 16 bytes
 //! whose byte `j` holds the low four bits of weight `j` and of weight `j + 16`.
 
+use super::block_lanes::Lanes;
+use super::block_symmetric;
+use super::blocks::{self, Block, Fit, Searched, Spread};
 use super::codec::{
     Codec, Decode, Encode, extreme, field, inverse_or_zero, is_finite_f16, read_f16, truncate,
     write_f16,
@@ -15,7 +18,10 @@ const HIGH_BITS: usize = 2;
 const QUANTS: usize = 6;
 const BYTES: usize = QUANTS + HALF;
 
-pub(super) const CODEC: Codec = Codec::both::<Q5_0, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec {
+    weighted: Some(blocks::quantize_weighted::<Q5_0, WEIGHTS, BYTES>),
+    ..Codec::both::<Q5_0, WEIGHTS, BYTES>()
+};
 
 #[allow(non_camel_case_types)]
 struct Q5_0;
@@ -46,5 +52,21 @@ impl Encode<WEIGHTS, BYTES> for Q5_0 {
     #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE)
+    }
+}
+
+impl Searched<WEIGHTS, BYTES> for Q5_0 {
+    const SPREAD: Spread = Spread::Row;
+
+    #[inline(always)]
+    fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
+        block_symmetric::search::<V, -16, 15>(weights, importance)
+    }
+
+    #[inline(always)]
+    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+        write_f16(block, SCALE, found[0].scale);
+        five_bits::pack(&found[0].quants::<-16, 15>(weights), block, HIGH_BITS, QUANTS);
+        Self::fits(block)
     }
 }

@@ -3,6 +3,9 @@
 //! Layout: f16 scale, f16 minimum, 4 bytes with the fifth bit of every weight (bit `j` is weight
 //! `j`'s), 16 bytes whose byte `j` holds the low four bits of weight `j` and of weight `j + 16`.
 
+use super::block_lanes::Lanes;
+use super::block_ranged;
+use super::blocks::{self, Block, Fit, Searched, Spread};
 use super::codec::{
     Codec, Decode, Encode, field, inverse_or_zero, is_finite_f16, range, read_f16, truncate,
     write_f16,
@@ -16,7 +19,10 @@ const HIGH_BITS: usize = 4;
 const QUANTS: usize = 8;
 const BYTES: usize = QUANTS + HALF;
 
-pub(super) const CODEC: Codec = Codec::both::<Q5_1, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec {
+    weighted: Some(blocks::quantize_weighted::<Q5_1, WEIGHTS, BYTES>),
+    ..Codec::both::<Q5_1, WEIGHTS, BYTES>()
+};
 
 #[allow(non_camel_case_types)]
 struct Q5_1;
@@ -50,5 +56,22 @@ impl Encode<WEIGHTS, BYTES> for Q5_1 {
     #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE) && is_finite_f16(block, MINIMUM)
+    }
+}
+
+impl Searched<WEIGHTS, BYTES> for Q5_1 {
+    const SPREAD: Spread = Spread::Row;
+
+    #[inline(always)]
+    fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
+        block_ranged::search::<V, 31>(weights, importance)
+    }
+
+    #[inline(always)]
+    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+        write_f16(block, SCALE, found[0].scale);
+        write_f16(block, MINIMUM, found[0].minimum);
+        five_bits::pack(&found[0].quants::<0, 31>(weights), block, HIGH_BITS, QUANTS);
+        Self::fits(block)
     }
 }

@@ -69,6 +69,29 @@ fn every_row_quantizes_to_the_reference_bytes() {
     }
 }
 
+fn instruction_sets() -> impl Iterator<Item = InstructionSet> {
+    InstructionSet::ALL.into_iter().filter(|set| set.available())
+}
+
+#[test]
+fn every_row_quantizes_with_importance_to_the_reference_bytes() {
+    let input = vector_floats("input");
+    let importance = vector_floats("imatrix");
+    for format in known().filter(|&format| heeds_importance(format)) {
+        let expected = vector_bytes(&format!("{}.imatrix", format.name().to_lowercase()));
+        for set in instruction_sets() {
+            let mut output = vec![0; expected.len()];
+            quantize_weighted_with(set, format, &input, &importance, &mut output).unwrap();
+            let row_bytes = format.row_bytes(COLUMNS).unwrap();
+            for (row, (ours, theirs)) in
+                output.chunks(row_bytes).zip(expected.chunks(row_bytes)).enumerate()
+            {
+                assert_eq!(ours, theirs, "{format} with {}, row {row}", set.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn every_row_dequantizes_to_the_reference_bits() {
     for format in coded_formats() {
@@ -105,7 +128,8 @@ fn what_is_not_finite_is_refused_with_its_place() {
 
 #[test]
 fn weights_beyond_the_scales_are_refused_with_their_block() {
-    for format in quantizable().into_iter().filter(|&format| format != GgmlType::F32) {
+    let unbounded = [GgmlType::F32, GgmlType::MXFP4];
+    for format in quantizable().into_iter().filter(|format| !unbounded.contains(format)) {
         let mut weights = vec![0.5; 512];
         weights[300] = f32::MAX;
         let mut output = vec![0; format.row_bytes(512).unwrap()];
@@ -150,6 +174,10 @@ fn tolerance(format: GgmlType, block: &[f32]) -> f32 {
         GgmlType::Q4_K => largest * 2.0 / 15.0,
         GgmlType::Q5_K => largest * 2.0 / 31.0,
         GgmlType::Q6_K => largest / 32.0 * 1.5,
+        // Half the widest gap, from -127 to -104, of a grid that reaches to 113; rounding the scales.
+        GgmlType::IQ4_NL | GgmlType::IQ4_XS => largest / 113.0 * 16.0,
+        // Values of up to 8 times the scale, of which 6 is the largest; and half the gap below 6.
+        GgmlType::MXFP4 => largest / 4.0,
         other => panic!("{other} has no tolerance yet"),
     }
 }
