@@ -1,5 +1,7 @@
 //! The decoder: a llama-like transformer, one forward pass for prefill and decode alike.
 
+mod staged;
+
 use candle_core::{Device, Result as TensorResult, Tensor};
 
 use super::ModelError;
@@ -7,10 +9,14 @@ use super::cache::SequenceCache;
 use super::config::Config;
 use super::ops::{AttentionPart, KernelOps, Ops, RopeTable, TensorOps};
 use super::rope::RopePairs;
-use super::weights::{EMBEDDING, Layer, Weights};
+use super::weights::{EMBEDDING, Layer, Stacking, Weights};
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::kernels::attention::AttentionShape;
 use crate::quant::formats::{can_dequantize, dequantize_row};
+
+pub use staged::{Replaced, Residual};
+
+use staged::Replacement;
 
 /// One sequence's tokens in a forward pass.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub struct Decoder {
     config: Config,
     file: GgufFile,
     embedding: TensorInfo,
+    /// What stands in for the file's embedding.
+    replacement: Option<Replacement>,
     weights: Weights,
     ops: Box<dyn Ops>,
 }
@@ -41,23 +49,32 @@ impl Decoder {
     /// An unknown architecture, metadata or tensors that do not fit together, and formats that
     /// cannot be run.
     pub fn load(file: GgufFile, device: &Device) -> Result<Self, ModelError> {
-        let ops: Box<dyn Ops> = match device {
-            Device::Cpu => Box::new(KernelOps),
-            device => Box::new(TensorOps::new(device.clone())),
-        };
-        Self::load_with(file, ops)
+        Self::load_with(file, ops_for(device), Stacking::OfOneType)
     }
 
-    pub(super) fn load_with(file: GgufFile, ops: Box<dyn Ops>) -> Result<Self, ModelError> {
+    /// Loads the model so that each matrix can be replaced ([`Decoder::replace`]); steps start a few
+    /// more products.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load_separately(file: GgufFile, device: &Device) -> Result<Self, ModelError> {
+        Self::load_with(file, ops_for(device), Stacking::None)
+    }
+
+    pub(super) fn load_with(
+        file: GgufFile,
+        ops: Box<dyn Ops>,
+        stacking: Stacking,
+    ) -> Result<Self, ModelError> {
         let config = Config::from_gguf(&file)?;
-        let weights = Weights::load(&file, &config, &*ops)?;
+        let weights = Weights::load(&file, &config, &*ops, stacking)?;
         let embedding = file.tensor(EMBEDDING).cloned().expect("it was checked with the others");
         if !can_dequantize(embedding.ggml_type) {
             let problem =
                 format!("{EMBEDDING} is {}, which quantkit cannot read", embedding.ggml_type);
             return Err(ModelError::unsupported(file.path(), problem));
         }
-        Ok(Self { config, file, embedding, weights, ops })
+        Ok(Self { config, file, embedding, replacement: None, weights, ops })
     }
 
     /// The model's shape and constants.
@@ -86,16 +103,28 @@ impl Decoder {
         let rope = self.rope_table(items)?;
         let mut hidden = self.embed(items)?;
         for (index, layer) in self.weights.layers.iter().enumerate() {
-            let attention = self.attention(index, layer, &hidden, &rope, items)?;
-            hidden = ops.add(&hidden, &attention)?;
-            let update = self.feed_forward(layer, &hidden)?;
-            hidden = ops.add(&hidden, &update)?;
+            hidden = self.layer(index, layer, &hidden, &rope, items)?;
         }
         let logits = self.logits(&hidden, items)?;
         for item in items {
             item.cache.commit(item.tokens.len());
         }
         Ok(logits)
+    }
+
+    /// The residual stream after a layer.
+    fn layer(
+        &self,
+        index: usize,
+        layer: &Layer,
+        hidden: &Tensor,
+        rope: &RopeTable,
+        items: &[BatchItem<'_>],
+    ) -> TensorResult<Tensor> {
+        let attention = self.attention(index, layer, hidden, rope, items)?;
+        let hidden = self.ops.add(hidden, &attention)?;
+        let update = self.feed_forward(layer, &hidden)?;
+        self.ops.add(&hidden, &update)
     }
 
     fn attention(
@@ -168,21 +197,28 @@ impl Decoder {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = Tensor::cat(&wanted, 0)?;
+        self.output(&Tensor::cat(&wanted, 0)?)
+    }
+
+    /// The logits of rows of the residual stream.
+    fn output(&self, rows: &Tensor) -> TensorResult<Vec<f32>> {
         let ops = &*self.ops;
-        let normed = ops.rms_norm(&rows, &self.weights.output_norm, self.config.norm_epsilon)?;
+        let normed = ops.rms_norm(rows, &self.weights.output_norm, self.config.norm_epsilon)?;
         self.weights.output.apply_one(ops, &normed)?.flatten_all()?.to_vec1()
     }
 
     /// The embeddings of all tokens, dequantized from the file row by row.
     fn embed(&self, items: &[BatchItem<'_>]) -> Result<Tensor, ModelError> {
-        let bytes = self.file.tensor_bytes(&self.embedding);
+        let (ggml_type, bytes) = match &self.replacement {
+            Some(replacement) => (replacement.ggml_type, &replacement.bytes[..]),
+            None => (self.embedding.ggml_type, self.file.tensor_bytes(&self.embedding)),
+        };
         let (hidden, row_bytes) = (self.config.hidden, bytes.len() / self.embedding.rows());
         let tokens = items.iter().flat_map(|item| item.tokens);
         let mut values = vec![0f32; tokens.clone().count() * hidden];
         for (&token, row) in tokens.zip(values.chunks_exact_mut(hidden)) {
             let row_bytes = &bytes[token as usize * row_bytes..][..row_bytes];
-            dequantize_row(self.embedding.ggml_type, row_bytes, row).map_err(|error| {
+            dequantize_row(ggml_type, row_bytes, row).map_err(|error| {
                 ModelError::unsupported(self.file.path(), format!("{EMBEDDING}: {error}"))
             })?;
         }
@@ -211,5 +247,13 @@ impl Decoder {
     /// Bytes of one token's keys and values over all layers.
     pub fn cache_bytes_per_token(&self) -> usize {
         2 * self.config.layers * self.config.kv_heads * self.ops.cache_row_bytes(&self.config)
+    }
+}
+
+/// The back end for a device.
+fn ops_for(device: &Device) -> Box<dyn Ops> {
+    match device {
+        Device::Cpu => Box::new(KernelOps),
+        device => Box::new(TensorOps::new(device.clone())),
     }
 }

@@ -16,7 +16,7 @@ use crate::gguf::GgufError;
 
 pub use cache::SequenceCache;
 pub use config::{Config, FAMILIES, Family};
-pub use decoder::{BatchItem, Decoder};
+pub use decoder::{BatchItem, Decoder, Replaced, Residual};
 pub use rope::{RopeFrequencies, RopePairs};
 
 /// An error of a model.

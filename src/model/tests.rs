@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use super::ops::{KernelOps, Ops, TensorOps};
+use super::weights::Stacking;
 use super::{BatchItem, Decoder, SequenceCache};
-use crate::gguf::{Array, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
+use crate::gguf::{Array, GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
 
 const MODELS: [&str; 7] =
     ["llama", "llama-linear", "llama-yarn", "llama-yarn-factor", "llama-llama3", "qwen2", "qwen3"];
@@ -24,7 +25,7 @@ fn model_path(name: &str) -> PathBuf {
 
 fn load(path: &Path, ops: Box<dyn Ops>) -> Result<Decoder, String> {
     let file = GgufFile::open(path).map_err(|error| error.to_string())?;
-    Decoder::load_with(file, ops).map_err(|error| error.to_string())
+    Decoder::load_with(file, ops, Stacking::OfOneType).map_err(|error| error.to_string())
 }
 
 fn tiny(name: &str) -> Decoder {
@@ -151,6 +152,58 @@ fn forks_and_their_parent_go_on_as_fresh_sequences_would() {
     let grown = run(&decoder, &mut grandchild, &rest[9..20]);
     let expected = fresh(&rest[..20]);
     assert_close(&grown, &expected[9 * decoder.vocabulary()..], AGAINST_ITSELF);
+}
+
+/// All logits of the tokens, in stages: embeddings, layers in two parts, output.
+fn run_in_stages(decoder: &Decoder, tokens: &[u32], at: usize) -> Vec<f32> {
+    let residual = decoder.begin(tokens).unwrap();
+    let residual = decoder.run_layers(0..at, &residual).unwrap();
+    let residual = decoder.run_layers(at..decoder.config().layers, &residual).unwrap();
+    decoder.finish(&residual, 0..tokens.len()).unwrap()
+}
+
+#[test]
+fn a_forward_pass_in_stages_gives_the_same_logits() {
+    for name in MODELS {
+        let (tokens, _) = reference(name);
+        let expected = run(&tiny(name), &mut SequenceCache::new(0), &tokens);
+        let separate = load_separately(name);
+        for at in 0..=separate.config().layers {
+            assert_close(&run_in_stages(&separate, &tokens, at), &expected, AGAINST_ITSELF);
+        }
+        let residual = separate.begin(&tokens).unwrap();
+        let residual = separate.run_layers(0..separate.config().layers, &residual).unwrap();
+        let some = separate.finish(&residual, 3..5).unwrap();
+        let width = separate.vocabulary();
+        assert_close(&some, &expected[3 * width..5 * width], AGAINST_ITSELF);
+    }
+}
+
+fn load_separately(name: &str) -> Decoder {
+    let file = GgufFile::open(&model_path(name)).unwrap();
+    Decoder::load_with(file, Box::new(KernelOps), Stacking::None).unwrap()
+}
+
+#[test]
+fn a_replaced_matrix_counts_until_it_is_put_back() {
+    let mut decoder = load_separately("llama");
+    let (tokens, _) = reference("llama");
+    let before = run_in_stages(&decoder, &tokens, 1);
+    let file = GgufFile::open(&model_path("llama")).unwrap();
+    for name in ["token_embd.weight", "blk.0.attn_k.weight", "blk.1.ffn_down.weight"] {
+        let tensor = file.tensor(name).unwrap();
+        let bytes = file.tensor_bytes(tensor).to_vec();
+        let same = decoder.replace(name, tensor.ggml_type, bytes).unwrap();
+        assert_eq!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
+        let zeroes = vec![0; 4 * tensor.weights() as usize];
+        let changed = decoder.replace(name, GgmlType::F32, zeroes).unwrap();
+        assert_ne!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
+        decoder.put_back(changed);
+        decoder.put_back(same);
+        assert_eq!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
+    }
+    let error = decoder.replace("blk.9.attn_k.weight", GgmlType::F32, Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("no such tensor"), "{error}");
 }
 
 #[test]

@@ -17,6 +17,8 @@ use crate::support::progress::{Progress, Unit};
 /// stacked, so that a step starts fewer products.
 #[derive(Debug)]
 pub(super) struct Projection {
+    /// The matrices' names in the file.
+    tensors: Vec<String>,
     stacks: Vec<Stack>,
 }
 
@@ -51,6 +53,21 @@ impl Projection {
     pub(super) fn apply_one(&self, ops: &dyn Ops, input: &Tensor) -> candle_core::Result<Tensor> {
         Ok(self.apply(ops, input)?.swap_remove(0))
     }
+
+    fn matrix_mut(&mut self, name: &str) -> Option<&mut Matrix> {
+        let index = self.tensors.iter().position(|tensor| tensor == name)?;
+        let is_alone = self.stacks.len() == self.tensors.len();
+        self.stacks.get_mut(index).filter(|_| is_alone).map(|stack| &mut stack.matrix)
+    }
+}
+
+/// Which matrices with the same input are stacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stacking {
+    /// Neighbours of one type.
+    OfOneType,
+    /// None: each can be replaced.
+    None,
 }
 
 /// One decoder layer.
@@ -84,10 +101,11 @@ impl Weights {
         file: &GgufFile,
         config: &Config,
         ops: &dyn Ops,
+        stacking: Stacking,
     ) -> Result<Self, ModelError> {
         check_tensors(file, config)
             .map_err(|problem| ModelError::unsupported(file.path(), problem))?;
-        let loader = Loader { file, ops };
+        let loader = Loader { file, ops, stacking };
         let total = file.tensors().iter().map(TensorInfo::bytes).sum();
         let progress = Progress::new("Loading", total, Unit::Bytes);
         let layers = (0..config.layers).into_par_iter().map(|index| {
@@ -106,6 +124,19 @@ impl Weights {
         };
         progress.finish();
         Ok(weights)
+    }
+
+    /// The matrix with this name, where no other is stacked with it.
+    pub(super) fn matrix_mut(&mut self, name: &str) -> Option<&mut Matrix> {
+        let layers = self.layers.iter_mut().flat_map(|layer| {
+            [
+                &mut layer.queries_keys_values,
+                &mut layer.attention_output,
+                &mut layer.gate_up,
+                &mut layer.down,
+            ]
+        });
+        layers.chain([&mut self.output]).find_map(|projection| projection.matrix_mut(name))
     }
 }
 
@@ -202,6 +233,7 @@ fn check_tensor(file: &GgufFile, expected: Expected) -> Result<String, String> {
 struct Loader<'a> {
     file: &'a GgufFile,
     ops: &'a dyn Ops,
+    stacking: Stacking,
 }
 
 impl Loader<'_> {
@@ -234,9 +266,12 @@ impl Loader<'_> {
         let matrices = names.iter().map(|name| Ok((name, self.info(&format!("{name}.weight"))?)));
         let matrices = matrices.collect::<Result<Vec<_>, ModelError>>()?;
         let stacks = matrices
-            .chunk_by(|(_, a), (_, b)| a.ggml_type == b.ggml_type)
+            .chunk_by(|(_, a), (_, b)| {
+                self.stacking == Stacking::OfOneType && a.ggml_type == b.ggml_type
+            })
             .map(|matrices| self.stack(matrices));
-        Ok(Projection { stacks: stacks.collect::<Result<_, _>>()? })
+        let tensors = matrices.iter().map(|(_, tensor)| tensor.name.clone()).collect();
+        Ok(Projection { tensors, stacks: stacks.collect::<Result<_, _>>()? })
     }
 
     fn stack(&self, matrices: &[(&String, &TensorInfo)]) -> Result<Stack, ModelError> {
