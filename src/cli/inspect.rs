@@ -251,7 +251,7 @@ fn value(entry: &MetadataEntry, shown: usize) -> String {
 }
 
 /// Text of a file without control characters, which could steer a terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|character| {
             let escaped = character.is_control().then(|| character.escape_default());

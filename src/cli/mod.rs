@@ -9,6 +9,7 @@ mod divergence;
 mod export;
 mod fetch;
 mod generate;
+mod importance;
 mod inspect;
 mod mmlu_eval;
 mod options;
@@ -37,6 +38,7 @@ enum Command {
     Export(export::Arguments),
     Convert(convert::Arguments),
     Quantize(quantize::Arguments),
+    Importance(importance::Arguments),
     Inspect(inspect::Arguments),
     Generate(generate::Arguments),
     MmluEval(mmlu_eval::Arguments),
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments, &global),
         Command::Convert(arguments) => convert::run(&arguments, &global),
         Command::Quantize(arguments) => quantize::run(&arguments, &global),
+        Command::Importance(arguments) => importance::run(&arguments, &global),
         Command::Inspect(arguments) => inspect::run(&arguments, &global),
         Command::Generate(arguments) => generate::run(&arguments, &global),
         Command::MmluEval(arguments) => mmlu_eval::run(&arguments, &global),

@@ -14,7 +14,7 @@ use candle_core::Device;
 
 use crate::convert::vocabulary::Vocabulary;
 use crate::gguf::GgufFile;
-use crate::model::{BatchItem, Decoder, ModelError, SequenceCache};
+use crate::model::{ActivationObserver, BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
 use crate::support::processor::InstructionSet;
 use crate::support::units;
@@ -242,6 +242,18 @@ impl Engine {
     /// A sequence that would outgrow the context, that has ended or that comes twice, an unknown
     /// token, a failed tensor operation. The sequences then hold what they held before.
     pub fn step(&mut self, items: &[StepItem<'_>]) -> Result<Vec<Logits>, EngineError> {
+        self.step_observed(items, &mut ())
+    }
+
+    /// [`Engine::step`], with somebody who sees what the weight matrices are multiplied with.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub fn step_observed(
+        &mut self,
+        items: &[StepItem<'_>],
+        observer: &mut dyn ActivationObserver,
+    ) -> Result<Vec<Logits>, EngineError> {
         for item in items {
             self.check_item(item)?;
         }
@@ -254,7 +266,7 @@ impl Engine {
         let decoder = &self.decoder;
         // On a worker of the pool, the many small parallel loops of a step start without waking
         // another thread for each.
-        let result = rayon::scope(|_| decoder.forward(&mut batch));
+        let result = rayon::scope(|_| decoder.forward_observed(&mut batch, observer));
         self.sequences.extend(items.iter().map(|item| item.sequence).zip(caches));
         Ok(split_rows(&result?, self.decoder.vocabulary(), items))
     }

@@ -1,5 +1,6 @@
 //! Question sets, prompts, scoring and statistics; how far one model's predictions are from another's.
 
+pub mod calibration;
 pub mod divergence;
 mod log_softmax;
 mod prompts;

@@ -7,6 +7,7 @@ use candle_core::{Device, Result as TensorResult, Tensor};
 use super::ModelError;
 use super::cache::SequenceCache;
 use super::config::Config;
+use super::observer::ActivationObserver;
 use super::ops::{AttentionPart, KernelOps, Ops, RopeTable, TensorOps};
 use super::rope::RopePairs;
 use super::weights::{EMBEDDING, Layer, Stacking, Weights};
@@ -96,6 +97,19 @@ impl Decoder {
     /// # Errors
     /// A failed tensor operation, such as memory running out on a device.
     pub fn forward(&self, items: &mut [BatchItem<'_>]) -> Result<Vec<f32>, ModelError> {
+        self.forward_observed(items, &mut ())
+    }
+
+    /// [`Decoder::forward`], with somebody who sees what the weight matrices are multiplied with:
+    /// the output matrix with every token, whether or not it gives logits.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn forward_observed(
+        &self,
+        items: &mut [BatchItem<'_>],
+        observer: &mut dyn ActivationObserver,
+    ) -> Result<Vec<f32>, ModelError> {
         let ops = &*self.ops;
         for item in items.iter_mut() {
             item.cache.reserve(item.tokens.len(), &self.config, ops)?;
@@ -103,9 +117,9 @@ impl Decoder {
         let rope = self.rope_table(items)?;
         let mut hidden = self.embed(items)?;
         for (index, layer) in self.weights.layers.iter().enumerate() {
-            hidden = self.layer(index, layer, &hidden, &rope, items)?;
+            hidden = self.layer(index, layer, &hidden, &rope, items, observer)?;
         }
-        let logits = self.logits(&hidden, items)?;
+        let logits = self.logits(&hidden, items, observer)?;
         for item in items {
             item.cache.commit(item.tokens.len());
         }
@@ -120,10 +134,11 @@ impl Decoder {
         hidden: &Tensor,
         rope: &RopeTable,
         items: &[BatchItem<'_>],
+        observer: &mut dyn ActivationObserver,
     ) -> TensorResult<Tensor> {
-        let attention = self.attention(index, layer, hidden, rope, items)?;
+        let attention = self.attention(index, layer, hidden, rope, items, observer)?;
         let hidden = self.ops.add(hidden, &attention)?;
-        let update = self.feed_forward(layer, &hidden)?;
+        let update = self.feed_forward(layer, &hidden, observer)?;
         self.ops.add(&hidden, &update)
     }
 
@@ -134,11 +149,12 @@ impl Decoder {
         hidden: &Tensor,
         rope: &RopeTable,
         items: &[BatchItem<'_>],
+        observer: &mut dyn ActivationObserver,
     ) -> TensorResult<Tensor> {
         let ops = &*self.ops;
         let Config { heads, kv_heads, head_size, norm_epsilon, .. } = self.config;
         let normed = ops.rms_norm(hidden, &layer.attention_norm, norm_epsilon)?;
-        let projected = layer.queries_keys_values.apply(ops, &normed)?;
+        let projected = layer.queries_keys_values.apply(ops, &normed, observer)?;
         let [queries, keys, values] = &projected[..] else {
             candle_core::bail!("queries, keys and values are three projections");
         };
@@ -156,7 +172,7 @@ impl Decoder {
         let scale = self.config.attention_scale;
         let shape = AttentionShape { heads, kv_heads, head_size, scale };
         let mixed = ops.attention(shape, index, &queries, &parts)?;
-        layer.attention_output.apply_one(ops, &mixed)
+        layer.attention_output.apply_one(ops, &mixed, observer)
     }
 
     /// Queries or keys: normalised head by head where the family does that, then turned.
@@ -174,18 +190,32 @@ impl Decoder {
         self.ops.rope(&normed.reshape((tokens, width))?, head_size, rope)
     }
 
-    fn feed_forward(&self, layer: &Layer, hidden: &Tensor) -> TensorResult<Tensor> {
+    fn feed_forward(
+        &self,
+        layer: &Layer,
+        hidden: &Tensor,
+        observer: &mut dyn ActivationObserver,
+    ) -> TensorResult<Tensor> {
         let ops = &*self.ops;
         let normed = ops.rms_norm(hidden, &layer.feed_forward_norm, self.config.norm_epsilon)?;
-        let projected = layer.gate_up.apply(ops, &normed)?;
+        let projected = layer.gate_up.apply(ops, &normed, observer)?;
         let [gate, up] = &projected[..] else {
             candle_core::bail!("gate and up are two projections");
         };
-        layer.down.apply_one(ops, &ops.silu_multiply(gate, up)?)
+        layer.down.apply_one(ops, &ops.silu_multiply(gate, up)?, observer)
     }
 
     /// The final norm and the output matrix, for the wanted rows only.
-    fn logits(&self, hidden: &Tensor, items: &[BatchItem<'_>]) -> TensorResult<Vec<f32>> {
+    fn logits(
+        &self,
+        hidden: &Tensor,
+        items: &[BatchItem<'_>],
+        observer: &mut dyn ActivationObserver,
+    ) -> TensorResult<Vec<f32>> {
+        let output = &self.weights.output;
+        if output.is_wanted(observer) {
+            output.show(&self.output_norm(hidden)?, observer)?;
+        }
         let mut wanted = Vec::new();
         let mut end = 0;
         for item in items {
@@ -202,9 +232,13 @@ impl Decoder {
 
     /// The logits of rows of the residual stream.
     fn output(&self, rows: &Tensor) -> TensorResult<Vec<f32>> {
-        let ops = &*self.ops;
-        let normed = ops.rms_norm(rows, &self.weights.output_norm, self.config.norm_epsilon)?;
-        self.weights.output.apply_one(ops, &normed)?.flatten_all()?.to_vec1()
+        let normed = self.output_norm(rows)?;
+        self.weights.output.apply_one(&*self.ops, &normed, &mut ())?.flatten_all()?.to_vec1()
+    }
+
+    /// What the output matrix is multiplied with, of rows of the residual stream.
+    fn output_norm(&self, rows: &Tensor) -> TensorResult<Tensor> {
+        self.ops.rms_norm(rows, &self.weights.output_norm, self.config.norm_epsilon)
     }
 
     /// The embeddings of all tokens, dequantized from the file row by row.

@@ -3,6 +3,7 @@
 mod cache;
 mod config;
 mod decoder;
+mod observer;
 mod ops;
 mod rope;
 mod weights;
@@ -17,6 +18,7 @@ use crate::gguf::GgufError;
 pub use cache::SequenceCache;
 pub use config::{Config, FAMILIES, Family};
 pub use decoder::{BatchItem, Decoder, Replaced, Residual};
+pub use observer::ActivationObserver;
 pub use rope::{RopeFrequencies, RopePairs};
 
 /// An error of a model.

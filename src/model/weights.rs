@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use super::ModelError;
 use super::config::Config;
-use super::ops::{Matrix, Ops};
+use super::observer::ActivationObserver;
+use super::ops::{Matrix, Ops, with_elements};
 use super::rope::RopeFrequencies;
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::quant::formats::dequantize_row;
@@ -32,7 +33,13 @@ struct Stack {
 
 impl Projection {
     /// One `[tokens, width]` view for each of the matrices.
-    pub(super) fn apply(&self, ops: &dyn Ops, input: &Tensor) -> candle_core::Result<Vec<Tensor>> {
+    pub(super) fn apply(
+        &self,
+        ops: &dyn Ops,
+        input: &Tensor,
+        observer: &mut dyn ActivationObserver,
+    ) -> candle_core::Result<Vec<Tensor>> {
+        self.show(input, observer)?;
         let matrices: Vec<&Matrix> = self.stacks.iter().map(|stack| &stack.matrix).collect();
         let products = ops.multiply(input, &matrices)?;
         let mut outputs = Vec::new();
@@ -50,8 +57,31 @@ impl Projection {
     }
 
     /// The output of a projection with a single matrix.
-    pub(super) fn apply_one(&self, ops: &dyn Ops, input: &Tensor) -> candle_core::Result<Tensor> {
-        Ok(self.apply(ops, input)?.swap_remove(0))
+    pub(super) fn apply_one(
+        &self,
+        ops: &dyn Ops,
+        input: &Tensor,
+        observer: &mut dyn ActivationObserver,
+    ) -> candle_core::Result<Tensor> {
+        Ok(self.apply(ops, input, observer)?.swap_remove(0))
+    }
+
+    /// Whether the observer wants to see the input.
+    pub(super) fn is_wanted(&self, observer: &dyn ActivationObserver) -> bool {
+        observer.wants(&self.tensors)
+    }
+
+    /// Lets the observer see the input, if it wants to.
+    pub(super) fn show(
+        &self,
+        input: &Tensor,
+        observer: &mut dyn ActivationObserver,
+    ) -> candle_core::Result<()> {
+        if !self.is_wanted(observer) {
+            return Ok(());
+        }
+        let (_, columns) = input.dims2()?;
+        with_elements(input, |activations| observer.observe(&self.tensors, activations, columns))
     }
 
     fn matrix_mut(&mut self, name: &str) -> Option<&mut Matrix> {

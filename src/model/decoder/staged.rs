@@ -63,7 +63,7 @@ impl Decoder {
         let mut hidden = residual.hidden.clone();
         for (index, layer) in self.weights.layers.iter().enumerate().take(layers.end) {
             if index >= layers.start {
-                hidden = self.layer(index, layer, &hidden, &rope, &items)?;
+                hidden = self.layer(index, layer, &hidden, &rope, &items, &mut ())?;
             }
         }
         Ok(Residual { hidden })

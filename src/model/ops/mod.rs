@@ -7,7 +7,7 @@ mod kernels;
 mod tensors;
 
 use candle_core::quantized::QMatMul;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{CpuStorage, Device, Result, Storage, Tensor};
 
 use super::cache::{Segment, SegmentStorage, SequenceCache};
 use super::config::Config;
@@ -46,6 +46,21 @@ pub(super) struct AttentionPart<'a> {
     pub(super) start: usize,
     pub(super) count: usize,
     pub(super) cache: &'a SequenceCache,
+}
+
+/// Calls `action` with the elements of a tensor; they are copied only where they must be.
+pub(super) fn with_elements(tensor: &Tensor, action: impl FnOnce(&[f32])) -> Result<()> {
+    {
+        let (storage, layout) = tensor.storage_and_layout();
+        if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
+            (&*storage, layout.contiguous_offsets())
+        {
+            action(&values[start..end]);
+            return Ok(());
+        }
+    }
+    action(&tensor.flatten_all()?.to_vec1::<f32>()?);
+    Ok(())
 }
 
 /// A back end.

@@ -7,10 +7,12 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use super::ActivationSums;
 use super::sums::TensorSums;
+use super::{ActivationSums, ImportanceError};
 use crate::gguf::Cursor;
+use crate::support::atomic_file::write_atomically;
 
 /// Name length, calls, number of values, one value.
 const MIN_ENTRY_BYTES: u64 = 4 * 4;
@@ -75,4 +77,38 @@ fn text(cursor: &mut Cursor<'_>, what: &str) -> Result<String, String> {
     let length = count(cursor, what)?;
     let bytes = cursor.take(length, what)?;
     std::str::from_utf8(bytes).map(str::to_string).map_err(|_| format!("{what} is no UTF-8 text"))
+}
+
+/// Writes the very bytes that llama-imatrix writes for the same numbers: tensors without any data
+/// are left out, and experts without any get 1.
+pub(super) fn write(sums: &ActivationSums, path: &Path) -> Result<(), ImportanceError> {
+    let bytes = encode(sums)
+        .ok_or_else(|| ImportanceError::malformed(path, "a legacy file has no room for so much"))?;
+    write_atomically(path, &bytes).map_err(|source| ImportanceError::io(path, source))
+}
+
+/// `None` where a number has more than 31 bits.
+fn encode(sums: &ActivationSums) -> Option<Vec<u8>> {
+    let number = |number: u64| i32::try_from(number).ok().map(i32::to_le_bytes);
+    let mut bytes = Vec::new();
+    let tensors = sums.tensors.iter().filter(|(_, tensor)| tensor.largest_count() > 0);
+    bytes.extend(number(tensors.clone().count() as u64)?);
+    // A legacy file's counts are calls already.
+    let chunk_tokens = sums.chunk_tokens.unwrap_or(1);
+    for (name, tensor) in tensors {
+        let calls = tensor.largest_count().div_ceil(chunk_tokens.into());
+        bytes.extend(number(name.len() as u64)?);
+        bytes.extend(name.as_bytes());
+        bytes.extend(number(calls)?);
+        bytes.extend(number(tensor.sums.len() as u64)?);
+        for (expert, &count) in tensor.sums.chunks_exact(tensor.columns()).zip(&tensor.counts) {
+            let mean = |sum: f32| if count == 0 { 1.0 } else { sum / count as f32 };
+            bytes.extend(expert.iter().flat_map(|&sum| (mean(sum) * calls as f32).to_le_bytes()));
+        }
+    }
+    bytes.extend(number(sums.chunks.into())?);
+    let dataset = sums.datasets.last().map_or("", String::as_str);
+    bytes.extend(number(dataset.len() as u64)?);
+    bytes.extend(dataset.as_bytes());
+    Some(bytes)
 }

@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::sums::TensorSums;
+use super::sums::{DEFAULT_CHUNK_TOKENS, TensorSums};
 use super::{ActivationSums, ImportanceError};
-use crate::gguf::{GgmlType, GgufFile, TensorInfo};
+use crate::gguf::{Array, GgmlType, GgufFile, GgufWriter, Metadata, TensorInfo, TensorPlan, Value};
 
 const TYPE_KEY: &str = "general.type";
+const TYPE: &str = "imatrix";
 const DATASETS_KEY: &str = "imatrix.datasets";
 const CHUNKS_KEY: &str = "imatrix.chunk_count";
 const CHUNK_TOKENS_KEY: &str = "imatrix.chunk_size";
@@ -91,4 +92,36 @@ fn floats<'a>(
 
 fn count(stored: f32) -> Option<u64> {
     (0.0..LARGEST_COUNT).contains(&stored).then(|| stored.round() as u64)
+}
+
+/// Writes the very bytes that llama-imatrix writes for the same numbers.
+pub(super) fn write(sums: &ActivationSums, path: &Path) -> Result<(), ImportanceError> {
+    let mut metadata = Metadata::new();
+    metadata.set(TYPE_KEY, Value::String(TYPE.to_string()));
+    metadata.set(DATASETS_KEY, Value::Array(Array::String(sums.datasets.clone())));
+    metadata.set(CHUNKS_KEY, Value::U32(sums.chunks));
+    let chunk_tokens = sums.chunk_tokens.unwrap_or(DEFAULT_CHUNK_TOKENS);
+    metadata.set(CHUNK_TOKENS_KEY, Value::U32(chunk_tokens));
+    let plans = sums.tensors.iter().flat_map(|(name, tensor)| plans(name, tensor)).collect();
+    let mut writer = GgufWriter::create(path, &metadata, plans)?;
+    for tensor in sums.tensors.values() {
+        writer.write(&bytes(tensor.sums.iter().copied()))?;
+        writer.write(&bytes(tensor.counts.iter().map(|&count| count as f32)))?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn plans(name: &str, tensor: &TensorSums) -> [TensorPlan; 2] {
+    let plan = |suffix: &str, columns: usize| {
+        let mut dimensions = vec![columns as u64];
+        if tensor.counts.len() > 1 {
+            dimensions.push(tensor.counts.len() as u64);
+        }
+        TensorPlan { name: format!("{name}{suffix}"), dimensions, ggml_type: GgmlType::F32 }
+    };
+    [plan(SUMS_SUFFIX, tensor.columns()), plan(COUNTS_SUFFIX, 1)]
+}
+
+fn bytes(values: impl Iterator<Item = f32>) -> Vec<u8> {
+    values.flat_map(f32::to_le_bytes).collect()
 }

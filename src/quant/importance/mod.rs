@@ -4,8 +4,10 @@
 //! with, over all tokens of a calibration text. [`ActivationSums`] is what is collected, kept in
 //! files and merged; [`Importance`] is what weights the errors while a model is quantized.
 
+mod coverage;
 mod dat_file;
 mod gguf_file;
+mod merge;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::gguf::GgufError;
 
+pub use coverage::{Coverage, HARDLY_ACTIVE};
 pub use sums::{ActivationSums, DEFAULT_CHUNK_TOKENS, FileFormat, TensorSums};
 
 /// Why importance cannot be read, written or merged.

@@ -118,6 +118,77 @@ impl ActivationSums {
         Ok(sums)
     }
 
+    /// Writes the file of this format; it appears complete or not at all.
+    ///
+    /// # Errors
+    /// I/O errors, and what the format has no room for.
+    pub fn write(&self, path: &Path, format: FileFormat) -> Result<(), ImportanceError> {
+        match format {
+            FileFormat::Gguf => gguf_file::write(self, path),
+            FileFormat::Dat => dat_file::write(self, path),
+        }
+    }
+
+    /// Adds what `chunks` more chunks brought: for each tensor, its columns' sums of squares and of
+    /// how many activations they are.
+    ///
+    /// # Errors
+    /// Other tensors or columns than before, and sums that are not finite. Nothing is added then.
+    pub fn add_chunks(
+        &mut self,
+        chunks: u32,
+        tensors: &[(&str, &[f64], u64)],
+    ) -> Result<(), ImportanceError> {
+        self.check_addition(tensors).map_err(ImportanceError::Different)?;
+        for &(name, squares, count) in tensors {
+            let columns = squares.len();
+            let tensor = self
+                .tensors
+                .entry(name.to_string())
+                .or_insert_with(|| TensorSums { sums: vec![0.0; columns], counts: vec![0] });
+            for (sum, &square) in tensor.sums.iter_mut().zip(squares) {
+                *sum += square as f32;
+            }
+            tensor.counts[0] += count;
+        }
+        self.chunks += chunks;
+        Ok(())
+    }
+
+    fn check_addition(&self, tensors: &[(&str, &[f64], u64)]) -> Result<(), String> {
+        for &(name, squares, _) in tensors {
+            let known = self.tensors.get(name);
+            match known {
+                None if self.tensors.is_empty() => {}
+                None => return Err(format!("the importance so far lacks the tensor {name}")),
+                Some(known) if known.sums.len() != squares.len() || known.counts.len() != 1 => {
+                    return Err(format!(
+                        "{name} has {} columns in the importance so far, {} in the model",
+                        known.sums.len(),
+                        squares.len()
+                    ));
+                }
+                Some(_) => {}
+            }
+            let old = |column: usize| known.map_or(0.0, |known| known.sums[column]);
+            let overflows = |column: &usize| !(old(*column) + squares[*column] as f32).is_finite();
+            if let Some(column) = (0..squares.len()).find(overflows) {
+                return Err(format!(
+                    "the activations of {name} in column {column} are not finite: their squares \
+                     add up to {}",
+                    old(column) + squares[column] as f32
+                ));
+            }
+        }
+        let is_new = |name: &&String| !tensors.iter().any(|(new, ..)| new == *name);
+        match self.tensors.keys().find(is_new) {
+            Some(name) => Err(format!(
+                "the importance so far has the tensor {name}, which is not among those collected"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// The tensors by name, in the order of the names.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorSums)> {
         self.tensors.iter().map(|(name, sums)| (name.as_str(), sums))

@@ -1,0 +1,226 @@
+//! `quantkit importance MODEL`: runs calibration text through the model.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::{Format, content, is_same_file};
+use crate::cli::options::{DeviceOptions, GlobalOptions, print_json, say};
+use crate::engine::Engine;
+use crate::eval::calibration::{CalibrationText, CollectOptions, collect};
+use crate::quant::importance::{ActivationSums, DEFAULT_CHUNK_TOKENS};
+use crate::support::{atomic_file, units};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The GGUF model, best in F16 or BF16
+    #[arg(required = true)]
+    model: Option<PathBuf>,
+
+    /// The calibration text: UTF-8, one or more files
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    text: Vec<PathBuf>,
+
+    /// Where the importance goes [default: MODEL with .imatrix.gguf at the end]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// The file's format [default: dat for *.dat, else gguf]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+
+    /// Collect on at most N chunks of the text [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    chunks: Option<u32>,
+
+    /// Tokens of a chunk [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+
+    /// Leave out the first N chunks of the text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    from_chunk: u32,
+
+    /// Collect for the output matrix, too
+    #[arg(long)]
+    process_output: bool,
+
+    /// Save what there is after every N chunks
+    #[arg(long, value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    save_every: u32,
+
+    /// Go on from what the output file holds
+    #[arg(long)]
+    resume: bool,
+
+    #[command(flatten)]
+    device: DeviceOptions,
+}
+
+/// What was collected.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    model: &'a Path,
+    output: &'a Path,
+    datasets: &'a [String],
+    tensors: usize,
+    chunks: u32,
+    chunk_tokens: u32,
+    /// Chunks that were in the file already.
+    resumed_chunks: u32,
+    /// Wall time of the new chunks.
+    seconds: f64,
+    tokens_per_second: f64,
+}
+
+pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
+    let Some(model) = &arguments.model else { bail!("which model? Name its GGUF file") };
+    let default_output = model.with_extension("imatrix.gguf");
+    let output = arguments.output.as_deref().unwrap_or(&default_output);
+    let format = Format::of(arguments.format, output);
+    refuse_inputs(output, model, &arguments.text)?;
+    atomic_file::check_writable(output)
+        .with_context(|| format!("cannot write {}", output.display()))?;
+    let earlier = if arguments.resume { earlier_sums(output, format)? } else { None };
+
+    let mut engine = Engine::load(model, arguments.device.device.0)?;
+    let text = CalibrationText::read(&engine, &arguments.text)?;
+    let chunk_tokens = chunk_tokens(arguments, &engine)?;
+    let options = CollectOptions {
+        chunk_tokens: chunk_tokens as usize,
+        first_chunk: arguments.from_chunk as usize,
+        chunks: arguments.chunks.map(|chunks| chunks as usize),
+        process_output: arguments.process_output,
+        save_every: arguments.save_every as usize,
+    };
+    let chunks = text.chunks(&options)? as u32;
+    note_few_chunks(arguments.chunks, chunks);
+    let mut sums = match earlier {
+        Some(earlier) => continued(earlier, &text, chunk_tokens)
+            .with_context(|| format!("{} cannot be continued", output.display()))?,
+        None => ActivationSums::new(text.names().to_vec(), chunk_tokens),
+    };
+    let resumed_chunks = sums.chunks();
+    let started = Instant::now();
+    let mut save = |sums: &ActivationSums| sums.write(output, format.into());
+    let result = collect(&mut engine, &text, &options, &mut sums, &mut save);
+    let new_chunks = sums.chunks() - resumed_chunks;
+    if new_chunks > 0 {
+        save(&sums)?;
+    }
+    result?;
+    if sums.chunks() < chunks {
+        bail!("{}", how_to_go_on(&sums, chunks, output, format));
+    }
+    let report = report(model, output, &sums, resumed_chunks, started.elapsed());
+    if global.json { print_json(&report) } else { print_report(&report, &sums) }
+}
+
+fn refuse_inputs(output: &Path, model: &PathBuf, texts: &[PathBuf]) -> Result<()> {
+    if std::iter::once(model).chain(texts).any(|input| is_same_file(output, input)) {
+        bail!("{}: the output is one of the inputs; give it another name", output.display());
+    }
+    Ok(())
+}
+
+fn chunk_tokens(arguments: &Arguments, engine: &Engine) -> Result<u32> {
+    let longest = u32::try_from(engine.context_length()).unwrap_or(u32::MAX);
+    match arguments.context {
+        Some(context) if context > longest => {
+            bail!("--context {context}: the model's context holds {longest} tokens")
+        }
+        Some(context) => Ok(context),
+        None => Ok(DEFAULT_CHUNK_TOKENS.min(longest)),
+    }
+}
+
+fn note_few_chunks(wanted: Option<u32>, chunks: u32) {
+    if let Some(wanted) = wanted.filter(|&wanted| wanted > chunks) {
+        tracing::warn!("the text has {chunks} chunks, fewer than the {wanted} asked for");
+    }
+}
+
+/// What the output holds from an earlier run, if it is there.
+fn earlier_sums(output: &Path, format: Format) -> Result<Option<ActivationSums>> {
+    if format == Format::Dat {
+        bail!(
+            "--resume: a .dat file holds means, not the sums to go on from; collect to GGUF, and \
+             turn that into .dat with `quantkit importance merge FILE.gguf --output FILE.dat`"
+        );
+    }
+    if output.exists() { Ok(Some(ActivationSums::read(output)?)) } else { Ok(None) }
+}
+
+/// Checks that a run with these chunks of this text has written `earlier`.
+fn continued(
+    earlier: ActivationSums,
+    text: &CalibrationText,
+    chunk_tokens: u32,
+) -> Result<ActivationSums> {
+    if earlier.datasets() != text.names() {
+        bail!(
+            "it was collected on {}, not on {}",
+            earlier.datasets().join(", "),
+            text.names().join(", ")
+        );
+    }
+    if earlier.chunk_tokens() != Some(chunk_tokens) {
+        bail!("it was not collected in chunks of {chunk_tokens} tokens");
+    }
+    let tokens = u64::from(earlier.chunks()) * u64::from(chunk_tokens);
+    if let Some((name, _)) = earlier.tensors().find(|(_, tensor)| tensor.counts != [tokens]) {
+        bail!("{name} was not collected on {} chunks exactly", earlier.chunks());
+    }
+    Ok(earlier)
+}
+
+fn how_to_go_on(sums: &ActivationSums, chunks: u32, output: &Path, format: Format) -> String {
+    let done = sums.chunks();
+    let output = output.display();
+    match (done, format) {
+        (0, _) => "no chunk was complete, nothing is saved".to_string(),
+        (_, Format::Gguf) => format!(
+            "{done} of {chunks} chunks are in {output}; the same command with --resume goes on"
+        ),
+        (_, Format::Dat) => format!("{done} of {chunks} chunks are in {output}"),
+    }
+}
+
+fn report<'a>(
+    model: &'a Path,
+    output: &'a Path,
+    sums: &'a ActivationSums,
+    resumed_chunks: u32,
+    elapsed: Duration,
+) -> Report<'a> {
+    let (chunks, chunk_tokens) = (sums.chunks(), sums.chunk_tokens().unwrap_or_default());
+    let seconds = elapsed.as_secs_f64();
+    let tokens = f64::from(chunks - resumed_chunks) * f64::from(chunk_tokens);
+    Report {
+        model,
+        output,
+        datasets: sums.datasets(),
+        tensors: sums.tensors().len(),
+        chunks,
+        chunk_tokens,
+        resumed_chunks,
+        seconds,
+        tokens_per_second: tokens / seconds,
+    }
+}
+
+fn print_report(report: &Report<'_>, sums: &ActivationSums) -> Result<()> {
+    let output = report.output.display();
+    let content = content(sums);
+    if report.chunks == report.resumed_chunks {
+        return say!("{output}: {content}, complete already");
+    }
+    say!(
+        "{output}: {content}, in {} ({:.0} tokens/s)",
+        units::duration(Duration::from_secs_f64(report.seconds)),
+        report.tokens_per_second
+    )
+}
