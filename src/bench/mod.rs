@@ -44,7 +44,7 @@ use crate::engine::{
     DeviceChoice, Engine, EngineError, Event, Request, RequestId, Sampling, Scheduler,
     SchedulerOptions,
 };
-use crate::support::hash::sha256_file_once;
+use crate::gguf;
 use crate::support::progress::{Progress, Unit};
 use crate::support::{machine, units};
 use driver::{Server, Step, Trace};
@@ -108,11 +108,8 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
     let workload = &options.workload;
     check_workload(workload)?;
     let load_average_before = machine::load_average();
-    let model_sha256 =
-        sha256_file_once(&options.model).map_err(|e| BenchError::io(&options.model, e))?;
-    let model_bytes = std::fs::metadata(&options.model)
-        .map_err(|error| BenchError::io(&options.model, error))?
-        .len();
+    let identity =
+        gguf::identify(&options.model).map_err(|error| BenchError::io(&options.model, error))?;
     export::check_writable(&options.output)?;
     let started = Instant::now();
     let engine = Engine::load(&options.model, options.device)?;
@@ -124,8 +121,8 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
         build: Build::current(),
         model: options.model.display().to_string(),
-        model_sha256,
-        model_bytes,
+        model_sha256: identity.sha256,
+        model_bytes: identity.bytes,
         device: options.device.to_string(),
         threads: rayon::current_num_threads(),
         machine: machine::Machine::detect(),

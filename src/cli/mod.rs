@@ -11,9 +11,11 @@ mod fetch;
 mod generate;
 mod importance;
 mod inspect;
+mod join;
 mod mmlu_eval;
 mod options;
 mod quantize;
+mod split;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,8 @@ enum Command {
     Convert(convert::Arguments),
     Quantize(quantize::Arguments),
     Importance(importance::Arguments),
+    Split(split::Arguments),
+    Join(join::Arguments),
     Inspect(inspect::Arguments),
     Generate(generate::Arguments),
     MmluEval(mmlu_eval::Arguments),
@@ -60,6 +64,8 @@ pub fn main() -> ExitCode {
         Command::Convert(arguments) => convert::run(&arguments, &global),
         Command::Quantize(arguments) => quantize::run(&arguments, &global),
         Command::Importance(arguments) => importance::run(&arguments, &global),
+        Command::Split(arguments) => split::run(&arguments, &global),
+        Command::Join(arguments) => join::run(&arguments, &global),
         Command::Inspect(arguments) => inspect::run(&arguments, &global),
         Command::Generate(arguments) => generate::run(&arguments, &global),
         Command::MmluEval(arguments) => mmlu_eval::run(&arguments, &global),

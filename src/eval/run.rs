@@ -16,8 +16,8 @@ use super::{EvalError, EvalOptions, EvalSummary, Protocol};
 use crate::convert::vocabulary::Vocabulary;
 use crate::engine::Build;
 use crate::engine::Engine;
+use crate::gguf;
 use crate::support::atomic_file::check_writable;
-use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
 
@@ -33,8 +33,9 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     let output = options.output.join("summary.json");
     check_writable(&output)
         .map_err(|source| EvalError::Io { path: output.display().to_string(), source })?;
-    let model_sha256 = sha256_file_once(&options.model)
-        .map_err(|source| EvalError::Io { path: options.model.display().to_string(), source })?;
+    let model_sha256 = gguf::identify(&options.model)
+        .map_err(|source| EvalError::Io { path: options.model.display().to_string(), source })?
+        .sha256;
     let engine = Engine::load(&options.model, options.device)?;
 
     let started = Instant::now();

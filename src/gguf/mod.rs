@@ -5,10 +5,13 @@
 mod cursor;
 mod directory;
 mod error;
+mod identity;
 mod metadata;
 mod model_keys;
 mod reader;
+mod regroup;
 mod rope_scaling;
+mod split;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -17,11 +20,14 @@ mod writer;
 pub(crate) use cursor::Cursor;
 pub use directory::{Directory, has_magic};
 pub use error::GgufError;
+pub use identity::{ModelIdentity, identify};
 pub use metadata::{Array, Metadata, Value, ValueType};
 pub use model_keys::ModelKeys;
 pub use reader::{GgufFile, TensorInfo};
+pub use regroup::{RegroupError, RegroupReport, join_model, split_model};
 pub use rope_scaling::{
     RopeScaling, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_EXTRAPOLATION, yarn_magnitude,
 };
+pub use split::{PartLimit, part_path};
 pub use types::GgmlType;
 pub use writer::{GgufWriter, TensorPlan, file_bytes};

@@ -1,12 +1,13 @@
 //! Reading a GGUF file through a memory map. Nothing in the file is believed before it is checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::directory::Directory;
+use super::directory::{Directory, quoted};
+use super::split::{self, PartFacts};
 use super::{GgmlType, GgufError, Metadata};
 use crate::support::mapped::{map_file, release};
 use crate::support::units;
@@ -20,7 +21,8 @@ pub struct TensorInfo {
     pub dimensions: Vec<u64>,
     /// Its element type.
     pub ggml_type: GgmlType,
-    /// Where its data starts, in bytes from the start of the data section.
+    /// Where its data starts, in bytes from the start of the data section; in a split model, of the
+    /// parts' data sections one after another.
     pub offset: u64,
 }
 
@@ -46,62 +48,125 @@ impl TensorInfo {
     }
 }
 
-/// A mapped GGUF file whose directory has been checked against its length.
+/// A model in mapped GGUF files whose directories have been checked against their lengths: one file,
+/// or all the parts of a split model, which are read as one.
 #[derive(Debug)]
 pub struct GgufFile {
+    parts: Vec<Part>,
+    /// Those of all parts; a tensor's offset counts through the parts' data sections.
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+/// One mapped file.
+#[derive(Debug)]
+struct Part {
     path: PathBuf,
     map: Mmap,
     directory: Directory,
+    /// The offset of its data section, counted through those of all parts before it.
+    data_offset: u64,
+}
+
+impl Part {
+    fn open(path: &Path, data_offset: u64) -> Result<Self, GgufError> {
+        let map = map_file(path).map_err(|source| GgufError::io(path, source))?;
+        let directory = Directory::parse(path, &map)?;
+        Ok(Self { path: path.to_path_buf(), map, directory, data_offset })
+    }
+
+    fn malformed(&self, problem: impl Into<String>) -> GgufError {
+        GgufError::malformed(&self.path, problem)
+    }
+
+    fn facts(&self) -> Result<Option<PartFacts>, GgufError> {
+        PartFacts::of(&self.directory.metadata).map_err(|problem| self.malformed(problem))
+    }
+
+    /// The offset of the data section of a part that follows this one. It is the sum of lengths of
+    /// mapped files, which fit into the address space together.
+    fn data_end(&self) -> u64 {
+        self.data_offset + (self.map.len() as u64).saturating_sub(self.directory.data_start)
+    }
 }
 
 impl GgufFile {
-    /// Maps the file and checks its header, metadata and tensor directory.
+    /// Maps the file and checks its header, metadata and tensor directory. The first part of a split
+    /// model (`NAME-00001-of-00003.gguf`) opens the others with it.
     ///
     /// # Errors
-    /// Anything that is not a complete, consistent GGUF version 2 or 3 file.
+    /// Anything that is not a complete, consistent GGUF version 2 or 3 file; a part that is not the
+    /// first; parts that are missing or do not belong together.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let map = map_file(path).map_err(|source| GgufError::io(path, source))?;
-        let directory = Directory::parse(path, &map)?;
-        let file = Self { path: path.to_path_buf(), map, directory };
+        let first = Part::open(path, 0)?;
+        let parts = match first.facts()? {
+            None => vec![first],
+            Some(facts) => open_parts(first, facts)?,
+        };
+        let mut tensors = Vec::new();
+        let mut by_name = HashMap::new();
+        for part in &parts {
+            for tensor in &part.directory.tensors {
+                if by_name.insert(tensor.name.clone(), tensors.len()).is_some() {
+                    return Err(part.malformed(format!(
+                        "tensor {} is in another part of the model as well; the parts do not \
+                         belong together",
+                        quoted(&tensor.name)
+                    )));
+                }
+                let offset = part.data_offset + tensor.offset;
+                tensors.push(TensorInfo { offset, ..tensor.clone() });
+            }
+        }
+        let file = Self { parts, tensors, by_name };
         if tracing::enabled!(tracing::Level::INFO) {
             file.log();
         }
         Ok(file)
     }
 
-    /// The file's path as it was opened.
+    fn first(&self) -> &Part {
+        &self.parts[0]
+    }
+
+    /// The file's path as it was opened: the first part's.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.first().path
+    }
+
+    /// The path of every file, in order.
+    pub fn part_paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
     }
 
     /// The format's version, 2 or 3.
     pub fn version(&self) -> u32 {
-        self.directory.version
+        self.first().directory.version
     }
 
     /// The alignment of every tensor's data, in bytes: a power of two, at least 8.
     pub fn alignment(&self) -> u64 {
-        self.directory.alignment
+        self.first().directory.alignment
     }
 
-    /// The length of the file in bytes.
+    /// The length in bytes, of all parts together.
     pub fn file_bytes(&self) -> u64 {
-        self.map.len() as u64
+        self.parts.iter().map(|part| part.map.len() as u64).sum()
     }
 
-    /// The file's metadata.
+    /// The model's metadata: the first part's.
     pub fn metadata(&self) -> &Metadata {
-        &self.directory.metadata
+        &self.first().directory.metadata
     }
 
-    /// The tensors in directory order.
+    /// The tensors in directory order, part after part.
     pub fn tensors(&self) -> &[TensorInfo] {
-        &self.directory.tensors
+        &self.tensors
     }
 
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.directory.tensor(name)
+        self.by_name.get(name).map(|&index| &self.tensors[index])
     }
 
     /// The bytes of one of this file's tensors, straight from the map and aligned to at least 8.
@@ -109,7 +174,8 @@ impl GgufFile {
     /// # Panics
     /// If the tensor is another file's and does not lie in this one.
     pub fn tensor_bytes(&self, tensor: &TensorInfo) -> &[u8] {
-        &self.map[self.tensor_range(tensor)]
+        let (part, range) = self.place(tensor);
+        &part.map[range]
     }
 
     /// Lets the system take back the memory that holds a tensor's bytes: for tensors that have been
@@ -118,12 +184,18 @@ impl GgufFile {
     /// # Panics
     /// As [`GgufFile::tensor_bytes`].
     pub fn release_tensor(&self, tensor: &TensorInfo) {
-        release(&self.map, self.tensor_range(tensor));
+        let (part, range) = self.place(tensor);
+        release(&part.map, range);
     }
 
-    fn tensor_range(&self, tensor: &TensorInfo) -> Range<usize> {
-        let start = (self.directory.data_start + tensor.offset) as usize;
-        start..start + tensor.bytes() as usize
+    /// The part that holds a tensor, and where in its file.
+    fn place(&self, tensor: &TensorInfo) -> (&Part, Range<usize>) {
+        // The last part that starts at or before the tensor: those without data come before one
+        // that has some.
+        let after = self.parts.partition_point(|part| part.data_offset <= tensor.offset);
+        let part = &self.parts[after.saturating_sub(1)];
+        let start = (part.directory.data_start + (tensor.offset - part.data_offset)) as usize;
+        (part, start..start + tensor.bytes() as usize)
     }
 
     /// Says in the log what was opened.
@@ -136,11 +208,94 @@ impl GgufFile {
             types.iter().map(|(name, count)| format!("{count} {name}")).collect();
         tracing::info!(
             "{} opened: {}, {} tensors ({}), {}",
-            self.path.display(),
+            self.path().display(),
             self.metadata().string("general.architecture").unwrap_or("no architecture"),
             self.tensors().len(),
             types.join(", "),
             units::bytes(self.file_bytes())
         );
+    }
+}
+
+/// Opens the parts that follow the first one and checks that all belong together.
+fn open_parts(first: Part, facts: PartFacts) -> Result<Vec<Part>, GgufError> {
+    let PartFacts { index, count, .. } = facts;
+    let Some(prefix) = split::prefix_of(&first.path, index, count) else {
+        return Err(first.malformed(format!(
+            "this is part {} of {count}, whose name should end in {:?}: that is how the other \
+             parts are found; rename it",
+            index + 1,
+            split::ending(index, count)
+        )));
+    };
+    if index != 0 {
+        return Err(first.malformed(format!(
+            "this is part {} of {count}; give the first one, {}",
+            index + 1,
+            split::part_path(&prefix, 0, count).display()
+        )));
+    }
+    let mut parts = vec![first];
+    for index in 1..count {
+        let path = split::part_path(&prefix, index, count);
+        let part = open_part(&path, &parts)?;
+        check_part(&part, PartFacts { index, ..facts }, &parts[0].directory.metadata)?;
+        parts.push(part);
+    }
+    let found: usize = parts.iter().map(|part| part.directory.tensors.len()).sum();
+    match facts.tensors.filter(|&expected| expected != found as u64) {
+        Some(expected) => Err(parts[0].malformed(format!(
+            "the model's {count} parts should hold {expected} tensors, but they hold {found}; \
+             parts of another model are among them, or one is damaged: download them again"
+        ))),
+        None => Ok(parts),
+    }
+}
+
+fn open_part(path: &Path, before: &[Part]) -> Result<Part, GgufError> {
+    if !path.exists() {
+        return Err(GgufError::malformed(
+            path,
+            format!(
+                "this part of {} is missing; put all parts of the model into one directory",
+                before[0].path.display()
+            ),
+        ));
+    }
+    let data_offset = before.last().map_or(0, Part::data_end);
+    Part::open(path, data_offset)
+}
+
+/// Checks that a part is what its name says, and of the same model as the first.
+fn check_part(part: &Part, expected: PartFacts, model: &Metadata) -> Result<(), GgufError> {
+    let foreign = |what: String| {
+        part.malformed(format!(
+            "expected part {} of {}, found {what}; it belongs to another model or is in the wrong \
+             place: download it again",
+            expected.index + 1,
+            expected.count
+        ))
+    };
+    match part.facts()? {
+        None => return Err(foreign("a file that is no part of several".to_string())),
+        Some(found) if (found.index, found.count) != (expected.index, expected.count) => {
+            return Err(foreign(format!("part {} of {}", found.index + 1, found.count)));
+        }
+        Some(found) if found.tensors != expected.tensors => {
+            let counted = |tensors: Option<u64>| {
+                tensors.map_or("an unknown number of".to_string(), |tensors| tensors.to_string())
+            };
+            return Err(foreign(format!(
+                "a part of a model with {} tensors instead of {}",
+                counted(found.tensors),
+                counted(expected.tensors)
+            )));
+        }
+        Some(_) => {}
+    }
+    let mut shared = part.directory.metadata.iter().filter(|(key, _)| !split::is_split_key(key));
+    match shared.find(|(key, value)| model.get(key).is_some_and(|own| !own.is_identical(value))) {
+        Some((key, _)) => Err(foreign(format!("another {} than the first part's", quoted(key)))),
+        None => Ok(()),
     }
 }

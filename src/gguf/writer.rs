@@ -1,13 +1,17 @@
-//! Writing a GGUF v3 file as a stream: header first, then each tensor's bytes in order.
+//! Writing a GGUF v3 file, or a split model's parts: header first, then the tensors' bytes, in order
+//! or each to its place.
 
 use std::collections::HashSet;
-use std::io::Write as _;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::directory::{self, MAGIC, MAX_KEY_BYTES, quoted};
 use super::metadata::{Array, Metadata, Value};
+use super::split::{self, PartLimit};
 use super::{GgmlType, GgufError};
-use crate::support::atomic_file::AtomicFile;
+use crate::support::atomic_file::{AtomicFile, CompleteFile};
 
 /// The version that is written.
 const VERSION: u32 = 3;
@@ -26,18 +30,46 @@ pub struct TensorPlan {
     pub ggml_type: GgmlType,
 }
 
-/// A GGUF file under construction. It appears under its name only when [`GgufWriter::finish`]
-/// succeeds; dropped before that, it leaves nothing behind.
+/// A GGUF file under construction, or all parts of a split one. They appear under their names only
+/// when [`GgufWriter::finish`] succeeds; dropped before that, it leaves nothing behind.
 #[derive(Debug)]
 pub struct GgufWriter {
-    file: AtomicFile,
-    alignment: u64,
-    /// Name and size of every tensor, in order.
-    tensors: Vec<(String, u64)>,
-    /// The tensor whose bytes come next; after the last one, the number of tensors.
+    parts: Vec<PartFile>,
+    tensors: Vec<PlacedTensor>,
+    /// The tensor that [`GgufWriter::write`] goes on with; after the last one, their number.
     current: usize,
-    /// Bytes of the current tensor that have been written.
+    /// Bytes of the current tensor that [`GgufWriter::write`] has written.
     written: u64,
+}
+
+/// Where a tensor goes.
+#[derive(Debug)]
+struct PlacedTensor {
+    name: String,
+    bytes: u64,
+    part: usize,
+    /// From the start of the part's file.
+    position: u64,
+}
+
+/// One file of the output.
+#[derive(Debug)]
+struct PartFile {
+    path: PathBuf,
+    header: Vec<u8>,
+    length: u64,
+    /// Bytes of tensors that have not been written yet.
+    missing: AtomicU64,
+    state: Mutex<PartState>,
+}
+
+/// Parts are created when they are first written to and closed when they are complete, so that only
+/// a few files are open at a time.
+#[derive(Debug)]
+enum PartState {
+    Planned,
+    Open(Arc<AtomicFile>),
+    Complete(CompleteFile),
 }
 
 impl GgufWriter {
@@ -51,17 +83,89 @@ impl GgufWriter {
         metadata: &Metadata,
         tensors: Vec<TensorPlan>,
     ) -> Result<Self, GgufError> {
-        let layout =
-            |problem: String| GgufError::malformed(path, format!("cannot be written: {problem}"));
-        let alignment = directory::alignment(metadata).map_err(layout)?;
-        let sizes = plan_sizes(&tensors).map_err(layout)?;
-        check_metadata(metadata).map_err(layout)?;
-        let header = encode_header(metadata, &tensors, &sizes, alignment).map_err(layout)?;
+        let sizes = plan_sizes(&tensors).map_err(|problem| unwritable(path, problem))?;
+        let parts = vec![(path.to_path_buf(), metadata.clone(), 0..tensors.len())];
+        Self::create_parts(parts, &tensors, &sizes)
+    }
 
-        let mut file = AtomicFile::create(path).map_err(|source| GgufError::io(path, source))?;
-        file.write_all(&header).map_err(|source| GgufError::io(path, source))?;
-        let tensors = tensors.into_iter().map(|tensor| tensor.name).zip(sizes).collect();
-        Ok(Self { file, alignment, tensors, current: 0, written: 0 })
+    /// The same for a model in parts, `PREFIX-00001-of-00003.gguf` and so on, divided where
+    /// llama.cpp's `llama-gguf-split` would divide it.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::create`], and more parts or tensors than the format can count.
+    pub fn create_split(
+        prefix: &Path,
+        metadata: &Metadata,
+        tensors: Vec<TensorPlan>,
+        limit: PartLimit,
+    ) -> Result<Self, GgufError> {
+        let refused = |problem: String| unwritable(&split::part_path(prefix, 0, 1), problem);
+        let sizes = plan_sizes(&tensors).map_err(refused)?;
+        let ranges = split::divide(&sizes, limit);
+        let count = u16::try_from(ranges.len())
+            .map_err(|_| refused(format!("it would have {} parts", ranges.len())))?;
+        let total = i32::try_from(tensors.len())
+            .map_err(|_| refused(format!("it has {} tensors", tensors.len())))?;
+        let part = |(index, range)| {
+            let path = split::part_path(prefix, u64::from(index), u64::from(count));
+            (path, split::part_metadata(metadata, index, count, total), range)
+        };
+        Self::create_parts((0..count).zip(ranges).map(part).collect(), &tensors, &sizes)
+    }
+
+    fn create_parts(
+        parts: Vec<(PathBuf, Metadata, Range<usize>)>,
+        tensors: &[TensorPlan],
+        sizes: &[u64],
+    ) -> Result<Self, GgufError> {
+        let mut writer = Self {
+            parts: Vec::with_capacity(parts.len()),
+            tensors: Vec::with_capacity(tensors.len()),
+            current: 0,
+            written: 0,
+        };
+        for (path, metadata, range) in parts {
+            writer
+                .plan_part(&path, &metadata, &tensors[range.clone()], &sizes[range])
+                .map_err(|problem| unwritable(&path, problem))?;
+        }
+        // A place that cannot be written is found out before the work.
+        writer.parts[0].open()?;
+        Ok(writer)
+    }
+
+    fn plan_part(
+        &mut self,
+        path: &Path,
+        metadata: &Metadata,
+        tensors: &[TensorPlan],
+        sizes: &[u64],
+    ) -> Result<(), String> {
+        let alignment = directory::alignment(metadata)?;
+        check_metadata(metadata)?;
+        let (offsets, data_bytes) = data_layout(sizes, alignment)?;
+        let header = encode_header(metadata, tensors, &offsets, alignment);
+        let data_start = header.len() as u64;
+        let length = data_start
+            .checked_add(data_bytes)
+            .ok_or("its tensors together are larger than any file")?;
+        for ((tensor, &bytes), offset) in tensors.iter().zip(sizes).zip(offsets) {
+            let (name, part) = (tensor.name.clone(), self.parts.len());
+            self.tensors.push(PlacedTensor { name, bytes, part, position: data_start + offset });
+        }
+        self.parts.push(PartFile {
+            path: path.to_path_buf(),
+            header,
+            length,
+            missing: AtomicU64::new(sizes.iter().sum()),
+            state: Mutex::new(PartState::Planned),
+        });
+        Ok(())
+    }
+
+    /// The paths that the files will have, in order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
     }
 
     /// Appends bytes to the current tensor's data. Tensors are written in the order of the plan,
@@ -74,59 +178,188 @@ impl GgufWriter {
         if bytes.is_empty() {
             return Ok(());
         }
-        let Some((name, size)) = self.tensors.get(self.current) else {
+        if self.current == self.tensors.len() {
             return Err(self.misuse(format!(
                 "{} bytes were given after the last tensor was complete",
                 bytes.len()
             )));
-        };
-        let size = *size;
-        if bytes.len() as u64 > size - self.written {
-            return Err(self.misuse(format!(
-                "tensor {} takes {size} bytes, but {} were given",
-                quoted(name),
-                self.written + bytes.len() as u64
-            )));
         }
-        self.append(bytes)?;
+        self.write_at(self.current, self.written, bytes)?;
         self.written += bytes.len() as u64;
-        if self.written == size {
-            self.append(&vec![0; padding(size, self.alignment)])?;
+        if self.written == self.tensors[self.current].bytes {
             self.current += 1;
             self.written = 0;
         }
         Ok(())
     }
 
-    /// Checks that every tensor is complete, and renames the file to its place.
+    /// Writes bytes of a tensor (by its place in the plan) that start `offset` bytes from its own
+    /// first byte. For many threads at once, and not to be mixed with [`GgufWriter::write`]; each
+    /// byte is written once.
+    ///
+    /// # Errors
+    /// I/O errors, and bytes that reach past the tensor's end.
+    ///
+    /// # Panics
+    /// If there are not so many tensors.
+    pub fn write_at(&self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<(), GgufError> {
+        let PlacedTensor { name, bytes: size, part, position } = &self.tensors[tensor];
+        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > *size) {
+            return Err(self.misuse(format!(
+                "tensor {} takes {size} bytes, but {} were given",
+                quoted(name),
+                offset.saturating_add(bytes.len() as u64)
+            )));
+        }
+        self.parts[*part].write_at(position + offset, bytes)
+    }
+
+    /// Waits until what has been written so far is on the disk, so that [`GgufWriter::finish`] need
+    /// not wait for all of it at once: for a thread that has nothing else to do.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn sync(&self) -> Result<(), GgufError> {
+        self.parts.iter().try_for_each(PartFile::sync)
+    }
+
+    /// Checks that every tensor is complete, and renames the files to their places: the first part
+    /// last, as it is the one that readers open.
     ///
     /// # Errors
     /// I/O errors, and tensors whose bytes have not all been written.
     pub fn finish(self) -> Result<(), GgufError> {
-        if let Some((name, size)) = self.tensors.get(self.current) {
+        if self.written > 0 {
+            let PlacedTensor { name, bytes, .. } = &self.tensors[self.current];
             return Err(self.misuse(format!(
-                "tensor {} takes {size} bytes, but only {} were given",
+                "tensor {} takes {bytes} bytes, but only {} were given",
                 quoted(name),
                 self.written
             )));
         }
-        let path = self.file.target().to_path_buf();
-        self.file.commit().map_err(|source| GgufError::io(&path, source))
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<(), GgufError> {
-        self.file.write_all(bytes).map_err(|source| GgufError::io(self.file.target(), source))
+        if let Some(part) = self.parts.iter().find(|part| part.missing() > 0) {
+            return Err(unwritable(
+                &part.path,
+                format!("{} bytes of its tensors were not given", part.missing()),
+            ));
+        }
+        let complete: Vec<_> =
+            self.parts.into_iter().map(PartFile::complete).collect::<Result<_, _>>()?;
+        let mut renamed: Vec<PathBuf> = Vec::new();
+        for file in complete.into_iter().rev() {
+            let path = file.target().to_path_buf();
+            if let Err(source) = file.commit() {
+                // Without the first part the others are of no use; the error is what matters.
+                renamed.iter().for_each(|path| _ = std::fs::remove_file(path));
+                return Err(GgufError::io(&path, source));
+            }
+            renamed.push(path);
+        }
+        Ok(())
     }
 
     fn misuse(&self, problem: String) -> GgufError {
-        GgufError::malformed(self.file.target(), format!("cannot be written: {problem}"))
+        unwritable(&self.parts[0].path, problem)
     }
 }
 
-/// Bytes from `position` to the next multiple of `alignment`.
-fn padding(position: u64, alignment: u64) -> usize {
-    // Below the alignment, which is at most 1 MiB.
-    ((alignment - position % alignment) % alignment) as usize
+fn unwritable(path: &Path, problem: impl std::fmt::Display) -> GgufError {
+    GgufError::malformed(path, format!("cannot be written: {problem}"))
+}
+
+impl PartFile {
+    fn missing(&self) -> u64 {
+        self.missing.load(Ordering::Acquire)
+    }
+
+    fn state(&self) -> MutexGuard<'_, PartState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn io(&self, source: std::io::Error) -> GgufError {
+        GgufError::io(&self.path, source)
+    }
+
+    /// The file, which is created with its header if need be.
+    fn open(&self) -> Result<Arc<AtomicFile>, GgufError> {
+        let mut state = self.state();
+        match &*state {
+            PartState::Open(file) => Ok(Arc::clone(file)),
+            PartState::Complete(_) => Err(unwritable(&self.path, "bytes were given twice")),
+            PartState::Planned => {
+                let create = || {
+                    let file = AtomicFile::create(&self.path)?;
+                    // The padding after each tensor is never written and reads as zeros.
+                    file.set_len(self.length)?;
+                    file.write_all_at(&self.header, 0)?;
+                    Ok(Arc::new(file))
+                };
+                let file = create().map_err(|source| self.io(source))?;
+                *state = PartState::Open(Arc::clone(&file));
+                Ok(file)
+            }
+        }
+    }
+
+    fn write_at(&self, position: u64, bytes: &[u8]) -> Result<(), GgufError> {
+        let file = self.open()?;
+        file.write_all_at(bytes, position).map_err(|source| self.io(source))?;
+        drop(file);
+        let count = bytes.len() as u64;
+        let missing = self.missing.fetch_sub(count, Ordering::AcqRel);
+        if missing == count && count > 0 { self.close() } else { Ok(()) }
+    }
+
+    /// Syncs and closes the file.
+    fn close(&self) -> Result<(), GgufError> {
+        let mut state = self.state();
+        *state = match std::mem::replace(&mut *state, PartState::Planned) {
+            PartState::Open(file) => {
+                // All writers are done; at most a syncing thread has it.
+                match Arc::try_unwrap(file) {
+                    Ok(file) => {
+                        PartState::Complete(file.complete().map_err(|source| self.io(source))?)
+                    }
+                    Err(file) => PartState::Open(file),
+                }
+            }
+            state => state,
+        };
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), GgufError> {
+        let file = match &*self.state() {
+            PartState::Open(file) => Arc::clone(file),
+            _ => return Ok(()),
+        };
+        file.sync_data().map_err(|source| self.io(source))
+    }
+
+    fn complete(self) -> Result<CompleteFile, GgufError> {
+        if let PartState::Planned = *self.state() {
+            self.open()?;
+        }
+        self.close()?;
+        match self.state.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            PartState::Complete(file) => Ok(file),
+            _ => Err(unwritable(&self.path, "it is still being written")),
+        }
+    }
+}
+
+/// Where each tensor starts in the data section, and the section's length.
+fn data_layout(sizes: &[u64], alignment: u64) -> Result<(Vec<u64>, u64), String> {
+    let mut end = 0u64;
+    let mut offsets = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        offsets.push(end);
+        end = end
+            .checked_add(*size)
+            .and_then(|end| end.checked_next_multiple_of(alignment))
+            .ok_or("its tensors together are larger than any file")?;
+    }
+    Ok((offsets, end))
 }
 
 /// Checks the plan and returns the size of every tensor in bytes.
@@ -163,9 +396,9 @@ fn check_metadata(metadata: &Metadata) -> Result<(), String> {
 fn encode_header(
     metadata: &Metadata,
     tensors: &[TensorPlan],
-    sizes: &[u64],
+    offsets: &[u64],
     alignment: u64,
-) -> Result<Vec<u8>, String> {
+) -> Vec<u8> {
     let mut output = Vec::new();
     output.extend_from_slice(MAGIC);
     output.extend_from_slice(&VERSION.to_le_bytes());
@@ -176,8 +409,7 @@ fn encode_header(
         output.extend_from_slice(&value.value_type().id().to_le_bytes());
         encode_value(value, &mut output);
     }
-    let mut offset = 0u64;
-    for (tensor, &size) in tensors.iter().zip(sizes) {
+    for (tensor, offset) in tensors.iter().zip(offsets) {
         encode_string(&tensor.name, &mut output);
         output.extend_from_slice(&(tensor.dimensions.len() as u32).to_le_bytes());
         for dimension in &tensor.dimensions {
@@ -185,13 +417,10 @@ fn encode_header(
         }
         output.extend_from_slice(&tensor.ggml_type.id().to_le_bytes());
         output.extend_from_slice(&offset.to_le_bytes());
-        offset = offset
-            .checked_add(size)
-            .and_then(|end| end.checked_next_multiple_of(alignment))
-            .ok_or("its tensors together are larger than any file")?;
     }
-    output.resize(output.len() + padding(output.len() as u64, alignment), 0);
-    Ok(output)
+    // The alignment is at most 1 MiB.
+    output.resize(output.len().next_multiple_of(alignment as usize), 0);
+    output
 }
 
 fn encode_string(text: &str, output: &mut Vec<u8>) {

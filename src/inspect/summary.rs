@@ -134,7 +134,7 @@ impl TensorEntry {
 pub fn summarize(container: &Container, limits: Limits) -> Summary {
     let tensors: Vec<TensorEntry> = container.tensors().iter().map(TensorEntry::new).collect();
     let (format, gguf, files) = match container {
-        Container::Gguf(file) => ("gguf", Some(file), 1),
+        Container::Gguf(file) => ("gguf", Some(file), file.part_paths().count()),
         Container::Safetensors(_) => ("safetensors", None, 1),
         Container::Checkpoint { tensors, .. } => ("safetensors", None, tensors.files().len()),
     };

@@ -23,9 +23,8 @@ use crate::bench::{self, BenchError, BenchOptions, BenchSummary, Workload};
 use crate::engine::DeviceChoice;
 use crate::eval::question_set::QuestionSet;
 use crate::eval::{self, EvalError, EvalOptions, EvalSummary, Protocol, Score};
-use crate::gguf::GgufError;
+use crate::gguf::{self, GgufError};
 use crate::support::atomic_file::{self, write_atomically};
-use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::machine::Machine;
 pub use paired::{Answer, Paired, SIGNIFICANCE, wilson_interval};
@@ -172,7 +171,7 @@ fn hashed_models(options: &CompareOptions) -> Result<Vec<(PathBuf, String)>, Rep
             return Err(ReportError::Unusable(problem));
         }
         seen.push(place);
-        let hash = sha256_file_once(path).map_err(|error| ReportError::io(path, error))?;
+        let hash = gguf::identify(path).map_err(|error| ReportError::io(path, error))?.sha256;
         models.push((path.clone(), hash));
     }
     Ok(models)

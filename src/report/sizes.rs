@@ -40,8 +40,6 @@ impl ModelSize {
     /// Anything that is not a complete GGUF file.
     pub fn of(path: &Path) -> Result<Self, ReportError> {
         let file = GgufFile::open(path)?;
-        let file_bytes =
-            std::fs::metadata(path).map_err(|error| ReportError::io(path, error))?.len();
         let mut types: Vec<TypeShare> = Vec::new();
         let (mut weights, mut tensor_bytes) = (0, 0);
         for tensor in file.tensors() {
@@ -62,6 +60,6 @@ impl ModelSize {
         }
         types.sort_by_key(|share| std::cmp::Reverse(share.bytes));
         let bits_per_weight = tensor_bytes as f64 * 8.0 / (weights.max(1)) as f64;
-        Ok(Self { file_bytes, tensor_bytes, weights, bits_per_weight, types })
+        Ok(Self { file_bytes: file.file_bytes(), tensor_bytes, weights, bits_per_weight, types })
     }
 }

@@ -46,13 +46,76 @@ impl AtomicFile {
     }
 
     /// Flushes, syncs and renames the file to its target.
-    pub fn commit(mut self) -> io::Result<()> {
+    pub fn commit(self) -> io::Result<()> {
+        self.complete()?.commit()
+    }
+
+    /// Flushes, syncs and closes the file, which keeps its temporary name: for files that are of
+    /// use only together with others.
+    pub fn complete(mut self) -> io::Result<CompleteFile> {
         let writer = self.writer.take().expect("present until committed");
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        drop(file);
-        fs::rename(&self.partial, &self.target)?;
-        tracing::info!("{} written", self.target.display());
+        Ok(CompleteFile { file: self })
+    }
+
+    /// Sets the length of the file; what is added reads as zeros.
+    pub fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file().set_len(length)
+    }
+
+    /// Writes all `bytes` at `position`, past the buffer of [`Write`], which must not have been
+    /// used. Several threads may write at once.
+    pub fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        write_all_at(self.file(), bytes, position)
+    }
+
+    /// Waits until what has been written at positions is on the disk.
+    pub fn sync_data(&self) -> io::Result<()> {
+        self.file().sync_data()
+    }
+
+    fn file(&self) -> &File {
+        self.writer.as_ref().expect("present until committed").get_ref()
+    }
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], position: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, position)
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut bytes: &[u8], mut position: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_write(file, bytes, position)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => {
+                bytes = &bytes[count..];
+                position += count as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A complete file that waits under its temporary name; [`CompleteFile::commit`] renames it, and
+/// dropping it uncommitted removes it.
+#[derive(Debug)]
+pub struct CompleteFile {
+    file: AtomicFile,
+}
+
+impl CompleteFile {
+    /// The path that the file will have once committed.
+    pub fn target(&self) -> &Path {
+        self.file.target()
+    }
+
+    /// Renames the file to its target.
+    pub fn commit(self) -> io::Result<()> {
+        fs::rename(&self.file.partial, &self.file.target)?;
+        tracing::info!("{} written", self.file.target.display());
         Ok(())
     }
 }
@@ -146,6 +209,26 @@ mod tests {
             }
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         }
+    }
+
+    #[test]
+    fn a_complete_file_waits_under_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out.bin");
+        let written = || {
+            let file = AtomicFile::create(&target).unwrap();
+            file.set_len(6).unwrap();
+            file.write_all_at(b"cd", 2).unwrap();
+            file.write_all_at(b"ab", 0).unwrap();
+            file.complete().unwrap()
+        };
+        drop(written());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let complete = written();
+        assert!(!target.exists());
+        complete.commit().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"abcd\0\0");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

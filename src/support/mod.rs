@@ -11,5 +11,6 @@ pub mod mapped;
 pub mod parquet_file;
 pub mod processor;
 pub mod progress;
+pub mod same_file;
 pub mod table;
 pub mod units;

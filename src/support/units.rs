@@ -17,6 +17,22 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.2} {}", STEPS[step])
 }
 
+/// `500M` → 500,000,000, `2G` → 2,000,000,000, `4096` → 4,096: a size as command lines take it.
+///
+/// # Errors
+/// Anything else, and 0.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 1_000_000),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1u64),
+    };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    number
+        .filter(|&number| number > 0)
+        .ok_or_else(|| format!("expected a size like 500M or 2G, found {text:?}"))
+}
+
 /// `14042` → `14,042`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -54,5 +70,15 @@ mod tests {
         assert_eq!(count(999), "999");
         assert_eq!(duration(Duration::from_millis(200)), "200.0 ms");
         assert_eq!(duration(Duration::from_secs(200)), "3 min 20 s");
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(parse_bytes("2G"), Ok(2_000_000_000));
+        assert_eq!(parse_bytes("500m"), Ok(500_000_000));
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        for text in ["", "G", "-1M", "0", "0G", "1T", "1.5G", "99999999999G", "2 G"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
     }
 }

@@ -271,6 +271,74 @@ fn broken_safetensors() -> Vec<Broken> {
     ]
 }
 
+/// A part of a split model with one tensor, and what it says of the split.
+fn part(name: &str, index: u16, count: u16, tensors: i32) -> RawGguf {
+    RawGguf::new()
+        .tensor(tensor(name, &[32], F32, 0))
+        .entry(entry("split.no", 2, &index.to_le_bytes()))
+        .entry(entry("split.count", 2, &count.to_le_bytes()))
+        .entry(entry("split.tensors.count", 5, &tensors.to_le_bytes()))
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let part_name = |index: usize| format!("m-{:05}-of-00003.gguf", index + 1);
+    let good = || [0, 1, 2].map(|index| part(["a", "b", "c"][index as usize], index, 3, 3));
+    // What takes the place of part `index`, which part is opened, which one the message names.
+    let opened = |replaced: Option<(usize, Vec<u8>)>,
+                  opened: usize,
+                  named: usize,
+                  message: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        for (index, part) in good().into_iter().enumerate() {
+            let bytes = match &replaced {
+                Some((place, bytes)) if *place == index => bytes.clone(),
+                _ => part.build(),
+            };
+            // An empty file stands for a missing one.
+            if !bytes.is_empty() {
+                std::fs::write(directory.path().join(part_name(index)), bytes).unwrap();
+            }
+        }
+        let mut command = quantkit();
+        command.arg("inspect").arg(directory.path().join(part_name(opened)));
+        match message {
+            "" => _ = command.assert().success(),
+            _ => assert_refused(&mut command, &directory.path().join(part_name(named)), message),
+        }
+    };
+    let instead = |index: usize, part: RawGguf| Some((index, part.build()));
+    opened(None, 0, 0, "");
+    opened(None, 2, 2, "this is part 3 of 3; give the first one");
+    opened(Some((1, vec![])), 0, 1, "is missing");
+    opened(instead(1, part("c", 2, 3, 3)), 0, 1, "expected part 2 of 3, found part 3 of 3");
+    opened(instead(2, part("c", 2, 4, 3)), 0, 2, "found part 3 of 4");
+    opened(instead(2, part("c", 2, 3, 4)), 0, 2, "with 4 tensors instead of 3");
+    opened(instead(1, part("a", 1, 3, 3)), 0, 1, "\"a\" is in another part");
+    opened(
+        instead(1, RawGguf::new().tensor(tensor("b", &[32], F32, 0))),
+        0,
+        1,
+        "no part of several",
+    );
+    let two = part("b", 1, 3, 3).tensor(tensor("d", &[0x20], I8, 96));
+    opened(instead(1, two), 0, 1, "overlap");
+    let two = part("b", 1, 3, 3).tensor(tensor("d", &[0x10], I8, 128));
+    let two = RawGguf { data: vec![0; 160], ..two };
+    opened(instead(1, two), 0, 0, "should hold 3 tensors, but they hold 4");
+    let mut foreign = part("b", 1, 3, 3);
+    foreign.entries[0] = entry("general.architecture", 8, &string("gpt2"));
+    opened(instead(1, foreign), 0, 1, "another \"general.architecture\"");
+    opened(instead(1, RawGguf { version: 9, ..part("b", 1, 3, 3) }), 0, 1, "version 9");
+    opened(instead(0, part("a", 3, 3, 3)), 0, 0, "split.no is 3");
+    opened(instead(0, part("a", 0, 4, 3)), 0, 0, "whose name should end in");
+    opened(instead(0, part("a", 0, 3, -1)), 0, 0, "split.tensors.count must be a number");
+    let nameless = RawGguf::new().entry(entry("split.count", 8, &string("3")));
+    opened(instead(0, nameless), 0, 0, "split.count must be a number from 0, found string");
+    let numberless = RawGguf::new().entry(entry("split.count", 2, &[3, 0]));
+    opened(instead(0, numberless), 0, 0, "split.no is missing");
+}
+
 fn broken_gguf() -> Vec<Broken> {
     [broken_headers(), broken_metadata(), broken_tensors()].into_iter().flatten().collect()
 }

@@ -14,4 +14,5 @@ mod http_server;
 mod inspect;
 mod mmlu_eval;
 mod quantize;
+mod split;
 mod support;

@@ -1,0 +1,50 @@
+//! Whether two paths are one file, by links of either kind too.
+
+use std::path::Path;
+
+/// Whether both paths lead to the same existing file. Paths that cannot be looked at are not the
+/// same: whoever opens them gets the error.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b || is_hard_link(&a, &b),
+        _ => false,
+    }
+}
+
+#[cfg(unix)]
+fn is_hard_link(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (a.metadata(), b.metadata()) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// Elsewhere hard links are rare, and replacing one name of a file leaves the others as they are.
+#[cfg(not(unix))]
+fn is_hard_link(_: &Path, _: &Path) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_itself_under_all_its_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("file"), b"x").unwrap();
+        std::fs::write(at("other"), b"x").unwrap();
+        assert!(is_same_file(&at("file"), &at(".").join("file")));
+        assert!(!is_same_file(&at("file"), &at("other")));
+        assert!(!is_same_file(&at("file"), &at("missing")));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+            std::fs::hard_link(at("file"), at("hard")).unwrap();
+            assert!(is_same_file(&at("file"), &at("link")));
+            assert!(is_same_file(&at("hard"), &at("file")));
+        }
+    }
+}
