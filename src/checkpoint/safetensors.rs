@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -14,7 +15,7 @@ use safetensors::tensor::TensorInfo;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::gguf::GgmlType;
-use crate::support::mapped::map_file;
+use crate::support::mapped::{map_file, release};
 
 /// The length of the header's length.
 const LENGTH_BYTES: usize = 8;
@@ -215,6 +216,17 @@ impl SafetensorsFile {
     /// The tensor with this name.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
         self.header.tensor(name, &self.path, &self.map)
+    }
+
+    /// Lets the system take back the memory that holds some of a tensor's bytes, counted from its
+    /// first one. Whoever looks at them again reads them from the file.
+    ///
+    /// # Panics
+    /// If the range reaches past the tensor's end.
+    pub fn release(&self, tensor: &TensorView<'_>, range: Range<usize>) {
+        assert!(range.end <= tensor.bytes.len(), "the range lies in the tensor");
+        let start = tensor.bytes.as_ptr() as usize - self.map.as_ptr() as usize;
+        release(&self.map, start + range.start..start + range.end);
     }
 }
 

@@ -7,18 +7,20 @@ use anyhow::{Context, Result};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::options::{GlobalOptions, print_json, print_text, say};
-use crate::gguf::GgmlType;
+use crate::convert::CheckpointModel;
+use crate::gguf::{GgmlType, GgufFile};
 use crate::quant::formats;
 use crate::quant::importance::Importance;
-use crate::quant::pipeline::{QuantizeReport, Request, preview, quantize_file};
+use crate::quant::pipeline::{QuantizeReport, Request, preview, quantize_source};
 use crate::quant::plan::Plan;
 use crate::quant::recipe::Recipe;
 use crate::quant::selection::{Changes, Pattern, Rule, Selection};
+use crate::quant::source::TensorSource;
 use crate::support::atomic_file::write_atomically;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
-/// Quantize a GGUF file
+/// Quantize a GGUF file or a Hugging Face directory
 ///
 /// Which tensor gets which format is chosen as llama.cpp's llama-quantize does, and the file is the
 /// one that it makes, byte by byte.
@@ -27,9 +29,10 @@ use crate::support::units;
 Examples:
   quantkit quantize model.f16.gguf model.Q4_K_M.gguf --type Q4_K_M
   quantkit quantize model.f16.gguf model.Q4_0.gguf --type Q4_0 --importance model.imatrix.gguf
+  quantkit quantize checkpoint/ model.Q6_K.gguf --type Q6_K --split-max-size 2G
   quantkit quantize model.f16.gguf --dry-run --type Q4_K_M --tensor-type 'blk\\.[0-3]\\.ffn=Q6_K'")]
 pub struct Arguments {
-    /// The GGUF file to quantize
+    /// The GGUF file to quantize (of a model in parts the first one), or a Hugging Face directory
     #[arg(value_name = "IN")]
     input: PathBuf,
 
@@ -55,6 +58,11 @@ pub struct Arguments {
     /// Quantize again what is quantized already, at a loss on top of the one it has
     #[arg(long)]
     allow_requantize: bool,
+
+    /// Write the model in parts, OUT-00001-of-00003.gguf and so on, with at most this many bytes of
+    /// tensors in each, as in 500M or 2G; a larger tensor has a part of its own
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    split_max_size: Option<u64>,
 
     /// Show what would become of every tensor and how large the file would be, and write nothing
     #[arg(long)]
@@ -151,11 +159,13 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         importance: importance.as_ref(),
         allow_partial_importance: arguments.allow_partial_importance,
         allow_requantize: arguments.allow_requantize,
+        split_max_size: arguments.split_max_size,
         ..Request::new(arguments.output.as_deref().unwrap_or(Path::new("")), &selection)
     };
+    let source = open(&arguments.input)?;
     let report = match arguments.dry_run {
-        true => preview(&arguments.input, &request)?,
-        false => quantize_file(&arguments.input, &request)?,
+        true => preview(&*source, &request)?,
+        false => quantize_source(&*source, &request)?,
     };
     if let Some(path) = &arguments.report {
         let mut text = serde_json::to_vec_pretty(&report).context("cannot write the report")?;
@@ -169,6 +179,14 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     print_text(&tensor_table(&report).to_text())?;
     say!()?;
     print_totals(&report)
+}
+
+/// A GGUF file, or a directory that passes for the one that `convert` would make of it.
+fn open(input: &Path) -> Result<Box<dyn TensorSource>> {
+    Ok(match input.is_dir() {
+        true => Box::new(CheckpointModel::open(input, None)?),
+        false => Box::new(GgufFile::open(input)?),
+    })
 }
 
 fn selection(arguments: &Arguments) -> Result<Selection> {
@@ -239,8 +257,13 @@ fn print_totals(report: &QuantizeReport) -> Result<()> {
             say!("the file would have {}; nothing was written", units::bytes(report.file_bytes))
         }
         Some(speed) => say!(
-            "{} written in {}, {} weights/s",
+            "{}{} written in {}, {} weights/s",
             report.output.display(),
+            if report.files > 1 {
+                format!(" and {} more", report.files - 1)
+            } else {
+                String::new()
+            },
             units::duration(Duration::from_secs_f64(report.seconds)),
             units::count(speed as u64),
         ),

@@ -1,5 +1,6 @@
 //! Checkpoint → GGUF and GGUF → checkpoint, and the tokenizer that both describe.
 
+mod checkpoint_model;
 mod error;
 mod families;
 mod hyperparameters;
@@ -18,6 +19,7 @@ mod tokenizer_metadata;
 pub mod vocabulary;
 mod weights;
 
+pub use checkpoint_model::CheckpointModel;
 pub use error::ConvertError;
 pub use to_checkpoint::{ExportOptions, ExportReport, export};
 pub use to_gguf::{ConvertOptions, ConvertReport, convert};

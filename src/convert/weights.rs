@@ -136,7 +136,7 @@ pub(super) fn convert_rows(
 }
 
 /// Converts one row; the number of weights that overflowed.
-fn convert_row(
+pub(super) fn convert_row(
     from: GgmlType,
     input: &[u8],
     to: WeightType,

@@ -184,8 +184,17 @@ impl GgufFile {
     /// # Panics
     /// As [`GgufFile::tensor_bytes`].
     pub fn release_tensor(&self, tensor: &TensorInfo) {
-        let (part, range) = self.place(tensor);
-        release(&part.map, range);
+        self.release_bytes(tensor, 0..tensor.bytes() as usize);
+    }
+
+    /// The same for some of a tensor's bytes, counted from its first one.
+    ///
+    /// # Panics
+    /// As [`GgufFile::tensor_bytes`], and if the range reaches past the tensor's end.
+    pub fn release_bytes(&self, tensor: &TensorInfo, range: Range<usize>) {
+        let (part, whole) = self.place(tensor);
+        assert!(range.end <= whole.len(), "the range lies in the tensor");
+        release(&part.map, whole.start + range.start..whole.start + range.end);
     }
 
     /// The part that holds a tensor, and where in its file.

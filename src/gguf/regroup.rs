@@ -55,8 +55,9 @@ pub fn split_model(
 ) -> Result<RegroupReport, RegroupError> {
     let started = Instant::now();
     let file = GgufFile::open(input)?;
-    let plans = file.tensors().iter().map(plan).collect();
-    let writer = GgufWriter::create_split(prefix, file.metadata(), plans, limit)?;
+    let plans = file.tensors().iter().map(TensorPlan::of).collect();
+    let prefix = split::part_prefix(prefix);
+    let writer = GgufWriter::create_split(&prefix, file.metadata(), plans, limit)?;
     copy(&file, writer, started, "splitting")
 }
 
@@ -75,17 +76,9 @@ pub fn join_model(input: &Path, output: &Path) -> Result<RegroupReport, RegroupE
         )
         .into());
     }
-    let plans = file.tensors().iter().map(plan).collect();
+    let plans = file.tensors().iter().map(TensorPlan::of).collect();
     let writer = GgufWriter::create(output, &split::joined_metadata(file.metadata()), plans)?;
     copy(&file, writer, started, "joining")
-}
-
-fn plan(tensor: &TensorInfo) -> TensorPlan {
-    TensorPlan {
-        name: tensor.name.clone(),
-        dimensions: tensor.dimensions.clone(),
-        ggml_type: tensor.ggml_type,
-    }
 }
 
 fn copy(

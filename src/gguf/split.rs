@@ -75,6 +75,14 @@ pub(super) fn is_split_key(key: &str) -> bool {
     [NUMBER_KEY, COUNT_KEY, TENSORS_KEY].contains(&key)
 }
 
+/// The prefix of the parts of a model that would be `path` in one file: without `.gguf`.
+pub fn part_prefix(path: &Path) -> PathBuf {
+    match path.extension() {
+        Some(extension) if extension == "gguf" => path.with_extension(""),
+        _ => path.to_path_buf(),
+    }
+}
+
 /// `PREFIX-00001-of-00003.gguf` for part 0 of 3.
 pub fn part_path(prefix: &Path, index: u64, count: u64) -> PathBuf {
     let mut path = prefix.as_os_str().to_owned();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::directory::{self, MAGIC, MAX_KEY_BYTES, quoted};
 use super::metadata::{Array, Metadata, Value};
 use super::split::{self, PartLimit};
-use super::{GgmlType, GgufError};
+use super::{GgmlType, GgufError, TensorInfo};
 use crate::support::atomic_file::{AtomicFile, CompleteFile};
 
 /// The version that is written.
@@ -28,6 +28,17 @@ pub struct TensorPlan {
     pub dimensions: Vec<u64>,
     /// Its element type.
     pub ggml_type: GgmlType,
+}
+
+impl TensorPlan {
+    /// What a file has that is to be copied as it is.
+    pub fn of(tensor: &TensorInfo) -> Self {
+        Self {
+            name: tensor.name.clone(),
+            dimensions: tensor.dimensions.clone(),
+            ggml_type: tensor.ggml_type,
+        }
+    }
 }
 
 /// A GGUF file under construction, or all parts of a split one. They appear under their names only
@@ -83,9 +94,22 @@ impl GgufWriter {
         metadata: &Metadata,
         tensors: Vec<TensorPlan>,
     ) -> Result<Self, GgufError> {
+        Self::plan(path, metadata, tensors)?.begun()
+    }
+
+    /// [`GgufWriter::create`] without touching the disk: the file is created when the first bytes
+    /// are written.
+    ///
+    /// # Errors
+    /// A plan or metadata that no reader would accept.
+    pub fn plan(
+        path: &Path,
+        metadata: &Metadata,
+        tensors: Vec<TensorPlan>,
+    ) -> Result<Self, GgufError> {
         let sizes = plan_sizes(&tensors).map_err(|problem| unwritable(path, problem))?;
         let parts = vec![(path.to_path_buf(), metadata.clone(), 0..tensors.len())];
-        Self::create_parts(parts, &tensors, &sizes)
+        Self::plan_parts(parts, &tensors, &sizes)
     }
 
     /// The same for a model in parts, `PREFIX-00001-of-00003.gguf` and so on, divided where
@@ -94,6 +118,19 @@ impl GgufWriter {
     /// # Errors
     /// As [`GgufWriter::create`], and more parts or tensors than the format can count.
     pub fn create_split(
+        prefix: &Path,
+        metadata: &Metadata,
+        tensors: Vec<TensorPlan>,
+        limit: PartLimit,
+    ) -> Result<Self, GgufError> {
+        Self::plan_split(prefix, metadata, tensors, limit)?.begun()
+    }
+
+    /// [`GgufWriter::create_split`] without touching the disk.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::plan`], and more parts or tensors than the format can count.
+    pub fn plan_split(
         prefix: &Path,
         metadata: &Metadata,
         tensors: Vec<TensorPlan>,
@@ -110,10 +147,10 @@ impl GgufWriter {
             let path = split::part_path(prefix, u64::from(index), u64::from(count));
             (path, split::part_metadata(metadata, index, count, total), range)
         };
-        Self::create_parts((0..count).zip(ranges).map(part).collect(), &tensors, &sizes)
+        Self::plan_parts((0..count).zip(ranges).map(part).collect(), &tensors, &sizes)
     }
 
-    fn create_parts(
+    fn plan_parts(
         parts: Vec<(PathBuf, Metadata, Range<usize>)>,
         tensors: &[TensorPlan],
         sizes: &[u64],
@@ -129,9 +166,13 @@ impl GgufWriter {
                 .plan_part(&path, &metadata, &tensors[range.clone()], &sizes[range])
                 .map_err(|problem| unwritable(&path, problem))?;
         }
-        // A place that cannot be written is found out before the work.
-        writer.parts[0].open()?;
         Ok(writer)
+    }
+
+    /// Finds out before the work whether the place can be written.
+    fn begun(self) -> Result<Self, GgufError> {
+        self.parts[0].open()?;
+        Ok(self)
     }
 
     fn plan_part(
@@ -166,6 +207,11 @@ impl GgufWriter {
     /// The paths that the files will have, in order.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.parts.iter().map(|part| part.path.as_path())
+    }
+
+    /// The length of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.length).sum()
     }
 
     /// Appends bytes to the current tensor's data. Tensors are written in the order of the plan,
@@ -464,19 +510,4 @@ fn encode_array(array: &Array, output: &mut Vec<u8>) {
         Array::I64(numbers) => output.extend(numbers.iter().flat_map(|n| n.to_le_bytes())),
         Array::F64(numbers) => output.extend(numbers.iter().flat_map(|n| n.to_le_bytes())),
     }
-}
-
-/// The length of the file that [`GgufWriter`] makes of this metadata and these tensors, in bytes.
-///
-/// # Errors
-/// What [`GgufWriter::create`] refuses to write.
-pub fn file_bytes(metadata: &Metadata, tensors: &[TensorPlan]) -> Result<u64, String> {
-    let alignment = directory::alignment(metadata)?;
-    let sizes = plan_sizes(tensors)?;
-    let header = encode_header(metadata, tensors, &sizes, alignment)?.len() as u64;
-    let padded = |size: u64| size.checked_next_multiple_of(alignment);
-    sizes
-        .into_iter()
-        .try_fold(header, |total, size| total.checked_add(padded(size)?))
-        .ok_or_else(|| "its tensors together are larger than any file".to_string())
 }

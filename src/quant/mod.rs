@@ -6,4 +6,5 @@ pub mod pipeline;
 pub mod plan;
 pub mod recipe;
 pub mod selection;
+pub mod source;
 pub mod weighing;

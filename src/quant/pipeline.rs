@@ -1,26 +1,24 @@
 //! A GGUF file in, a quantized one out, in pieces: memory stays bounded at any model size.
 
+mod coding;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rayon::prelude::*;
 use serde::Serialize;
 
+use self::coding::TensorJob;
 use super::formats::{self, CodecError};
 use super::importance::Importance;
 use super::selection::{Choice, Reason, Selection, SelectionError};
+use super::source::TensorSource;
 use super::weighing::{self, WeighingError};
 use crate::gguf::{
-    GgmlType, GgufError, GgufFile, GgufWriter, Metadata, TensorInfo, TensorPlan, Value, file_bytes,
+    GgmlType, GgufError, GgufFile, GgufWriter, Metadata, PartLimit, TensorPlan, Value, part_prefix,
 };
-use crate::support::interrupt::{self, Interrupted};
-use crate::support::progress::{Progress, Unit};
-
-/// Weights that one task codes at a time: their f32 values stay in a core's cache. A multiple of
-/// every format's block.
-const TASK_WEIGHTS: usize = 1 << 14;
-/// Weights that are coded between two writes; at four bytes a weight, 16 MiB.
-const PIECE_WEIGHTS: usize = TASK_WEIGHTS << 8;
+use crate::support::interrupt::Interrupted;
+use crate::support::same_file::is_same_file;
 
 /// Why a file could not be quantized. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +26,7 @@ pub enum QuantizeError {
     /// The input cannot be read or the output cannot be written.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// The output would replace the input.
+    /// An output would replace an input.
     #[error("{}: the output is the input; give it another name", .0.display())]
     SameFile(PathBuf),
     /// The input's weights have been quantized before.
@@ -43,17 +41,6 @@ pub enum QuantizeError {
         tensor: String,
         /// Its type.
         ggml_type: GgmlType,
-    },
-    /// The input is one part of several.
-    #[error(
-        "{}: one of {parts} parts of a model; merge them first \
-         (llama.cpp's llama-gguf-split --merge does)", path.display()
-    )]
-    Split {
-        /// The input.
-        path: PathBuf,
-        /// How many parts the file says there are.
-        parts: u64,
     },
     /// No formats could be chosen for the model's tensors.
     #[error("{}: {source}", path.display())]
@@ -78,8 +65,8 @@ pub enum QuantizeError {
         path: PathBuf,
         /// The tensor's name.
         tensor: String,
-        /// Row and column of the weight, where it is a weight's fault.
-        position: Option<(usize, usize)>,
+        /// The weight, where it is a weight's fault.
+        position: Option<WeightPosition>,
         /// What is wrong.
         source: CodecError,
     },
@@ -88,8 +75,21 @@ pub enum QuantizeError {
     Interrupted(#[from] Interrupted),
 }
 
-fn place(position: Option<(usize, usize)>) -> String {
-    position.map_or(String::new(), |(row, column)| format!(", row {row}, column {column}"))
+/// Where in a tensor a weight is; all numbers are from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightPosition {
+    /// The expert, where the tensor holds the matrices of several.
+    pub expert: Option<usize>,
+    /// The row of its matrix.
+    pub row: usize,
+    /// The column.
+    pub column: usize,
+}
+
+fn place(position: Option<WeightPosition>) -> String {
+    let Some(WeightPosition { expert, row, column }) = position else { return String::new() };
+    let expert = expert.map_or(String::new(), |expert| format!(", expert {expert}"));
+    format!("{expert}, row {row}, column {column}")
 }
 
 /// What was done to one tensor.
@@ -118,8 +118,10 @@ pub struct TensorReport {
 pub struct QuantizeReport {
     /// The file that was read.
     pub input: PathBuf,
-    /// The file that was written, or would have been.
+    /// The file that was written, or would have been; of several parts the first.
     pub output: PathBuf,
+    /// How many files were written.
+    pub files: usize,
     /// The recipe's name, or the plan's.
     pub recipe: String,
     /// Each tensor in the order of the output.
@@ -136,7 +138,7 @@ pub struct QuantizeReport {
     pub new_bits_per_weight: f64,
     /// Bytes of the output, metadata included.
     pub file_bytes: u64,
-    /// Wall time, opening and writing included.
+    /// Wall time, writing included.
     pub seconds: f64,
     /// Weights read, coded and written in a second; nothing where nothing was written.
     pub weights_per_second: Option<f64>,
@@ -181,77 +183,120 @@ impl<'a> Request<'a> {
 /// # Errors
 /// See [`QuantizeError`]; the output appears only when everything went well.
 pub fn quantize_file(input: &Path, request: &Request<'_>) -> Result<QuantizeReport, QuantizeError> {
+    quantize_source(&GgufFile::open(input)?, request)
+}
+
+/// The same for any source of tensors.
+///
+/// # Errors
+/// As [`quantize_file`].
+pub fn quantize_source(
+    source: &dyn TensorSource,
+    request: &Request<'_>,
+) -> Result<QuantizeReport, QuantizeError> {
     let started = Instant::now();
-    refuse_same_file(input, request.output)?;
-    let file = GgufFile::open(input)?;
-    let job = Job::new(&file, request)?;
+    let job = Job::new(source, request)?;
     job.check_importance(request)?;
-    let plans = job.plans();
-    let mut writer = GgufWriter::create(request.output, &job.metadata, plans)?;
-    write_tensors(&file, &job.choices, &mut writer)?;
+    let writer = job.writer(request)?;
+    job.refuse_same_file(&writer)?;
+    coding::write_tensors(source, &job.tensor_jobs(request), &writer)?;
+    let mut report = job.report(request, &writer);
     writer.finish()?;
-    let mut report = job.report(request)?;
     let seconds = started.elapsed().as_secs_f64();
     (report.seconds, report.weights_per_second) = (seconds, Some(report.weights as f64 / seconds));
     Ok(report)
 }
 
-/// What [`quantize_file`] would do, down to the size of the file, without doing it.
+/// What [`quantize_source`] would do, down to the size of the file, without doing it.
 ///
 /// # Errors
 /// As [`quantize_file`], but for what is found out only by doing it.
-pub fn preview(input: &Path, request: &Request<'_>) -> Result<QuantizeReport, QuantizeError> {
+pub fn preview(
+    source: &dyn TensorSource,
+    request: &Request<'_>,
+) -> Result<QuantizeReport, QuantizeError> {
     let started = Instant::now();
-    let file = GgufFile::open(input)?;
-    let job = Job::new(&file, request)?;
+    let job = Job::new(source, request)?;
     if let Err(problem) = job.check_importance(request) {
         tracing::warn!("{problem}");
     }
-    let mut report = job.report(request)?;
+    let mut report = job.report(request, &job.writer(request)?);
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }
 
-/// A file and what is to become of it.
+/// A model and what is to become of it.
 struct Job<'a> {
-    file: &'a GgufFile,
+    source: &'a dyn TensorSource,
     choices: Vec<Choice<'a>>,
     /// The output's.
     metadata: Metadata,
 }
 
 impl<'a> Job<'a> {
-    fn new(file: &'a GgufFile, request: &Request<'_>) -> Result<Self, QuantizeError> {
-        refuse_unsuitable(file, request.allow_requantize)?;
-        let choices = choose(file, request)?;
+    fn new(source: &'a dyn TensorSource, request: &Request<'_>) -> Result<Self, QuantizeError> {
+        refuse_unsuitable(source, request.allow_requantize)?;
+        let choices = choose(source, request)?;
         let file_type = request.selection.file_type(&choices);
-        let metadata = output_metadata(file.metadata(), file_type, request.importance);
-        Ok(Self { file, choices, metadata })
+        let metadata = output_metadata(source.metadata(), file_type, request.importance);
+        Ok(Self { source, choices, metadata })
     }
 
     fn check_importance(&self, request: &Request<'_>) -> Result<(), QuantizeError> {
         let Request { selection, importance, allow_partial_importance, .. } = *request;
         weighing::check(selection, &self.choices, importance, allow_partial_importance).map_err(
-            |source| QuantizeError::Weighing { path: self.file.path().to_path_buf(), source },
+            |source| QuantizeError::Weighing { path: self.source.path().to_path_buf(), source },
         )
     }
 
-    fn plans(&self) -> Vec<TensorPlan> {
-        self.choices.iter().map(plan).collect()
+    /// A writer that has not touched the disk yet.
+    fn writer(&self, request: &Request<'_>) -> Result<GgufWriter, QuantizeError> {
+        let plans = self.choices.iter().map(plan).collect();
+        Ok(match request.split_max_size {
+            None => GgufWriter::plan(request.output, &self.metadata, plans)?,
+            Some(bytes) => GgufWriter::plan_split(
+                &part_prefix(request.output),
+                &self.metadata,
+                plans,
+                PartLimit::Bytes(bytes),
+            )?,
+        })
+    }
+
+    fn refuse_same_file(&self, writer: &GgufWriter) -> Result<(), QuantizeError> {
+        let inputs = self.source.files();
+        let is_read = |output: &&Path| inputs.iter().any(|input| is_same_file(input, output));
+        match writer.paths().find(is_read) {
+            Some(output) => Err(QuantizeError::SameFile(output.to_path_buf())),
+            None => Ok(()),
+        }
+    }
+
+    /// What is to be done with each tensor, in the order of the output.
+    fn tensor_jobs(&self, request: &Request<'a>) -> Vec<TensorJob<'_>> {
+        let tensors = self.source.tensors().iter().enumerate();
+        let indices: HashMap<&str, usize> =
+            tensors.map(|(index, tensor)| (tensor.name.as_str(), index)).collect();
+        let job = |&Choice { tensor, format, .. }: &Choice<'a>| TensorJob {
+            source_index: indices[tensor.name.as_str()],
+            tensor,
+            format,
+            importance: weighing::of_tensor(request.importance, tensor),
+        };
+        self.choices.iter().map(job).collect()
     }
 
     /// The report without the time that it took.
-    fn report(&self, request: &Request<'_>) -> Result<QuantizeReport, QuantizeError> {
+    fn report(&self, request: &Request<'_>, writer: &GgufWriter) -> QuantizeReport {
         let tensors: Vec<TensorReport> = self.choices.iter().map(tensor_report).collect();
         let weights = self.choices.iter().map(|choice| choice.tensor.weights()).sum::<u64>();
         let old_bytes = tensors.iter().map(|tensor| tensor.old_bytes).sum();
         let new_bytes = tensors.iter().map(|tensor| tensor.new_bytes).sum();
         let bits_per_weight = |bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
-        let file_bytes = file_bytes(&self.metadata, &self.plans())
-            .map_err(|problem| GgufError::malformed(self.file.path(), problem))?;
-        Ok(QuantizeReport {
-            input: self.file.path().to_path_buf(),
-            output: request.output.to_path_buf(),
+        QuantizeReport {
+            input: self.source.path().to_path_buf(),
+            output: writer.paths().next().unwrap_or(request.output).to_path_buf(),
+            files: writer.paths().count(),
             recipe: request.selection.name().to_string(),
             tensors,
             weights,
@@ -259,18 +304,21 @@ impl<'a> Job<'a> {
             new_bytes,
             old_bits_per_weight: bits_per_weight(old_bytes),
             new_bits_per_weight: bits_per_weight(new_bytes),
-            file_bytes,
+            file_bytes: writer.bytes(),
             seconds: 0.0,
             weights_per_second: None,
-        })
+        }
     }
 }
 
-fn choose<'a>(file: &'a GgufFile, request: &Request<'_>) -> Result<Vec<Choice<'a>>, QuantizeError> {
+fn choose<'a>(
+    model: &'a dyn TensorSource,
+    request: &Request<'_>,
+) -> Result<Vec<Choice<'a>>, QuantizeError> {
     let choices = request
         .selection
-        .choose(file.metadata(), file.tensors(), request.importance.is_some())
-        .map_err(|source| QuantizeError::Selection { path: file.path().to_path_buf(), source })?;
+        .choose(model.metadata(), model.tensors(), request.importance.is_some())
+        .map_err(|source| QuantizeError::Selection { path: model.path().to_path_buf(), source })?;
     log_choices(request.selection, &choices);
     Ok(choices)
 }
@@ -284,40 +332,13 @@ fn log_choices(selection: &Selection, choices: &[Choice]) {
     }
 }
 
-fn write_tensors(
-    file: &GgufFile,
-    choices: &[Choice],
-    writer: &mut GgufWriter,
+fn refuse_unsuitable(
+    source: &dyn TensorSource,
+    allow_requantize: bool,
 ) -> Result<(), QuantizeError> {
-    let total = choices.iter().map(|choice| choice.tensor.bytes()).sum();
-    let progress = Progress::new("quantizing", total, Unit::Bytes);
-    let mut coder = Coder { file, writer, progress: &progress };
-    let result = choices.iter().try_for_each(|choice| {
-        progress.message(choice.tensor.name.clone());
-        coder.write_tensor(choice)
-    });
-    progress.finish();
-    result
-}
-
-fn refuse_same_file(input: &Path, output: &Path) -> Result<(), QuantizeError> {
-    match (input.canonicalize(), output.canonicalize()) {
-        (Ok(source), Ok(target)) if source == target => {
-            Err(QuantizeError::SameFile(output.to_path_buf()))
-        }
-        // A missing input is reported where it is opened; a missing output is as it should be.
-        _ => Ok(()),
-    }
-}
-
-fn refuse_unsuitable(file: &GgufFile, allow_requantize: bool) -> Result<(), QuantizeError> {
-    let path = || file.path().to_path_buf();
-    if let Some(parts) = file.metadata().unsigned("split.count").filter(|&parts| parts > 1) {
-        return Err(QuantizeError::Split { path: path(), parts });
-    }
-    match file.tensors().iter().find(|tensor| tensor.ggml_type.block_size() > 1) {
+    match source.tensors().iter().find(|tensor| tensor.ggml_type.block_size() > 1) {
         Some(tensor) if !allow_requantize => Err(QuantizeError::AlreadyQuantized {
-            path: path(),
+            path: source.path().to_path_buf(),
             tensor: tensor.name.clone(),
             ggml_type: tensor.ggml_type,
         }),
@@ -346,100 +367,7 @@ fn output_metadata(input: &Metadata, file_type: u32, importance: Option<&Importa
 }
 
 fn plan(choice: &Choice) -> TensorPlan {
-    TensorPlan {
-        name: choice.tensor.name.clone(),
-        dimensions: choice.tensor.dimensions.clone(),
-        ggml_type: choice.format,
-    }
-}
-
-/// Codes and writes tensor after tensor.
-struct Coder<'a> {
-    file: &'a GgufFile,
-    writer: &'a mut GgufWriter,
-    progress: &'a Progress,
-}
-
-impl Coder<'_> {
-    fn write_tensor(&mut self, choice: &Choice) -> Result<(), QuantizeError> {
-        let bytes = self.file.tensor_bytes(choice.tensor);
-        let source = choice.tensor.ggml_type;
-        if choice.format == source && (source.block_size() > 1 || !formats::can_quantize(source)) {
-            return self.copy(bytes);
-        }
-        let piece_bytes = PIECE_WEIGHTS / source.block_size() * source.block_bytes();
-        // While one piece is coded, the one before it is written.
-        let mut written = Vec::new();
-        let mut coded = Vec::new();
-        for (index, piece) in bytes.chunks(piece_bytes).enumerate() {
-            interrupt::check()?;
-            let (write, code) = rayon::join(
-                || self.writer.write(&written),
-                || code_piece(choice, piece, &mut coded),
-            );
-            write?;
-            code.map_err(|failure| self.tensor_error(choice.tensor, index, failure))?;
-            std::mem::swap(&mut written, &mut coded);
-            self.progress.advance(piece.len() as u64);
-        }
-        Ok(self.writer.write(&written)?)
-    }
-
-    /// Writes a tensor that stays as it is and whose type quantkit does not look into.
-    fn copy(&mut self, bytes: &[u8]) -> Result<(), QuantizeError> {
-        for piece in bytes.chunks(PIECE_WEIGHTS) {
-            interrupt::check()?;
-            self.writer.write(piece)?;
-            self.progress.advance(piece.len() as u64);
-        }
-        Ok(())
-    }
-
-    fn tensor_error(&self, tensor: &TensorInfo, piece: usize, failure: Failure) -> QuantizeError {
-        let position = match &failure.source {
-            CodecError::NotFinite { index, .. } | CodecError::TooLarge { index, .. } => {
-                let weight = piece * PIECE_WEIGHTS + failure.start + index;
-                Some((weight / tensor.columns(), weight % tensor.columns()))
-            }
-            _ => None,
-        };
-        QuantizeError::Tensor {
-            path: self.file.path().to_path_buf(),
-            tensor: tensor.name.clone(),
-            position,
-            source: failure.source,
-        }
-    }
-}
-
-/// A codec's refusal, and the first weight (within the piece) of the task that met it.
-struct Failure {
-    start: usize,
-    source: CodecError,
-}
-
-/// Codes a piece of a tensor into `output`, task by task in parallel. Blocks do not depend on one
-/// another, so tasks need not end where rows do.
-fn code_piece(choice: &Choice, piece: &[u8], output: &mut Vec<u8>) -> Result<(), Failure> {
-    let (source, target) = (choice.tensor.ggml_type, choice.format);
-    let weights = piece.len() / source.block_bytes() * source.block_size();
-    output.resize(weights / target.block_size() * target.block_bytes(), 0);
-    let task_input = TASK_WEIGHTS / source.block_size() * source.block_bytes();
-    let task_output = TASK_WEIGHTS / target.block_size() * target.block_bytes();
-    piece
-        .par_chunks(task_input)
-        .zip(output.par_chunks_mut(task_output))
-        .enumerate()
-        .try_for_each_init(
-            || vec![0.0f32; TASK_WEIGHTS],
-            |values, (task, (input, output))| {
-                let blocks = input.len() / source.block_bytes();
-                let values = &mut values[..blocks * source.block_size()];
-                formats::dequantize_row(source, input, values)
-                    .and_then(|()| formats::quantize_row(target, values, output))
-                    .map_err(|source| Failure { start: task * TASK_WEIGHTS, source })
-            },
-        )
+    TensorPlan { ggml_type: choice.format, ..TensorPlan::of(choice.tensor) }
 }
 
 fn tensor_report(choice: &Choice) -> TensorReport {

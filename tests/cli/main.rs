@@ -14,5 +14,6 @@ mod http_server;
 mod inspect;
 mod mmlu_eval;
 mod quantize;
+mod quantize_sources;
 mod split;
 mod support;

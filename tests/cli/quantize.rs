@@ -247,7 +247,7 @@ fn a_weight_too_large_for_the_format_is_named() {
 }
 
 #[test]
-fn parts_of_a_split_model_are_refused() {
+fn a_part_without_its_number_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let input = directory.path().join("in-00001-of-00002.gguf");
     write_one_tensor(&input, "blk.0.ffn_up.weight", &[0.5; 64], &[32, 2], &[("split.count", 2)]);
@@ -257,7 +257,7 @@ fn parts_of_a_split_model_are_refused() {
         .args(["--type", "Q4_0"])
         .assert()
         .failure()
-        .stderr(predicate::str::contains("one of 2 parts"));
+        .stderr(predicate::str::contains("split.no is missing"));
 }
 
 #[test]

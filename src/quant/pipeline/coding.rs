@@ -1,0 +1,472 @@
+//! Coding all tensors of a model: each thread takes the next task, codes it and writes the result to
+//! its place in the output. Nothing waits for anything else, and no thread holds more than a task.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+use super::{QuantizeError, WeightPosition};
+use crate::gguf::{GgmlType, GgufError, GgufWriter, TensorInfo};
+use crate::quant::formats::{self, CodecError};
+use crate::quant::source::TensorSource;
+use crate::support::interrupt;
+use crate::support::progress::{Progress, Unit};
+
+/// Weights of a task; with importance, as many whole rows as fit, or one row that does not. A
+/// multiple of every format's block.
+const TASK_WEIGHTS: usize = 1 << 18;
+/// Weights that are coded at a time: their f32 values stay in a core's cache. A multiple of every
+/// format's block.
+const CHUNK_WEIGHTS: usize = 1 << 14;
+/// Bytes of a tensor that is copied as it is.
+const TASK_BYTES: usize = 1 << 20;
+
+/// Written bytes that may wait for the disk before they are pushed there.
+const UNSYNCED_BYTES: usize = 64 << 20;
+/// How often it is looked whether there are so many.
+const SYNC_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What is done with one tensor.
+#[derive(Debug)]
+pub(super) struct TensorJob<'a> {
+    /// Its place in the source.
+    pub source_index: usize,
+    /// What the source says of it.
+    pub tensor: &'a TensorInfo,
+    /// The type that it gets.
+    pub format: GgmlType,
+    /// What each column matters, expert after expert.
+    pub importance: Option<&'a [f32]>,
+}
+
+impl TensorJob<'_> {
+    /// Whether the tensor's bytes stay as they are and are not looked into. Floats that keep their
+    /// type are coded all the same, as that is where NaN is found.
+    fn is_copy(&self) -> bool {
+        let source = self.tensor.ggml_type;
+        self.format == source && (source.block_size() > 1 || !formats::can_quantize(source))
+    }
+
+    /// The importance, if the format heeds it.
+    fn heeded_importance(&self) -> Option<&[f32]> {
+        self.importance.filter(|_| !self.is_copy() && formats::heeds_importance(self.format))
+    }
+
+    /// Elements of a task: bytes of a tensor that is copied, else weights.
+    fn task_size(&self) -> usize {
+        let columns = self.tensor.columns();
+        if self.is_copy() {
+            TASK_BYTES
+        } else if self.heeded_importance().is_some() {
+            (TASK_WEIGHTS / columns).max(1) * columns
+        } else {
+            TASK_WEIGHTS
+        }
+    }
+
+    fn size(&self) -> usize {
+        if self.is_copy() { self.tensor.bytes() as usize } else { self.tensor.weights() as usize }
+    }
+
+    fn tasks(&self) -> usize {
+        self.size().div_ceil(self.task_size())
+    }
+
+    fn position_of(&self, weight: usize) -> WeightPosition {
+        let rows_per_expert = self.tensor.dimensions.get(1).map_or(1, |&rows| rows as usize);
+        let row = weight / self.tensor.columns();
+        let is_of_experts = self.tensor.dimensions.len() > 2;
+        WeightPosition {
+            expert: is_of_experts.then(|| row / rows_per_expert),
+            row: if is_of_experts { row % rows_per_expert } else { row },
+            column: weight % self.tensor.columns(),
+        }
+    }
+}
+
+/// Codes and writes every job's tensor; `jobs` has the order of the writer's plan. Works on the
+/// current rayon pool.
+pub(super) fn write_tensors(
+    source: &dyn TensorSource,
+    jobs: &[TensorJob<'_>],
+    writer: &GgufWriter,
+) -> Result<(), QuantizeError> {
+    let total = jobs.iter().map(|job| job.tensor.bytes()).sum();
+    let progress = Progress::new("quantizing", total, Unit::Bytes);
+    let work = Work::new(source, jobs, writer, &progress);
+    let result = std::thread::scope(|scope| {
+        let pusher = scope.spawn(|| work.push_to_disk());
+        let over = Over { flag: &work.is_over, waiting: pusher.thread() };
+        rayon::broadcast(|_| work.run());
+        drop(over);
+        pusher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    progress.finish();
+    match work.into_failure() {
+        Some(failure) => Err(failure),
+        None => Ok(result?),
+    }
+}
+
+/// Tells a thread that the work is over, even when it ends in a panic.
+struct Over<'a> {
+    flag: &'a AtomicBool,
+    waiting: &'a Thread,
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.flag.store(true, Ordering::Release);
+        self.waiting.unpark();
+    }
+}
+
+/// All tasks, and what the threads that do them share.
+struct Work<'a> {
+    source: &'a dyn TensorSource,
+    jobs: &'a [TensorJob<'a>],
+    writer: &'a GgufWriter,
+    progress: &'a Progress,
+    /// The number of the first task after each job.
+    ends: Vec<usize>,
+    next_task: AtomicUsize,
+    written: AtomicUsize,
+    is_over: AtomicBool,
+    has_failed: AtomicBool,
+    /// The failure of the earliest task that failed.
+    failure: Mutex<Option<(usize, QuantizeError)>>,
+}
+
+/// A thread's buffers.
+#[derive(Default)]
+struct Buffers {
+    input: Vec<u8>,
+    weights: Vec<f32>,
+    output: Vec<u8>,
+}
+
+impl<'a> Work<'a> {
+    fn new(
+        source: &'a dyn TensorSource,
+        jobs: &'a [TensorJob<'a>],
+        writer: &'a GgufWriter,
+        progress: &'a Progress,
+    ) -> Self {
+        let ends = jobs
+            .iter()
+            .scan(0, |end, job| {
+                *end += job.tasks();
+                Some(*end)
+            })
+            .collect();
+        Self {
+            source,
+            jobs,
+            writer,
+            progress,
+            ends,
+            next_task: AtomicUsize::new(0),
+            written: AtomicUsize::new(0),
+            is_over: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        }
+    }
+
+    /// Does tasks until there are none left or one has failed. Tasks are taken in order, so those
+    /// before a failed one are done or being done: the earliest failure is always the same.
+    fn run(&self) {
+        let mut buffers = Buffers::default();
+        while !self.has_failed.load(Ordering::Relaxed) {
+            let task = self.next_task.fetch_add(1, Ordering::Relaxed);
+            let job = self.ends.partition_point(|&end| end <= task);
+            if job == self.jobs.len() {
+                return;
+            }
+            let first_task = if job == 0 { 0 } else { self.ends[job - 1] };
+            if let Err(failure) = self.run_task(job, task - first_task, &mut buffers) {
+                self.has_failed.store(true, Ordering::Relaxed);
+                let mut earliest = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                if earliest.as_ref().is_none_or(|(earliest, _)| task < *earliest) {
+                    *earliest = Some((task, failure));
+                }
+            }
+        }
+    }
+
+    fn into_failure(self) -> Option<QuantizeError> {
+        self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map(|(_, error)| error)
+    }
+
+    fn run_task(
+        &self,
+        index: usize,
+        task: usize,
+        buffers: &mut Buffers,
+    ) -> Result<(), QuantizeError> {
+        interrupt::check()?;
+        let job = &self.jobs[index];
+        if task == 0 {
+            self.progress.message(&job.tensor.name);
+        }
+        let start = task * job.task_size();
+        let elements = start..job.size().min(start + job.task_size());
+        let written = if job.is_copy() {
+            let bytes = self.source.bytes(job.source_index, elements.clone(), &mut buffers.input);
+            self.writer.write_at(index, elements.start as u64, bytes)?;
+            self.source.release(job.source_index, elements.clone());
+            self.progress.advance(elements.len() as u64);
+            elements.len()
+        } else {
+            let input = bytes_of(job.tensor.ggml_type, &elements);
+            let bytes = self.source.bytes(job.source_index, input.clone(), &mut buffers.input);
+            let Buffers { weights, output, .. } = buffers;
+            code(job, elements.clone(), bytes, weights, output)
+                .map_err(|failure| tensor_error(self.source, job, failure))?;
+            let place = bytes_of(job.format, &elements);
+            self.writer.write_at(index, place.start as u64, output)?;
+            self.source.release(job.source_index, input.clone());
+            self.progress.advance(input.len() as u64);
+            place.len()
+        };
+        self.written.fetch_add(written, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Pushes what has been written to the disk while the others go on, so that closing the file
+    /// need not wait for all of it.
+    fn push_to_disk(&self) -> Result<(), GgufError> {
+        let mut synced = 0;
+        while !self.is_over.load(Ordering::Acquire) {
+            std::thread::park_timeout(SYNC_INTERVAL);
+            let written = self.written.load(Ordering::Relaxed);
+            if written - synced >= UNSYNCED_BYTES {
+                self.writer.sync()?;
+                synced = written;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bytes that weights take; both ends are whole blocks.
+fn bytes_of(ggml_type: GgmlType, weights: &Range<usize>) -> Range<usize> {
+    let bytes = |weights: usize| weights / ggml_type.block_size() * ggml_type.block_bytes();
+    bytes(weights.start)..bytes(weights.end)
+}
+
+/// A codec's refusal, and the weight of the tensor that is to blame.
+struct Failure {
+    weight: Option<usize>,
+    error: CodecError,
+}
+
+impl Failure {
+    /// `first` is the first weight of those that were coded.
+    fn new(error: CodecError, first: usize) -> Self {
+        let weight = match error {
+            CodecError::NotFinite { index, .. } | CodecError::TooLarge { index, .. } => {
+                Some(first + index)
+            }
+            _ => None,
+        };
+        Self { weight, error }
+    }
+}
+
+fn tensor_error(source: &dyn TensorSource, job: &TensorJob<'_>, failure: Failure) -> QuantizeError {
+    let position = failure.weight.map(|weight| job.position_of(weight));
+    let mut error = failure.error;
+    if let (
+        Some(WeightPosition { column, .. }),
+        CodecError::NotFinite { index, .. } | CodecError::TooLarge { index, .. },
+    ) = (&position, &mut error)
+    {
+        *index = *column;
+    }
+    QuantizeError::Tensor {
+        path: source.path().to_path_buf(),
+        tensor: job.tensor.name.clone(),
+        position,
+        source: error,
+    }
+}
+
+/// Codes some of a tensor's weights, which `input` holds, chunk by chunk.
+fn code(
+    job: &TensorJob<'_>,
+    weights: Range<usize>,
+    input: &[u8],
+    values: &mut Vec<f32>,
+    output: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    let (source, target) = (job.tensor.ggml_type, job.format);
+    output.resize(bytes_of(target, &weights).len(), 0);
+    let importance = job.heeded_importance();
+    let columns = job.tensor.columns();
+    let chunk = match importance {
+        Some(_) => (CHUNK_WEIGHTS / columns).max(1) * columns,
+        None => CHUNK_WEIGHTS,
+    };
+    let mut start = 0;
+    while start < weights.len() {
+        let first = weights.start + start;
+        let mut end = weights.len().min(start + chunk);
+        if importance.is_some() {
+            end = end.min(job.end_of_expert(first) - weights.start);
+        }
+        let input = &input[bytes_of(source, &(start..end))];
+        let output = &mut output[bytes_of(target, &(start..end))];
+        values.resize(end - start, 0.0);
+        formats::dequantize_row(source, input, values)
+            .and_then(|()| match importance {
+                Some(importance) => {
+                    let expert = job.expert_of(first);
+                    let importance = &importance[expert * columns..][..columns];
+                    formats::quantize_weighted(target, values, importance, output)
+                }
+                None => formats::quantize_row(target, values, output),
+            })
+            .map_err(|error| Failure::new(error, first))?;
+        start = end;
+    }
+    Ok(())
+}
+
+impl TensorJob<'_> {
+    fn weights_of_expert(&self) -> usize {
+        self.tensor.dimensions.iter().take(2).map(|&length| length as usize).product()
+    }
+
+    fn expert_of(&self, weight: usize) -> usize {
+        weight / self.weights_of_expert()
+    }
+
+    /// The first weight after the expert that a weight belongs to.
+    fn end_of_expert(&self, weight: usize) -> usize {
+        (self.expert_of(weight) + 1) * self.weights_of_expert()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::gguf::{GgufFile, Metadata, TensorPlan};
+
+    /// A file with tensors of F32 weights that look random.
+    fn model(path: &Path, shapes: &[&[u64]]) -> GgufFile {
+        let plan = |(index, dimensions): (usize, &&[u64])| TensorPlan {
+            name: format!("blk.{index}.ffn_up_exps.weight"),
+            dimensions: dimensions.to_vec(),
+            ggml_type: GgmlType::F32,
+        };
+        let plans: Vec<_> = shapes.iter().enumerate().map(plan).collect();
+        let mut writer = GgufWriter::create(path, &Metadata::new(), plans).unwrap();
+        for dimensions in shapes {
+            writer.write(&bytes(&values(dimensions.iter().product::<u64>() as usize))).unwrap();
+        }
+        writer.finish().unwrap();
+        GgufFile::open(path).unwrap()
+    }
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|index| ((index * 7919 % 1013) as f32 - 506.0) / 300.0).collect()
+    }
+
+    fn bytes(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn write(
+        file: &GgufFile,
+        output: &Path,
+        jobs: &[TensorJob<'_>],
+    ) -> Result<GgufFile, QuantizeError> {
+        let plan = |job: &TensorJob<'_>| TensorPlan {
+            ggml_type: job.format,
+            ..TensorPlan::of(job.tensor)
+        };
+        let plans = jobs.iter().map(plan).collect();
+        let writer = GgufWriter::create(output, &Metadata::new(), plans)?;
+        write_tensors(file, jobs, &writer)?;
+        writer.finish()?;
+        Ok(GgufFile::open(output)?)
+    }
+
+    #[test]
+    fn rows_are_weighed_by_their_experts_importance_and_never_torn() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        // Rows of which many make a task, of which few do, and that are longer than a task; and
+        // experts that end within a chunk.
+        let shapes: [&[u64]; 4] =
+            [&[256, 700, 3], &[1 << 15, 11], &[TASK_WEIGHTS as u64 + 512, 2], &[512, 5, 7]];
+        let file = model(&at("in.gguf"), &shapes);
+        let importance: Vec<Vec<f32>> = shapes
+            .iter()
+            .map(|shape| {
+                let count = shape[0] * shape.get(2).copied().unwrap_or(1);
+                (0..count).map(|index| 0.1 + (index * 31 % 17) as f32).collect()
+            })
+            .collect();
+        for format in [GgmlType::Q4_K, GgmlType::Q5_0, GgmlType::Q8_0] {
+            let jobs: Vec<TensorJob<'_>> = file
+                .tensors()
+                .iter()
+                .enumerate()
+                .map(|(source_index, tensor)| TensorJob {
+                    source_index,
+                    tensor,
+                    format,
+                    importance: Some(&importance[source_index]),
+                })
+                .collect();
+            let made = write(&file, &at("out.gguf"), &jobs).unwrap();
+            for (job, importance) in jobs.iter().zip(&importance) {
+                let columns = job.tensor.columns();
+                let values = values(job.tensor.weights() as usize);
+                let mut expected = vec![0; bytes_of(format, &(0..values.len())).len()];
+                let row_bytes = format.row_bytes(columns).unwrap();
+                let rows = values.chunks(columns).zip(expected.chunks_mut(row_bytes));
+                for (row, (values, expected)) in rows.enumerate() {
+                    let expert = row / job.tensor.dimensions[1] as usize;
+                    let importance = &importance[expert * columns..][..columns];
+                    formats::quantize_weighted(format, values, importance, expected).unwrap();
+                }
+                let found = made.tensor_bytes(made.tensor(&job.tensor.name).unwrap());
+                assert!(found == expected, "{format} {:?}", job.tensor.dimensions);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_weight_that_cannot_be_coded_is_named_whoever_finds_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let shape: &[u64] = &[256, 4096, 2];
+        let file = model(&at("good.gguf"), &[shape]);
+        let tensor = &file.tensors()[0];
+        let mut weights = values(tensor.weights() as usize);
+        for (row, column, value) in [(8000, 3, f32::NAN), (4100, 77, f32::INFINITY)] {
+            weights[row * 256 + column] = value;
+        }
+        let mut writer =
+            GgufWriter::create(&at("bad.gguf"), &Metadata::new(), vec![TensorPlan::of(tensor)])
+                .unwrap();
+        writer.write(&bytes(&weights)).unwrap();
+        writer.finish().unwrap();
+        let file = GgufFile::open(&at("bad.gguf")).unwrap();
+        for format in [GgmlType::Q4_0, GgmlType::F16, GgmlType::F32] {
+            let tensor = &file.tensors()[0];
+            let job = TensorJob { source_index: 0, tensor, format, importance: None };
+            let error = write(&file, &at("out.gguf"), &[job]).unwrap_err().to_string();
+            assert!(error.contains("expert 1, row 4, column 77: "), "{error}");
+            assert!(!at("out.gguf").exists());
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+}
