@@ -1,281 +1,34 @@
-//! The search behind Q4_K and Q5_K: super-blocks of eight blocks of 32 weights
-//! `scale · q − minimum`, with scales and minimums rounded to six bits under two f16.
+//! The search behind Q2_K, Q4_K and Q5_K: blocks of weights `scale · q − minimum`, whose scale and
+//! minimum are the weighted least squares fit to the best of many trial roundings; and the rounding
+//! of the scales and minimums themselves.
 
-use super::codec::{field, is_finite_f16, nearest_int, read_f16, write_f16};
+use super::codec::nearest_int;
 use super::lanes::Lanes;
-use super::six_bit_scales;
-pub(super) use super::super_blocks::WEIGHTS;
-use super::super_blocks::{lanes_of, transpose};
+use super::positive_scales;
+use super::super_blocks::{Fit, Found, Header, Importance, WEIGHTS};
 
-const BLOCKS: usize = WEIGHTS / BLOCK;
-pub(super) const BLOCK: usize = 32;
-
-/// Where the shared header of Q4_K and Q5_K has its fields.
-pub(super) const SCALE: usize = 0;
-pub(super) const MINIMUM: usize = 2;
-pub(super) const SCALES: usize = 4;
-pub(super) const HEADER: usize = SCALES + six_bit_scales::BYTES;
-
-/// The numbers that make one format's search.
-pub(super) struct Search {
-    /// Largest quant.
-    pub(super) levels: u8,
-    /// First and following offsets to the number of levels from which a trial's scale is made.
+/// The trial roundings of a search.
+pub(super) struct Trials {
+    /// First and following offsets to the number of levels, from which a trial's scale is made.
     pub(super) first: f32,
     pub(super) step: f32,
     /// Trials after the first.
     pub(super) steps: u8,
+    /// How a weight's error counts.
+    pub(super) error: Error,
 }
 
-/// The scale and the minimum (as a number to subtract) of one block.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Fit {
-    scale: f32,
-    minimum: f32,
+/// How a weight's error counts, before its importance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Error {
+    Absolute,
+    Squared,
 }
 
-/// What the search finds for the blocks of a super-block.
-pub(super) type Found = [Fit; BLOCKS];
-
-/// Writes the header of what was found, rounds the weights to it and returns the quants.
+/// The importance that weights have for themselves: their magnitude plus the block's root mean
+/// square.
 #[inline(always)]
-pub(super) fn quantize(
-    search: &Search,
-    weights: &[f32; WEIGHTS],
-    found: &Found,
-    header: &mut [u8; HEADER],
-) -> [u8; WEIGHTS] {
-    write_header(found, header);
-    let (scales, minimums) = read_header(header);
-    let mut quants = [0; WEIGHTS];
-    let (inputs, _) = weights.as_chunks::<BLOCK>();
-    for (b, quants) in quants.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-        if scales[b] == 0.0 {
-            // Where the block's scale was rounded to nothing ggml leaves the search's quants.
-            search.fit(&inputs[b], quants);
-            continue;
-        }
-        for (quant, weight) in quants.iter_mut().zip(&inputs[b]) {
-            let nearest = nearest_int((weight + minimums[b]) / scales[b]);
-            *quant = nearest.clamp(0, i32::from(search.levels)) as u8;
-        }
-    }
-    quants
-}
-
-/// The header's scale and minimum of each block.
-#[inline(always)]
-pub(super) fn read_header(header: &[u8; HEADER]) -> ([f32; BLOCKS], [f32; BLOCKS]) {
-    let (super_scale, super_minimum) = (read_f16(header, SCALE), read_f16(header, MINIMUM));
-    let (scales, minimums) = six_bit_scales::unpack(field(header, SCALES));
-    (
-        scales.map(|scale| super_scale * f32::from(scale)),
-        minimums.map(|minimum| super_minimum * f32::from(minimum)),
-    )
-}
-
-/// Whether the header's two f16 are numbers.
-#[inline(always)]
-pub(super) fn header_fits(header: &[u8; HEADER]) -> bool {
-    is_finite_f16(header, SCALE) && is_finite_f16(header, MINIMUM)
-}
-
-#[inline(always)]
-fn write_header(fits: &[Fit; BLOCKS], header: &mut [u8; HEADER]) {
-    const LARGEST: f32 = 63.0;
-    let largest = |numbers: [f32; BLOCKS]| {
-        numbers.into_iter().fold(0.0, |largest, n| if n > largest { n } else { largest })
-    };
-    let to_six_bits = |numbers: [f32; BLOCKS], largest: f32| {
-        let inverse = if largest > 0.0 { LARGEST / largest } else { 0.0 };
-        numbers.map(|number| (nearest_int(inverse * number) as u8).min(63))
-    };
-    let scales = fits.map(|fit| fit.scale);
-    let minimums = fits.map(|fit| fit.minimum);
-    let (largest_scale, largest_minimum) = (largest(scales), largest(minimums));
-    let packed = six_bit_scales::pack(
-        &to_six_bits(scales, largest_scale),
-        &to_six_bits(minimums, largest_minimum),
-    );
-    write_f16(header, SCALE, largest_scale / LARGEST);
-    write_f16(header, MINIMUM, largest_minimum / LARGEST);
-    header[SCALES..].copy_from_slice(&packed);
-}
-
-impl Search {
-    /// Searches block after block.
-    pub(super) fn find(&self, weights: &[f32; WEIGHTS]) -> Found {
-        let (blocks, _) = weights.as_chunks::<BLOCK>();
-        let mut found = Found::default();
-        for (fit, block) in found.iter_mut().zip(blocks) {
-            *fit = self.fit(block, &mut [0; BLOCK]);
-        }
-        found
-    }
-
-    /// Searches for the blocks of several super-blocks at once, one a lane, doing in each lane
-    /// exactly what [`Search::find`] does.
-    #[inline(always)]
-    pub(super) fn find_in_lanes<V: Lanes>(&self, weights: &[[f32; WEIGHTS]], found: &mut [Found]) {
-        let fits = self.fit_lanes(&transpose::<V, BLOCK>(weights));
-        let (scales, minimums) = (lanes_of(fits.0), lanes_of(fits.1));
-        for (lane, fit) in found.as_flattened_mut().iter_mut().take(V::COUNT).enumerate() {
-            *fit = Fit { scale: scales[lane], minimum: -minimums[lane] };
-        }
-    }
-
-    /// The scales and the minimums, to add, of one block a lane. See [`Search::fit`].
-    #[inline(always)]
-    fn fit_lanes<V: Lanes>(&self, weights: &[V; BLOCK]) -> (V, V) {
-        let zero = V::splat(0.0);
-        let highest = i32::from(self.levels);
-        let levels = V::splat(highest as f32);
-        let importance = importance_lanes(weights);
-        let mut minimum = weights[0];
-        let mut maximum = weights[0];
-        let mut sum_importance = importance[0];
-        let mut sum_weights = importance[0].mul(weights[0]);
-        for i in 1..BLOCK {
-            let weight = weights[i];
-            minimum = V::select(weight.less(minimum), weight, minimum);
-            maximum = V::select(maximum.less(weight), weight, maximum);
-            sum_importance = sum_importance.add(importance[i]);
-            sum_weights = sum_weights.add(importance[i].mul(weight));
-        }
-        minimum = V::select(zero.less(minimum), zero, minimum);
-        let constant = maximum.equals(minimum);
-        let lowest = minimum;
-        let mut quants = [zero; BLOCK];
-        let inverse = levels.div(maximum.sub(minimum));
-        for i in 0..BLOCK {
-            quants[i] = inverse.mul(weights[i].sub(minimum)).round_clamped(0, highest);
-        }
-        let mut scale = V::splat(1.0).div(inverse);
-        let mut least_error = error_lanes(&quants, weights, &importance, scale, minimum);
-        for step in 0..=self.steps {
-            let widened = self.first + self.step * f32::from(step) + highest as f32;
-            let inverse = V::splat(widened).div(maximum.sub(minimum));
-            let mut sum_quants = zero;
-            let mut sum_squares = zero;
-            let mut sum_products = zero;
-            for i in 0..BLOCK {
-                let quant = inverse.mul(weights[i].sub(minimum)).round_clamped(0, highest);
-                quants[i] = quant;
-                let weighted = importance[i].mul(quant);
-                sum_quants = sum_quants.add(weighted);
-                sum_squares = sum_squares.add(weighted.mul(quant));
-                sum_products = sum_products.add(weighted.mul(weights[i]));
-            }
-            let determinant = sum_importance.mul(sum_squares).sub(sum_quants.mul(sum_quants));
-            let slope = sum_importance.mul(sum_products).sub(sum_weights.mul(sum_quants));
-            let offset = sum_squares.mul(sum_weights).sub(sum_quants.mul(sum_products));
-            let (slope, offset) = (slope.div(determinant), offset.div(determinant));
-            let positive = zero.less(offset);
-            let trial_minimum = V::select(positive, zero, offset);
-            let trial_scale = V::select(positive, sum_products.div(sum_squares), slope);
-            let trial_error =
-                error_lanes(&quants, weights, &importance, trial_scale, trial_minimum);
-            let better = V::both(zero.less(determinant), trial_error.less(least_error));
-            least_error = V::select(better, trial_error, least_error);
-            scale = V::select(better, trial_scale, scale);
-            minimum = V::select(better, trial_minimum, minimum);
-        }
-        (V::select(constant, zero, scale), V::select(constant, lowest, minimum))
-    }
-
-    /// Finds the scale and minimum of least weighted squared error among the trials; `quants` gets
-    /// the quants of the winner.
-    fn fit(&self, weights: &[f32; BLOCK], quants: &mut [u8; BLOCK]) -> Fit {
-        let importance = importance(weights);
-        let levels = f32::from(self.levels);
-        let mut minimum = weights[0];
-        let mut maximum = weights[0];
-        let mut sum_importance = importance[0];
-        let mut sum_weights = importance[0] * weights[0];
-        for (&weight, &importance) in weights.iter().zip(&importance).skip(1) {
-            if weight < minimum {
-                minimum = weight;
-            }
-            if weight > maximum {
-                maximum = weight;
-            }
-            sum_importance += importance;
-            sum_weights += importance * weight;
-        }
-        if minimum > 0.0 {
-            minimum = 0.0;
-        }
-        if maximum == minimum {
-            *quants = [0; BLOCK];
-            return Fit { scale: 0.0, minimum: -minimum };
-        }
-        let round = |inverse: f32, minimum: f32| {
-            weights.map(|weight| {
-                nearest_int(inverse * (weight - minimum)).clamp(0, i32::from(self.levels)) as u8
-            })
-        };
-        let error = |quants: &[u8; BLOCK], scale: f32, minimum: f32| {
-            let mut error = 0.0f32;
-            for ((&quant, &weight), &importance) in quants.iter().zip(weights).zip(&importance) {
-                let difference = scale * f32::from(quant) + minimum - weight;
-                error += importance * (difference * difference);
-            }
-            error
-        };
-        let inverse = levels / (maximum - minimum);
-        let mut scale = 1.0 / inverse;
-        *quants = round(inverse, minimum);
-        let mut least_error = error(quants, scale, minimum);
-        for step in 0..=self.steps {
-            // The trials start from the best minimum so far, not from the block's.
-            let widened = self.first + self.step * f32::from(step) + levels;
-            let trial = round(widened / (maximum - minimum), minimum);
-            let mut sum_quants = 0.0f32;
-            let mut sum_squares = 0.0f32;
-            let mut sum_products = 0.0f32;
-            for ((&quant, &weight), &importance) in trial.iter().zip(weights).zip(&importance) {
-                let quant = f32::from(quant);
-                sum_quants += importance * quant;
-                sum_squares += importance * quant * quant;
-                sum_products += importance * quant * weight;
-            }
-            let determinant = sum_importance * sum_squares - sum_quants * sum_quants;
-            if determinant > 0.0 {
-                let mut trial_scale =
-                    (sum_importance * sum_products - sum_weights * sum_quants) / determinant;
-                let mut trial_minimum =
-                    (sum_squares * sum_weights - sum_quants * sum_products) / determinant;
-                if trial_minimum > 0.0 {
-                    trial_minimum = 0.0;
-                    trial_scale = sum_products / sum_squares;
-                }
-                let trial_error = error(&trial, trial_scale, trial_minimum);
-                if trial_error < least_error {
-                    *quants = trial;
-                    least_error = trial_error;
-                    scale = trial_scale;
-                    minimum = trial_minimum;
-                }
-            }
-        }
-        Fit { scale, minimum: -minimum }
-    }
-}
-
-/// How much each weight's error counts: its magnitude plus the block's root mean square.
-#[inline(always)]
-fn importance(weights: &[f32; BLOCK]) -> [f32; BLOCK] {
-    let mut sum_squares = 0.0f32;
-    for weight in weights {
-        sum_squares += weight * weight;
-    }
-    let root_mean_square = (sum_squares / BLOCK as f32).sqrt();
-    weights.map(|weight| root_mean_square + weight.abs())
-}
-
-/// [`importance`] of one block a lane.
-#[inline(always)]
-fn importance_lanes<V: Lanes>(weights: &[V; BLOCK]) -> [V; BLOCK] {
+pub(super) fn own_importance<V: Lanes, const BLOCK: usize>(weights: &[V; BLOCK]) -> [V; BLOCK] {
     let mut sum_squares = V::splat(0.0);
     for weight in weights {
         sum_squares = sum_squares.add(weight.mul(*weight));
@@ -288,19 +41,214 @@ fn importance_lanes<V: Lanes>(weights: &[V; BLOCK]) -> [V; BLOCK] {
     importance
 }
 
-/// The weighted squared error of one block a lane.
+/// The columns' importance times `√(share · mean square of the super-block + weight²)`.
 #[inline(always)]
-fn error_lanes<V: Lanes>(
+pub(super) fn scaled_importance<V: Lanes, const BLOCK: usize>(
+    weights: &[V; BLOCK],
+    importance: &Importance<V, BLOCK>,
+    share: f32,
+) -> [V; BLOCK] {
+    let mean = V::splat(share).mul(importance.sum_squares).div(V::splat(WEIGHTS as f32));
+    let mut scaled = importance.columns;
+    for (value, weight) in scaled.iter_mut().zip(weights) {
+        *value = value.mul(mean.add(weight.mul(*weight)).sqrt());
+    }
+    scaled
+}
+
+/// Finds the scale and minimum of least error among the trials, for quants from 0 to `HIGHEST`.
+#[inline(always)]
+pub(super) fn fit<V: Lanes, const HIGHEST: i32, const BLOCK: usize>(
+    trials: &Trials,
+    weights: &[V; BLOCK],
+    importance: &[V; BLOCK],
+) -> Fit<V, BLOCK> {
+    let zero = V::splat(0.0);
+    let mut lowest = weights[0];
+    let mut highest = weights[0];
+    let mut sum_importance = importance[0];
+    let mut sum_weights = importance[0].mul(weights[0]);
+    for (weight, importance) in weights.iter().zip(importance).skip(1) {
+        lowest = weight.smaller(lowest);
+        highest = weight.larger(highest);
+        sum_importance = sum_importance.add(*importance);
+        sum_weights = sum_weights.add(importance.mul(*weight));
+    }
+    let lowest = V::select(zero.less(lowest), zero, lowest);
+    let varied = highest.differs(lowest);
+
+    let mut minimum = lowest;
+    let mut inverse = V::splat(HIGHEST as f32).div(highest.sub(minimum));
+    let mut scale = V::splat(1.0).div(inverse);
+    let mut quants = *weights;
+    for quant in &mut quants {
+        *quant = inverse.mul(quant.sub(minimum)).round_clamped::<0, HIGHEST>();
+    }
+    let mut least_error = sum_errors(trials.error, &quants, weights, importance, scale, minimum);
+    // The trial that the quants of the winner are made from again.
+    let mut winner = (inverse, minimum);
+    for step in 0..=trials.steps {
+        // The trials start from the best minimum so far, not from the block's.
+        let widened = trials.first + trials.step * f32::from(step) + HIGHEST as f32;
+        inverse = V::splat(widened).div(highest.sub(minimum));
+        let trial = Trial { inverse, minimum };
+        let near = trial.all_near::<HIGHEST>(lowest, highest, varied);
+        let (sum_quants, sum_squares, sum_products) = if near {
+            trial.sums::<HIGHEST, BLOCK, true>(weights, importance, &mut quants)
+        } else {
+            trial.sums::<HIGHEST, BLOCK, false>(weights, importance, &mut quants)
+        };
+        let determinant = sum_importance.mul(sum_squares).sub(sum_quants.mul(sum_quants));
+        let slope = sum_importance.mul(sum_products).sub(sum_weights.mul(sum_quants));
+        let offset = sum_squares.mul(sum_weights).sub(sum_quants.mul(sum_products));
+        let (slope, offset) = (slope.div(determinant), offset.div(determinant));
+        let positive = zero.less(offset);
+        let trial_minimum = V::select(positive, zero, offset);
+        let trial_scale = V::select(positive, sum_products.div(sum_squares), slope);
+        let trial_error =
+            sum_errors(trials.error, &quants, weights, importance, trial_scale, trial_minimum);
+        let better = V::both(zero.less(determinant), trial_error.less(least_error));
+        winner = (V::select(better, inverse, winner.0), V::select(better, minimum, winner.1));
+        least_error = V::select(better, trial_error, least_error);
+        scale = V::select(better, trial_scale, scale);
+        minimum = V::select(better, trial_minimum, minimum);
+    }
+    let mut quants = *weights;
+    for quant in &mut quants {
+        let rounded = winner.0.mul(quant.sub(winner.1)).round_clamped::<0, HIGHEST>();
+        *quant = V::select(varied, rounded, zero);
+    }
+    let minimum = V::select(varied, minimum, lowest);
+    Fit {
+        scale: V::select(varied, scale, zero),
+        minimum: negative(minimum),
+        importance: sum_importance,
+        quants,
+    }
+}
+
+/// `-value`, the sign of zero included.
+#[inline(always)]
+fn negative<V: Lanes>(value: V) -> V {
+    value.mul(V::splat(-1.0))
+}
+
+/// A grid to which weights are rounded.
+#[derive(Clone, Copy)]
+struct Trial<V> {
+    inverse: V,
+    minimum: V,
+}
+
+impl<V: Lanes> Trial<V> {
+    /// Whether every weight between the two lies so near to the grid that [`Lanes::round_near`] does.
+    /// Blocks that are not `varied` do not matter.
+    #[inline(always)]
+    fn all_near<const HIGHEST: i32>(&self, lowest: V, highest: V, varied: V::Mask) -> bool {
+        let (zero, one) = (V::splat(0.0), V::splat(1.0));
+        let above = V::splat(-4.0).less(self.place(lowest));
+        let below = self.place(highest).less(V::splat(HIGHEST as f32 + 4.0));
+        let far = V::select(V::both(above, below), zero, one).differs(zero);
+        !V::any(V::both(varied, far))
+    }
+
+    #[inline(always)]
+    fn place(&self, weight: V) -> V {
+        self.inverse.mul(weight.sub(self.minimum))
+    }
+
+    /// Rounds the weights, and returns the sums of quants, of their squares and of their products
+    /// with the weights, each by importance.
+    #[inline(always)]
+    fn sums<const HIGHEST: i32, const BLOCK: usize, const NEAR: bool>(
+        &self,
+        weights: &[V; BLOCK],
+        importance: &[V; BLOCK],
+        quants: &mut [V; BLOCK],
+    ) -> (V, V, V) {
+        let zero = V::splat(0.0);
+        let (mut sum_quants, mut sum_squares, mut sum_products) = (zero, zero, zero);
+        for i in 0..BLOCK {
+            let place = self.place(weights[i]);
+            let quant = if NEAR {
+                place.round_near::<0, HIGHEST>()
+            } else {
+                place.round_clamped::<0, HIGHEST>()
+            };
+            quants[i] = quant;
+            let weighted = importance[i].mul(quant);
+            sum_quants = sum_quants.add(weighted);
+            sum_squares = sum_squares.add(weighted.mul(quant));
+            sum_products = sum_products.add(weighted.mul(weights[i]));
+        }
+        (sum_quants, sum_squares, sum_products)
+    }
+}
+
+#[inline(always)]
+fn sum_errors<V: Lanes, const BLOCK: usize>(
+    error: Error,
     quants: &[V; BLOCK],
     weights: &[V; BLOCK],
     importance: &[V; BLOCK],
     scale: V,
     minimum: V,
 ) -> V {
-    let mut error = V::splat(0.0);
+    let mut sum = V::splat(0.0);
     for i in 0..BLOCK {
         let difference = scale.mul(quants[i]).add(minimum).sub(weights[i]);
-        error = error.add(importance[i].mul(difference.mul(difference)));
+        let counted = match error {
+            Error::Absolute => difference.abs(),
+            Error::Squared => difference.mul(difference),
+        };
+        sum = sum.add(importance[i].mul(counted));
     }
-    error
+    sum
+}
+
+/// Rounds a super-block's scales and minimums to multiples, up to `largest`, of the largest one's
+/// `1 / largest`.
+#[inline(always)]
+pub(super) fn round<const BLOCKS: usize>(
+    found: &Found,
+    super_block: usize,
+    largest: f32,
+) -> Header {
+    let scales = Found::of::<BLOCKS>(&found.scales, super_block);
+    let minimums = Found::of::<BLOCKS>(&found.minimums, super_block);
+    let mut header = Header::default();
+    header.scale = round_numbers(&scales, largest, &mut header.scales);
+    header.minimum = round_numbers(&minimums, largest, &mut header.minimums);
+    header
+}
+
+#[inline(always)]
+fn round_numbers(numbers: &[f32], largest: f32, codes: &mut [u8]) -> f32 {
+    let most = numbers.iter().fold(0.0, |most, &number| if number > most { number } else { most });
+    let inverse = if most > 0.0 { largest / most } else { 0.0 };
+    for (code, number) in codes.iter_mut().zip(numbers) {
+        *code = nearest_int(inverse * number) as u8;
+    }
+    most / largest
+}
+
+/// Rounds the scales and minimums of `V::COUNT` super-blocks from `first` on, each to multiples up to
+/// `LARGEST` of a number that suits them best by the blocks' importance.
+#[inline(always)]
+pub(super) fn round_weighted<V: Lanes, const LARGEST: i32, const BLOCKS: usize>(
+    found: &Found,
+    first: usize,
+    headers: &mut [Option<Header>],
+) {
+    let start = first * BLOCKS;
+    let importance = V::transpose::<BLOCKS>(&found.importance[start..], BLOCKS);
+    let scales = V::transpose::<BLOCKS>(&found.scales[start..], BLOCKS);
+    let minimums = V::transpose::<BLOCKS>(&found.minimums[start..], BLOCKS);
+    let scales = positive_scales::round::<V, LARGEST, BLOCKS>(&scales, &importance);
+    let minimums = positive_scales::round::<V, LARGEST, BLOCKS>(&minimums, &importance);
+    for (lane, header) in headers[..V::COUNT].iter_mut().enumerate() {
+        let (scale, scales) = scales.of(lane);
+        let (minimum, minimums) = minimums.of(lane);
+        *header = Some(Header { scale, minimum, scales, minimums });
+    }
 }

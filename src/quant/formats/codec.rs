@@ -4,7 +4,7 @@
 //! fused, and conversions to integers behave as x86's do where the value does not fit.
 
 use super::half_float::{f16_to_f32, f32_to_f16};
-use super::super_blocks::{self, Searched};
+use super::super_blocks::{self, SuperBlock};
 use crate::gguf::GgmlType;
 use crate::support::processor::InstructionSet;
 
@@ -64,10 +64,17 @@ impl Codec {
         }
     }
 
-    /// A super-block format whose search runs on many blocks at once.
-    pub(super) const fn searched<F: Searched<BYTES>, const BYTES: usize>() -> Self {
-        let both = Self::both::<F, { super_blocks::WEIGHTS }, BYTES>();
-        Self { quantize: Some(super_blocks::quantize::<F, BYTES>), ..both }
+    /// A K format, which can be read and written and heeds importance.
+    pub(super) const fn super_blocks<
+        F: SuperBlock<BLOCK, BYTES>,
+        const BLOCK: usize,
+        const BYTES: usize,
+    >() -> Self {
+        Self {
+            quantize: Some(super_blocks::quantize::<F, BLOCK, BYTES>),
+            weighted: Some(super_blocks::quantize_weighted::<F, BLOCK, BYTES>),
+            ..Self::read_only::<F, { super_blocks::WEIGHTS }, BYTES>()
+        }
     }
 
     /// A format that can only be read. Compiles only if the layout is as long as the format asks.
@@ -157,11 +164,7 @@ fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: u
 }
 
 #[inline(always)]
-pub(super) fn encode_blocks_portably<
-    F: Encode<WEIGHTS, BYTES>,
-    const WEIGHTS: usize,
-    const BYTES: usize,
->(
+fn encode_blocks_portably<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
     weights: &[f32],
     output: &mut [u8],
 ) -> Result<(), usize> {

@@ -14,6 +14,8 @@ pub(crate) mod iq4_nl;
 mod iq4_xs;
 mod lanes;
 pub(crate) mod mxfp4;
+mod nibbles;
+mod positive_scales;
 mod q2_k;
 pub(crate) mod q3_k;
 mod q4_0;
@@ -24,10 +26,11 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
-
+mod six_bit_header;
 pub(crate) mod six_bit_scales;
 mod super_blocks;
-
+mod symmetric;
+mod two_bits;
 mod uneven_grid;
 
 use crate::gguf::GgmlType;

@@ -1,40 +1,114 @@
-//! Q2_K: super-blocks of 256 weights, sixteen blocks of 16 `scale · q − minimum` with two bits each.
+//! Q2_K: super-blocks of 256 weights, sixteen blocks of 16 `scale · q − minimum` with two bits each;
+//! 2.625 bits a weight.
 //!
 //! Layout: 16 bytes, one a block, of a four-bit scale (low half) and minimum (high half); 64 bytes
 //! of weights; f16 scale of the scales; f16 scale of the minimums. Byte `l` of each half's 32 bytes
 //! holds weights `l`, `l + 32`, `l + 64` and `l + 96` of that half, lowest bits first.
+//!
+//! Built by a search for the scale and minimum of least absolute error, each weight's counted by its
+//! magnitude; where the importance of columns is known, of least squared error.
 
-use super::codec::{Codec, Decode, field, read_f16};
+use super::affine::{self, Error, Trials};
+use super::codec::{Codec, Decode, field, field_mut, is_finite_f16, read_f16, write_f16};
+use super::lanes::Lanes;
+use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
+use super::two_bits;
 use crate::gguf::GgmlType;
 
-const WEIGHTS: usize = 256;
+const BLOCK: usize = 16;
+const BLOCKS: usize = WEIGHTS / BLOCK;
 const SCALES: usize = 0;
-const QUANTS: usize = 16;
-const SCALE: usize = 80;
-const MINIMUM: usize = 82;
+const QUANTS: usize = SCALES + BLOCKS;
+const SCALE: usize = QUANTS + two_bits::BYTES;
+const MINIMUM: usize = SCALE + 2;
 const BYTES: usize = MINIMUM + 2;
 
-pub(super) const CODEC: Codec = Codec::read_only::<Q2K, WEIGHTS, BYTES>();
+const HIGHEST: i32 = 3;
+/// The largest scale and minimum of a block.
+const LARGEST: i32 = 15;
+const TRIALS: Trials = Trials { first: -0.5, step: 0.1, steps: 15, error: Error::Absolute };
+const WEIGHTED_TRIALS: Trials =
+    Trials { first: -0.9, step: 0.05, steps: 36, error: Error::Squared };
 
-struct Q2K;
+pub(super) const CODEC: Codec = Codec::super_blocks::<Q2K, BLOCK, BYTES>();
+
+pub(super) struct Q2K;
 
 impl Decode<WEIGHTS, BYTES> for Q2K {
     const TYPE: GgmlType = GgmlType::Q2_K;
 
     #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        let super_scale = read_f16(block, SCALE);
-        let super_minimum = read_f16(block, MINIMUM);
-        let (outputs, _) = weights.as_chunks_mut::<16>();
+        let (scales, minimums) = Self::read_header(block);
+        let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
         for (b, output) in outputs.iter_mut().enumerate() {
-            let packed = block[SCALES + b];
-            let scale = super_scale * f32::from(packed & 0x0f);
-            let minimum = super_minimum * f32::from(packed >> 4);
-            let (half, shift) = (b / 8, 2 * (b % 8 / 2));
-            let bytes = *field::<16>(block, QUANTS + 32 * half + 16 * (b % 2));
-            for (weight, byte) in output.iter_mut().zip(bytes) {
-                *weight = scale * f32::from((byte >> shift) & 3) - minimum;
+            let quants = two_bits::unpack(field(block, QUANTS), b);
+            for (weight, quant) in output.iter_mut().zip(quants) {
+                *weight = scales[b] * f32::from(quant) - minimums[b];
             }
         }
+    }
+}
+
+impl SuperBlock<BLOCK, BYTES> for Q2K {
+    #[inline(always)]
+    fn search<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
+        let mut importance = *weights;
+        for value in &mut importance {
+            *value = value.abs();
+        }
+        affine::fit::<V, HIGHEST, BLOCK>(&TRIALS, weights, &importance)
+    }
+
+    #[inline(always)]
+    fn search_weighted<V: Lanes>(
+        weights: &[V; BLOCK],
+        importance: &Importance<V, BLOCK>,
+    ) -> Fit<V, BLOCK> {
+        let importance = affine::scaled_importance(weights, importance, 1.0);
+        affine::fit::<V, HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
+    }
+
+    fn round(found: &Found, super_block: usize) -> Option<Header> {
+        Some(affine::round::<BLOCKS>(found, super_block, LARGEST as f32))
+    }
+
+    #[inline(always)]
+    fn round_weighted<V: Lanes>(found: &Found, first: usize, headers: &mut [Option<Header>]) {
+        affine::round_weighted::<V, LARGEST, BLOCKS>(found, first, headers);
+    }
+
+    #[inline(always)]
+    fn write_header(header: &Header, block: &mut [u8; BYTES]) {
+        for (b, packed) in field_mut::<BLOCKS>(block, SCALES).iter_mut().enumerate() {
+            *packed = header.scales[b] | (header.minimums[b] << 4);
+        }
+        write_f16(block, SCALE, header.scale);
+        write_f16(block, MINIMUM, header.minimum);
+    }
+
+    #[inline(always)]
+    fn read_header(block: &[u8; BYTES]) -> ([f32; MOST_BLOCKS], [f32; MOST_BLOCKS]) {
+        let (scale, minimum) = (read_f16(block, SCALE), read_f16(block, MINIMUM));
+        let packed = *field::<BLOCKS>(block, SCALES);
+        (
+            packed.map(|packed| scale * f32::from(packed & 0x0f)),
+            packed.map(|packed| minimum * f32::from(packed >> 4)),
+        )
+    }
+
+    #[inline(always)]
+    fn quant<V: Lanes>(place: V) -> V {
+        place.round_clamped::<0, HIGHEST>()
+    }
+
+    #[inline(always)]
+    fn pack(quants: &[u8; WEIGHTS], block: &mut [u8; BYTES]) {
+        *field_mut(block, QUANTS) = two_bits::pack(quants);
+    }
+
+    #[inline(always)]
+    fn fits(block: &[u8; BYTES]) -> bool {
+        is_finite_f16(block, SCALE) && is_finite_f16(block, MINIMUM)
     }
 }

@@ -1,53 +1,205 @@
-//! Q3_K: super-blocks of 256 weights, sixteen blocks of 16 `scale · (q − 4)` with three bits each.
+//! Q3_K: super-blocks of 256 weights, sixteen blocks of 16 `scale · (q − 4)` with three bits each;
+//! 3.4375 bits a weight.
 //!
 //! Layout: 32 bytes with the third bits (bit `b` of byte `l` is weight `32 b + l`'s), 64 bytes with
 //! the low two bits laid out as in Q2_K, 12 bytes with sixteen six-bit scales, f16 scale of the
 //! scales.
+//!
+//! Built by changing one quant after another as long as that brings the block nearer, each weight's
+//! error counted by its square; where the importance of columns is known, by trial roundings.
 
-use super::codec::{Codec, Decode, field, read_f16};
+use super::affine::scaled_importance;
+use super::codec::{Codec, Decode, field, field_mut, is_finite_f16, read_f16, write_f16};
+use super::lanes::Lanes;
+use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
+use super::symmetric::{self, NEGLIGIBLE};
+use super::two_bits;
 use crate::gguf::GgmlType;
 
-const WEIGHTS: usize = 256;
+const BLOCK: usize = 16;
+const BLOCKS: usize = WEIGHTS / BLOCK;
 const HIGH_BITS: usize = 0;
-const QUANTS: usize = 32;
-const SCALES: usize = 96;
-const SCALE: usize = 108;
+const QUANTS: usize = HIGH_BITS + 32;
+const SCALES: usize = QUANTS + two_bits::BYTES;
+const SCALE: usize = SCALES + PACKED_SCALES;
 const BYTES: usize = SCALE + 2;
+const PACKED_SCALES: usize = 12;
 
-pub(super) const CODEC: Codec = Codec::read_only::<Q3K, WEIGHTS, BYTES>();
+const LOWEST: i32 = -4;
+const HIGHEST: i32 = 3;
+/// The smallest and the largest scale of a block.
+const LOWEST_SCALE: i32 = -32;
+const HIGHEST_SCALE: i32 = 31;
+/// The most often that all quants are gone through.
+const ROUNDS: usize = 5;
 
-struct Q3K;
+pub(super) const CODEC: Codec = Codec::super_blocks::<Q3K, BLOCK, BYTES>();
+
+pub(super) struct Q3K;
 
 impl Decode<WEIGHTS, BYTES> for Q3K {
     const TYPE: GgmlType = GgmlType::Q3_K;
 
     #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        let super_scale = read_f16(block, SCALE);
-        let scales = unpack_scales(field(block, SCALES));
-        let (outputs, _) = weights.as_chunks_mut::<16>();
+        let (scales, _) = Self::read_header(block);
+        let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
         for (b, output) in outputs.iter_mut().enumerate() {
-            let scale = super_scale * f32::from(scales[b]);
-            let (half, shift) = (b / 8, 2 * (b % 8 / 2));
-            let column = 16 * (b % 2);
-            let low = *field::<16>(block, QUANTS + 32 * half + column);
-            let high = *field::<16>(block, HIGH_BITS + column);
+            let low = two_bits::unpack(field(block, QUANTS), b);
+            let high = *field::<BLOCK>(block, HIGH_BITS + BLOCK * (b % 2));
             for (weight, (low, high)) in output.iter_mut().zip(low.into_iter().zip(high)) {
                 let third = (high >> (b / 2)) & 1;
-                let quant = ((low >> shift) & 3) | (third << 2);
-                *weight = scale * (f32::from(quant) - 4.0);
+                *weight = scales[b] * (f32::from(low | (third << 2)) - 4.0);
             }
         }
     }
 }
 
+impl SuperBlock<BLOCK, BYTES> for Q3K {
+    #[inline(always)]
+    fn search<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
+        descend(weights)
+    }
+
+    #[inline(always)]
+    fn search_weighted<V: Lanes>(
+        weights: &[V; BLOCK],
+        importance: &Importance<V, BLOCK>,
+    ) -> Fit<V, BLOCK> {
+        let importance = scaled_importance(weights, importance, 2.0);
+        symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(weights, &importance)
+    }
+
+    fn round(found: &Found, super_block: usize) -> Option<Header> {
+        let mut header = Header::default();
+        if let Some(rounded) = symmetric::round(found, super_block, LOWEST_SCALE as f32) {
+            header.scale = rounded.scale;
+            header.scales = rounded.codes.map(|code| {
+                let code = i32::from(code as i8).clamp(LOWEST_SCALE, HIGHEST_SCALE);
+                (code - LOWEST_SCALE) as u8
+            });
+        }
+        Some(header)
+    }
+
+    #[inline(always)]
+    fn round_weighted<V: Lanes>(found: &Found, first: usize, headers: &mut [Option<Header>]) {
+        let scales = V::transpose::<BLOCKS>(&found.scales[first * BLOCKS..], BLOCKS);
+        let importance = V::transpose::<BLOCKS>(&found.importance[first * BLOCKS..], BLOCKS);
+        let fit = symmetric::fit::<V, LOWEST_SCALE, HIGHEST_SCALE, BLOCKS>(&scales, &importance);
+        symmetric::keep_headers(&fit, headers);
+        for (header, super_block) in headers[..V::COUNT].iter_mut().flatten().zip(first..) {
+            let scales: [f32; BLOCKS] = Found::of(&found.scales, super_block);
+            if !scales.iter().all(|scale| scale.is_finite()) {
+                header.scale = f32::INFINITY;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write_header(header: &Header, block: &mut [u8; BYTES]) {
+        *field_mut(block, SCALES) = pack_scales(&header.scales);
+        write_f16(block, SCALE, header.scale);
+    }
+
+    #[inline(always)]
+    fn read_header(block: &[u8; BYTES]) -> ([f32; MOST_BLOCKS], [f32; MOST_BLOCKS]) {
+        let super_scale = read_f16(block, SCALE);
+        let scales = unpack_scales(field(block, SCALES));
+        (scales.map(|scale| super_scale * f32::from(scale)), [0.0; MOST_BLOCKS])
+    }
+
+    #[inline(always)]
+    fn quant<V: Lanes>(place: V) -> V {
+        place.round_clamped::<LOWEST, HIGHEST>().sub(V::splat(LOWEST as f32))
+    }
+
+    #[inline(always)]
+    fn pack(quants: &[u8; WEIGHTS], block: &mut [u8; BYTES]) {
+        let (rows, _) = quants.as_chunks::<32>();
+        let mut high_bits = [0; 32];
+        for (b, row) in rows.iter().enumerate() {
+            for (byte, quant) in high_bits.iter_mut().zip(row) {
+                *byte |= (quant >> 2) << b;
+            }
+        }
+        *field_mut(block, HIGH_BITS) = high_bits;
+        *field_mut(block, QUANTS) = two_bits::pack(&quants.map(|quant| quant & 3));
+    }
+
+    #[inline(always)]
+    fn fits(block: &[u8; BYTES]) -> bool {
+        is_finite_f16(block, SCALE)
+    }
+}
+
+/// Starts from rounding by the weight of largest magnitude, and changes one quant after another as
+/// long as the least squares fit gets better.
+#[inline(always)]
+fn descend<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
+    let zero = V::splat(0.0);
+    let (magnitude, extreme) = symmetric::extreme_lanes(weights);
+    let negligible = magnitude.less(V::splat(NEGLIGIBLE));
+    let inverse = V::splat(LOWEST as f32).div(extreme);
+    let (mut products, mut squares) = (zero, zero);
+    let mut quants = *weights;
+    for (quant, weight) in quants.iter_mut().zip(weights) {
+        *quant = inverse.mul(*weight).round_near::<LOWEST, HIGHEST>();
+        let importance = weight.mul(*weight);
+        products = products.add(importance.mul(*weight).mul(*quant));
+        squares = squares.add(importance.mul(*quant).mul(*quant));
+    }
+    for _ in 0..ROUNDS {
+        let mut changes = false;
+        for (quant, weight) in quants.iter_mut().zip(weights) {
+            let importance = weight.mul(*weight);
+            let weighted = importance.mul(*weight);
+            let others_products = products.sub(weighted.mul(*quant));
+            let others_squares = squares.sub(importance.mul(*quant).mul(*quant));
+            let best = weight.mul(others_squares).div(others_products);
+            let changed = best.round_clamped::<LOWEST, HIGHEST>();
+            let new_products = others_products.add(weighted.mul(changed));
+            let new_squares = others_squares.add(importance.mul(changed).mul(changed));
+            let nearer = products
+                .mul(products)
+                .mul(new_squares)
+                .less(new_products.mul(new_products).mul(squares));
+            let usable = V::both(zero.less(others_products), zero.less(new_squares));
+            let better = V::both(V::both(usable, nearer), changed.differs(*quant));
+            *quant = V::select(better, changed, *quant);
+            products = V::select(better, new_products, products);
+            squares = V::select(better, new_squares, squares);
+            changes |= V::any(better);
+        }
+        if !changes {
+            break;
+        }
+    }
+    for quant in &mut quants {
+        *quant = V::select(negligible, zero, quant.sub(V::splat(LOWEST as f32)));
+    }
+    let scale = V::select(zero.less(squares), products.div(squares), zero);
+    Fit { scale: V::select(negligible, zero, scale), minimum: zero, importance: zero, quants }
+}
+
 /// Sixteen signed scales: the low four bits of scale `j` in a half of byte `j % 8`, the high two in
 /// byte `8 + j % 4`.
 #[inline(always)]
-pub(crate) fn unpack_scales(packed: &[u8; 12]) -> [i8; 16] {
+pub(crate) fn unpack_scales(packed: &[u8; PACKED_SCALES]) -> [i8; BLOCKS] {
     std::array::from_fn(|j| {
         let low = (packed[j % 8] >> (4 * (j / 8))) & 0x0f;
         let high = (packed[8 + j % 4] >> (2 * (j / 4))) & 3;
         (low | (high << 4)) as i8 - 32
     })
+}
+
+/// Packs scales that count from 0, below 64.
+#[inline(always)]
+fn pack_scales(scales: &[u8; BLOCKS]) -> [u8; PACKED_SCALES] {
+    let mut packed = [0; PACKED_SCALES];
+    for (j, scale) in scales.iter().enumerate() {
+        packed[j % 8] |= (scale & 0x0f) << (4 * (j / 8));
+        packed[8 + j % 4] |= (scale >> 4) << (2 * (j / 4));
+    }
+    packed
 }

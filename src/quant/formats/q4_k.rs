@@ -1,20 +1,33 @@
-//! Q4_K: super-blocks of 256 weights, eight blocks of 32 `scale · q − minimum` with four bits each.
+//! Q4_K: super-blocks of 256 weights, eight blocks of 32 `scale · q − minimum` with four bits each;
+//! 4.5 bits a weight.
 //!
 //! Layout: f16 scale of the scales, f16 scale of the minimums, 12 bytes of six-bit scales and
 //! minimums, 128 bytes of weights: byte `l` of each 32 holds weight `l` of an even block in its low
 //! and weight `l` of the next block in its high half.
+//!
+//! Built by a search for the scale and minimum of least squared error, each weight's counted by its
+//! magnitude plus the block's root mean square, or by the importance of its column.
 
-use super::affine::{self, BLOCK, Found, HEADER, Search, WEIGHTS};
-use super::codec::{Codec, Decode, Encode, field, field_mut};
+use super::affine::{self, Error, Trials};
+use super::codec::{Codec, Decode, field, field_mut};
 use super::lanes::Lanes;
-use super::super_blocks::Searched;
+use super::nibbles;
+use super::six_bit_header::{self, LARGEST};
+use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
 use crate::gguf::GgmlType;
 
-const QUANTS: usize = HEADER;
-const BYTES: usize = QUANTS + WEIGHTS / 2;
-const SEARCH: Search = Search { levels: 15, first: -1.0, step: 0.1, steps: 20 };
+const BLOCK: usize = 32;
+const BLOCKS: usize = WEIGHTS / BLOCK;
+const HEADER: usize = 0;
+const QUANTS: usize = HEADER + six_bit_header::BYTES;
+const BYTES: usize = QUANTS + nibbles::BYTES;
 
-pub(super) const CODEC: Codec = Codec::searched::<Q4K, BYTES>();
+const HIGHEST: i32 = 15;
+const TRIALS: Trials = Trials { first: -1.0, step: 0.1, steps: 20, error: Error::Squared };
+const WEIGHTED_TRIALS: Trials =
+    Trials { first: -0.9, step: 0.05, steps: 36, error: Error::Squared };
+
+pub(super) const CODEC: Codec = Codec::super_blocks::<Q4K, BLOCK, BYTES>();
 
 pub(super) struct Q4K;
 
@@ -23,52 +36,64 @@ impl Decode<WEIGHTS, BYTES> for Q4K {
 
     #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        let (scales, minimums) = affine::read_header(field(block, 0));
-        let (bytes, _) = block[QUANTS..].as_chunks::<BLOCK>();
+        let (scales, minimums) = Self::read_header(block);
         let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
         for (b, output) in outputs.iter_mut().enumerate() {
-            for (weight, byte) in output.iter_mut().zip(&bytes[b / 2]) {
-                let quant = (byte >> (4 * (b % 2))) & 0x0f;
+            let quants = nibbles::unpack(field(block, QUANTS), b);
+            for (weight, quant) in output.iter_mut().zip(quants) {
                 *weight = scales[b] * f32::from(quant) - minimums[b];
             }
         }
     }
 }
 
-impl Encode<WEIGHTS, BYTES> for Q4K {
+impl SuperBlock<BLOCK, BYTES> for Q4K {
     #[inline(always)]
-    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        Self::write(weights, &Self::search(weights), block);
+    fn search<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
+        let importance = affine::own_importance(weights);
+        affine::fit::<V, HIGHEST, BLOCK>(&TRIALS, weights, &importance)
+    }
+
+    #[inline(always)]
+    fn search_weighted<V: Lanes>(
+        weights: &[V; BLOCK],
+        importance: &Importance<V, BLOCK>,
+    ) -> Fit<V, BLOCK> {
+        let importance = affine::scaled_importance(weights, importance, 2.0);
+        affine::fit::<V, HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
+    }
+
+    fn round(found: &Found, super_block: usize) -> Option<Header> {
+        Some(six_bit_header::round(found, super_block))
+    }
+
+    #[inline(always)]
+    fn round_weighted<V: Lanes>(found: &Found, first: usize, headers: &mut [Option<Header>]) {
+        affine::round_weighted::<V, LARGEST, BLOCKS>(found, first, headers);
+    }
+
+    #[inline(always)]
+    fn write_header(header: &Header, block: &mut [u8; BYTES]) {
+        six_bit_header::write(header, field_mut(block, HEADER));
+    }
+
+    #[inline(always)]
+    fn read_header(block: &[u8; BYTES]) -> ([f32; MOST_BLOCKS], [f32; MOST_BLOCKS]) {
+        six_bit_header::read(field(block, HEADER))
+    }
+
+    #[inline(always)]
+    fn quant<V: Lanes>(place: V) -> V {
+        place.round_clamped::<0, HIGHEST>()
+    }
+
+    #[inline(always)]
+    fn pack(quants: &[u8; WEIGHTS], block: &mut [u8; BYTES]) {
+        *field_mut(block, QUANTS) = nibbles::pack(quants);
     }
 
     #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
-        affine::header_fits(field(block, 0))
-    }
-}
-
-impl Searched<BYTES> for Q4K {
-    const BLOCK: usize = BLOCK;
-    type Found = Found;
-
-    fn search(weights: &[f32; WEIGHTS]) -> Found {
-        SEARCH.find(weights)
-    }
-
-    #[inline(always)]
-    fn search_lanes<V: Lanes>(weights: &[[f32; WEIGHTS]], found: &mut [Found]) {
-        SEARCH.find_in_lanes::<V>(weights, found);
-    }
-
-    #[inline(always)]
-    fn write(weights: &[f32; WEIGHTS], found: &Found, block: &mut [u8; BYTES]) {
-        let quants = affine::quantize(&SEARCH, weights, found, field_mut(block, 0));
-        let (blocks, _) = quants.as_chunks::<BLOCK>();
-        let (bytes, _) = block[QUANTS..].as_chunks_mut::<BLOCK>();
-        for (pair, bytes) in blocks.chunks_exact(2).zip(bytes) {
-            for (l, byte) in bytes.iter_mut().enumerate() {
-                *byte = pair[0][l] | (pair[1][l] << 4);
-            }
-        }
+        six_bit_header::fits(field(block, HEADER))
     }
 }

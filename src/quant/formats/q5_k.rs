@@ -1,20 +1,30 @@
-//! Q5_K: super-blocks of 256 weights, eight blocks of 32 `scale · q − minimum` with five bits each.
+//! Q5_K: super-blocks of 256 weights, eight blocks of 32 `scale · q − minimum` with five bits each;
+//! 5.5 bits a weight.
 //!
 //! Layout: the header of Q4_K, 32 bytes with the fifth bits (bit `b` of byte `l` is weight `l` of
-//! block `b`), 128 bytes with the low four bits laid out as in Q4_K.
+//! block `b`), 128 bytes with the low four bits laid out as in Q4_K. Built as Q4_K is.
 
-use super::affine::{self, BLOCK, Found, HEADER, Search, WEIGHTS};
-use super::codec::{Codec, Decode, Encode, field, field_mut};
+use super::affine::{self, Error, Trials};
+use super::codec::{Codec, Decode, field, field_mut};
 use super::lanes::Lanes;
-use super::super_blocks::Searched;
+use super::nibbles;
+use super::six_bit_header::{self, LARGEST};
+use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
 use crate::gguf::GgmlType;
 
-const HIGH_BITS: usize = HEADER;
+const BLOCK: usize = 32;
+const BLOCKS: usize = WEIGHTS / BLOCK;
+const HEADER: usize = 0;
+const HIGH_BITS: usize = HEADER + six_bit_header::BYTES;
 const QUANTS: usize = HIGH_BITS + BLOCK;
-const BYTES: usize = QUANTS + WEIGHTS / 2;
-const SEARCH: Search = Search { levels: 31, first: -0.5, step: 0.1, steps: 15 };
+const BYTES: usize = QUANTS + nibbles::BYTES;
 
-pub(super) const CODEC: Codec = Codec::searched::<Q5K, BYTES>();
+const HIGHEST: i32 = 31;
+const TRIALS: Trials = Trials { first: -0.5, step: 0.1, steps: 15, error: Error::Squared };
+const WEIGHTED_TRIALS: Trials =
+    Trials { first: -0.9, step: 0.05, steps: 36, error: Error::Squared };
+
+pub(super) const CODEC: Codec = Codec::super_blocks::<Q5K, BLOCK, BYTES>();
 
 pub(super) struct Q5K;
 
@@ -23,58 +33,75 @@ impl Decode<WEIGHTS, BYTES> for Q5K {
 
     #[inline(always)]
     fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        let (scales, minimums) = affine::read_header(field(block, 0));
-        let high_bits = field::<BLOCK>(block, HIGH_BITS);
-        let (bytes, _) = block[QUANTS..].as_chunks::<BLOCK>();
+        let (scales, minimums) = Self::read_header(block);
+        let high_bits = *field::<BLOCK>(block, HIGH_BITS);
         let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
         for (b, output) in outputs.iter_mut().enumerate() {
-            for (l, weight) in output.iter_mut().enumerate() {
-                let low = (bytes[b / 2][l] >> (4 * (b % 2))) & 0x0f;
-                let fifth = (high_bits[l] >> b) & 1;
+            let low = nibbles::unpack(field(block, QUANTS), b);
+            for (weight, (low, high)) in output.iter_mut().zip(low.into_iter().zip(high_bits)) {
+                let fifth = (high >> b) & 1;
                 *weight = scales[b] * f32::from(low | (fifth << 4)) - minimums[b];
             }
         }
     }
 }
 
-impl Encode<WEIGHTS, BYTES> for Q5K {
+impl SuperBlock<BLOCK, BYTES> for Q5K {
     #[inline(always)]
-    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        Self::write(weights, &Self::search(weights), block);
+    fn search<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
+        let importance = affine::own_importance(weights);
+        affine::fit::<V, HIGHEST, BLOCK>(&TRIALS, weights, &importance)
+    }
+
+    #[inline(always)]
+    fn search_weighted<V: Lanes>(
+        weights: &[V; BLOCK],
+        importance: &Importance<V, BLOCK>,
+    ) -> Fit<V, BLOCK> {
+        let importance = affine::scaled_importance(weights, importance, 2.0);
+        affine::fit::<V, HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
+    }
+
+    fn round(found: &Found, super_block: usize) -> Option<Header> {
+        Some(six_bit_header::round(found, super_block))
+    }
+
+    #[inline(always)]
+    fn round_weighted<V: Lanes>(found: &Found, first: usize, headers: &mut [Option<Header>]) {
+        affine::round_weighted::<V, LARGEST, BLOCKS>(found, first, headers);
+        headers.iter_mut().flatten().for_each(six_bit_header::limit);
+    }
+
+    #[inline(always)]
+    fn write_header(header: &Header, block: &mut [u8; BYTES]) {
+        six_bit_header::write(header, field_mut(block, HEADER));
+    }
+
+    #[inline(always)]
+    fn read_header(block: &[u8; BYTES]) -> ([f32; MOST_BLOCKS], [f32; MOST_BLOCKS]) {
+        six_bit_header::read(field(block, HEADER))
+    }
+
+    #[inline(always)]
+    fn quant<V: Lanes>(place: V) -> V {
+        place.round_clamped::<0, HIGHEST>()
+    }
+
+    #[inline(always)]
+    fn pack(quants: &[u8; WEIGHTS], block: &mut [u8; BYTES]) {
+        let (blocks, _) = quants.as_chunks::<BLOCK>();
+        let mut high_bits = [0; BLOCK];
+        for (b, quants) in blocks.iter().enumerate() {
+            for (byte, quant) in high_bits.iter_mut().zip(quants) {
+                *byte |= (quant >> 4) << b;
+            }
+        }
+        *field_mut(block, HIGH_BITS) = high_bits;
+        *field_mut(block, QUANTS) = nibbles::pack(&quants.map(|quant| quant & 0x0f));
     }
 
     #[inline(always)]
     fn fits(block: &[u8; BYTES]) -> bool {
-        affine::header_fits(field(block, 0))
-    }
-}
-
-impl Searched<BYTES> for Q5K {
-    const BLOCK: usize = BLOCK;
-    type Found = Found;
-
-    fn search(weights: &[f32; WEIGHTS]) -> Found {
-        SEARCH.find(weights)
-    }
-
-    #[inline(always)]
-    fn search_lanes<V: Lanes>(weights: &[[f32; WEIGHTS]], found: &mut [Found]) {
-        SEARCH.find_in_lanes::<V>(weights, found);
-    }
-
-    #[inline(always)]
-    fn write(weights: &[f32; WEIGHTS], found: &Found, block: &mut [u8; BYTES]) {
-        let quants = affine::quantize(&SEARCH, weights, found, field_mut(block, 0));
-        let (blocks, _) = quants.as_chunks::<BLOCK>();
-        for (l, high_bits) in field_mut::<BLOCK>(block, HIGH_BITS).iter_mut().enumerate() {
-            *high_bits =
-                blocks.iter().enumerate().fold(0, |bits, (b, quants)| bits | (quants[l] >> 4) << b);
-        }
-        let (bytes, _) = block[QUANTS..].as_chunks_mut::<BLOCK>();
-        for (pair, bytes) in blocks.chunks_exact(2).zip(bytes) {
-            for (l, byte) in bytes.iter_mut().enumerate() {
-                *byte = (pair[0][l] & 0x0f) | (pair[1][l] << 4);
-            }
-        }
+        six_bit_header::fits(field(block, HEADER))
     }
 }

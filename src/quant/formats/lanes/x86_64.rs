@@ -1,0 +1,492 @@
+//! AVX2 and AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::Lanes;
+
+/// What `nearest_int` adds, keeps and takes off.
+const MAGIC: f32 = 12_582_912.0;
+const KEPT: i32 = 0x007f_ffff;
+const BIAS: i32 = 0x0040_0000;
+
+/// Clamped whole numbers, to be looked up by the low bits that `value + MAGIC` has: entry `e` is for
+/// the one whose low bits are `e` among the `SIZE` whole numbers around the range.
+const fn clamped_by_low_bits<const SIZE: usize>(low: i32, high: i32) -> [f32; SIZE] {
+    let size = SIZE as i32;
+    let first = low - (size - (high - low + 1)) / 2;
+    assert!(first <= low - 4 && first + size > high + 4, "four beyond the range have entries");
+    let mut table = [0.0; SIZE];
+    let mut number = first;
+    while number < first + size {
+        let clamped = if number < low {
+            low
+        } else if number > high {
+            high
+        } else {
+            number
+        };
+        table[number.rem_euclid(size) as usize] = clamped as f32;
+        number += 1;
+    }
+    table
+}
+
+/// Eight lanes in an AVX register. Used only in functions compiled for AVX2.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Avx2(__m256);
+
+impl Avx2 {
+    #[inline(always)]
+    fn nearest(self) -> __m256i {
+        // SAFETY: see below.
+        unsafe {
+            let bits = _mm256_castps_si256(_mm256_add_ps(self.0, _mm256_set1_ps(MAGIC)));
+            let kept = _mm256_and_si256(bits, _mm256_set1_epi32(KEPT));
+            _mm256_sub_epi32(kept, _mm256_set1_epi32(BIAS))
+        }
+    }
+}
+
+// SAFETY of the `unsafe` blocks below: the type is named only by functions that require AVX2, which
+// callers enter after detecting it; loads and stores stay within slices whose length is checked.
+impl Lanes for Avx2 {
+    const COUNT: usize = 8;
+    type Mask = __m256;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    fn load(values: &[f32]) -> Self {
+        let values = &values[..8];
+        // SAFETY: see above.
+        Self(unsafe { _mm256_loadu_ps(values.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [f32]) {
+        let values = &mut values[..8];
+        // SAFETY: see above.
+        unsafe { _mm256_storeu_ps(values.as_mut_ptr(), self.0) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_mul_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_div_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_sqrt_ps(self.0) })
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0) })
+    }
+
+    #[inline(always)]
+    fn round_clamped<const LOW: i32, const HIGH: i32>(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe {
+            let clamped = _mm256_max_epi32(self.nearest(), _mm256_set1_epi32(LOW));
+            _mm256_cvtepi32_ps(_mm256_min_epi32(clamped, _mm256_set1_epi32(HIGH)))
+        })
+    }
+
+    #[inline(always)]
+    fn round_near<const LOW: i32, const HIGH: i32>(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe {
+            // Clamping before the magic number is taken off needs no conversion.
+            let moved = _mm256_add_ps(self.0, _mm256_set1_ps(MAGIC));
+            let moved = _mm256_max_ps(moved, _mm256_set1_ps(MAGIC + LOW as f32));
+            let moved = _mm256_min_ps(moved, _mm256_set1_ps(MAGIC + HIGH as f32));
+            _mm256_sub_ps(moved, _mm256_set1_ps(MAGIC))
+        })
+    }
+
+    #[inline(always)]
+    fn round_to_byte(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe {
+            _mm256_cvtepi32_ps(_mm256_and_si256(self.nearest(), _mm256_set1_epi32(0xff)))
+        })
+    }
+
+    #[inline(always)]
+    fn less(self, other: Self) -> Self::Mask {
+        // SAFETY: see above.
+        unsafe { _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, other.0) }
+    }
+
+    #[inline(always)]
+    fn differs(self, other: Self) -> Self::Mask {
+        // SAFETY: see above.
+        unsafe { _mm256_cmp_ps::<_CMP_NEQ_UQ>(self.0, other.0) }
+    }
+
+    #[inline(always)]
+    fn both(left: Self::Mask, right: Self::Mask) -> Self::Mask {
+        // SAFETY: see above.
+        unsafe { _mm256_and_ps(left, right) }
+    }
+
+    #[inline(always)]
+    fn any(mask: Self::Mask) -> bool {
+        // SAFETY: see above.
+        unsafe { _mm256_movemask_ps(mask) != 0 }
+    }
+
+    #[inline(always)]
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_blendv_ps(no.0, yes.0, mask) })
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, bytes: &mut [u8]) {
+        let bytes: &mut [u8; 8] = (&mut bytes[..8]).try_into().expect("eight bytes");
+        // SAFETY: see above.
+        let low_bytes = unsafe {
+            let whole = _mm256_cvttps_epi32(self.0);
+            let words = _mm_packus_epi32(
+                _mm256_castsi256_si128(whole),
+                _mm256_extracti128_si256::<1>(whole),
+            );
+            _mm_cvtsi128_si64(_mm_packus_epi16(words, words))
+        };
+        *bytes = low_bytes.to_le_bytes();
+    }
+
+    #[inline(always)]
+    fn smaller(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_min_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm256_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn transpose<const N: usize>(values: &[f32], stride: usize) -> [Self; N] {
+        const { assert!(N.is_multiple_of(8)) };
+        let mut columns = [Self::splat(0.0); N];
+        for (tile, columns) in columns.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let rows = std::array::from_fn(|l| Self::load(&values[l * stride + 8 * tile..]).0);
+            // SAFETY: see above.
+            *columns = unsafe { transpose_8x8(rows) }.map(Self);
+        }
+        columns
+    }
+}
+
+/// Register `i`, lane `l` from register `l`, lane `i`.
+#[inline(always)]
+unsafe fn transpose_8x8(rows: [__m256; 8]) -> [__m256; 8] {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let [a, b, c, d, e, f, g, h] = rows;
+        // Pairs of rows interleaved, then pairs of pairs, then halves exchanged.
+        let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        let (ef_low, ef_high) = (_mm256_unpacklo_ps(e, f), _mm256_unpackhi_ps(e, f));
+        let (gh_low, gh_high) = (_mm256_unpacklo_ps(g, h), _mm256_unpackhi_ps(g, h));
+        let quad = |low, high| {
+            (_mm256_shuffle_ps::<0x44>(low, high), _mm256_shuffle_ps::<0xee>(low, high))
+        };
+        let (abcd_0, abcd_1) = quad(ab_low, cd_low);
+        let (abcd_2, abcd_3) = quad(ab_high, cd_high);
+        let (efgh_0, efgh_1) = quad(ef_low, gh_low);
+        let (efgh_2, efgh_3) = quad(ef_high, gh_high);
+        [
+            _mm256_permute2f128_ps::<0x20>(abcd_0, efgh_0),
+            _mm256_permute2f128_ps::<0x20>(abcd_1, efgh_1),
+            _mm256_permute2f128_ps::<0x20>(abcd_2, efgh_2),
+            _mm256_permute2f128_ps::<0x20>(abcd_3, efgh_3),
+            _mm256_permute2f128_ps::<0x31>(abcd_0, efgh_0),
+            _mm256_permute2f128_ps::<0x31>(abcd_1, efgh_1),
+            _mm256_permute2f128_ps::<0x31>(abcd_2, efgh_2),
+            _mm256_permute2f128_ps::<0x31>(abcd_3, efgh_3),
+        ]
+    }
+}
+
+/// Sixteen lanes in an AVX-512 register. Used only in functions compiled for AVX-512 F, DQ, BW and
+/// VL.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Avx512(__m512);
+
+impl Avx512 {
+    #[inline(always)]
+    fn nearest(self) -> __m512i {
+        // SAFETY: see below.
+        unsafe {
+            let bits = _mm512_castps_si512(_mm512_add_ps(self.0, _mm512_set1_ps(MAGIC)));
+            let kept = _mm512_and_si512(bits, _mm512_set1_epi32(KEPT));
+            _mm512_sub_epi32(kept, _mm512_set1_epi32(BIAS))
+        }
+    }
+}
+
+// SAFETY of the `unsafe` blocks below: as for `Avx2`, with AVX-512.
+impl Lanes for Avx512 {
+    const COUNT: usize = 16;
+    type Mask = __mmask16;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    fn load(values: &[f32]) -> Self {
+        let values = &values[..16];
+        // SAFETY: see above.
+        Self(unsafe { _mm512_loadu_ps(values.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [f32]) {
+        let values = &mut values[..16];
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), self.0) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_div_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_sqrt_ps(self.0) })
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_abs_ps(self.0) })
+    }
+
+    #[inline(always)]
+    fn round_clamped<const LOW: i32, const HIGH: i32>(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe {
+            let clamped = _mm512_max_epi32(self.nearest(), _mm512_set1_epi32(LOW));
+            _mm512_cvtepi32_ps(_mm512_min_epi32(clamped, _mm512_set1_epi32(HIGH)))
+        })
+    }
+
+    #[inline(always)]
+    fn round_near<const LOW: i32, const HIGH: i32>(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe {
+            let moved = _mm512_add_ps(self.0, _mm512_set1_ps(MAGIC));
+            match HIGH - LOW {
+                ..8 => {
+                    let table = const { &clamped_by_low_bits::<16>(LOW, narrow(LOW, HIGH, 7)) };
+                    let table = _mm512_loadu_ps(table.as_ptr());
+                    _mm512_permutexvar_ps(_mm512_castps_si512(moved), table)
+                }
+                8..16 => {
+                    let table = const { &clamped_by_low_bits::<32>(LOW, narrow(LOW, HIGH, 15)) };
+                    let first = _mm512_loadu_ps(table.as_ptr());
+                    let second = _mm512_loadu_ps(table.as_ptr().add(16));
+                    _mm512_permutex2var_ps(first, _mm512_castps_si512(moved), second)
+                }
+                _ => {
+                    let moved = _mm512_max_ps(moved, _mm512_set1_ps(MAGIC + LOW as f32));
+                    let moved = _mm512_min_ps(moved, _mm512_set1_ps(MAGIC + HIGH as f32));
+                    _mm512_sub_ps(moved, _mm512_set1_ps(MAGIC))
+                }
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn round_to_byte(self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe {
+            _mm512_cvtepi32_ps(_mm512_and_si512(self.nearest(), _mm512_set1_epi32(0xff)))
+        })
+    }
+
+    #[inline(always)]
+    fn less(self, other: Self) -> Self::Mask {
+        // SAFETY: see above.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, other.0) }
+    }
+
+    #[inline(always)]
+    fn differs(self, other: Self) -> Self::Mask {
+        // SAFETY: see above.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(self.0, other.0) }
+    }
+
+    #[inline(always)]
+    fn both(left: Self::Mask, right: Self::Mask) -> Self::Mask {
+        left & right
+    }
+
+    #[inline(always)]
+    fn any(mask: Self::Mask) -> bool {
+        mask != 0
+    }
+
+    #[inline(always)]
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_mask_blend_ps(mask, no.0, yes.0) })
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, bytes: &mut [u8]) {
+        let bytes = &mut bytes[..16];
+        // SAFETY: see above.
+        unsafe {
+            let low_bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(self.0));
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), low_bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn smaller(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_min_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn transpose<const N: usize>(values: &[f32], stride: usize) -> [Self; N] {
+        const { assert!(N.is_multiple_of(8)) };
+        let mut columns = [Self::splat(0.0); N];
+        for (tile, columns) in columns.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let at = |l: usize| Avx2::load(&values[l * stride + 8 * tile..]).0;
+            // SAFETY: see above.
+            let rows = std::array::from_fn(|l| unsafe {
+                let low = _mm512_castps256_ps512(at(l));
+                _mm512_insertf32x8::<1>(low, at(l + 8))
+            });
+            // SAFETY: see above.
+            *columns = unsafe { transpose_two_8x8(rows) }.map(Self);
+        }
+        columns
+    }
+}
+
+/// The range's upper end where the branch that asks is the one taken, else one that its table can
+/// be made for.
+const fn narrow(low: i32, high: i32, width: i32) -> i32 {
+    if high - low <= width { high } else { low + width }
+}
+
+/// [`transpose_8x8`] of the low and of the high halves: half `h` of register `i`, lane `l` from half
+/// `h` of register `l`, lane `i`.
+#[inline(always)]
+unsafe fn transpose_two_8x8(rows: [__m512; 8]) -> [__m512; 8] {
+    // SAFETY: the caller has AVX-512.
+    unsafe {
+        let [a, b, c, d, e, f, g, h] = rows;
+        let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        let (ef_low, ef_high) = (_mm512_unpacklo_ps(e, f), _mm512_unpackhi_ps(e, f));
+        let (gh_low, gh_high) = (_mm512_unpacklo_ps(g, h), _mm512_unpackhi_ps(g, h));
+        let quad = |low, high| {
+            (_mm512_shuffle_ps::<0x44>(low, high), _mm512_shuffle_ps::<0xee>(low, high))
+        };
+        let (abcd_0, abcd_1) = quad(ab_low, cd_low);
+        let (abcd_2, abcd_3) = quad(ab_high, cd_high);
+        let (efgh_0, efgh_1) = quad(ef_low, gh_low);
+        let (efgh_2, efgh_3) = quad(ef_high, gh_high);
+        // Quarters of a register hold four rows at one column: those of even numbers are columns
+        // 0 to 3, those of odd numbers 4 to 7.
+        let pick = |low, high, first: [i32; 4]| {
+            let [p, q, r, s] = first;
+            let index = _mm512_setr_epi32(
+                p,
+                p + 1,
+                p + 2,
+                p + 3,
+                q,
+                q + 1,
+                q + 2,
+                q + 3,
+                r,
+                r + 1,
+                r + 2,
+                r + 3,
+                s,
+                s + 1,
+                s + 2,
+                s + 3,
+            );
+            _mm512_permutex2var_ps(low, index, high)
+        };
+        let even = [0, 16, 8, 24];
+        let odd = [4, 20, 12, 28];
+        [
+            pick(abcd_0, efgh_0, even),
+            pick(abcd_1, efgh_1, even),
+            pick(abcd_2, efgh_2, even),
+            pick(abcd_3, efgh_3, even),
+            pick(abcd_0, efgh_0, odd),
+            pick(abcd_1, efgh_1, odd),
+            pick(abcd_2, efgh_2, odd),
+            pick(abcd_3, efgh_3, odd),
+        ]
+    }
+}
