@@ -1,11 +1,17 @@
 //! Formats whose blocks of 32 weights get their scales from a search, and running that search on as
 //! many blocks at once as the processor has lanes.
 
+use super::affine::{self, Trials};
+use super::codec::Decode;
 #[cfg(target_arch = "x86_64")]
-use super::block_lanes::{Avx2, Avx512, Pair};
-use super::block_lanes::{Lanes, MOST_LANES};
-use super::codec::{Decode, nearest_int};
+use super::lanes::{Avx2, Avx512, Pair};
+use super::lanes::{Lanes, MOST_LANES};
+use super::super_blocks;
 use crate::support::processor::InstructionSet;
+
+/// The trials of the searches for a scale and a minimum.
+pub(super) const TRIALS: Trials =
+    Trials { first: -0.9, step: 0.05, steps: 36, error: affine::Error::Squared };
 
 /// Weights in a block.
 pub(super) const BLOCK: usize = 32;
@@ -16,16 +22,29 @@ const TURN: usize = MOST_LANES;
 /// Weight `i` of every lane's block in vector `i`.
 pub(super) type Block<V> = [V; BLOCK];
 
-/// What a search finds for a block (or for one a lane).
-#[derive(Clone, Copy, Default)]
+/// What a search finds, one block a lane.
 pub(super) struct Fit<V> {
-    /// The scale.
     pub(super) scale: V,
-    /// What a quant of zero stands for.
+    /// To be subtracted.
     pub(super) minimum: V,
-    /// A weight's quant is the whole number nearest to `inverse · (weight − base)`.
-    pub(super) inverse: V,
-    pub(super) base: V,
+    /// The quants, counting from 0, where it is the search that decides on them.
+    pub(super) quants: Option<Block<V>>,
+}
+
+impl<V> From<super_blocks::Fit<V, BLOCK>> for Fit<V> {
+    #[inline(always)]
+    fn from(fit: super_blocks::Fit<V, BLOCK>) -> Self {
+        Self { scale: fit.scale, minimum: fit.minimum, quants: Some(fit.quants) }
+    }
+}
+
+/// What a search found for a block.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Found {
+    pub(super) scale: f32,
+    /// To be subtracted.
+    pub(super) minimum: f32,
+    pub(super) quants: [u8; BLOCK],
 }
 
 /// What a weight's error is multiplied with beside its column's importance:
@@ -49,7 +68,7 @@ pub(super) trait Searched<const WEIGHTS: usize, const BYTES: usize>:
 
     /// Rounds the weights to what was found for each 32 of them and writes a block. False if a scale
     /// is too large for its field.
-    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool;
+    fn write(weights: &[f32; WEIGHTS], found: &[Found], block: &mut [u8; BYTES]) -> bool;
 }
 
 /// Quantizes blocks by a search in which a weight's error counts by its square.
@@ -134,7 +153,7 @@ where
     let (inputs, _) = weights.as_chunks::<WEIGHTS>();
     let (blocks, _) = output.as_chunks_mut::<BYTES>();
     let at_once = TURN * BLOCK / WEIGHTS;
-    let mut found = [Fit::default(); TURN];
+    let mut found = [Found::default(); TURN];
     for (turn, (inputs, blocks)) in
         inputs.chunks(at_once).zip(blocks.chunks_mut(at_once)).enumerate()
     {
@@ -156,7 +175,7 @@ fn find<F, V: Lanes, const WEIGHTS: usize, const BYTES: usize>(
     first: usize,
     weights: &[f32],
     importance: Option<&Importance>,
-    found: &mut [Fit<f32>; TURN],
+    found: &mut [Found; TURN],
 ) where
     F: Searched<WEIGHTS, BYTES>,
 {
@@ -174,19 +193,28 @@ fn find<F, V: Lanes, const WEIGHTS: usize, const BYTES: usize>(
             }
         }
         let fit = F::search(&columns, &counts);
-        store(fit.scale, found, |found| &mut found.scale);
-        store(fit.minimum, found, |found| &mut found.minimum);
-        store(fit.inverse, found, |found| &mut found.inverse);
-        store(fit.base, found, |found| &mut found.base);
+        fit.keep(found);
     }
 }
 
-#[inline(always)]
-fn store<V: Lanes>(vector: V, found: &mut [Fit<f32>], field: fn(&mut Fit<f32>) -> &mut f32) {
-    let mut lanes = [0.0; MOST_LANES];
-    vector.store(&mut lanes);
-    for (found, lane) in found.iter_mut().zip(lanes) {
-        *field(found) = lane;
+impl<V: Lanes> Fit<V> {
+    /// Takes what was found out of the lanes.
+    #[inline(always)]
+    fn keep(&self, found: &mut [Found]) {
+        let (mut scales, mut minimums) = ([0.0; MOST_LANES], [0.0; MOST_LANES]);
+        self.scale.store(&mut scales);
+        self.minimum.store(&mut minimums);
+        for (lane, found) in found.iter_mut().enumerate() {
+            (found.scale, found.minimum) = (scales[lane], minimums[lane]);
+        }
+        let Some(quants) = &self.quants else { return };
+        let mut bytes = [[0; MOST_LANES]; BLOCK];
+        for (quants, bytes) in quants.iter().zip(&mut bytes) {
+            quants.store_bytes(bytes);
+        }
+        for (lane, found) in found.iter_mut().enumerate() {
+            found.quants = std::array::from_fn(|i| bytes[i][lane]);
+        }
     }
 }
 
@@ -261,18 +289,4 @@ fn sums_of_squares(weights: &[f32], unit: usize) -> impl Iterator<Item = f32> {
         }
         sums.into_iter().take(units.len() / unit)
     })
-}
-
-impl Fit<f32> {
-    /// The quants, from 0 for `LOW` on.
-    #[inline(always)]
-    pub(super) fn quants<const LOW: i32, const HIGH: i32>(
-        &self,
-        weights: &[f32; BLOCK],
-    ) -> [u8; BLOCK] {
-        weights.map(|weight| {
-            let nearest = nearest_int(self.inverse * (weight - self.base));
-            (nearest.clamp(LOW, HIGH) - LOW) as u8
-        })
-    }
 }

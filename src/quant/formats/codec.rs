@@ -5,6 +5,9 @@
 
 use super::half_float::{f16_to_f32, f32_to_f16};
 use super::super_blocks::{self, SuperBlock};
+use super::wide::Wide;
+#[cfg(target_arch = "x86_64")]
+use super::wide::{Wide256, Wide512};
 use crate::gguf::GgmlType;
 use crate::support::processor::InstructionSet;
 
@@ -14,7 +17,7 @@ pub(super) trait Decode<const WEIGHTS: usize, const BYTES: usize> {
     const TYPE: GgmlType;
 
     /// Reads a block.
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]);
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]);
 }
 
 /// Turns `WEIGHTS` finite weights into one block of `BYTES` bytes.
@@ -22,7 +25,7 @@ pub(super) trait Encode<const WEIGHTS: usize, const BYTES: usize>:
     Decode<WEIGHTS, BYTES>
 {
     /// Writes a block.
-    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]);
+    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]);
 
     /// Whether the scales that were written are numbers.
     fn fits(block: &[u8; BYTES]) -> bool;
@@ -94,9 +97,8 @@ impl Codec {
     }
 }
 
-/// Encodes block after block. The portable loop is compiled for each instruction set; its results
-/// are the same to the bit, as the compiler neither reorders nor fuses floating-point operations.
-fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+/// Encodes block after block.
+pub(super) fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
     set: InstructionSet,
     weights: &[f32],
     output: &mut [u8],
@@ -108,18 +110,18 @@ fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: u
             weights: &[f32],
             output: &mut [u8],
         ) -> Result<(), usize> {
-            encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
+            encode_blocks_wide::<F, Wide256, WEIGHTS, BYTES>(weights, output)
         }
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")]
         fn avx512<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
             weights: &[f32],
             output: &mut [u8],
         ) -> Result<(), usize> {
-            encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
+            encode_blocks_wide::<F, Wide512, WEIGHTS, BYTES>(weights, output)
         }
         match set {
-            // SAFETY: the caller names a set that the machine has.
             InstructionSet::Avx512 => {
+                // SAFETY: the caller names a set that the machine has.
                 return unsafe { avx512::<F, WEIGHTS, BYTES>(weights, output) };
             }
             // SAFETY: as above.
@@ -127,11 +129,11 @@ fn encode_blocks<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: u
             InstructionSet::Scalar => {}
         }
     }
-    encode_blocks_portably::<F, WEIGHTS, BYTES>(weights, output)
+    encode_blocks_wide::<F, [f32; 32], WEIGHTS, BYTES>(weights, output)
 }
 
-/// Decodes block after block, as [`encode_blocks`] encodes.
-fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+/// Decodes block after block.
+pub(super) fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
     set: InstructionSet,
     bytes: &[u8],
     output: &mut [f32],
@@ -143,14 +145,14 @@ fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: u
             bytes: &[u8],
             output: &mut [f32],
         ) {
-            decode_blocks_portably::<F, WEIGHTS, BYTES>(bytes, output);
+            decode_blocks_wide::<F, Wide256, WEIGHTS, BYTES>(bytes, output);
         }
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")]
         fn avx512<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
             bytes: &[u8],
             output: &mut [f32],
         ) {
-            decode_blocks_portably::<F, WEIGHTS, BYTES>(bytes, output);
+            decode_blocks_wide::<F, Wide512, WEIGHTS, BYTES>(bytes, output);
         }
         match set {
             // SAFETY: the caller names a set that the machine has.
@@ -160,19 +162,22 @@ fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: u
             InstructionSet::Scalar => {}
         }
     }
-    decode_blocks_portably::<F, WEIGHTS, BYTES>(bytes, output);
+    decode_blocks_wide::<F, [f32; 32], WEIGHTS, BYTES>(bytes, output);
 }
 
 #[inline(always)]
-fn encode_blocks_portably<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+fn encode_blocks_wide<F, W: Wide, const WEIGHTS: usize, const BYTES: usize>(
     weights: &[f32],
     output: &mut [u8],
-) -> Result<(), usize> {
+) -> Result<(), usize>
+where
+    F: Encode<WEIGHTS, BYTES>,
+{
     let (inputs, _) = weights.as_chunks::<WEIGHTS>();
     let (blocks, _) = output.as_chunks_mut::<BYTES>();
     let mut all_fit = true;
     for (input, block) in inputs.iter().zip(blocks.iter_mut()) {
-        F::encode(input, block);
+        F::encode::<W>(input, block);
         all_fit &= F::fits(block);
     }
     if all_fit {
@@ -182,15 +187,40 @@ fn encode_blocks_portably<F: Encode<WEIGHTS, BYTES>, const WEIGHTS: usize, const
 }
 
 #[inline(always)]
-fn decode_blocks_portably<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, const BYTES: usize>(
+fn decode_blocks_wide<F, W: Wide, const WEIGHTS: usize, const BYTES: usize>(
     bytes: &[u8],
     output: &mut [f32],
-) {
+) where
+    F: Decode<WEIGHTS, BYTES>,
+{
     let (blocks, _) = bytes.as_chunks::<BYTES>();
     let (outputs, _) = output.as_chunks_mut::<WEIGHTS>();
     for (block, weights) in blocks.iter().zip(outputs) {
-        F::decode(block, weights);
+        F::decode::<W>(block, weights);
     }
+}
+
+/// Whether no weight is NaN or infinite.
+pub(super) fn all_finite(set: InstructionSet, weights: &[f32]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn avx2(weights: &[f32]) -> bool {
+            largest_magnitude(weights).is_finite()
+        }
+        #[target_feature(enable = "avx512f")]
+        fn avx512(weights: &[f32]) -> bool {
+            largest_magnitude(weights).is_finite()
+        }
+        match set {
+            // SAFETY: the caller names a set that the machine has.
+            InstructionSet::Avx512 => return unsafe { avx512(weights) },
+            // SAFETY: as above.
+            InstructionSet::Avx2 => return unsafe { avx2(weights) },
+            InstructionSet::Scalar => {}
+        }
+    }
+    largest_magnitude(weights).is_finite()
 }
 
 /// The field of `N` bytes that starts at byte `at` of a block.
@@ -263,7 +293,7 @@ pub(super) fn nearest_int(value: f32) -> i32 {
 
 const SIGN: u32 = 0x8000_0000;
 
-/// The largest magnitude of finite weights. Magnitudes compare as their bits do, and whole numbers
+/// The largest magnitude; what is not finite is larger than what is. Magnitudes compare as their bits do, and whole numbers
 /// vectorize where floats, whose order of comparison matters, do not.
 #[inline(always)]
 pub(super) fn largest_magnitude(weights: &[f32]) -> f32 {

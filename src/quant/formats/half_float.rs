@@ -1,4 +1,4 @@
-//! Conversions between f16 and f32 without branches or tables, so that loops over them vectorize on
+//! Conversions between f16 or bf16 and f32 without branches or tables, so that loops over them vectorize on
 //! any instruction set. Both are exact or round to nearest even, as the processor's own do.
 
 const SIGN: u32 = 0x8000_0000;
@@ -10,6 +10,7 @@ const SMALLEST_NORMAL: u32 = 113 << 23;
 /// 2^16, the first power of two that f16 does not hold, as f32.
 const TOO_LARGE: u32 = 143 << 23;
 const INFINITY: u32 = 255 << 23;
+const QUIET: u32 = 1 << 22;
 
 /// The value of an f16.
 #[inline(always)]
@@ -21,7 +22,9 @@ pub(super) fn f16_to_f32(bits: u16) -> f32 {
     // A subnormal is its mantissa in steps of 2^-24: put it below 2^-14 and take that off again.
     let subnormal =
         (f32::from_bits(magnitude | SMALLEST_NORMAL) - f32::from_bits(SMALLEST_NORMAL)).to_bits();
-    let special = magnitude | INFINITY;
+    // A NaN becomes a quiet one.
+    let quiet = if magnitude & (0x3ff << F16_MANTISSA_SHIFT) != 0 { QUIET } else { 0 };
+    let special = magnitude | INFINITY | quiet;
     let value = if exponent == 0 {
         subnormal
     } else if exponent == 31 << 23 {
@@ -54,6 +57,20 @@ pub(super) fn f32_to_f16(value: f32) -> u16 {
     (half | (bits & SIGN) >> 16) as u16
 }
 
+/// The value of a bf16: the upper half of an f32.
+#[inline(always)]
+pub(super) fn bf16_to_f32(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// The bf16 nearest to a number, ties to even; infinity where it is nearer than the largest.
+#[inline(always)]
+pub(super) fn f32_to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let odd = (bits >> 16) & 1;
+    (bits.wrapping_add(0x7fff + odd) >> 16) as u16
+}
+
 #[cfg(test)]
 mod tests {
     use half::f16;
@@ -82,6 +99,21 @@ mod tests {
             if !expected.is_nan() {
                 assert_eq!(f32_to_f16(value), expected.to_bits(), "{value:e}");
             }
+        }
+    }
+
+    #[test]
+    fn bf16_is_rounded_to_nearest_even() {
+        for step in 0..=u32::MAX / 509 {
+            let value = f32::from_bits(step * 509);
+            if !value.is_nan() {
+                assert_eq!(f32_to_bf16(value), half::bf16::from_f32(value).to_bits(), "{value:e}");
+            }
+        }
+        for bits in 0..=u16::MAX {
+            let expected = half::bf16::from_bits(bits).to_f32();
+            let value = bf16_to_f32(bits);
+            assert!(value.to_bits() == expected.to_bits() || expected.is_nan() && value.is_nan());
         }
     }
 

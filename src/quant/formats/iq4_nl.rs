@@ -3,17 +3,14 @@
 //! Layout: f16 scale, 16 bytes; byte `j` holds weight `j` in its low and weight `j + 16` in its high
 //! half.
 
-use super::block_lanes::Lanes;
-use super::block_symmetric::{NEGLIGIBLE, extreme};
-use super::blocks::{self, Block, Fit, Searched, Spread};
-use super::codec::{
-    Codec, Decode, field, field_mut, inverse_or_zero, is_finite_f16, read_f16, write_f16,
-};
+use super::blocks::{self, Block, Fit, Found, Searched, Spread};
+use super::codec::{Codec, Decode, field, field_mut, inverse_or_zero, is_finite_f16, write_f16};
+use super::lanes::Lanes;
+use super::symmetric::{NEGLIGIBLE, extreme_lanes};
 use super::uneven_grid::Grid;
+use super::wide::{HALF, WEIGHTS, Wide, pack_nibbles, unpack_nibbles};
 use crate::gguf::GgmlType;
 
-const WEIGHTS: usize = 32;
-const HALF: usize = WEIGHTS / 2;
 const SCALE: usize = 0;
 const QUANTS: usize = 2;
 const BYTES: usize = QUANTS + HALF;
@@ -36,8 +33,8 @@ impl Decode<WEIGHTS, BYTES> for Iq4Nl {
     const TYPE: GgmlType = GgmlType::IQ4_NL;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        decode_pairs(read_f16(block, SCALE), field(block, QUANTS), weights);
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        decode_pairs::<W>(W::read_f16(block, SCALE), field(block, QUANTS), weights);
     }
 }
 
@@ -50,7 +47,7 @@ impl Searched<WEIGHTS, BYTES> for Iq4Nl {
     }
 
     #[inline(always)]
-    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+    fn write(weights: &[f32; WEIGHTS], found: &[Found], block: &mut [u8; BYTES]) -> bool {
         write_f16(block, SCALE, found[0].scale);
         encode_pairs(inverse_or_zero(found[0].scale), weights, field_mut(block, QUANTS));
         is_finite_f16(block, SCALE)
@@ -62,48 +59,47 @@ impl Searched<WEIGHTS, BYTES> for Iq4Nl {
 #[inline(always)]
 pub(super) fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
     let zero = V::splat(0.0);
-    let (extreme, magnitude) = extreme(weights);
-    // `Σ importance · w · value` and `Σ importance · value²` with the values that an inverse scale
-    // gives.
-    let sums = |inverse: V| {
-        let (mut products, mut squares) = (zero, zero);
-        for (&weight, &importance) in weights.iter().zip(importance) {
-            let value = inverse.mul(weight).nearest_of(&GRID);
-            let weighted = importance.mul(value);
-            products = products.add(weighted.mul(weight));
-            squares = squares.add(weighted.mul(value));
-        }
-        (products, squares)
-    };
+    let (magnitude, extreme) = extreme_lanes(weights);
     let lowest = f32::from(VALUES[0]);
-    let (products, squares) = sums(V::splat(1.0).div(extreme.div(V::splat(-lowest))));
+    let (products, squares) =
+        sums(weights, importance, V::splat(1.0).div(extreme.div(V::splat(-lowest))));
     let mut scale = V::select(zero.less(squares), products.div(squares), zero);
     let mut best = scale.mul(products);
     for step in -7i8..=7 {
-        let (products, squares) = sums(V::splat(f32::from(step) + lowest).div(extreme));
+        let (products, squares) =
+            sums(weights, importance, V::splat(f32::from(step) + lowest).div(extreme));
         let improved = best.mul(squares).less(products.mul(products));
         let better = V::both(zero.less(squares), improved);
         scale = V::select(better, products.div(squares), scale);
         best = V::select(better, scale.mul(products), best);
     }
     let negligible = magnitude.less(V::splat(NEGLIGIBLE));
-    Fit { scale: V::select(negligible, zero, scale), minimum: zero, inverse: zero, base: zero }
+    Fit { scale: V::select(negligible, zero, scale), minimum: zero, quants: None }
+}
+
+/// `Σ importance · weight · value` and `Σ importance · value²` with the values that an inverse scale
+/// gives.
+#[inline(always)]
+fn sums<V: Lanes>(weights: &Block<V>, importance: &Block<V>, inverse: V) -> (V, V) {
+    let (mut products, mut squares) = (V::splat(0.0), V::splat(0.0));
+    for i in 0..weights.len() {
+        let value = inverse.mul(weights[i]).nearest_of(&GRID);
+        let weighted = importance[i].mul(value);
+        products = products.add(weighted.mul(weights[i]));
+        squares = squares.add(weighted.mul(value));
+    }
+    (products, squares)
 }
 
 /// Rounds 32 weights to the values nearest to them.
 #[inline(always)]
 pub(super) fn encode_pairs(inverse: f32, weights: &[f32; WEIGHTS], pairs: &mut [u8; HALF]) {
-    let quants = weights.map(|weight| GRID.nearest(inverse * weight));
-    for (j, pair) in pairs.iter_mut().enumerate() {
-        *pair = quants[j] | (quants[j + HALF] << 4);
-    }
+    pack_nibbles(&weights.map(|weight| GRID.nearest(inverse * weight)), pairs);
 }
 
 /// Looks 32 weights up and scales them.
 #[inline(always)]
-pub(super) fn decode_pairs(scale: f32, pairs: &[u8; HALF], weights: &mut [f32; WEIGHTS]) {
-    for (j, &pair) in pairs.iter().enumerate() {
-        weights[j] = scale * f32::from(VALUES[usize::from(pair & 0x0f)]);
-        weights[j + HALF] = scale * f32::from(VALUES[usize::from(pair >> 4)]);
-    }
+pub(super) fn decode_pairs<W: Wide>(scale: f32, pairs: &[u8; HALF], weights: &mut [f32; WEIGHTS]) {
+    let values = W::look_up(&VALUES, &unpack_nibbles(pairs));
+    W::from_signed_bytes(&values).mul(scale).store(weights);
 }

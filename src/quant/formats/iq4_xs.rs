@@ -4,13 +4,13 @@
 //! Layout: f16 scale of the scales, 2 bytes with the high two bits of each scale, 4 bytes with their
 //! low four bits (two a byte), 128 bytes of weights.
 
-use super::block_lanes::Lanes;
-use super::blocks::{self, BLOCK, Block, Fit, Searched, Spread};
+use super::blocks::{self, BLOCK, Block, Fit, Found, Searched, Spread};
 use super::codec::{
-    Codec, Decode, field, field_mut, inverse_or_zero, is_finite_f16, nearest_int, read_f16,
-    write_f16,
+    Codec, Decode, field, field_mut, inverse_or_zero, is_finite_f16, nearest_int, write_f16,
 };
 use super::iq4_nl::{self, decode_pairs, encode_pairs};
+use super::lanes::Lanes;
+use super::wide::Wide;
 use crate::gguf::GgmlType;
 
 const WEIGHTS: usize = 256;
@@ -33,8 +33,8 @@ impl Decode<WEIGHTS, BYTES> for Iq4Xs {
     const TYPE: GgmlType = GgmlType::IQ4_XS;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        let super_scale = read_f16(block, SCALE);
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let super_scale = W::read_f16(block, SCALE);
         let scales_high = u16::from_le_bytes(*field::<2>(block, SCALES_HIGH));
         let scales_low = field::<4>(block, SCALES_LOW);
         let (pairs, _) = block[QUANTS..].as_chunks::<16>();
@@ -43,7 +43,7 @@ impl Decode<WEIGHTS, BYTES> for Iq4Xs {
             let low = (scales_low[b / 2] >> (4 * (b % 2))) & 0x0f;
             let high = (scales_high >> (2 * b)) as u8 & 3;
             let scale = super_scale * (f32::from(low | (high << 4)) - 32.0);
-            decode_pairs(scale, pairs, output);
+            decode_pairs::<W>(scale, pairs, output);
         }
     }
 }
@@ -57,7 +57,7 @@ impl Searched<WEIGHTS, BYTES> for Iq4Xs {
     }
 
     #[inline(always)]
-    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+    fn write(weights: &[f32; WEIGHTS], found: &[Found], block: &mut [u8; BYTES]) -> bool {
         const LOWEST: i32 = -32;
         let mut extreme = 0.0f32;
         for fit in found {

@@ -1,10 +1,6 @@
 //! Block formats: one file each, and the two functions through which everything else uses them.
 
 mod affine;
-#[allow(dead_code)]
-mod block_lanes;
-mod block_ranged;
-mod block_symmetric;
 mod blocks;
 mod codec;
 pub(crate) mod five_bits;
@@ -32,6 +28,7 @@ mod super_blocks;
 mod symmetric;
 mod two_bits;
 mod uneven_grid;
+mod wide;
 
 use crate::gguf::GgmlType;
 use crate::support::processor::InstructionSet;
@@ -130,7 +127,7 @@ pub fn quantize_row_with(
     let bytes = row_bytes(ggml_type, weights.len())?;
     assert_eq!(output.len(), bytes, "the output has room for the row and no more");
     assert!(set.available(), "the machine has {}", set.name());
-    check_finite(weights)?;
+    check_finite(set, weights)?;
     quantize(set, weights, output).map_err(|block| too_large(ggml_type, block))
 }
 
@@ -173,7 +170,7 @@ pub fn quantize_weighted_with(
     let bytes = row_bytes(ggml_type, importance.len())? * (weights.len() / importance.len());
     assert_eq!(output.len(), bytes, "the output has room for the rows and no more");
     assert!(set.available(), "the machine has {}", set.name());
-    check_finite(weights)?;
+    check_finite(set, weights)?;
     weighted(set, weights, importance, output).map_err(|block| too_large(ggml_type, block))
 }
 
@@ -251,9 +248,8 @@ fn row_bytes(ggml_type: GgmlType, columns: usize) -> Result<usize, CodecError> {
     })
 }
 
-fn check_finite(weights: &[f32]) -> Result<(), CodecError> {
-    // One pass without branches, which the compiler vectorizes; the search is for the error only.
-    if weights.iter().fold(true, |finite, weight| finite & weight.is_finite()) {
+fn check_finite(set: InstructionSet, weights: &[f32]) -> Result<(), CodecError> {
+    if codec::all_finite(set, weights) {
         return Ok(());
     }
     match weights.iter().position(|weight| !weight.is_finite()) {

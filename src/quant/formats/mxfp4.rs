@@ -3,11 +3,10 @@
 //! Layout: the exponent byte, 16 bytes; byte `j` holds weight `j` in its low and weight `j + 16` in
 //! its high half. Source: OCP Microscaling Formats (MX) Specification 1.0.
 
-use super::codec::{Codec, Decode, Encode, field, field_mut, largest_magnitude};
+use super::codec::{Codec, Decode, Encode, field, field_mut};
+use super::wide::{HALF, WEIGHTS, Wide, pack_nibbles, unpack_nibbles};
 use crate::gguf::GgmlType;
 
-const WEIGHTS: usize = 32;
-const HALF: usize = WEIGHTS / 2;
 const EXPONENT: usize = 0;
 const QUANTS: usize = 1;
 const BYTES: usize = QUANTS + HALF;
@@ -24,34 +23,31 @@ impl Decode<WEIGHTS, BYTES> for Mxfp4 {
     const TYPE: GgmlType = GgmlType::MXFP4;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let scale = half_power_of_two(block[EXPONENT]);
-        for (j, &pair) in field::<HALF>(block, QUANTS).iter().enumerate() {
-            weights[j] = f32::from(DOUBLED_VALUES[usize::from(pair & 0x0f)]) * scale;
-            weights[j + HALF] = f32::from(DOUBLED_VALUES[usize::from(pair >> 4)]) * scale;
-        }
+        let values = W::look_up(&DOUBLED_VALUES, &unpack_nibbles(field(block, QUANTS)));
+        W::from_signed_bytes(&values).mul(scale).store(weights);
     }
 }
 
 impl Encode<WEIGHTS, BYTES> for Mxfp4 {
     #[inline(always)]
-    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
         /// Where the nearest value changes, in doubled values; halfway goes to the smaller.
         const MIDDLES: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
-        const NEGATIVE: u8 = 8;
-        let exponent = exponent(largest_magnitude(weights));
+        /// The bit of the sign.
+        const NEGATIVE: u8 = 3;
+        let weights = W::load(weights);
+        let exponent = exponent(weights.largest_magnitude());
         let scale = half_power_of_two(exponent);
-        let middles = MIDDLES.map(|middle| middle * scale);
-        let quants = weights.map(|weight| {
-            let more = |more, &middle: &f32| more + u8::from(weight.abs() > middle);
-            let magnitude = middles.iter().fold(0, more);
+        let mut quants = weights.limits_passed(&MIDDLES.map(|middle| middle * scale));
+        let signs = W::scatter_bits::<NEGATIVE>(weights.negative());
+        for (quant, sign) in quants.iter_mut().zip(signs) {
             // There is one zero only.
-            if weight < 0.0 && magnitude > 0 { magnitude + NEGATIVE } else { magnitude }
-        });
-        block[EXPONENT] = exponent;
-        for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
-            *pair = quants[j] | (quants[j + HALF] << 4);
+            *quant = if *quant > 0 { *quant | sign } else { 0 };
         }
+        block[EXPONENT] = exponent;
+        pack_nibbles(&quants, field_mut(block, QUANTS));
     }
 
     /// Any finite weight has its power of two.

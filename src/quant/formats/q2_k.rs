@@ -13,6 +13,7 @@ use super::codec::{Codec, Decode, field, field_mut, is_finite_f16, read_f16, wri
 use super::lanes::Lanes;
 use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
 use super::two_bits;
+use super::wide::Wide;
 use crate::gguf::GgmlType;
 
 const BLOCK: usize = 16;
@@ -38,7 +39,7 @@ impl Decode<WEIGHTS, BYTES> for Q2K {
     const TYPE: GgmlType = GgmlType::Q2_K;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let (scales, minimums) = Self::read_header(block);
         let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
         for (b, output) in outputs.iter_mut().enumerate() {

@@ -14,6 +14,7 @@ use super::lanes::Lanes;
 use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
 use super::symmetric::{self, NEGLIGIBLE};
 use super::two_bits;
+use super::wide::Wide;
 use crate::gguf::GgmlType;
 
 const BLOCK: usize = 16;
@@ -41,7 +42,7 @@ impl Decode<WEIGHTS, BYTES> for Q3K {
     const TYPE: GgmlType = GgmlType::Q3_K;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let (scales, _) = Self::read_header(block);
         let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
         for (b, output) in outputs.iter_mut().enumerate() {

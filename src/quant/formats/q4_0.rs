@@ -3,17 +3,15 @@
 //! Layout: f16 scale, 16 bytes; byte `j` holds weight `j` in its low and weight `j + 16` in its high
 //! half. The weight of largest magnitude becomes −8, the end of the range that has one step more.
 
-use super::block_lanes::Lanes;
-use super::block_symmetric;
-use super::blocks::{self, Block, Fit, Searched, Spread};
+use super::blocks::{self, Block, Fit, Found, Searched, Spread};
 use super::codec::{
-    Codec, Decode, Encode, extreme, field, field_mut, inverse_or_zero, is_finite_f16, read_f16,
-    truncate, write_f16,
+    Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, write_f16,
 };
+use super::lanes::Lanes;
+use super::symmetric;
+use super::wide::{HALF, WEIGHTS, Wide, at_most, pack_nibbles, unpack_nibbles};
 use crate::gguf::GgmlType;
 
-const WEIGHTS: usize = 32;
-const HALF: usize = WEIGHTS / 2;
 const SCALE: usize = 0;
 const QUANTS: usize = 2;
 const BYTES: usize = QUANTS + HALF;
@@ -30,26 +28,20 @@ impl Decode<WEIGHTS, BYTES> for Q4_0 {
     const TYPE: GgmlType = GgmlType::Q4_0;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        let scale = read_f16(block, SCALE);
-        let pairs = *field::<HALF>(block, QUANTS);
-        let (low, high) = weights.split_at_mut(HALF);
-        for (weight, pair) in low.iter_mut().zip(pairs) {
-            *weight = (f32::from(pair & 0x0f) - 8.0) * scale;
-        }
-        for (weight, pair) in high.iter_mut().zip(pairs) {
-            *weight = (f32::from(pair >> 4) - 8.0) * scale;
-        }
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let quants = unpack_nibbles(field(block, QUANTS));
+        W::from_bytes(&quants).sub(8.0).mul(W::read_f16(block, SCALE)).store(weights);
     }
 }
 
 impl Encode<WEIGHTS, BYTES> for Q4_0 {
     #[inline(always)]
-    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let scale = extreme(weights) / -8.0;
-        let inverse = inverse_or_zero(scale);
-        let quants = weights.map(|weight| (truncate(weight * inverse + 8.5) as i8).min(15) as u8);
-        pack(scale, &quants, block);
+    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        let weights = W::load(weights);
+        let scale = weights.extreme() / -8.0;
+        W::write_f16(block, SCALE, scale);
+        let places = weights.mul(inverse_or_zero(scale)).add(8.5);
+        pack_nibbles(&at_most::<15>(places.truncated()), field_mut(block, QUANTS));
     }
 
     #[inline(always)]
@@ -63,20 +55,13 @@ impl Searched<WEIGHTS, BYTES> for Q4_0 {
 
     #[inline(always)]
     fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
-        block_symmetric::search::<V, -8, 7>(weights, importance)
+        symmetric::fit::<V, -8, 7, WEIGHTS>(weights, importance).into()
     }
 
     #[inline(always)]
-    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
-        pack(found[0].scale, &found[0].quants::<-8, 7>(weights), block);
+    fn write(_: &[f32; WEIGHTS], found: &[Found], block: &mut [u8; BYTES]) -> bool {
+        write_f16(block, SCALE, found[0].scale);
+        pack_nibbles(&found[0].quants, field_mut(block, QUANTS));
         Self::fits(block)
-    }
-}
-
-#[inline(always)]
-fn pack(scale: f32, quants: &[u8; WEIGHTS], block: &mut [u8; BYTES]) {
-    write_f16(block, SCALE, scale);
-    for (j, pair) in field_mut::<HALF>(block, QUANTS).iter_mut().enumerate() {
-        *pair = quants[j] | (quants[j + HALF] << 4);
     }
 }

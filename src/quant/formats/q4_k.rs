@@ -14,6 +14,7 @@ use super::lanes::Lanes;
 use super::nibbles;
 use super::six_bit_header::{self, LARGEST};
 use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
+use super::wide::Wide;
 use crate::gguf::GgmlType;
 
 const BLOCK: usize = 32;
@@ -35,7 +36,7 @@ impl Decode<WEIGHTS, BYTES> for Q4K {
     const TYPE: GgmlType = GgmlType::Q4_K;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let (scales, minimums) = Self::read_header(block);
         let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
         for (b, output) in outputs.iter_mut().enumerate() {

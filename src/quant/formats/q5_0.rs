@@ -3,14 +3,12 @@
 //! Layout: f16 scale, 4 bytes with the fifth bit of every weight (bit `j` is weight `j`'s), 16 bytes
 //! whose byte `j` holds the low four bits of weight `j` and of weight `j + 16`.
 
-use super::block_lanes::Lanes;
-use super::block_symmetric;
-use super::blocks::{self, Block, Fit, Searched, Spread};
-use super::codec::{
-    Codec, Decode, Encode, extreme, field, inverse_or_zero, is_finite_f16, read_f16, truncate,
-    write_f16,
-};
-use super::five_bits::{self, HALF, WEIGHTS};
+use super::blocks::{self, Block, Fit, Found, Searched, Spread};
+use super::codec::{Codec, Decode, Encode, field, inverse_or_zero, is_finite_f16, write_f16};
+use super::five_bits;
+use super::lanes::Lanes;
+use super::symmetric;
+use super::wide::{HALF, WEIGHTS, Wide, at_most};
 use crate::gguf::GgmlType;
 
 const SCALE: usize = 0;
@@ -30,23 +28,20 @@ impl Decode<WEIGHTS, BYTES> for Q5_0 {
     const TYPE: GgmlType = GgmlType::Q5_0;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        let scale = read_f16(block, SCALE);
-        let quants = five_bits::unpack(field(block, HIGH_BITS), field(block, QUANTS));
-        for (weight, quant) in weights.iter_mut().zip(quants) {
-            *weight = (f32::from(quant) - 16.0) * scale;
-        }
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let quants = five_bits::unpack_wide::<W>(field(block, HIGH_BITS), field(block, QUANTS));
+        W::from_bytes(&quants).sub(16.0).mul(W::read_f16(block, SCALE)).store(weights);
     }
 }
 
 impl Encode<WEIGHTS, BYTES> for Q5_0 {
     #[inline(always)]
-    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let scale = extreme(weights) / -16.0;
-        let inverse = inverse_or_zero(scale);
-        write_f16(block, SCALE, scale);
-        let quants = weights.map(|weight| (truncate(weight * inverse + 16.5) as i8).min(31) as u8);
-        five_bits::pack(&quants, block, HIGH_BITS, QUANTS);
+    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        let weights = W::load(weights);
+        let scale = weights.extreme() / -16.0;
+        W::write_f16(block, SCALE, scale);
+        let places = weights.mul(inverse_or_zero(scale)).add(16.5);
+        five_bits::pack::<W>(&at_most::<31>(places.truncated()), block, HIGH_BITS, QUANTS);
     }
 
     #[inline(always)]
@@ -60,13 +55,13 @@ impl Searched<WEIGHTS, BYTES> for Q5_0 {
 
     #[inline(always)]
     fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
-        block_symmetric::search::<V, -16, 15>(weights, importance)
+        symmetric::fit::<V, -16, 15, WEIGHTS>(weights, importance).into()
     }
 
     #[inline(always)]
-    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+    fn write(_: &[f32; WEIGHTS], found: &[Found], block: &mut [u8; BYTES]) -> bool {
         write_f16(block, SCALE, found[0].scale);
-        five_bits::pack(&found[0].quants::<-16, 15>(weights), block, HIGH_BITS, QUANTS);
+        five_bits::pack::<[f32; WEIGHTS]>(&found[0].quants, block, HIGH_BITS, QUANTS);
         Self::fits(block)
     }
 }

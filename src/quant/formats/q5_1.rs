@@ -3,14 +3,12 @@
 //! Layout: f16 scale, f16 minimum, 4 bytes with the fifth bit of every weight (bit `j` is weight
 //! `j`'s), 16 bytes whose byte `j` holds the low four bits of weight `j` and of weight `j + 16`.
 
-use super::block_lanes::Lanes;
-use super::block_ranged;
-use super::blocks::{self, Block, Fit, Searched, Spread};
-use super::codec::{
-    Codec, Decode, Encode, field, inverse_or_zero, is_finite_f16, range, read_f16, truncate,
-    write_f16,
-};
-use super::five_bits::{self, HALF, WEIGHTS};
+use super::affine;
+use super::blocks::{self, Block, Fit, Found, Searched, Spread, TRIALS};
+use super::codec::{Codec, Decode, Encode, field, inverse_or_zero, is_finite_f16, write_f16};
+use super::five_bits;
+use super::lanes::Lanes;
+use super::wide::{HALF, WEIGHTS, Wide};
 use crate::gguf::GgmlType;
 
 const SCALE: usize = 0;
@@ -31,26 +29,23 @@ impl Decode<WEIGHTS, BYTES> for Q5_1 {
     const TYPE: GgmlType = GgmlType::Q5_1;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        let scale = read_f16(block, SCALE);
-        let minimum = read_f16(block, MINIMUM);
-        let quants = five_bits::unpack(field(block, HIGH_BITS), field(block, QUANTS));
-        for (weight, quant) in weights.iter_mut().zip(quants) {
-            *weight = f32::from(quant) * scale + minimum;
-        }
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let quants = five_bits::unpack_wide::<W>(field(block, HIGH_BITS), field(block, QUANTS));
+        let (scale, minimum) = (W::read_f16(block, SCALE), W::read_f16(block, MINIMUM));
+        W::from_bytes(&quants).mul(scale).add(minimum).store(weights);
     }
 }
 
 impl Encode<WEIGHTS, BYTES> for Q5_1 {
     #[inline(always)]
-    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let (minimum, maximum) = range(weights);
+    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        let weights = W::load(weights);
+        let (minimum, maximum) = weights.range();
         let scale = (maximum - minimum) / 31.0;
-        let inverse = inverse_or_zero(scale);
-        write_f16(block, SCALE, scale);
-        write_f16(block, MINIMUM, minimum);
-        let quants = weights.map(|weight| truncate((weight - minimum) * inverse + 0.5) as u8);
-        five_bits::pack(&quants, block, HIGH_BITS, QUANTS);
+        W::write_f16(block, SCALE, scale);
+        W::write_f16(block, MINIMUM, minimum);
+        let places = weights.sub(minimum).mul(inverse_or_zero(scale)).add(0.5);
+        five_bits::pack::<W>(&places.truncated(), block, HIGH_BITS, QUANTS);
     }
 
     #[inline(always)]
@@ -64,14 +59,14 @@ impl Searched<WEIGHTS, BYTES> for Q5_1 {
 
     #[inline(always)]
     fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
-        block_ranged::search::<V, 31>(weights, importance)
+        affine::fit::<V, 31, WEIGHTS>(&TRIALS, weights, importance).into()
     }
 
     #[inline(always)]
-    fn write(weights: &[f32; WEIGHTS], found: &[Fit<f32>], block: &mut [u8; BYTES]) -> bool {
+    fn write(_: &[f32; WEIGHTS], found: &[Found], block: &mut [u8; BYTES]) -> bool {
         write_f16(block, SCALE, found[0].scale);
-        write_f16(block, MINIMUM, found[0].minimum);
-        five_bits::pack(&found[0].quants::<0, 31>(weights), block, HIGH_BITS, QUANTS);
+        write_f16(block, MINIMUM, -found[0].minimum);
+        five_bits::pack::<[f32; WEIGHTS]>(&found[0].quants, block, HIGH_BITS, QUANTS);
         Self::fits(block)
     }
 }

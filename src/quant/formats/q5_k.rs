@@ -10,6 +10,7 @@ use super::lanes::Lanes;
 use super::nibbles;
 use super::six_bit_header::{self, LARGEST};
 use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
+use super::wide::Wide;
 use crate::gguf::GgmlType;
 
 const BLOCK: usize = 32;
@@ -32,7 +33,7 @@ impl Decode<WEIGHTS, BYTES> for Q5K {
     const TYPE: GgmlType = GgmlType::Q5_K;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let (scales, minimums) = Self::read_header(block);
         let high_bits = *field::<BLOCK>(block, HIGH_BITS);
         let (outputs, _) = weights.as_chunks_mut::<BLOCK>();

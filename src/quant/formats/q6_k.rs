@@ -13,6 +13,7 @@ use super::codec::{Codec, Decode, field, field_mut, is_finite_f16, read_f16, wri
 use super::lanes::Lanes;
 use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
 use super::symmetric::{self, NEGLIGIBLE};
+use super::wide::Wide;
 use crate::gguf::GgmlType;
 
 const BLOCK: usize = 16;
@@ -37,7 +38,7 @@ impl Decode<WEIGHTS, BYTES> for Q6K {
     const TYPE: GgmlType = GgmlType::Q6_K;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
         let (scales, _) = Self::read_header(block);
         let (outputs, _) = weights.as_chunks_mut::<BLOCK>();
         for (b, output) in outputs.iter_mut().enumerate() {

@@ -2,13 +2,10 @@
 //!
 //! Layout: f16 scale, 32 signed bytes.
 
-use super::codec::{
-    Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, largest_magnitude,
-    read_f16, round_half_away, write_f16,
-};
+use super::codec::{Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16};
+use super::wide::{WEIGHTS, Wide};
 use crate::gguf::GgmlType;
 
-const WEIGHTS: usize = 32;
 const SCALE: usize = 0;
 const QUANTS: usize = 2;
 const BYTES: usize = QUANTS + WEIGHTS;
@@ -22,23 +19,20 @@ impl Decode<WEIGHTS, BYTES> for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;
 
     #[inline(always)]
-    fn decode(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
-        let scale = read_f16(block, SCALE);
-        for (weight, &quant) in weights.iter_mut().zip(field::<WEIGHTS>(block, QUANTS)) {
-            *weight = f32::from(quant as i8) * scale;
-        }
+    fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {
+        let scale = W::read_f16(block, SCALE);
+        W::from_signed_bytes(field(block, QUANTS)).mul(scale).store(weights);
     }
 }
 
 impl Encode<WEIGHTS, BYTES> for Q8_0 {
     #[inline(always)]
-    fn encode(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let scale = largest_magnitude(weights) / 127.0;
-        let inverse = inverse_or_zero(scale);
-        write_f16(block, SCALE, scale);
-        for (quant, &weight) in field_mut::<WEIGHTS>(block, QUANTS).iter_mut().zip(weights) {
-            *quant = round_half_away(weight * inverse) as u8;
-        }
+    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+        let weights = W::load(weights);
+        let scale = weights.largest_magnitude() / 127.0;
+        W::write_f16(block, SCALE, scale);
+        let places = weights.mul(inverse_or_zero(scale));
+        *field_mut(block, QUANTS) = places.rounded_half_away();
     }
 
     #[inline(always)]

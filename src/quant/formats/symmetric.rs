@@ -22,24 +22,16 @@ pub(super) fn fit<V: Lanes, const LOWEST: i32, const HIGHEST: i32, const BLOCK: 
     for (weighted, importance) in weighted.iter_mut().zip(importance) {
         *weighted = importance.mul(*weighted);
     }
-    let sums = |inverse: V| {
-        let (mut products, mut squares) = (zero, zero);
-        for i in 0..BLOCK {
-            // The inverse comes from the weight of largest magnitude, so no place is far away.
-            let quant = inverse.mul(weights[i]).round_near::<LOWEST, HIGHEST>();
-            products = products.add(weighted[i].mul(quant));
-            squares = squares.add(importance[i].mul(quant).mul(quant));
-        }
-        (products, squares)
-    };
     let mut winner = V::splat(LOWEST as f32).div(extreme);
-    let (products, squares) = sums(winner);
+    let (products, squares) =
+        sums::<V, LOWEST, HIGHEST, BLOCK>(weights, importance, &weighted, winner);
     let mut scale = V::select(squares.differs(zero), products.div(squares), zero);
     let mut best = scale.mul(products);
     for offset in [-9i8, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9] {
         let widened = -(-LOWEST as f32 + 0.1 * f32::from(offset));
         let inverse = V::splat(widened).div(extreme);
-        let (products, squares) = sums(inverse);
+        let (products, squares) =
+            sums::<V, LOWEST, HIGHEST, BLOCK>(weights, importance, &weighted, inverse);
         let improved = best.mul(squares).less(products.mul(products));
         let better = V::both(zero.less(squares), improved);
         winner = V::select(better, inverse, winner);
@@ -59,6 +51,26 @@ pub(super) fn fit<V: Lanes, const LOWEST: i32, const HIGHEST: i32, const BLOCK: 
         importance: sum_importance,
         quants,
     }
+}
+
+/// The sums, by importance, of the products of weights and the quants that an inverse scale gives,
+/// and of the squares of the quants. Not a closure, which would be a function of its own and compiled
+/// without the instruction set.
+#[inline(always)]
+fn sums<V: Lanes, const LOWEST: i32, const HIGHEST: i32, const BLOCK: usize>(
+    weights: &[V; BLOCK],
+    importance: &[V; BLOCK],
+    weighted: &[V; BLOCK],
+    inverse: V,
+) -> (V, V) {
+    let (mut products, mut squares) = (V::splat(0.0), V::splat(0.0));
+    for i in 0..BLOCK {
+        // The inverse comes from the weight of largest magnitude, so no place is far away.
+        let quant = inverse.mul(weights[i]).round_near::<LOWEST, HIGHEST>();
+        products = products.add(weighted[i].mul(quant));
+        squares = squares.add(importance[i].mul(quant).mul(quant));
+    }
+    (products, squares)
 }
 
 /// The largest magnitude, and the first weight that has it.

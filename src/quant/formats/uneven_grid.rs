@@ -115,9 +115,8 @@ impl Cells {
 
 #[cfg(test)]
 mod tests {
-    use super::super::block_lanes::Lanes;
     use super::super::iq4_nl::GRID;
-    use super::*;
+    use super::super::lanes::Lanes;
 
     /// Numbers all over the grid, with the middles, the values and what is next to them.
     fn numbers() -> Vec<f32> {
@@ -142,7 +141,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn all_lanes_find_the_same() {
-        use super::super::block_lanes::{Avx2, Avx512};
+        use super::super::lanes::{Avx2, Avx512};
         use crate::support::processor::InstructionSet;
 
         #[target_feature(enable = "avx2")]

@@ -4,6 +4,7 @@
 //! A single f32 is a [`Lanes`] too, with one lane: searches run on it are the specification.
 
 use super::codec::nearest_int;
+use super::uneven_grid::Grid;
 
 /// The most lanes that a search runs on.
 pub(super) const MOST_LANES: usize = 64;
@@ -42,6 +43,16 @@ pub(super) trait Lanes: Copy {
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// Lane `l`, a whole number from 0 to 255, into `bytes[l]`.
     fn store_bytes(self, bytes: &mut [u8]);
+
+    /// The grid's value nearest to each lane, the higher where two are; for lanes from -150 to 150.
+    #[inline(always)]
+    fn nearest_of(self, grid: &Grid) -> Self {
+        let mut nearest = Self::splat(grid.values[15]);
+        for (&value, &middle) in grid.values.iter().zip(&grid.middles).rev() {
+            nearest = Self::select(self.less(Self::splat(middle)), Self::splat(value), nearest);
+        }
+        nearest
+    }
 
     /// [`Lanes::round_clamped`] of values from `LOW - 4` to `HIGH + 4`; anything for others.
     #[inline(always)]
@@ -264,6 +275,11 @@ impl<V: Lanes> Lanes for Pair<V> {
     fn store_bytes(self, bytes: &mut [u8]) {
         self.0.store_bytes(bytes);
         self.1.store_bytes(&mut bytes[V::COUNT..]);
+    }
+
+    #[inline(always)]
+    fn nearest_of(self, grid: &Grid) -> Self {
+        Self(self.0.nearest_of(grid), self.1.nearest_of(grid))
     }
 
     #[inline(always)]

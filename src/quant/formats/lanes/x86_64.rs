@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Lanes;
+use super::{Grid, Lanes};
 
 /// What `nearest_int` adds, keeps and takes off.
 const MAGIC: f32 = 12_582_912.0;
@@ -181,6 +181,32 @@ impl Lanes for Avx2 {
             _mm_cvtsi128_si64(_mm_packus_epi16(words, words))
         };
         *bytes = low_bytes.to_le_bytes();
+    }
+
+    /// A search in the middles that halves what is left: twice among those of a table, by the
+    /// results so far.
+    #[inline(always)]
+    fn nearest_of(self, grid: &Grid) -> Self {
+        // SAFETY: see above.
+        Self(unsafe {
+            let table = |values: &[f32; 8]| _mm256_loadu_ps(values.as_ptr());
+            let less = |middle| _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, middle);
+            // A comparison that holds is −1. The sums of them that choose from a table run from 0
+            // down, and a table is asked for their last three bits.
+            let deeper = |sum: __m256i, less: __m256| {
+                _mm256_add_epi32(_mm256_add_epi32(sum, sum), _mm256_castps_si256(less))
+            };
+            let upper = less(_mm256_set1_ps(grid.middles[7]));
+            let (low, high) = (grid.middles[3], grid.middles[11]);
+            let half = _mm256_blendv_ps(_mm256_set1_ps(high), _mm256_set1_ps(low), upper);
+            let sum = deeper(_mm256_castps_si256(upper), less(half));
+            let quarter = _mm256_permutevar8x32_ps(table(&grid.halvings.quarters), sum);
+            let sum = deeper(sum, less(quarter));
+            let eighth = _mm256_permutevar8x32_ps(table(&grid.halvings.eighths), sum);
+            let below = _mm256_permutevar8x32_ps(table(&grid.halvings.below), sum);
+            let above = _mm256_permutevar8x32_ps(table(&grid.halvings.above), sum);
+            _mm256_blendv_ps(above, below, less(eighth))
+        })
     }
 
     #[inline(always)]
@@ -396,6 +422,24 @@ impl Lanes for Avx512 {
             let low_bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(self.0));
             _mm_storeu_si128(bytes.as_mut_ptr().cast(), low_bytes);
         }
+    }
+
+    #[inline(always)]
+    fn nearest_of(self, grid: &Grid) -> Self {
+        // SAFETY: see above.
+        Self(unsafe {
+            // The tables are asked for the last five bits of the cell's number.
+            let cell = _mm512_mul_ps(self.0, _mm512_set1_ps(Grid::CELLS));
+            let cell = _mm512_castps_si512(_mm512_add_ps(cell, _mm512_set1_ps(MAGIC)));
+            let look_up = |table: &[f32; 32]| {
+                let first = _mm512_loadu_ps(table.as_ptr());
+                let second = _mm512_loadu_ps(table.as_ptr().add(16));
+                _mm512_permutex2var_ps(first, cell, second)
+            };
+            let middle = look_up(&grid.cells.middle);
+            let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, middle);
+            _mm512_mask_blend_ps(less, look_up(&grid.cells.above), look_up(&grid.cells.below))
+        })
     }
 
     #[inline(always)]

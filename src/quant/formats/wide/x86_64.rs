@@ -1,0 +1,583 @@
+//! AVX2 with F16C, and AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::{WEIGHTS, Wide, with_first_zeros};
+
+/// An expression for each of four registers (or numbers of registers). A closure would not do: where
+/// the compiler leaves it a function of its own, it is one without the instruction set.
+macro_rules! each_of_4 {
+    ($registers:expr, $register:ident => $result:expr) => {{
+        let [a, b, c, d] = $registers;
+        [
+            {
+                let $register = a;
+                $result
+            },
+            {
+                let $register = b;
+                $result
+            },
+            {
+                let $register = c;
+                $result
+            },
+            {
+                let $register = d;
+                $result
+            },
+        ]
+    }};
+}
+
+/// An expression for each of two registers (or numbers of registers), as [`each_of_4`].
+macro_rules! each_of_2 {
+    ($registers:expr, $register:ident => $result:expr) => {{
+        let [a, b] = $registers;
+        [
+            {
+                let $register = a;
+                $result
+            },
+            {
+                let $register = b;
+                $result
+            },
+        ]
+    }};
+}
+
+const MAGNITUDE: i32 = 0x7fff_ffff;
+const SIGN: i32 = i32::MIN;
+/// See [`super::codec::round_half_away`].
+const JUST_BELOW_HALF: f32 = 0.499_999_97;
+
+/// The largest of eight magnitudes, as bits.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn largest_of_8(magnitudes: __m256i) -> i32 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let low = _mm256_castsi256_si128(magnitudes);
+        let largest = _mm_max_epi32(low, _mm256_extracti128_si256::<1>(magnitudes));
+        let largest = _mm_max_epi32(largest, _mm_shuffle_epi32::<0b0100_1110>(largest));
+        let largest = _mm_max_epi32(largest, _mm_shuffle_epi32::<0b1011_0001>(largest));
+        _mm_cvtsi128_si32(largest)
+    }
+}
+
+/// The smallest of eight floats and the largest of eight.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn range_of_8(smallest: __m256, largest: __m256) -> (f32, f32) {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let low = _mm256_castps256_ps128;
+        let high = _mm256_extractf128_ps::<1>;
+        let smallest = _mm_min_ps(low(smallest), high(smallest));
+        let largest = _mm_max_ps(low(largest), high(largest));
+        let smallest = _mm_min_ps(smallest, _mm_movehl_ps(smallest, smallest));
+        let largest = _mm_max_ps(largest, _mm_movehl_ps(largest, largest));
+        let smallest = _mm_min_ss(smallest, _mm_movehdup_ps(smallest));
+        let largest = _mm_max_ss(largest, _mm_movehdup_ps(largest));
+        (_mm_cvtss_f32(smallest), _mm_cvtss_f32(largest))
+    }
+}
+
+/// The weight of largest magnitude from its bits, a mask of the weights that have it, and a mask of
+/// the weights that have a sign.
+#[inline(always)]
+fn first_extreme(largest: i32, having_it: u32, signs: u32) -> f32 {
+    // A block of zeros has no sign.
+    let sign = (signs >> having_it.trailing_zeros()) & u32::from(largest != 0);
+    f32::from_bits(largest as u32 | sign << 31)
+}
+
+#[inline(always)]
+fn from_f16(bits: u16) -> f32 {
+    // SAFETY: reached only where there is F16C.
+    unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+}
+
+#[inline(always)]
+fn to_f16(value: f32) -> u16 {
+    // SAFETY: reached only where there is F16C.
+    unsafe {
+        _mm_cvtsi128_si32(_mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value))) as u16
+    }
+}
+
+#[inline(always)]
+fn look_up(table: &[i8; 16], quants: &[u8; WEIGHTS]) -> [u8; WEIGHTS] {
+    // SAFETY: reached only where there is AVX2; the arrays are as long as the registers.
+    unsafe {
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+        let quants = _mm256_loadu_si256(quants.as_ptr().cast());
+        bytes_of(_mm256_shuffle_epi8(table, quants))
+    }
+}
+
+#[inline(always)]
+fn gather_bits<const BIT: u8>(bytes: &[u8; WEIGHTS]) -> u32 {
+    // SAFETY: reached only where there is AVX2; the array is as long as the register.
+    unsafe {
+        let bytes = _mm256_loadu_si256(bytes.as_ptr().cast());
+        let wanted = _mm256_set1_epi8((1u8 << BIT) as i8);
+        let has_it = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, wanted), wanted);
+        _mm256_movemask_epi8(has_it) as u32
+    }
+}
+
+#[inline(always)]
+fn scatter_bits<const BIT: u8>(bits: u32) -> [u8; WEIGHTS] {
+    // SAFETY: reached only where there is AVX2.
+    unsafe {
+        // Byte `j` gets byte `j / 8` of the bits, of which it looks at bit `j mod 8`.
+        let all = _mm256_set1_epi32(bits as i32);
+        let which = _mm256_setr_epi64x(
+            0,
+            0x0101_0101_0101_0101,
+            0x0202_0202_0202_0202,
+            0x0303_0303_0303_0303,
+        );
+        let own = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+        let bits = _mm256_and_si256(_mm256_shuffle_epi8(all, which), own);
+        let has_it = _mm256_cmpeq_epi8(bits, own);
+        bytes_of(_mm256_and_si256(has_it, _mm256_set1_epi8((1u8 << BIT) as i8)))
+    }
+}
+
+#[inline(always)]
+fn bytes_of(register: __m256i) -> [u8; WEIGHTS] {
+    // SAFETY: both are 32 bytes without a meaning of their own.
+    unsafe { std::mem::transmute(register) }
+}
+
+/// Four AVX registers. Used only in functions compiled for AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Wide256([__m256; 4]);
+
+impl Wide256 {
+    #[inline(always)]
+    fn magnitudes(self) -> [__m256i; 4] {
+        // SAFETY: see below.
+        each_of_4!(self.0, r => unsafe { _mm256_and_si256(_mm256_castps_si256(r), _mm256_set1_epi32(MAGNITUDE)) })
+    }
+
+    #[inline(always)]
+    fn largest_bits(self) -> i32 {
+        let [a, b, c, d] = self.magnitudes();
+        // SAFETY: see below.
+        unsafe { largest_of_8(_mm256_max_epi32(_mm256_max_epi32(a, b), _mm256_max_epi32(c, d))) }
+    }
+}
+
+/// Bit `j` from the sign of lane `j` of four registers.
+#[inline(always)]
+fn signs_of(registers: [__m256; 4]) -> u32 {
+    // SAFETY: reached only where there is AVX2.
+    let [a, b, c, d] = each_of_4!(registers, r => unsafe { _mm256_movemask_ps(r) } as u32);
+    a | b << 8 | c << 16 | d << 24
+}
+
+/// The low bytes of 32 whole numbers in order.
+#[inline(always)]
+fn low_bytes(registers: [__m256i; 4]) -> [u8; WEIGHTS] {
+    // SAFETY: reached only where there is AVX2.
+    unsafe {
+        let [a, b, c, d] = each_of_4!(registers, r => _mm256_and_si256(r, _mm256_set1_epi32(0xff)));
+        let packed = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+        // Packing works in halves: put the groups of four in order.
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        bytes_of(_mm256_permutevar8x32_epi32(packed, order))
+    }
+}
+
+// SAFETY of the `unsafe` blocks below: the type is named only by functions that require AVX2, FMA and
+// F16C, which callers enter after detecting them; arrays have the length of what is loaded from or
+// stored to them.
+impl Wide for Wide256 {
+    #[inline(always)]
+    fn load(weights: &[f32; WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_4!([0, 1, 2, 3], r => unsafe { _mm256_loadu_ps(weights.as_ptr().add(8 * r)) }))
+    }
+
+    #[inline(always)]
+    fn store(self, weights: &mut [f32; WEIGHTS]) {
+        for (r, register) in self.0.into_iter().enumerate() {
+            // SAFETY: see above.
+            unsafe { _mm256_storeu_ps(weights.as_mut_ptr().add(8 * r), register) }
+        }
+    }
+
+    #[inline(always)]
+    fn from_bytes(bytes: &[u8; WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_4!([0, 1, 2, 3], r => unsafe {
+            let eight = _mm_loadl_epi64(bytes.as_ptr().add(8 * r).cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight))
+        }))
+    }
+
+    #[inline(always)]
+    fn from_signed_bytes(bytes: &[u8; WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_4!([0, 1, 2, 3], r => unsafe {
+            let eight = _mm_loadl_epi64(bytes.as_ptr().add(8 * r).cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))
+        }))
+    }
+
+    #[inline(always)]
+    fn from_f16s(bytes: &[u8; 2 * WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_4!([0, 1, 2, 3], r => unsafe {
+            _mm256_cvtph_ps(_mm_loadu_si128(bytes.as_ptr().add(16 * r).cast()))
+        }))
+    }
+
+    #[inline(always)]
+    fn to_f16s(self, bytes: &mut [u8; 2 * WEIGHTS]) {
+        for (r, register) in self.0.into_iter().enumerate() {
+            // SAFETY: see above.
+            unsafe {
+                let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(register);
+                _mm_storeu_si128(bytes.as_mut_ptr().add(16 * r).cast(), halves);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn from_f16(bits: u16) -> f32 {
+        from_f16(bits)
+    }
+
+    #[inline(always)]
+    fn to_f16(value: f32) -> u16 {
+        to_f16(value)
+    }
+
+    #[inline(always)]
+    fn add(self, number: f32) -> Self {
+        // SAFETY: see above.
+        Self(each_of_4!(self.0, r => unsafe { _mm256_add_ps(r, _mm256_set1_ps(number)) }))
+    }
+
+    #[inline(always)]
+    fn sub(self, number: f32) -> Self {
+        // SAFETY: see above.
+        Self(each_of_4!(self.0, r => unsafe { _mm256_sub_ps(r, _mm256_set1_ps(number)) }))
+    }
+
+    #[inline(always)]
+    fn mul(self, number: f32) -> Self {
+        // SAFETY: see above.
+        Self(each_of_4!(self.0, r => unsafe { _mm256_mul_ps(r, _mm256_set1_ps(number)) }))
+    }
+
+    #[inline(always)]
+    fn largest_magnitude(self) -> f32 {
+        f32::from_bits(self.largest_bits() as u32)
+    }
+
+    #[inline(always)]
+    fn extreme(self) -> f32 {
+        let largest = self.largest_bits();
+        // SAFETY: see above.
+        let having_it = each_of_4!(self.magnitudes(), magnitude => unsafe {
+            _mm256_castsi256_ps(_mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(largest)))
+        });
+        first_extreme(largest, signs_of(having_it), signs_of(self.0))
+    }
+
+    #[inline(always)]
+    fn range(self) -> (f32, f32) {
+        let [a, b, c, d] = self.0;
+        // SAFETY: see above.
+        let range = unsafe {
+            range_of_8(
+                _mm256_min_ps(_mm256_min_ps(a, b), _mm256_min_ps(c, d)),
+                _mm256_max_ps(_mm256_max_ps(a, b), _mm256_max_ps(c, d)),
+            )
+        };
+        if range.0 != 0.0 && range.1 != 0.0 {
+            return range;
+        }
+        let mut weights = [0.0; WEIGHTS];
+        self.store(&mut weights);
+        with_first_zeros(&weights)
+    }
+
+    #[inline(always)]
+    fn truncated(self) -> [u8; WEIGHTS] {
+        // SAFETY: see above.
+        low_bytes(each_of_4!(self.0, r => unsafe { _mm256_cvttps_epi32(r) }))
+    }
+
+    #[inline(always)]
+    fn rounded_half_away(self) -> [u8; WEIGHTS] {
+        // SAFETY: see above.
+        low_bytes(each_of_4!(self.0, r => unsafe {
+            let sign = _mm256_and_ps(r, _mm256_castsi256_ps(_mm256_set1_epi32(SIGN)));
+            let half = _mm256_or_ps(sign, _mm256_set1_ps(JUST_BELOW_HALF));
+            _mm256_cvttps_epi32(_mm256_add_ps(r, half))
+        }))
+    }
+
+    #[inline(always)]
+    fn limits_passed<const N: usize>(self, limits: &[f32; N]) -> [u8; WEIGHTS] {
+        // SAFETY: see above.
+        low_bytes(each_of_4!(self.magnitudes(), magnitude => unsafe {
+            let mut passed = _mm256_setzero_si256();
+            for limit in limits {
+                let limit = _mm256_set1_ps(*limit);
+                let less = _mm256_cmp_ps::<_CMP_LT_OQ>(limit, _mm256_castsi256_ps(magnitude));
+                passed = _mm256_sub_epi32(passed, _mm256_castps_si256(less));
+            }
+            passed
+        }))
+    }
+
+    #[inline(always)]
+    fn negative(self) -> u32 {
+        // SAFETY: see above.
+        signs_of(
+            each_of_4!(self.0, r => unsafe { _mm256_cmp_ps::<_CMP_LT_OQ>(r, _mm256_setzero_ps()) }),
+        )
+    }
+
+    #[inline(always)]
+    fn look_up(table: &[i8; 16], quants: &[u8; WEIGHTS]) -> [u8; WEIGHTS] {
+        look_up(table, quants)
+    }
+
+    #[inline(always)]
+    fn gather_bits<const BIT: u8>(bytes: &[u8; WEIGHTS]) -> u32 {
+        gather_bits::<BIT>(bytes)
+    }
+
+    #[inline(always)]
+    fn scatter_bits<const BIT: u8>(bits: u32) -> [u8; WEIGHTS] {
+        scatter_bits::<BIT>(bits)
+    }
+}
+
+/// Two AVX-512 registers. Used only in functions compiled for AVX-512 F, BW, DQ and VL, AVX2, FMA and
+/// F16C.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Wide512([__m512; 2]);
+
+impl Wide512 {
+    #[inline(always)]
+    fn magnitudes(self) -> [__m512i; 2] {
+        // SAFETY: see below.
+        each_of_2!(self.0, r => unsafe { _mm512_and_si512(_mm512_castps_si512(r), _mm512_set1_epi32(MAGNITUDE)) })
+    }
+
+    #[inline(always)]
+    fn largest_bits(self) -> i32 {
+        let [a, b] = self.magnitudes();
+        // SAFETY: see below.
+        unsafe {
+            let largest = _mm512_max_epi32(a, b);
+            let low = _mm512_castsi512_si256(largest);
+            largest_of_8(_mm256_max_epi32(low, _mm512_extracti32x8_epi32::<1>(largest)))
+        }
+    }
+}
+
+/// Bit `j` from lane `j` of two masks.
+#[inline(always)]
+fn joined([low, high]: [__mmask16; 2]) -> u32 {
+    u32::from(low) | u32::from(high) << 16
+}
+
+/// The low bytes of 32 whole numbers in order.
+#[inline(always)]
+fn low_bytes_512(registers: [__m512i; 2]) -> [u8; WEIGHTS] {
+    // SAFETY: reached only where there is AVX-512.
+    unsafe {
+        let [low, high] = each_of_2!(registers, r => _mm512_cvtepi32_epi8(r));
+        bytes_of(_mm256_set_m128i(high, low))
+    }
+}
+
+// SAFETY of the `unsafe` blocks below: as for `Wide256`, with AVX-512.
+impl Wide for Wide512 {
+    #[inline(always)]
+    fn load(weights: &[f32; WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_2!([0, 1], r => unsafe { _mm512_loadu_ps(weights.as_ptr().add(16 * r)) }))
+    }
+
+    #[inline(always)]
+    fn store(self, weights: &mut [f32; WEIGHTS]) {
+        for (r, register) in self.0.into_iter().enumerate() {
+            // SAFETY: see above.
+            unsafe { _mm512_storeu_ps(weights.as_mut_ptr().add(16 * r), register) }
+        }
+    }
+
+    #[inline(always)]
+    fn from_bytes(bytes: &[u8; WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_2!([0, 1], r => unsafe {
+            let sixteen = _mm_loadu_si128(bytes.as_ptr().add(16 * r).cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(sixteen))
+        }))
+    }
+
+    #[inline(always)]
+    fn from_signed_bytes(bytes: &[u8; WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_2!([0, 1], r => unsafe {
+            let sixteen = _mm_loadu_si128(bytes.as_ptr().add(16 * r).cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sixteen))
+        }))
+    }
+
+    #[inline(always)]
+    fn from_f16s(bytes: &[u8; 2 * WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_2!([0, 1], r => unsafe {
+            _mm512_cvtph_ps(_mm256_loadu_si256(bytes.as_ptr().add(32 * r).cast()))
+        }))
+    }
+
+    #[inline(always)]
+    fn to_f16s(self, bytes: &mut [u8; 2 * WEIGHTS]) {
+        for (r, register) in self.0.into_iter().enumerate() {
+            // SAFETY: see above.
+            unsafe {
+                let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(register);
+                _mm256_storeu_si256(bytes.as_mut_ptr().add(32 * r).cast(), halves);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn from_f16(bits: u16) -> f32 {
+        from_f16(bits)
+    }
+
+    #[inline(always)]
+    fn to_f16(value: f32) -> u16 {
+        to_f16(value)
+    }
+
+    #[inline(always)]
+    fn add(self, number: f32) -> Self {
+        // SAFETY: see above.
+        Self(each_of_2!(self.0, r => unsafe { _mm512_add_ps(r, _mm512_set1_ps(number)) }))
+    }
+
+    #[inline(always)]
+    fn sub(self, number: f32) -> Self {
+        // SAFETY: see above.
+        Self(each_of_2!(self.0, r => unsafe { _mm512_sub_ps(r, _mm512_set1_ps(number)) }))
+    }
+
+    #[inline(always)]
+    fn mul(self, number: f32) -> Self {
+        // SAFETY: see above.
+        Self(each_of_2!(self.0, r => unsafe { _mm512_mul_ps(r, _mm512_set1_ps(number)) }))
+    }
+
+    #[inline(always)]
+    fn largest_magnitude(self) -> f32 {
+        f32::from_bits(self.largest_bits() as u32)
+    }
+
+    #[inline(always)]
+    fn extreme(self) -> f32 {
+        let largest = self.largest_bits();
+        // SAFETY: see above.
+        let having_it = each_of_2!(self.magnitudes(), magnitude => unsafe {
+            _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(largest))
+        });
+        // SAFETY: see above.
+        let signs =
+            each_of_2!(self.0, r => unsafe { _mm512_movepi32_mask(_mm512_castps_si512(r)) });
+        first_extreme(largest, joined(having_it), joined(signs))
+    }
+
+    #[inline(always)]
+    fn range(self) -> (f32, f32) {
+        let [a, b] = self.0;
+        // SAFETY: see above.
+        let range = unsafe {
+            let (smallest, largest) = (_mm512_min_ps(a, b), _mm512_max_ps(a, b));
+            let low = _mm512_castps512_ps256;
+            let high = _mm512_extractf32x8_ps::<1>;
+            range_of_8(
+                _mm256_min_ps(low(smallest), high(smallest)),
+                _mm256_max_ps(low(largest), high(largest)),
+            )
+        };
+        if range.0 != 0.0 && range.1 != 0.0 {
+            return range;
+        }
+        let mut weights = [0.0; WEIGHTS];
+        self.store(&mut weights);
+        with_first_zeros(&weights)
+    }
+
+    #[inline(always)]
+    fn truncated(self) -> [u8; WEIGHTS] {
+        // SAFETY: see above.
+        low_bytes_512(each_of_2!(self.0, r => unsafe { _mm512_cvttps_epi32(r) }))
+    }
+
+    #[inline(always)]
+    fn rounded_half_away(self) -> [u8; WEIGHTS] {
+        // SAFETY: see above.
+        low_bytes_512(each_of_2!(self.0, r => unsafe {
+            let sign = _mm512_and_ps(r, _mm512_castsi512_ps(_mm512_set1_epi32(SIGN)));
+            let half = _mm512_or_ps(sign, _mm512_set1_ps(JUST_BELOW_HALF));
+            _mm512_cvttps_epi32(_mm512_add_ps(r, half))
+        }))
+    }
+
+    #[inline(always)]
+    fn limits_passed<const N: usize>(self, limits: &[f32; N]) -> [u8; WEIGHTS] {
+        // SAFETY: see above.
+        low_bytes_512(each_of_2!(self.magnitudes(), magnitude => unsafe {
+            let one = _mm512_set1_epi32(1);
+            let mut passed = _mm512_setzero_si512();
+            for limit in limits {
+                let (limit, magnitude) = (_mm512_set1_ps(*limit), _mm512_castsi512_ps(magnitude));
+                let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(limit, magnitude);
+                passed = _mm512_mask_add_epi32(passed, less, passed, one);
+            }
+            passed
+        }))
+    }
+
+    #[inline(always)]
+    fn negative(self) -> u32 {
+        // SAFETY: see above.
+        joined(
+            each_of_2!(self.0, r => unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(r, _mm512_setzero_ps()) }),
+        )
+    }
+
+    #[inline(always)]
+    fn look_up(table: &[i8; 16], quants: &[u8; WEIGHTS]) -> [u8; WEIGHTS] {
+        look_up(table, quants)
+    }
+
+    #[inline(always)]
+    fn gather_bits<const BIT: u8>(bytes: &[u8; WEIGHTS]) -> u32 {
+        gather_bits::<BIT>(bytes)
+    }
+
+    #[inline(always)]
+    fn scatter_bits<const BIT: u8>(bits: u32) -> [u8; WEIGHTS] {
+        scatter_bits::<BIT>(bits)
+    }
+}
