@@ -56,20 +56,21 @@ pub struct Arguments {
     allow_partial_importance: bool,
 
     /// Quantize again what is quantized already, at a loss on top of the one it has
-    #[arg(long)]
+    #[arg(long, help_heading = "Input and output")]
     allow_requantize: bool,
 
     /// Write the model in parts, OUT-00001-of-00003.gguf and so on, with at most this many bytes of
     /// tensors in each, as in 500M or 2G; a larger tensor has a part of its own
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes,
+        help_heading = "Input and output")]
     split_max_size: Option<u64>,
 
     /// Show what would become of every tensor and how large the file would be, and write nothing
-    #[arg(long)]
+    #[arg(long, help_heading = "Input and output")]
     dry_run: bool,
 
     /// Also write the result as JSON into this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
     report: Option<PathBuf>,
 }
 

@@ -235,8 +235,10 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     fn new(source: &'a dyn TensorSource, request: &Request<'_>) -> Result<Self, QuantizeError> {
-        refuse_unsuitable(source, request.allow_requantize)?;
         let choices = choose(source, request)?;
+        if !request.allow_requantize {
+            refuse_requantizing(source, &choices)?;
+        }
         let file_type = request.selection.file_type(&choices);
         let metadata = output_metadata(source.metadata(), file_type, request.importance);
         Ok(Self { source, choices, metadata })
@@ -332,17 +334,18 @@ fn log_choices(selection: &Selection, choices: &[Choice]) {
     }
 }
 
-fn refuse_unsuitable(
-    source: &dyn TensorSource,
-    allow_requantize: bool,
-) -> Result<(), QuantizeError> {
-    match source.tensors().iter().find(|tensor| tensor.ggml_type.block_size() > 1) {
-        Some(tensor) if !allow_requantize => Err(QuantizeError::AlreadyQuantized {
+/// Refuses to code what is quantized already; it may stay as it is.
+fn refuse_requantizing(source: &dyn TensorSource, choices: &[Choice]) -> Result<(), QuantizeError> {
+    let is_requantized = |choice: &&Choice| {
+        choice.tensor.ggml_type.block_size() > 1 && choice.tensor.ggml_type != choice.format
+    };
+    match choices.iter().find(is_requantized) {
+        Some(Choice { tensor, .. }) => Err(QuantizeError::AlreadyQuantized {
             path: source.path().to_path_buf(),
             tensor: tensor.name.clone(),
             ggml_type: tensor.ggml_type,
         }),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -673,6 +673,7 @@ fn a_plan_names_every_tensor() {
         (&[("blk.9.ffn_up.weight", "Q4_0")], "llama", "names blk.9.ffn_up.weight"),
         (&[("blk.1.attn_q.weight", "")], "llama", "what becomes of blk.1.attn_q.weight"),
         (&[("blk.1.attn_q.weight", "Q9")], "llama", "Q9"),
+        (&[("blk.1.attn_q.weight", "IQ1_S")], "llama", "blk.1.attn_q.weight as IQ1_S"),
     ] {
         write(formats, architecture);
         let said = refused(&input, &[&option]);

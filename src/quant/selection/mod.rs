@@ -87,6 +87,14 @@ pub enum SelectionError {
         /// Who asked for it.
         asked_by: &'static str,
     },
+    /// The plan has a format that quantkit cannot write.
+    #[error("the plan wants {tensor} as {format}, which quantkit cannot write")]
+    Unwritable {
+        /// The tensor.
+        tensor: String,
+        /// The format.
+        format: GgmlType,
+    },
     /// The plan is for another architecture.
     #[error("the plan is for a model of the {planned} architecture, and this one's is {found:?}")]
     OtherArchitecture {

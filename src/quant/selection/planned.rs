@@ -1,7 +1,10 @@
 //! Formats from a plan, which is exact: it fits the model or it is refused.
 
+use std::collections::HashSet;
+
 use super::{Choice, Reason, SelectionError, in_writing_order};
 use crate::gguf::{Metadata, TensorInfo};
+use crate::quant::formats::can_quantize;
 use crate::quant::plan::{Plan, tensors_sha256};
 use crate::quant::recipe::may_change;
 
@@ -20,6 +23,12 @@ pub(super) fn choose<'a>(
         .into_iter()
         .map(|tensor| match plan.format_of(&tensor.name) {
             None => Ok(Choice { tensor, format: tensor.ggml_type, reason: Reason::Kept }),
+            Some(format) if format == tensor.ggml_type => {
+                Ok(Choice { tensor, format, reason: Reason::Plan })
+            }
+            Some(format) if !can_quantize(format) => {
+                Err(SelectionError::Unwritable { tensor: tensor.name.clone(), format })
+            }
             Some(format) if !tensor.columns().is_multiple_of(format.block_size()) => {
                 Err(SelectionError::Ragged {
                     tensor: tensor.name.clone(),
@@ -45,8 +54,9 @@ fn check_model(
             found: architecture.to_string(),
         });
     }
-    let exists = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
-    let unknown = plan.tensors().iter().map(|(name, _)| name.as_str()).filter(|name| !exists(name));
+    let known: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let planned = plan.tensors().iter().map(|(name, _)| name.as_str());
+    let unknown = planned.filter(|name| !known.contains(name));
     if let Some(names) = listed(unknown) {
         return Err(SelectionError::NotInModel { names });
     }
