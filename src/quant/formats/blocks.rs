@@ -213,7 +213,9 @@ impl<V: Lanes> Fit<V> {
             quants.store_bytes(bytes);
         }
         for (lane, found) in found.iter_mut().enumerate() {
-            found.quants = std::array::from_fn(|i| bytes[i][lane]);
+            for (quant, bytes) in found.quants.iter_mut().zip(&bytes) {
+                *quant = bytes[lane];
+            }
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The plain floating-point types: F32, F16 and BF16, little-endian. A block is one weight; they are
 //! coded 32 at a time.
 
-use super::codec::{Codec, Decode, Encode, decode_blocks, encode_blocks};
-use super::half_float::{bf16_to_f32, f32_to_bf16};
+use super::codec::{Codec, Decode, Encode, FromF32, decode_blocks, encode_blocks};
 use super::wide::{WEIGHTS, Wide};
 use crate::gguf::GgmlType;
 use crate::support::processor::InstructionSet;
@@ -11,38 +10,42 @@ pub(super) const F32_CODEC: Codec = codec::<F32, { 4 * WEIGHTS }>();
 pub(super) const F16_CODEC: Codec = codec::<F16, { 2 * WEIGHTS }>();
 pub(super) const BF16_CODEC: Codec = codec::<Bf16, { 2 * WEIGHTS }>();
 
-const fn codec<F: Encode<WEIGHTS, BYTES>, const BYTES: usize>() -> Codec {
+const fn codec<F: Encode<BYTES>, const BYTES: usize>() -> Codec {
     assert!(BYTES == WEIGHTS * F::TYPE.block_bytes(), "the weights take another number of bytes");
     Codec {
         ggml_type: F::TYPE,
         quantize: Some(encode::<F, BYTES>),
+        refuses_not_finite: true,
+        from_f16: None,
+        from_bf16: None,
         weighted: None,
         dequantize: decode::<F, BYTES>,
     }
 }
 
-fn encode<F: Encode<WEIGHTS, BYTES>, const BYTES: usize>(
+fn encode<F: Encode<BYTES>, const BYTES: usize>(
     set: InstructionSet,
     weights: &[f32],
     output: &mut [u8],
 ) -> Result<(), usize> {
-    let (whole, rest) = weights.split_at(weights.len() / WEIGHTS * WEIGHTS);
-    let (whole_output, rest_output) = output.split_at_mut(whole.len() / WEIGHTS * BYTES);
-    let coded = encode_blocks::<F, WEIGHTS, BYTES>(set, whole, whole_output);
-    let coded = coded.map_err(|block| (block * WEIGHTS, &whole[block * WEIGHTS..][..WEIGHTS]));
-    let coded = coded.and_then(|()| {
-        let (mut padded, mut bytes) = ([0.0; WEIGHTS], [0; BYTES]);
-        padded[..rest.len()].copy_from_slice(rest);
-        let coded = encode_blocks::<F, WEIGHTS, BYTES>(set, &padded, &mut bytes);
-        rest_output.copy_from_slice(&bytes[..rest_output.len()]);
-        coded.map_err(|_| (whole.len(), rest))
-    });
-    coded.map_err(|(first, weights)| {
-        let does_not_fit = |&weight: &f32| {
-            encode_blocks::<F, WEIGHTS, BYTES>(set, &[weight; WEIGHTS], &mut [0; BYTES]).is_err()
+    let (inputs, rest) = weights.as_chunks::<WEIGHTS>();
+    let (outputs, rest_output) = output.as_chunks_mut::<BYTES>();
+    let refused = |chunk: usize| {
+        // A chunk is coded as a whole. Which of its weights was it?
+        let is_refused = |&weight: &f32| {
+            encode_blocks::<F, FromF32, BYTES>(set, &[[weight; WEIGHTS]], &mut [[0; BYTES]])
+                .is_err()
         };
-        first + weights.iter().position(does_not_fit).unwrap_or(0)
-    })
+        let first = chunk * WEIGHTS;
+        first + weights[first..].iter().position(is_refused).unwrap_or(0)
+    };
+    encode_blocks::<F, FromF32, BYTES>(set, inputs, outputs).map_err(refused)?;
+    let (mut padded, mut bytes) = ([0.0; WEIGHTS], [0; BYTES]);
+    padded[..rest.len()].copy_from_slice(rest);
+    encode_blocks::<F, FromF32, BYTES>(set, &[padded], std::slice::from_mut(&mut bytes))
+        .map_err(|_| refused(inputs.len()))?;
+    rest_output.copy_from_slice(&bytes[..rest_output.len()]);
+    Ok(())
 }
 
 fn decode<F: Decode<WEIGHTS, BYTES>, const BYTES: usize>(
@@ -72,11 +75,15 @@ impl Decode<WEIGHTS, { 4 * WEIGHTS }> for F32 {
     }
 }
 
-impl Encode<WEIGHTS, { 4 * WEIGHTS }> for F32 {
+impl Encode<{ 4 * WEIGHTS }> for F32 {
+    const SHOWS_NOT_FINITE: bool = false;
+
     #[inline(always)]
-    fn encode<W: Wide>(weights: &[f32; WEIGHTS], bytes: &mut [u8; 4 * WEIGHTS]) {
-        for (bytes, weight) in bytes.as_chunks_mut().0.iter_mut().zip(weights) {
-            *bytes = weight.to_le_bytes();
+    fn encode<W: Wide>(weights: W, bytes: &mut [u8; 4 * WEIGHTS]) {
+        let mut values = [0.0; WEIGHTS];
+        weights.store(&mut values);
+        for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+            *bytes = value.to_le_bytes();
         }
     }
 
@@ -97,10 +104,12 @@ impl Decode<WEIGHTS, { 2 * WEIGHTS }> for F16 {
     }
 }
 
-impl Encode<WEIGHTS, { 2 * WEIGHTS }> for F16 {
+impl Encode<{ 2 * WEIGHTS }> for F16 {
+    const SHOWS_NOT_FINITE: bool = true;
+
     #[inline(always)]
-    fn encode<W: Wide>(weights: &[f32; WEIGHTS], bytes: &mut [u8; 2 * WEIGHTS]) {
-        W::load(weights).to_f16s(bytes);
+    fn encode<W: Wide>(weights: W, bytes: &mut [u8; 2 * WEIGHTS]) {
+        weights.to_f16s(bytes);
     }
 
     #[inline(always)]
@@ -116,18 +125,16 @@ impl Decode<WEIGHTS, { 2 * WEIGHTS }> for Bf16 {
 
     #[inline(always)]
     fn decode<W: Wide>(bytes: &[u8; 2 * WEIGHTS], weights: &mut [f32; WEIGHTS]) {
-        for (weight, bytes) in weights.iter_mut().zip(bytes.as_chunks().0) {
-            *weight = bf16_to_f32(u16::from_le_bytes(*bytes));
-        }
+        W::from_bf16s(bytes).store(weights);
     }
 }
 
-impl Encode<WEIGHTS, { 2 * WEIGHTS }> for Bf16 {
+impl Encode<{ 2 * WEIGHTS }> for Bf16 {
+    const SHOWS_NOT_FINITE: bool = true;
+
     #[inline(always)]
-    fn encode<W: Wide>(weights: &[f32; WEIGHTS], bytes: &mut [u8; 2 * WEIGHTS]) {
-        for (bytes, &weight) in bytes.as_chunks_mut().0.iter_mut().zip(weights) {
-            *bytes = f32_to_bf16(weight).to_le_bytes();
-        }
+    fn encode<W: Wide>(weights: W, bytes: &mut [u8; 2 * WEIGHTS]) {
+        weights.to_bf16s(bytes);
     }
 
     #[inline(always)]

@@ -94,7 +94,11 @@ fn sums<V: Lanes>(weights: &Block<V>, importance: &Block<V>, inverse: V) -> (V, 
 /// Rounds 32 weights to the values nearest to them.
 #[inline(always)]
 pub(super) fn encode_pairs(inverse: f32, weights: &[f32; WEIGHTS], pairs: &mut [u8; HALF]) {
-    pack_nibbles(&weights.map(|weight| GRID.nearest(inverse * weight)), pairs);
+    let mut quants = [0; WEIGHTS];
+    for (quant, weight) in quants.iter_mut().zip(weights) {
+        *quant = GRID.nearest(inverse * weight);
+    }
+    pack_nibbles(&quants, pairs);
 }
 
 /// Looks 32 weights up and scales them.

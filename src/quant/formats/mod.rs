@@ -121,14 +121,20 @@ pub fn quantize_row_with(
     weights: &[f32],
     output: &mut [u8],
 ) -> Result<(), CodecError> {
-    let quantize = find(ggml_type)
-        .and_then(|codec| codec.quantize)
-        .ok_or(CodecError::Unsupported(ggml_type, "written"))?;
+    let Some(&Codec { quantize: Some(quantize), refuses_not_finite, .. }) = find(ggml_type) else {
+        return Err(CodecError::Unsupported(ggml_type, "written"));
+    };
     let bytes = row_bytes(ggml_type, weights.len())?;
     assert_eq!(output.len(), bytes, "the output has room for the row and no more");
     assert!(set.available(), "the machine has {}", set.name());
-    check_finite(set, weights)?;
-    quantize(set, weights, output).map_err(|block| too_large(ggml_type, block))
+    if !refuses_not_finite {
+        check_finite(set, weights)?;
+    }
+    quantize(set, weights, output).map_err(|block| {
+        let first = block * ggml_type.block_size();
+        let refused = &weights[first..first + ggml_type.block_size()];
+        not_finite(first, refused).unwrap_or(CodecError::TooLarge { ggml_type, index: first })
+    })
 }
 
 /// Quantizes whole rows like [`quantize_row`], weighing each column's error by its importance (the
@@ -181,6 +187,79 @@ fn too_large(ggml_type: GgmlType, block: usize) -> CodecError {
 /// Whether [`quantize_weighted`] makes other blocks than [`quantize_row`].
 pub fn heeds_importance(ggml_type: GgmlType) -> bool {
     find(ggml_type).is_some_and(|codec| codec.weighted.is_some())
+}
+
+/// Weights that go through f32 at a time where a format has no shorter way; a multiple of every
+/// format's block, and small enough for a core's nearest cache.
+const PIECE: usize = 1 << 12;
+
+/// Quantizes what `source` says in `bytes`: [`dequantize_row`] and then [`quantize_row`], in pieces
+/// that stay in the processor's nearest cache, or in its registers where that can be.
+///
+/// # Errors
+/// As those two.
+///
+/// # Panics
+/// If `bytes` is no whole number of blocks, or `output` has another length than they take.
+pub fn requantize(
+    source: GgmlType,
+    bytes: &[u8],
+    ggml_type: GgmlType,
+    output: &mut [u8],
+) -> Result<(), CodecError> {
+    requantize_with(InstructionSet::current(), source, bytes, ggml_type, output)
+}
+
+/// [`requantize`] with the instructions of one set: the bytes are the same with all of them.
+///
+/// # Errors
+/// As [`requantize`].
+///
+/// # Panics
+/// As [`requantize`], and if the machine lacks the set.
+pub fn requantize_with(
+    set: InstructionSet,
+    source: GgmlType,
+    bytes: &[u8],
+    ggml_type: GgmlType,
+    output: &mut [u8],
+) -> Result<(), CodecError> {
+    assert!(bytes.len().is_multiple_of(source.block_bytes()), "the input is whole blocks");
+    let weights = bytes.len() / source.block_bytes() * source.block_size();
+    assert_eq!(output.len(), row_bytes(ggml_type, weights)?, "the output has room and no more");
+    assert!(set.available(), "the machine has {}", set.name());
+    let direct = find(ggml_type).and_then(|codec| match source {
+        GgmlType::F16 => codec.from_f16,
+        GgmlType::BF16 => codec.from_bf16,
+        _ => None,
+    });
+    if direct.is_some_and(|quantize| quantize(set, bytes, output).is_ok()) {
+        return Ok(());
+    }
+    // What the direct way refuses is refused again here, with its place and value.
+    let mut piece = [0.0; PIECE];
+    let piece_bytes = PIECE / source.block_size() * source.block_bytes();
+    let piece_output = PIECE / ggml_type.block_size() * ggml_type.block_bytes();
+    for (number, (bytes, output)) in
+        bytes.chunks(piece_bytes).zip(output.chunks_mut(piece_output)).enumerate()
+    {
+        let piece = &mut piece[..bytes.len() / source.block_bytes() * source.block_size()];
+        dequantize_row_with(set, source, bytes, piece)?;
+        quantize_row_with(set, ggml_type, piece, output)
+            .map_err(|error| error.moved(number * PIECE))?;
+    }
+    Ok(())
+}
+
+impl CodecError {
+    /// The same about a weight `by` weights further on.
+    fn moved(self, by: usize) -> Self {
+        match self {
+            Self::NotFinite { index, value } => Self::NotFinite { index: index + by, value },
+            Self::TooLarge { ggml_type, index } => Self::TooLarge { ggml_type, index: index + by },
+            other => other,
+        }
+    }
 }
 
 /// Dequantizes one row (or any whole number of blocks), bit for bit as ggml's reference does.
@@ -252,10 +331,14 @@ fn check_finite(set: InstructionSet, weights: &[f32]) -> Result<(), CodecError> 
     if codec::all_finite(set, weights) {
         return Ok(());
     }
-    match weights.iter().position(|weight| !weight.is_finite()) {
-        Some(index) => Err(CodecError::NotFinite { index, value: weights[index].to_string() }),
-        None => Ok(()),
-    }
+    not_finite(0, weights).map_or(Ok(()), Err)
+}
+
+/// The first weight that is not finite as an error, if there is one; the first of all is number
+/// `first`.
+fn not_finite(first: usize, weights: &[f32]) -> Option<CodecError> {
+    let at = weights.iter().position(|weight| !weight.is_finite())?;
+    Some(CodecError::NotFinite { index: first + at, value: weights[at].to_string() })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ const BYTES: usize = QUANTS + HALF;
 pub(crate) const DOUBLED_VALUES: [i8; 16] =
     [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-pub(super) const CODEC: Codec = Codec::both::<Mxfp4, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec::both::<Mxfp4, BYTES>();
 
 struct Mxfp4;
 
@@ -30,17 +30,22 @@ impl Decode<WEIGHTS, BYTES> for Mxfp4 {
     }
 }
 
-impl Encode<WEIGHTS, BYTES> for Mxfp4 {
+impl Encode<BYTES> for Mxfp4 {
+    const SHOWS_NOT_FINITE: bool = false;
+
     #[inline(always)]
-    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
+    fn encode<W: Wide>(weights: W, block: &mut [u8; BYTES]) {
         /// Where the nearest value changes, in doubled values; halfway goes to the smaller.
         const MIDDLES: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
         /// The bit of the sign.
         const NEGATIVE: u8 = 3;
-        let weights = W::load(weights);
         let exponent = exponent(weights.largest_magnitude());
         let scale = half_power_of_two(exponent);
-        let mut quants = weights.limits_passed(&MIDDLES.map(|middle| middle * scale));
+        let mut middles = MIDDLES;
+        for middle in &mut middles {
+            *middle *= scale;
+        }
+        let mut quants = weights.limits_passed(&middles);
         let signs = W::scatter_bits::<NEGATIVE>(weights.negative());
         for (quant, sign) in quants.iter_mut().zip(signs) {
             // There is one zero only.

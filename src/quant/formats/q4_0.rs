@@ -9,7 +9,7 @@ use super::codec::{
 };
 use super::lanes::Lanes;
 use super::symmetric;
-use super::wide::{HALF, WEIGHTS, Wide, at_most, pack_nibbles, unpack_nibbles};
+use super::wide::{HALF, WEIGHTS, Wide, pack_nibbles, unpack_nibbles};
 use crate::gguf::GgmlType;
 
 const SCALE: usize = 0;
@@ -18,7 +18,7 @@ const BYTES: usize = QUANTS + HALF;
 
 pub(super) const CODEC: Codec = Codec {
     weighted: Some(blocks::quantize_weighted::<Q4_0, WEIGHTS, BYTES>),
-    ..Codec::both::<Q4_0, WEIGHTS, BYTES>()
+    ..Codec::both::<Q4_0, BYTES>()
 };
 
 #[allow(non_camel_case_types)]
@@ -34,14 +34,15 @@ impl Decode<WEIGHTS, BYTES> for Q4_0 {
     }
 }
 
-impl Encode<WEIGHTS, BYTES> for Q4_0 {
+impl Encode<BYTES> for Q4_0 {
+    const SHOWS_NOT_FINITE: bool = true;
+
     #[inline(always)]
-    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let weights = W::load(weights);
+    fn encode<W: Wide>(weights: W, block: &mut [u8; BYTES]) {
         let scale = weights.extreme() / -8.0;
         W::write_f16(block, SCALE, scale);
         let places = weights.mul(inverse_or_zero(scale)).add(8.5);
-        pack_nibbles(&at_most::<15>(places.truncated()), field_mut(block, QUANTS));
+        *field_mut(block, QUANTS) = places.truncated_nibbles();
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use super::codec::{
     Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, write_f16,
 };
 use super::lanes::Lanes;
-use super::wide::{HALF, WEIGHTS, Wide, at_most, pack_nibbles, unpack_nibbles};
+use super::wide::{HALF, WEIGHTS, Wide, pack_nibbles, unpack_nibbles};
 use crate::gguf::GgmlType;
 
 const SCALE: usize = 0;
@@ -19,7 +19,7 @@ const BYTES: usize = QUANTS + HALF;
 
 pub(super) const CODEC: Codec = Codec {
     weighted: Some(blocks::quantize_weighted::<Q4_1, WEIGHTS, BYTES>),
-    ..Codec::both::<Q4_1, WEIGHTS, BYTES>()
+    ..Codec::both::<Q4_1, BYTES>()
 };
 
 #[allow(non_camel_case_types)]
@@ -36,16 +36,17 @@ impl Decode<WEIGHTS, BYTES> for Q4_1 {
     }
 }
 
-impl Encode<WEIGHTS, BYTES> for Q4_1 {
+impl Encode<BYTES> for Q4_1 {
+    const SHOWS_NOT_FINITE: bool = false;
+
     #[inline(always)]
-    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let weights = W::load(weights);
+    fn encode<W: Wide>(weights: W, block: &mut [u8; BYTES]) {
         let (minimum, maximum) = weights.range();
         let scale = (maximum - minimum) / 15.0;
         W::write_f16(block, SCALE, scale);
         W::write_f16(block, MINIMUM, minimum);
         let places = weights.sub(minimum).mul(inverse_or_zero(scale)).add(0.5);
-        pack_nibbles(&at_most::<15>(places.truncated()), field_mut(block, QUANTS));
+        *field_mut(block, QUANTS) = places.truncated_nibbles();
     }
 
     #[inline(always)]

@@ -18,7 +18,7 @@ const BYTES: usize = QUANTS + HALF;
 
 pub(super) const CODEC: Codec = Codec {
     weighted: Some(blocks::quantize_weighted::<Q5_0, WEIGHTS, BYTES>),
-    ..Codec::both::<Q5_0, WEIGHTS, BYTES>()
+    ..Codec::both::<Q5_0, BYTES>()
 };
 
 #[allow(non_camel_case_types)]
@@ -34,10 +34,11 @@ impl Decode<WEIGHTS, BYTES> for Q5_0 {
     }
 }
 
-impl Encode<WEIGHTS, BYTES> for Q5_0 {
+impl Encode<BYTES> for Q5_0 {
+    const SHOWS_NOT_FINITE: bool = true;
+
     #[inline(always)]
-    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let weights = W::load(weights);
+    fn encode<W: Wide>(weights: W, block: &mut [u8; BYTES]) {
         let scale = weights.extreme() / -16.0;
         W::write_f16(block, SCALE, scale);
         let places = weights.mul(inverse_or_zero(scale)).add(16.5);

@@ -19,7 +19,7 @@ const BYTES: usize = QUANTS + HALF;
 
 pub(super) const CODEC: Codec = Codec {
     weighted: Some(blocks::quantize_weighted::<Q5_1, WEIGHTS, BYTES>),
-    ..Codec::both::<Q5_1, WEIGHTS, BYTES>()
+    ..Codec::both::<Q5_1, BYTES>()
 };
 
 #[allow(non_camel_case_types)]
@@ -36,10 +36,11 @@ impl Decode<WEIGHTS, BYTES> for Q5_1 {
     }
 }
 
-impl Encode<WEIGHTS, BYTES> for Q5_1 {
+impl Encode<BYTES> for Q5_1 {
+    const SHOWS_NOT_FINITE: bool = false;
+
     #[inline(always)]
-    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let weights = W::load(weights);
+    fn encode<W: Wide>(weights: W, block: &mut [u8; BYTES]) {
         let (minimum, maximum) = weights.range();
         let scale = (maximum - minimum) / 31.0;
         W::write_f16(block, SCALE, scale);

@@ -10,7 +10,7 @@ const SCALE: usize = 0;
 const QUANTS: usize = 2;
 const BYTES: usize = QUANTS + WEIGHTS;
 
-pub(super) const CODEC: Codec = Codec::both::<Q8_0, WEIGHTS, BYTES>();
+pub(super) const CODEC: Codec = Codec::both::<Q8_0, BYTES>();
 
 #[allow(non_camel_case_types)]
 struct Q8_0;
@@ -25,10 +25,11 @@ impl Decode<WEIGHTS, BYTES> for Q8_0 {
     }
 }
 
-impl Encode<WEIGHTS, BYTES> for Q8_0 {
+impl Encode<BYTES> for Q8_0 {
+    const SHOWS_NOT_FINITE: bool = true;
+
     #[inline(always)]
-    fn encode<W: Wide>(weights: &[f32; WEIGHTS], block: &mut [u8; BYTES]) {
-        let weights = W::load(weights);
+    fn encode<W: Wide>(weights: W, block: &mut [u8; BYTES]) {
         let scale = weights.largest_magnitude() / 127.0;
         W::write_f16(block, SCALE, scale);
         let places = weights.mul(inverse_or_zero(scale));

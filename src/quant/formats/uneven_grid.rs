@@ -63,8 +63,11 @@ impl Grid {
     #[inline(always)]
     pub(super) fn nearest(&self, number: f32) -> u8 {
         // All the comparisons, because a loop over blocks vectorizes with them.
-        let less = self.middles.iter().fold(0, |less, &middle| less + u8::from(number < middle));
-        15 - less
+        let mut nearest = 15;
+        for &middle in &self.middles {
+            nearest -= u8::from(number < middle);
+        }
+        nearest
     }
 }
 

@@ -10,14 +10,16 @@ mod x86_64;
 pub(super) use x86_64::{Wide256, Wide512};
 
 use super::codec;
-use super::half_float::{f16_to_f32, f32_to_f16};
+use super::half_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 
 pub(super) const WEIGHTS: usize = 32;
 pub(super) const HALF: usize = WEIGHTS / 2;
 
-/// Thirty-two finite f32. Arithmetic is weight by weight and rounded as a scalar's.
+/// Thirty-two f32, finite for all but the conversions. Arithmetic is weight by weight and rounded as a scalar's.
 pub(super) trait Wide: Copy {
     fn load(weights: &[f32; WEIGHTS]) -> Self;
+    /// Whether none is NaN or infinite.
+    fn is_finite(self) -> bool;
     fn store(self, weights: &mut [f32; WEIGHTS]);
     /// The whole numbers as floats.
     fn from_bytes(bytes: &[u8; WEIGHTS]) -> Self;
@@ -27,6 +29,10 @@ pub(super) trait Wide: Copy {
     fn from_f16s(bytes: &[u8; 2 * WEIGHTS]) -> Self;
     /// The nearest f16s, ties to even; infinity from 65,520 on.
     fn to_f16s(self, bytes: &mut [u8; 2 * WEIGHTS]);
+    /// The values of bf16s.
+    fn from_bf16s(bytes: &[u8; 2 * WEIGHTS]) -> Self;
+    /// The nearest bf16s of finite numbers, ties to even.
+    fn to_bf16s(self, bytes: &mut [u8; 2 * WEIGHTS]);
     /// The value of one f16.
     fn from_f16(bits: u16) -> f32;
     /// The nearest f16, as [`Wide::to_f16s`].
@@ -52,6 +58,9 @@ pub(super) trait Wide: Copy {
     fn range(self) -> (f32, f32);
     /// The low bytes of [`codec::truncate`].
     fn truncated(self) -> [u8; WEIGHTS];
+    /// [`Wide::truncated`] cut to 15, two a byte as [`pack_nibbles`] has them, of numbers from 0 to 127
+    /// or such as do not fit an i32.
+    fn truncated_nibbles(self) -> [u8; HALF];
     /// The low bytes of [`codec::round_half_away`].
     fn rounded_half_away(self) -> [u8; WEIGHTS];
     /// How many of the ascending limits are less than each weight's magnitude.
@@ -70,6 +79,11 @@ impl Wide for [f32; WEIGHTS] {
     #[inline(always)]
     fn load(weights: &[f32; WEIGHTS]) -> Self {
         *weights
+    }
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        codec::largest_magnitude(&self).is_finite()
     }
 
     #[inline(always)]
@@ -100,6 +114,22 @@ impl Wide for [f32; WEIGHTS] {
     fn to_f16s(self, bytes: &mut [u8; 2 * WEIGHTS]) {
         for (bytes, weight) in bytes.as_chunks_mut().0.iter_mut().zip(self) {
             *bytes = f32_to_f16(weight).to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
+    fn from_bf16s(bytes: &[u8; 2 * WEIGHTS]) -> Self {
+        let mut weights = [0.0; WEIGHTS];
+        for (weight, bytes) in weights.iter_mut().zip(bytes.as_chunks().0) {
+            *weight = bf16_to_f32(u16::from_le_bytes(*bytes));
+        }
+        weights
+    }
+
+    #[inline(always)]
+    fn to_bf16s(self, bytes: &mut [u8; 2 * WEIGHTS]) {
+        for (bytes, weight) in bytes.as_chunks_mut().0.iter_mut().zip(self) {
+            *bytes = f32_to_bf16(weight).to_le_bytes();
         }
     }
 
@@ -149,6 +179,13 @@ impl Wide for [f32; WEIGHTS] {
     }
 
     #[inline(always)]
+    fn truncated_nibbles(self) -> [u8; HALF] {
+        let mut nibbles = [0; HALF];
+        pack_nibbles(&at_most::<15>(self.truncated()), &mut nibbles);
+        nibbles
+    }
+
+    #[inline(always)]
     fn rounded_half_away(self) -> [u8; WEIGHTS] {
         self.map(|weight| codec::round_half_away(weight) as u8)
     }
@@ -190,8 +227,13 @@ fn with_first_zeros(weights: &[f32; WEIGHTS]) -> (f32, f32) {
 
 /// Numbers above `MOST`, which may have been negative, cut to it.
 #[inline(always)]
-pub(super) fn at_most<const MOST: i8>(quants: [u8; WEIGHTS]) -> [u8; WEIGHTS] {
-    quants.map(|quant| (quant as i8).min(MOST) as u8)
+pub(super) fn at_most<const MOST: i8>(mut quants: [u8; WEIGHTS]) -> [u8; WEIGHTS] {
+    // A loop: what is called with a closure may stay a function of its own, which has not the
+    // instruction set of its caller.
+    for quant in &mut quants {
+        *quant = (*quant as i8).min(MOST) as u8;
+    }
+    quants
 }
 
 /// Two numbers of four bits a byte: number `j` beside number `j + 16`.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{WEIGHTS, Wide, with_first_zeros};
+use super::{HALF, WEIGHTS, Wide, at_most, pack_nibbles, with_first_zeros};
 
 /// An expression for each of four registers (or numbers of registers). A closure would not do: where
 /// the compiler leaves it a function of its own, it is one without the instruction set.
@@ -52,19 +52,19 @@ const SIGN: i32 = i32::MIN;
 /// See [`super::codec::round_half_away`].
 const JUST_BELOW_HALF: f32 = 0.499_999_97;
 
-/// The largest of eight magnitudes, as bits.
+/// The largest of eight whole numbers without sign.
 ///
 /// # Safety
 /// The machine must have AVX2.
 #[inline(always)]
-unsafe fn largest_of_8(magnitudes: __m256i) -> i32 {
+unsafe fn largest_of_8(magnitudes: __m256i) -> u32 {
     // SAFETY: the caller has AVX2.
     unsafe {
         let low = _mm256_castsi256_si128(magnitudes);
-        let largest = _mm_max_epi32(low, _mm256_extracti128_si256::<1>(magnitudes));
-        let largest = _mm_max_epi32(largest, _mm_shuffle_epi32::<0b0100_1110>(largest));
-        let largest = _mm_max_epi32(largest, _mm_shuffle_epi32::<0b1011_0001>(largest));
-        _mm_cvtsi128_si32(largest)
+        let largest = _mm_max_epu32(low, _mm256_extracti128_si256::<1>(magnitudes));
+        let largest = _mm_max_epu32(largest, _mm_shuffle_epi32::<0b0100_1110>(largest));
+        let largest = _mm_max_epu32(largest, _mm_shuffle_epi32::<0b1011_0001>(largest));
+        _mm_cvtsi128_si32(largest) as u32
     }
 }
 
@@ -86,15 +86,6 @@ unsafe fn range_of_8(smallest: __m256, largest: __m256) -> (f32, f32) {
         let largest = _mm_max_ss(largest, _mm_movehdup_ps(largest));
         (_mm_cvtss_f32(smallest), _mm_cvtss_f32(largest))
     }
-}
-
-/// The weight of largest magnitude from its bits, a mask of the weights that have it, and a mask of
-/// the weights that have a sign.
-#[inline(always)]
-fn first_extreme(largest: i32, having_it: u32, signs: u32) -> f32 {
-    // A block of zeros has no sign.
-    let sign = (signs >> having_it.trailing_zeros()) & u32::from(largest != 0);
-    f32::from_bits(largest as u32 | sign << 31)
 }
 
 #[inline(always)]
@@ -169,10 +160,18 @@ impl Wide256 {
     }
 
     #[inline(always)]
-    fn largest_bits(self) -> i32 {
+    fn largest_bits(self) -> u32 {
         let [a, b, c, d] = self.magnitudes();
         // SAFETY: see below.
-        unsafe { largest_of_8(_mm256_max_epi32(_mm256_max_epi32(a, b), _mm256_max_epi32(c, d))) }
+        unsafe { largest_of_8(_mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d))) }
+    }
+
+    /// [`super::codec::extreme`] where weights of both signs have the largest magnitude.
+    #[cold]
+    fn first_extreme(self) -> f32 {
+        let mut weights = [0.0; WEIGHTS];
+        self.store(&mut weights);
+        super::codec::extreme(&weights)
     }
 }
 
@@ -205,6 +204,11 @@ impl Wide for Wide256 {
     fn load(weights: &[f32; WEIGHTS]) -> Self {
         // SAFETY: see above.
         Self(each_of_4!([0, 1, 2, 3], r => unsafe { _mm256_loadu_ps(weights.as_ptr().add(8 * r)) }))
+    }
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.largest_magnitude().is_finite()
     }
 
     #[inline(always)]
@@ -253,6 +257,34 @@ impl Wide for Wide256 {
     }
 
     #[inline(always)]
+    fn from_bf16s(bytes: &[u8; 2 * WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_4!([0, 1, 2, 3], r => unsafe {
+            let eight = _mm_loadu_si128(bytes.as_ptr().add(16 * r).cast());
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(eight)))
+        }))
+    }
+
+    #[inline(always)]
+    fn to_bf16s(self, bytes: &mut [u8; 2 * WEIGHTS]) {
+        // SAFETY: see above.
+        let [a, b, c, d] = each_of_4!(self.0, r => unsafe {
+            let bits = _mm256_castps_si256(r);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd);
+            _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, rounded))
+        });
+        // Packing works in halves: put the quarters in order.
+        // SAFETY: see above.
+        unsafe {
+            let first = _mm256_permute4x64_epi64::<0b1101_1000>(_mm256_packus_epi32(a, b));
+            let second = _mm256_permute4x64_epi64::<0b1101_1000>(_mm256_packus_epi32(c, d));
+            _mm256_storeu_si256(bytes.as_mut_ptr().cast(), first);
+            _mm256_storeu_si256(bytes.as_mut_ptr().add(32).cast(), second);
+        }
+    }
+
+    #[inline(always)]
     fn from_f16(bits: u16) -> f32 {
         from_f16(bits)
     }
@@ -282,17 +314,31 @@ impl Wide for Wide256 {
 
     #[inline(always)]
     fn largest_magnitude(self) -> f32 {
-        f32::from_bits(self.largest_bits() as u32)
+        f32::from_bits(self.largest_bits())
     }
 
     #[inline(always)]
     fn extreme(self) -> f32 {
-        let largest = self.largest_bits();
         // SAFETY: see above.
-        let having_it = each_of_4!(self.magnitudes(), magnitude => unsafe {
-            _mm256_castsi256_ps(_mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(largest)))
-        });
-        first_extreme(largest, signs_of(having_it), signs_of(self.0))
+        unsafe {
+            // A magnitude with its sign below it: of those that tie a negative one is largest.
+            let [a, b, c, d] = each_of_4!(self.0, r => {
+                let bits = _mm256_castps_si256(r);
+                _mm256_or_si256(_mm256_slli_epi32::<1>(bits), _mm256_srli_epi32::<31>(bits))
+            });
+            let (ab, cd) = (_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
+            let extreme = largest_of_8(_mm256_max_epu32(ab, cd)).rotate_right(1);
+            let other = _mm256_set1_epi32((extreme ^ SIGN as u32) as i32);
+            let [a, b, c, d] = each_of_4!(self.0, r => {
+                _mm256_cmpeq_epi32(_mm256_castps_si256(r), other)
+            });
+            let ties = _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
+            if _mm256_testz_si256(ties, ties) == 0 {
+                return self.first_extreme();
+            }
+            // A zero of a block of zeros has no sign.
+            f32::from_bits(extreme) + 0.0
+        }
     }
 
     #[inline(always)]
@@ -317,6 +363,13 @@ impl Wide for Wide256 {
     fn truncated(self) -> [u8; WEIGHTS] {
         // SAFETY: see above.
         low_bytes(each_of_4!(self.0, r => unsafe { _mm256_cvttps_epi32(r) }))
+    }
+
+    #[inline(always)]
+    fn truncated_nibbles(self) -> [u8; HALF] {
+        let mut nibbles = [0; HALF];
+        pack_nibbles(&at_most::<15>(self.truncated()), &mut nibbles);
+        nibbles
     }
 
     #[inline(always)]
@@ -380,14 +433,22 @@ impl Wide512 {
     }
 
     #[inline(always)]
-    fn largest_bits(self) -> i32 {
+    fn largest_bits(self) -> u32 {
         let [a, b] = self.magnitudes();
         // SAFETY: see below.
         unsafe {
-            let largest = _mm512_max_epi32(a, b);
+            let largest = _mm512_max_epu32(a, b);
             let low = _mm512_castsi512_si256(largest);
-            largest_of_8(_mm256_max_epi32(low, _mm512_extracti32x8_epi32::<1>(largest)))
+            largest_of_8(_mm256_max_epu32(low, _mm512_extracti32x8_epi32::<1>(largest)))
         }
+    }
+
+    /// [`super::codec::extreme`] where weights of both signs have the largest magnitude.
+    #[cold]
+    fn first_extreme(self) -> f32 {
+        let mut weights = [0.0; WEIGHTS];
+        self.store(&mut weights);
+        super::codec::extreme(&weights)
     }
 }
 
@@ -413,6 +474,11 @@ impl Wide for Wide512 {
     fn load(weights: &[f32; WEIGHTS]) -> Self {
         // SAFETY: see above.
         Self(each_of_2!([0, 1], r => unsafe { _mm512_loadu_ps(weights.as_ptr().add(16 * r)) }))
+    }
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.largest_magnitude().is_finite()
     }
 
     #[inline(always)]
@@ -461,6 +527,30 @@ impl Wide for Wide512 {
     }
 
     #[inline(always)]
+    fn from_bf16s(bytes: &[u8; 2 * WEIGHTS]) -> Self {
+        // SAFETY: see above.
+        Self(each_of_2!([0, 1], r => unsafe {
+            let sixteen = _mm256_loadu_si256(bytes.as_ptr().add(32 * r).cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(sixteen)))
+        }))
+    }
+
+    #[inline(always)]
+    fn to_bf16s(self, bytes: &mut [u8; 2 * WEIGHTS]) {
+        for (r, register) in self.0.into_iter().enumerate() {
+            // SAFETY: see above.
+            unsafe {
+                let bits = _mm512_castps_si512(register);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd);
+                let upper = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, rounded));
+                let sixteen = _mm512_cvtepi32_epi16(upper);
+                _mm256_storeu_si256(bytes.as_mut_ptr().add(32 * r).cast(), sixteen);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn from_f16(bits: u16) -> f32 {
         from_f16(bits)
     }
@@ -490,20 +580,26 @@ impl Wide for Wide512 {
 
     #[inline(always)]
     fn largest_magnitude(self) -> f32 {
-        f32::from_bits(self.largest_bits() as u32)
+        f32::from_bits(self.largest_bits())
     }
 
     #[inline(always)]
     fn extreme(self) -> f32 {
-        let largest = self.largest_bits();
         // SAFETY: see above.
-        let having_it = each_of_2!(self.magnitudes(), magnitude => unsafe {
-            _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(largest))
-        });
-        // SAFETY: see above.
-        let signs =
-            each_of_2!(self.0, r => unsafe { _mm512_movepi32_mask(_mm512_castps_si512(r)) });
-        first_extreme(largest, joined(having_it), joined(signs))
+        unsafe {
+            let [a, b] = each_of_2!(self.0, r => _mm512_castps_si512(r));
+            // A magnitude with its sign below it: of those that tie a negative one is largest.
+            let largest = _mm512_max_epu32(_mm512_rol_epi32::<1>(a), _mm512_rol_epi32::<1>(b));
+            let high = _mm512_extracti32x8_epi32::<1>(largest);
+            let largest = _mm256_max_epu32(_mm512_castsi512_si256(largest), high);
+            let extreme = largest_of_8(largest).rotate_right(1);
+            let other = _mm512_set1_epi32((extreme ^ SIGN as u32) as i32);
+            if _mm512_cmpeq_epi32_mask(a, other) | _mm512_cmpeq_epi32_mask(b, other) != 0 {
+                return self.first_extreme();
+            }
+            // A zero of a block of zeros has no sign.
+            f32::from_bits(extreme) + 0.0
+        }
     }
 
     #[inline(always)]
@@ -531,6 +627,19 @@ impl Wide for Wide512 {
     fn truncated(self) -> [u8; WEIGHTS] {
         // SAFETY: see above.
         low_bytes_512(each_of_2!(self.0, r => unsafe { _mm512_cvttps_epi32(r) }))
+    }
+
+    #[inline(always)]
+    fn truncated_nibbles(self) -> [u8; HALF] {
+        // SAFETY: see above.
+        unsafe {
+            // What did not fit is the smallest number, whose low bits are zero.
+            let [low, high] = each_of_2!(self.0, r => {
+                _mm512_min_epi32(_mm512_cvttps_epi32(r), _mm512_set1_epi32(15))
+            });
+            let pairs = _mm512_or_si512(low, _mm512_slli_epi32::<4>(high));
+            std::mem::transmute(_mm512_cvtepi32_epi8(pairs))
+        }
     }
 
     #[inline(always)]
