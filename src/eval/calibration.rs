@@ -7,12 +7,13 @@
 //! precision totals, which is what files hold: so a collection that was stopped goes on from its
 //! file as if nothing had happened.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use crate::convert::vocabulary::VocabularyError;
-use crate::engine::{Engine, EngineError, LogitsFor, StepItem};
+use super::EvalError;
+use super::text_windows::TextWindows;
+use crate::engine::{Engine, LogitsFor, StepItem};
 use crate::model::ActivationObserver;
 use crate::quant::importance::{ActivationSums, ImportanceError};
 use crate::support::interrupt;
@@ -22,45 +23,14 @@ use crate::support::progress::{Progress, Unit};
 const STEP_TOKENS: usize = 512;
 
 /// The output matrix's name.
-const OUTPUT: &str = "output.weight";
+pub const OUTPUT_MATRIX: &str = "output.weight";
 
-/// Why importance could not be collected.
-#[derive(Debug, thiserror::Error)]
-pub enum CalibrationError {
-    /// A text cannot be read.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A text is no text.
-    #[error("{}: expected UTF-8 text, found an invalid byte at {position}", path.display())]
-    NoText {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        position: usize,
-    },
-    /// The options ask for what is not there.
-    #[error("{0}")]
-    Unusable(String),
-    /// The text cannot be tokenized.
-    #[error(transparent)]
-    Vocabulary(#[from] VocabularyError),
-    /// The model cannot be run.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The sums are not finite, or do not fit to those that are to be continued.
-    #[error(transparent)]
-    Importance(#[from] ImportanceError),
-}
-
-/// What to collect, and in which pieces.
+/// What to collect on, and how.
 #[derive(Debug, Clone)]
 pub struct CollectOptions {
-    /// Tokens of a chunk; at least 2.
+    /// The calibration text: UTF-8, the files one after the other.
+    pub texts: Vec<PathBuf>,
+    /// Tokens of a chunk.
     pub chunk_tokens: usize,
     /// Chunks at the start of the text that are left out.
     pub first_chunk: usize,
@@ -72,168 +42,88 @@ pub struct CollectOptions {
     pub save_every: usize,
 }
 
-/// A calibration text in tokens.
-#[derive(Debug, Clone)]
-pub struct CalibrationText {
-    tokens: Vec<u32>,
-    names: Vec<String>,
-}
-
-impl CalibrationText {
-    /// Reads and tokenizes text files, one after the other. Text that spells special tokens stays
-    /// text. One line feed at the end of a file is left out, as llama.cpp does.
-    ///
-    /// # Errors
-    /// Files that cannot be read or hold no UTF-8.
-    pub fn read(engine: &Engine, paths: &[PathBuf]) -> Result<Self, CalibrationError> {
-        let vocabulary = engine.vocabulary();
-        let mut tokens: Vec<u32> =
-            vocabulary.bos.filter(|_| vocabulary.add_bos).into_iter().collect();
-        for path in paths {
-            let text = read_text(path)?;
-            tokens.extend(vocabulary.encode(text.strip_suffix('\n').unwrap_or(&text), false)?);
-        }
-        let names = paths.iter().map(|path| path.display().to_string()).collect();
-        Ok(Self { tokens, names })
-    }
-
-    /// How many tokens there are.
-    pub fn tokens(&self) -> usize {
-        self.tokens.len()
-    }
-
-    /// The files' names, as they were given.
-    pub fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    /// How many chunks these options choose.
-    ///
-    /// # Errors
-    /// None at all, with how many tokens there are and would be needed.
-    pub fn chunks(&self, options: &CollectOptions) -> Result<usize, CalibrationError> {
-        let CollectOptions { chunk_tokens, first_chunk, .. } = *options;
-        let available = (self.tokens.len() / chunk_tokens).saturating_sub(first_chunk);
-        if available == 0 {
-            let after = if first_chunk == 0 {
-                String::new()
-            } else {
-                format!(" after the first {first_chunk} chunks, which are left out")
-            };
-            return Err(CalibrationError::Unusable(format!(
-                "the text has {} tokens, too few for a chunk of {chunk_tokens}{after}; give more \
-                 text, or take a shorter --context",
-                self.tokens.len()
-            )));
-        }
-        Ok(options.chunks.map_or(available, |wanted| wanted.min(available)))
-    }
-}
-
-fn read_text(path: &Path) -> Result<String, CalibrationError> {
-    let io = |source| CalibrationError::Io { path: path.to_path_buf(), source };
-    let bytes = std::fs::read(path).map_err(io)?;
-    String::from_utf8(bytes).map_err(|error| CalibrationError::NoText {
-        path: path.to_path_buf(),
-        position: error.utf8_error().valid_up_to(),
-    })
-}
-
 /// Collects into `sums`, which holds the first [`ActivationSums::chunks`] of the wanted chunks
 /// already, until all are in or a stop is asked for. `save` is called with the sums so far every
-/// now and then, not at the end.
+/// now and then, not at the end. Returns how many chunks are wanted.
 ///
 /// # Errors
-/// A model that cannot run chunks of that length, activations that are not finite, sums of another
-/// model, and whatever `save` says. `sums` then holds the chunks before.
+/// A text that cannot be read or is too short, a model that cannot run chunks of that length,
+/// activations that are not finite, sums of another model, and whatever `save` says. `sums` then
+/// holds the chunks before.
 pub fn collect(
     engine: &mut Engine,
-    text: &CalibrationText,
     options: &CollectOptions,
     sums: &mut ActivationSums,
     save: &mut dyn FnMut(&ActivationSums) -> Result<(), ImportanceError>,
-) -> Result<(), CalibrationError> {
-    let chunks = text.chunks(options)?;
-    let progress = Progress::new("Collecting", chunks as u64, Unit::Items("chunks"));
-    let result = Collection { engine, text, options }.run(chunks, sums, save, &progress);
+) -> Result<usize, EvalError> {
+    let CollectOptions { texts, chunk_tokens, first_chunk, chunks, .. } = options;
+    let text =
+        TextWindows::read_all(texts, engine.vocabulary(), *chunk_tokens, *first_chunk, *chunks)?;
+    let windows: Vec<&[u32]> = text.iter().collect();
+    let progress = Progress::new("Collecting", windows.len() as u64, Unit::Items("chunks"));
+    let result = collect_windows(engine, &windows, options, sums, save, &progress);
     progress.finish();
+    result.map(|()| windows.len())
+}
+
+fn collect_windows(
+    engine: &mut Engine,
+    windows: &[&[u32]],
+    options: &CollectOptions,
+    sums: &mut ActivationSums,
+    save: &mut dyn FnMut(&ActivationSums) -> Result<(), ImportanceError>,
+    progress: &Progress,
+) -> Result<(), EvalError> {
+    let mut saved = sums.chunks() as usize;
+    progress.set(saved as u64);
+    let waiting = windows.get(saved..).unwrap_or_default();
+    for together in waiting.chunks((STEP_TOKENS / options.chunk_tokens).max(1)) {
+        let done = sums.chunks() as usize;
+        if done - saved >= options.save_every {
+            save(sums)?;
+            saved = done;
+        }
+        let mut squares = Squares::new(options.process_output);
+        if !run(engine, together, options.chunk_tokens, &mut squares)? {
+            return Ok(());
+        }
+        squares.add_to(sums, together.len() as u32)?;
+        progress.advance(together.len() as u64);
+    }
+    Ok(())
+}
+
+/// Runs chunks side by side. Whether they got through before a stop was asked for.
+fn run(
+    engine: &mut Engine,
+    chunks: &[&[u32]],
+    chunk_tokens: usize,
+    squares: &mut Squares,
+) -> Result<bool, EvalError> {
+    let sequences: Vec<_> = chunks.iter().map(|_| engine.start(chunk_tokens)).collect();
+    let mut result = Ok(true);
+    for start in (0..chunk_tokens).step_by(STEP_TOKENS) {
+        if interrupt::requested() {
+            result = Ok(false);
+            break;
+        }
+        let range = start..chunk_tokens.min(start + STEP_TOKENS);
+        let items: Vec<_> = sequences
+            .iter()
+            .zip(chunks)
+            .map(|(&sequence, tokens)| StepItem {
+                sequence,
+                tokens: &tokens[range.clone()],
+                logits: LogitsFor::None,
+            })
+            .collect();
+        if let Err(error) = engine.step_observed(&items, squares) {
+            result = Err(error.into());
+            break;
+        }
+    }
+    sequences.into_iter().for_each(|sequence| engine.end(sequence));
     result
-}
-
-struct Collection<'a> {
-    engine: &'a mut Engine,
-    text: &'a CalibrationText,
-    options: &'a CollectOptions,
-}
-
-impl Collection<'_> {
-    fn run(
-        &mut self,
-        chunks: usize,
-        sums: &mut ActivationSums,
-        save: &mut dyn FnMut(&ActivationSums) -> Result<(), ImportanceError>,
-        progress: &Progress,
-    ) -> Result<(), CalibrationError> {
-        let together = (STEP_TOKENS / self.options.chunk_tokens).max(1);
-        let mut saved = sums.chunks() as usize;
-        progress.set(saved as u64);
-        loop {
-            let done = sums.chunks() as usize;
-            let count = together.min(chunks.saturating_sub(done));
-            if count == 0 {
-                return Ok(());
-            }
-            if done - saved >= self.options.save_every {
-                save(sums)?;
-                saved = done;
-            }
-            let mut squares = Squares::new(self.options.process_output);
-            if !self.run_chunks(done, count, &mut squares)? {
-                return Ok(());
-            }
-            squares.add_to(sums, count as u32)?;
-            progress.advance(count as u64);
-        }
-    }
-
-    /// Runs chunks, counted from the first wanted one, side by side. Whether they got through
-    /// before a stop was asked for.
-    fn run_chunks(
-        &mut self,
-        first: usize,
-        count: usize,
-        squares: &mut Squares,
-    ) -> Result<bool, CalibrationError> {
-        let chunk_tokens = self.options.chunk_tokens;
-        let start = (self.options.first_chunk + first) * chunk_tokens;
-        let mut tokens = self.text.tokens[start..start + count * chunk_tokens].to_vec();
-        let vocabulary = self.engine.vocabulary();
-        if let Some(bos) = vocabulary.bos.filter(|_| vocabulary.add_bos) {
-            tokens.iter_mut().step_by(chunk_tokens).for_each(|token| *token = bos);
-        }
-        let sequences: Vec<_> = (0..count).map(|_| self.engine.start(chunk_tokens)).collect();
-        let mut result = Ok(true);
-        for piece in 0..chunk_tokens.div_ceil(STEP_TOKENS) {
-            if interrupt::requested() {
-                result = Ok(false);
-                break;
-            }
-            let chunks = sequences.iter().zip(tokens.chunks_exact(chunk_tokens));
-            let items: Vec<_> = chunks
-                .map(|(&sequence, tokens)| {
-                    let rest = &tokens[piece * STEP_TOKENS..];
-                    let tokens = &rest[..rest.len().min(STEP_TOKENS)];
-                    StepItem { sequence, tokens, logits: LogitsFor::None }
-                })
-                .collect();
-            if let Err(error) = self.engine.step_observed(&items, squares) {
-                result = Err(error.into());
-                break;
-            }
-        }
-        sequences.into_iter().for_each(|sequence| self.engine.end(sequence));
-        result
-    }
 }
 
 /// Columns whose squares one task sums up.
@@ -268,7 +158,9 @@ impl Squares {
 impl ActivationObserver for Squares {
     fn wants(&self, tensors: &[String]) -> bool {
         let in_a_layer = |tensor: &String| tensor.starts_with("blk.");
-        tensors.iter().all(|tensor| in_a_layer(tensor) || self.process_output && tensor == OUTPUT)
+        tensors
+            .iter()
+            .all(|tensor| in_a_layer(tensor) || self.process_output && tensor == OUTPUT_MATRIX)
     }
 
     fn observe(&mut self, tensors: &[String], activations: &[f32], columns: usize) {

@@ -135,6 +135,9 @@ pub enum EvalError {
     /// The model failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Importance could not be collected or written.
+    #[error(transparent)]
+    Importance(#[from] crate::quant::importance::ImportanceError),
     /// Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] crate::support::interrupt::Interrupted),

@@ -1,7 +1,7 @@
 //! A text as windows of tokens, cut as llama.cpp's `llama-perplexity` and `llama-imatrix` cut it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::EvalError;
 use crate::convert::vocabulary::Vocabulary;
@@ -29,18 +29,32 @@ impl TextWindows {
         length: usize,
         limit: Option<usize>,
     ) -> Result<Self, EvalError> {
-        let in_file = |problem: &str| EvalError::Unusable(format!("{}: {problem}", path.display()));
-        let bytes = fs::read(path)
-            .map_err(|source| EvalError::Io { path: path.display().to_string(), source })?;
-        let text = String::from_utf8(bytes)
-            .map_err(|error| in_file(&format!("expected text in UTF-8: {error}")))?;
-        Self::cut(&text, vocabulary, length, limit).map_err(|error| in_file(&error.to_string()))
+        Self::read_all(&[path.to_path_buf()], vocabulary, length, 0, limit)
+    }
+
+    /// Reads several text files as one text, and leaves out its first windows.
+    ///
+    /// # Errors
+    /// As [`TextWindows::read`].
+    pub fn read_all(
+        paths: &[PathBuf],
+        vocabulary: &Vocabulary,
+        length: usize,
+        left_out: usize,
+        limit: Option<usize>,
+    ) -> Result<Self, EvalError> {
+        let texts = paths.iter().map(|path| read_text(path)).collect::<Result<Vec<_>, _>>()?;
+        Self::cut(&texts, vocabulary, length, left_out, limit).map_err(|error| {
+            let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+            EvalError::Unusable(format!("{}: {error}", names.join(", ")))
+        })
     }
 
     fn cut(
-        text: &str,
+        texts: &[impl AsRef<str>],
         vocabulary: &Vocabulary,
         length: usize,
+        left_out: usize,
         limit: Option<usize>,
     ) -> Result<Self, EvalError> {
         let problem = |problem: String| EvalError::Unusable(problem);
@@ -49,22 +63,28 @@ impl TextWindows {
                 "windows of {length} tokens are too short: at least {SHORTEST_WINDOW} are needed"
             )));
         }
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        let mut tokens =
-            vocabulary.encode(text, false).map_err(|error| problem(error.to_string()))?;
         let start = vocabulary.bos.filter(|_| vocabulary.add_bos);
-        if let Some(start) = start {
-            tokens.insert(0, start);
+        let mut tokens: Vec<u32> = start.into_iter().collect();
+        for text in texts.iter().map(AsRef::as_ref) {
+            let text = text.strip_suffix('\n').unwrap_or(text);
+            let text =
+                vocabulary.encode(text, false).map_err(|error| problem(error.to_string()))?;
+            tokens.extend(text);
         }
-        if tokens.len() < length {
+        if tokens.len() / length <= left_out {
+            let window = match left_out {
+                0 => "one window takes".to_string(),
+                many => format!("after {many} windows that are left out one takes"),
+            };
             return Err(problem(format!(
-                "the text is too short: it has {} tokens, and one window takes {length}; give a \
-                 longer text or a smaller --context",
+                "the text is too short: it has {} tokens, and {window} {length}; give a longer \
+                 text or a smaller --context",
                 tokens.len()
             )));
         }
         let mut windows: Vec<Vec<u32>> = tokens
             .chunks_exact(length)
+            .skip(left_out)
             .take(limit.unwrap_or(usize::MAX))
             .map(<[u32]>::to_vec)
             .collect();
@@ -83,6 +103,14 @@ impl TextWindows {
     pub fn count(&self) -> usize {
         self.windows.len()
     }
+}
+
+fn read_text(path: &Path) -> Result<String, EvalError> {
+    let bytes = fs::read(path)
+        .map_err(|source| EvalError::Io { path: path.display().to_string(), source })?;
+    String::from_utf8(bytes).map_err(|error| {
+        EvalError::Unusable(format!("{}: expected text in UTF-8: {error}", path.display()))
+    })
 }
 
 /// The first position of a window whose prediction is scored: those of the first half see too
@@ -126,25 +154,39 @@ mod tests {
 
     #[test]
     fn whole_windows_are_cut_and_begin_as_the_model_wants() {
-        let plain = TextWindows::cut("abcdefghij\n", &vocabulary(false), 4, None).unwrap();
+        let plain = TextWindows::cut(&["abcdefghij\n"], &vocabulary(false), 4, 0, None).unwrap();
         let windows: Vec<&[u32]> = plain.iter().collect();
         assert_eq!(
             windows,
             ["abcd", "efgh"].map(|text| text.chars().map(byte).collect::<Vec<_>>())
         );
-        let started = TextWindows::cut("abcdefghijk", &vocabulary(true), 4, Some(2)).unwrap();
+        let started = TextWindows::cut(&["abcdefghijk"], &vocabulary(true), 4, 0, Some(2)).unwrap();
         let windows: Vec<&[u32]> = started.iter().collect();
         let expected = [['a', 'b', 'c'], ['e', 'f', 'g']]
             .map(|text| [vec![1], text.map(byte).to_vec()].concat());
         assert_eq!(windows, expected);
+        let later =
+            TextWindows::cut(&["abcdef", "ghijklmnop\n"], &vocabulary(false), 4, 1, Some(2))
+                .unwrap();
+        let windows: Vec<&[u32]> = later.iter().collect();
+        assert_eq!(
+            windows,
+            ["efgh", "ijkl"].map(|text| text.chars().map(byte).collect::<Vec<_>>())
+        );
     }
 
     #[test]
     fn a_short_text_is_refused_with_both_lengths() {
-        let error = TextWindows::cut("abc", &vocabulary(false), 8, None).unwrap_err().to_string();
+        let cut = |text: &str, length, left_out| {
+            let windows = TextWindows::cut(&[text], &vocabulary(false), length, left_out, None);
+            windows.unwrap_err().to_string()
+        };
+        let error = cut("abc", 8, 0);
         assert!(error.contains("has 3 tokens") && error.contains("takes 8"), "{error}");
-        let error = TextWindows::cut("abc", &vocabulary(false), 3, None).unwrap_err().to_string();
+        let error = cut("abc", 3, 0);
         assert!(error.contains("at least 4"), "{error}");
+        let error = cut("abcdefghij", 4, 2);
+        assert!(error.contains("after 2 windows that are left out one takes 4"), "{error}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Format, content, is_same_file};
 use crate::cli::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::engine::Engine;
-use crate::eval::calibration::{CalibrationText, CollectOptions, collect};
+use crate::eval::calibration::{CollectOptions, OUTPUT_MATRIX, collect};
 use crate::quant::importance::{ActivationSums, DEFAULT_CHUNK_TOKENS};
 use crate::support::{atomic_file, units};
 
@@ -87,33 +87,37 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let earlier = if arguments.resume { earlier_sums(output, format)? } else { None };
 
     let mut engine = Engine::load(model, arguments.device.device.0)?;
-    let text = CalibrationText::read(&engine, &arguments.text)?;
     let chunk_tokens = chunk_tokens(arguments, &engine)?;
+    let names: Vec<_> = arguments.text.iter().map(|path| path.display().to_string()).collect();
+    let mut sums = match earlier {
+        Some(earlier) => continued(earlier, &names, chunk_tokens)
+            .with_context(|| format!("{} cannot be continued", output.display()))?,
+        None => ActivationSums::new(names, chunk_tokens),
+    };
     let options = CollectOptions {
+        texts: arguments.text.clone(),
         chunk_tokens: chunk_tokens as usize,
         first_chunk: arguments.from_chunk as usize,
         chunks: arguments.chunks.map(|chunks| chunks as usize),
         process_output: arguments.process_output,
         save_every: arguments.save_every as usize,
     };
-    let chunks = text.chunks(&options)? as u32;
-    note_few_chunks(arguments.chunks, chunks);
-    let mut sums = match earlier {
-        Some(earlier) => continued(earlier, &text, chunk_tokens)
-            .with_context(|| format!("{} cannot be continued", output.display()))?,
-        None => ActivationSums::new(text.names().to_vec(), chunk_tokens),
-    };
     let resumed_chunks = sums.chunks();
     let started = Instant::now();
     let mut save = |sums: &ActivationSums| sums.write(output, format.into());
-    let result = collect(&mut engine, &text, &options, &mut sums, &mut save);
-    let new_chunks = sums.chunks() - resumed_chunks;
-    if new_chunks > 0 {
+    let result = collect(&mut engine, &options, &mut sums, &mut save);
+    if sums.chunks() > resumed_chunks {
         save(&sums)?;
     }
-    result?;
+    let chunks = result? as u32;
     if sums.chunks() < chunks {
         bail!("{}", how_to_go_on(&sums, chunks, output, format));
+    }
+    note_few_chunks(arguments.chunks, chunks);
+    if arguments.process_output && sums.tensors().all(|(name, _)| name != OUTPUT_MATRIX) {
+        tracing::warn!(
+            "the model's output matrix is its token embedding, for which nothing is collected"
+        );
     }
     let report = report(model, output, &sums, resumed_chunks, started.elapsed());
     if global.json { print_json(&report) } else { print_report(&report, &sums) }
@@ -157,15 +161,12 @@ fn earlier_sums(output: &Path, format: Format) -> Result<Option<ActivationSums>>
 /// Checks that a run with these chunks of this text has written `earlier`.
 fn continued(
     earlier: ActivationSums,
-    text: &CalibrationText,
+    names: &[String],
     chunk_tokens: u32,
 ) -> Result<ActivationSums> {
-    if earlier.datasets() != text.names() {
-        bail!(
-            "it was collected on {}, not on {}",
-            earlier.datasets().join(", "),
-            text.names().join(", ")
-        );
+    if earlier.datasets() != names {
+        let others = earlier.datasets().join(", ");
+        bail!("it was collected on {others}, not on {}", names.join(", "));
     }
     if earlier.chunk_tokens() != Some(chunk_tokens) {
         bail!("it was not collected in chunks of {chunk_tokens} tokens");
