@@ -11,6 +11,7 @@ mod export;
 mod fetch;
 mod generate;
 mod http_server;
+mod importance;
 mod inspect;
 mod mmlu_eval;
 mod quantize;

@@ -28,7 +28,7 @@ use crate::support::units;
   quantkit importance model-f16.gguf --text calibration.txt --output importance.gguf
   quantkit importance show importance.gguf
   quantkit importance merge importance.gguf older.dat --output merged.gguf
-  quantkit quantize model-f16.gguf --recipe Q4_K_M --importance importance.gguf"
+  quantkit quantize model-f16.gguf model-Q4_K_M.gguf --type Q4_K_M --importance importance.gguf"
 )]
 pub struct Arguments {
     #[command(flatten)]
