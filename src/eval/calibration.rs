@@ -83,11 +83,11 @@ fn collect_windows(
             save(sums)?;
             saved = done;
         }
-        let mut squares = Squares::new(options.process_output);
+        let mut squares = Squares::new(together.len(), options.process_output);
         if !run(engine, together, options.chunk_tokens, &mut squares)? {
             return Ok(());
         }
-        squares.add_to(sums, together.len() as u32)?;
+        squares.add_to(sums)?;
         progress.advance(together.len() as u64);
     }
     Ok(())
@@ -131,27 +131,39 @@ const TASK_COLUMNS: usize = 64;
 /// Tokens whose squares are summed up in single precision.
 const TASK_TOKENS: usize = 32;
 
-/// Sums of squares by tensor, of the chunks that run now.
+/// Sums of squares of the chunks that run now.
 struct Squares {
+    chunks: usize,
     process_output: bool,
-    /// Names of the tensors that share an input, sums of its columns' squares, number of tokens.
-    inputs: Vec<(Vec<String>, Vec<f64>, u64)>,
+    inputs: Vec<Input>,
+}
+
+/// What some tensors are multiplied with.
+struct Input {
+    tensors: Vec<String>,
+    columns: usize,
+    /// Sums of the columns' squares, chunk after chunk.
+    squares: Vec<f64>,
+    /// Tokens of each chunk so far.
+    tokens: u64,
 }
 
 impl Squares {
-    fn new(process_output: bool) -> Self {
-        Self { process_output, inputs: Vec::new() }
+    fn new(chunks: usize, process_output: bool) -> Self {
+        Self { chunks, process_output, inputs: Vec::new() }
     }
 
-    /// Adds what was observed to the totals.
-    fn add_to(&self, sums: &mut ActivationSums, chunks: u32) -> Result<(), ImportanceError> {
-        let inputs = self.inputs.iter();
-        let tensors: Vec<_> = inputs
-            .flat_map(|(tensors, squares, count)| {
-                tensors.iter().map(move |tensor| (tensor.as_str(), squares.as_slice(), *count))
-            })
-            .collect();
-        sums.add_chunks(chunks, &tensors)
+    /// Adds what was observed to the totals: chunk by chunk, so that it does not matter which of
+    /// them ran together.
+    fn add_to(&self, sums: &mut ActivationSums) -> Result<(), ImportanceError> {
+        for chunk in 0..self.chunks {
+            let inputs = self.inputs.iter().flat_map(|input| {
+                let squares = &input.squares[chunk * input.columns..][..input.columns];
+                input.tensors.iter().map(move |tensor| (tensor.as_str(), squares, input.tokens))
+            });
+            sums.add_chunk(&inputs.collect::<Vec<_>>())?;
+        }
+        Ok(())
     }
 }
 
@@ -164,14 +176,19 @@ impl ActivationObserver for Squares {
     }
 
     fn observe(&mut self, tensors: &[String], activations: &[f32], columns: usize) {
-        let known = self.inputs.iter().position(|(names, ..)| names == tensors);
+        let known = self.inputs.iter().position(|input| input.tensors == tensors);
         let index = known.unwrap_or_else(|| {
-            self.inputs.push((tensors.to_vec(), vec![0.0; columns], 0));
+            let (tensors, squares) = (tensors.to_vec(), vec![0.0; self.chunks * columns]);
+            self.inputs.push(Input { tensors, columns, squares, tokens: 0 });
             self.inputs.len() - 1
         });
-        let (_, squares, count) = &mut self.inputs[index];
-        add_squares(activations, columns, squares);
-        *count += (activations.len() / columns) as u64;
+        let input = &mut self.inputs[index];
+        let tokens = activations.len() / columns / self.chunks;
+        let chunks = activations.chunks_exact(tokens * columns);
+        for (activations, squares) in chunks.zip(input.squares.chunks_exact_mut(columns)) {
+            add_squares(activations, columns, squares);
+        }
+        input.tokens += tokens as u64;
     }
 }
 

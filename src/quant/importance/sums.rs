@@ -129,16 +129,12 @@ impl ActivationSums {
         }
     }
 
-    /// Adds what `chunks` more chunks brought: for each tensor, its columns' sums of squares and of
-    /// how many activations they are.
+    /// Adds what one more chunk brought: for each tensor, its columns' sums of squares and of how
+    /// many activations they are.
     ///
     /// # Errors
     /// Other tensors or columns than before, and sums that are not finite. Nothing is added then.
-    pub fn add_chunks(
-        &mut self,
-        chunks: u32,
-        tensors: &[(&str, &[f64], u64)],
-    ) -> Result<(), ImportanceError> {
+    pub fn add_chunk(&mut self, tensors: &[(&str, &[f64], u64)]) -> Result<(), ImportanceError> {
         self.check_addition(tensors).map_err(ImportanceError::Different)?;
         for &(name, squares, count) in tensors {
             let columns = squares.len();
@@ -151,7 +147,7 @@ impl ActivationSums {
             }
             tensor.counts[0] += count;
         }
-        self.chunks += chunks;
+        self.chunks += 1;
         Ok(())
     }
 
