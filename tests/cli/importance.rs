@@ -310,9 +310,9 @@ fn show_puts_the_least_covered_first() {
     assert_eq!(column("coverage")[1..], [0.5, 1.0]);
     let table = bench.command(&["show", "sums.gguf", "--limit", "1"]).assert().success();
     table.stdout(
-        contains("3 tensors, 1 chunks of 2 tokens")
+        contains("3 tensors, 1 chunk of 2 tokens")
             .and(contains("collected on a.txt"))
-            .and(contains("The 1 least covered"))
+            .and(contains("The least covered, 1 of 3"))
             .and(contains("spiky"))
             .and(contains("uneven").not()),
     );

@@ -80,17 +80,19 @@ impl From<Format> for FileFormat {
 /// `210 tensors, 8 chunks of 512 tokens`.
 fn content(sums: &ActivationSums) -> String {
     let tokens = match sums.chunk_tokens() {
-        Some(tokens) => format!(" of {} tokens", units::count(tokens.into())),
+        Some(tokens) => format!(" of {}", counted(tokens.into(), "token")),
         None => String::new(),
     };
-    format!(
-        "{} tensors, {} chunks{tokens}",
-        units::count(sums.tensors().len() as u64),
-        units::count(sums.chunks().into())
-    )
+    let tensors = counted(sums.tensors().len() as u64, "tensor");
+    format!("{tensors}, {}{tokens}", counted(sums.chunks().into(), "chunk"))
+}
+
+/// `1 tensor`, `2,000 tensors`.
+fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", units::count(number), if number == 1 { "" } else { "s" })
 }
 
 /// The paths of two files that are one.
-fn is_same_file(one: &Path, other: &PathBuf) -> bool {
+fn is_same_file(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }

@@ -64,7 +64,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let limit = if arguments.all { usize::MAX } else { arguments.limit };
     let shown = &tensors[..tensors.len().min(limit)];
     if shown.len() < tensors.len() {
-        text += &format!("\nThe {} least covered tensors; --all shows all\n", shown.len());
+        let count = units::count(shown.len() as u64);
+        text += &format!("\nThe least covered, {count} of {}; --all shows all\n", tensors.len());
     } else {
         text += "\nAll tensors, the least covered first\n";
     }
