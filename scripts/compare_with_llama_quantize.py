@@ -14,7 +14,6 @@ and `own` the largest part of it that is not pages of files.
 """
 
 import argparse
-import mmap
 import os
 import struct
 import subprocess
@@ -31,6 +30,9 @@ RECIPES = (
 
 # Recipes that both tools refuse without importance.
 NEED_IMPORTANCE = {"Q2_K_S"}
+
+# Bytes that are compared at a time.
+PIECE = 1 << 20
 
 # Weights and bytes a block, by ggml's number of the type.
 BLOCKS = {
@@ -148,50 +150,48 @@ def run(command: list[str], directory: Path) -> Cost:
 
 
 class Gguf:
-    """A GGUF file's tensor directory."""
+    """A GGUF file's tensor directory. Files are read in pieces, never mapped: pages that this
+    process holds would count as the next tool's resident memory."""
 
     FIXED = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
     def __init__(self, path: Path):
-        with path.open("rb") as file:
-            self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.position = 4
-        _version, tensors, entries = self.take("<IQQ")
-        alignment = 32
-        for _ in range(entries):
-            key = self.text()
-            start = self.position + 4
-            self.value(self.take("<I")[0])
-            if key == b"general.alignment":
-                (alignment,) = struct.unpack_from("<I", self.bytes, start)
-        listed = [self.tensor() for _ in range(tensors)]
-        data = -(-self.position // alignment) * alignment
+        self.path = path
+        with path.open("rb") as self.file:
+            self.file.seek(4)
+            _version, tensors, entries = self.take("<IQQ")
+            alignment = 32
+            for _ in range(entries):
+                is_alignment = self.text() == b"general.alignment"
+                (kind,) = self.take("<I")
+                if is_alignment:
+                    (alignment,) = self.take("<I")
+                else:
+                    self.skip(kind)
+            listed = [self.tensor() for _ in range(tensors)]
+            data = -(-self.file.tell() // alignment) * alignment
         self.tensors = {
             name: (shape, kind, data + offset, size) for name, shape, kind, offset, size in listed
         }
 
     def take(self, layout: str) -> tuple:
-        values = struct.unpack_from(layout, self.bytes, self.position)
-        self.position += struct.calcsize(layout)
-        return values
+        return struct.unpack(layout, self.file.read(struct.calcsize(layout)))
 
     def text(self) -> bytes:
-        (length,) = self.take("<Q")
-        self.position += length
-        return self.bytes[self.position - length : self.position]
+        return self.file.read(*self.take("<Q"))
 
-    def value(self, kind: int):
+    def skip(self, kind: int):
         if kind == 8:
             self.text()
         elif kind == 9:
             kind, count = self.take("<IQ")
             if kind in self.FIXED:
-                self.position += self.FIXED[kind] * count
+                self.file.seek(self.FIXED[kind] * count, os.SEEK_CUR)
             else:
                 for _ in range(count):
-                    self.value(kind)
+                    self.skip(kind)
         else:
-            self.position += self.FIXED[kind]
+            self.file.seek(self.FIXED[kind], os.SEEK_CUR)
 
     def tensor(self) -> tuple:
         name = self.text().decode()
@@ -205,6 +205,24 @@ class Gguf:
         return name, shape, kind, offset, weights // per_block * block_bytes
 
 
+def same_bytes(one: Path, start: int, other: Path, other_start: int, size: int) -> bool:
+    """Whether two files have the same bytes in two places."""
+    with one.open("rb") as first, other.open("rb") as second:
+        first.seek(start)
+        second.seek(other_start)
+        while size > 0:
+            piece = first.read(min(size, PIECE))
+            if not piece or piece != second.read(len(piece)):
+                return False
+            size -= len(piece)
+    return True
+
+
+def same_file(one: Path, other: Path) -> bool:
+    sizes = [path.stat().st_size for path in (one, other)]
+    return sizes[0] == sizes[1] and same_bytes(one, 0, other, 0, sizes[0])
+
+
 def differing_tensors(ours: Gguf, theirs: Gguf) -> list[str]:
     """The names of the tensors that are not the same in both files."""
     names = list(theirs.tensors) + [name for name in ours.tensors if name not in theirs.tensors]
@@ -214,10 +232,9 @@ def differing_tensors(ours: Gguf, theirs: Gguf) -> list[str]:
             return True
         shape, kind, start, size = ours.tensors[name]
         their_shape, their_kind, their_start, _ = theirs.tensors[name]
-        mine = memoryview(ours.bytes)[start : start + size]
-        return (shape, kind) != (their_shape, their_kind) or (
-            mine != memoryview(theirs.bytes)[their_start : their_start + size]
-        )
+        if (shape, kind) != (their_shape, their_kind):
+            return True
+        return not same_bytes(ours.path, start, theirs.path, their_start, size)
 
     return [name for name in names if differs(name)]
 
@@ -263,7 +280,7 @@ def compare(case: Case, arguments: argparse.Namespace, source: Path, directory: 
         return False
     mine, other = Gguf(ours_path), Gguf(theirs_path)
     different = differing_tensors(mine, other)
-    whole = memoryview(mine.bytes) == memoryview(other.bytes)
+    whole = same_file(ours_path, theirs_path)
     count = len(other.tensors)
     identical = (
         "whole file" if whole
