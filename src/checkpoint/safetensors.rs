@@ -15,7 +15,7 @@ use safetensors::tensor::TensorInfo;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::gguf::GgmlType;
-use crate::support::mapped::{map_file, release};
+use crate::support::mapped::{expect, map_file, release};
 
 /// The length of the header's length.
 const LENGTH_BYTES: usize = 8;
@@ -224,9 +224,22 @@ impl SafetensorsFile {
     /// # Panics
     /// If the range reaches past the tensor's end.
     pub fn release(&self, tensor: &TensorView<'_>, range: Range<usize>) {
+        release(&self.map, self.place(tensor, range));
+    }
+
+    /// Lets the system read some of a tensor's bytes before they are looked at.
+    ///
+    /// # Panics
+    /// As [`SafetensorsFile::release`].
+    pub fn expect(&self, tensor: &TensorView<'_>, range: Range<usize>) {
+        expect(&self.map, self.place(tensor, range));
+    }
+
+    /// Where in the file some of a tensor's bytes are.
+    fn place(&self, tensor: &TensorView<'_>, range: Range<usize>) -> Range<usize> {
         assert!(range.end <= tensor.bytes.len(), "the range lies in the tensor");
         let start = tensor.bytes.as_ptr() as usize - self.map.as_ptr() as usize;
-        release(&self.map, start + range.start..start + range.end);
+        start + range.start..start + range.end
     }
 }
 

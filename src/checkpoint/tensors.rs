@@ -1,7 +1,6 @@
 //! All tensors of a checkpoint directory, in one file or in shards.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -112,18 +111,12 @@ impl CheckpointTensors {
 
     /// The tensor with this name.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        self.by_name.get(name).and_then(|&file| self.files[file].get(name))
+        self.file_of(name).and_then(|file| file.get(name))
     }
 
-    /// [`SafetensorsFile::release`] for the tensor with this name, if there is one.
-    ///
-    /// # Panics
-    /// If the range reaches past the tensor's end.
-    pub fn release(&self, name: &str, range: Range<usize>) {
-        let Some(file) = self.by_name.get(name).map(|&file| &self.files[file]) else { return };
-        if let Some(tensor) = file.get(name) {
-            file.release(&tensor, range);
-        }
+    /// The file that holds the tensor with this name.
+    pub fn file_of(&self, name: &str) -> Option<&SafetensorsFile> {
+        self.by_name.get(name).map(|&file| &self.files[file])
     }
 }
 

@@ -113,6 +113,20 @@ impl CheckpointModel {
         self.checkpoint.get(name).expect("an origin names a tensor of the checkpoint")
     }
 
+    /// The checkpoint's bytes that some of a tensor's are made of. Within a head, rows may really lie
+    /// elsewhere; as this is for advice to the system, that does no harm.
+    fn mapped(
+        &self,
+        index: usize,
+        range: Range<usize>,
+    ) -> Option<(&SafetensorsFile, TensorView<'_>, Range<usize>)> {
+        let Origin::Checkpoint { name, from, .. } = &self.origins[index] else { return None };
+        let to = self.tensors[index].ggml_type;
+        let place = |byte: usize| byte / to.block_bytes() * from.block_bytes();
+        let range = place(range.start)..place(range.end);
+        Some((self.checkpoint.file_of(name)?, self.view(name), range))
+    }
+
     /// Fills `buffer` with weights of the checkpoint's tensor in the type and order of the output.
     fn convert(
         &self,
@@ -181,12 +195,15 @@ impl TensorSource for CheckpointModel {
         }
     }
 
+    fn expect(&self, index: usize, range: Range<usize>) {
+        if let Some((file, tensor, range)) = self.mapped(index, range) {
+            file.expect(&tensor, range);
+        }
+    }
+
     fn release(&self, index: usize, range: Range<usize>) {
-        if let Origin::Checkpoint { name, from, .. } = &self.origins[index] {
-            // Rows of a head may lie elsewhere in it; what is released too early is read again.
-            let to = self.tensors[index].ggml_type;
-            let place = |byte: usize| byte / to.block_bytes() * from.block_bytes();
-            self.checkpoint.release(name, place(range.start)..place(range.end));
+        if let Some((file, tensor, range)) = self.mapped(index, range) {
+            file.release(&tensor, range);
         }
     }
 }

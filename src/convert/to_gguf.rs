@@ -62,6 +62,7 @@ pub fn convert(options: &ConvertOptions) -> Result<ConvertReport, ConvertError> 
         interrupt::check()?;
         progress.message(&tensor.name);
         write_tensor(&mut writer, &model, index, &progress)?;
+        model.release(index, 0..tensor.bytes() as usize);
     }
     progress.finish();
     writer.finish()?;

@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use super::directory::{Directory, quoted};
 use super::split::{self, PartFacts};
 use super::{GgmlType, GgufError, Metadata};
-use crate::support::mapped::{map_file, release};
+use crate::support::mapped::{expect, map_file, release};
 use crate::support::units;
 
 /// A tensor as the file's directory lists it.
@@ -195,6 +195,17 @@ impl GgufFile {
         let (part, whole) = self.place(tensor);
         assert!(range.end <= whole.len(), "the range lies in the tensor");
         release(&part.map, whole.start + range.start..whole.start + range.end);
+    }
+
+    /// Lets the system read some of a tensor's bytes, counted from its first one, before they are
+    /// asked for.
+    ///
+    /// # Panics
+    /// As [`GgufFile::release_bytes`].
+    pub fn expect_bytes(&self, tensor: &TensorInfo, range: Range<usize>) {
+        let (part, whole) = self.place(tensor);
+        assert!(range.end <= whole.len(), "the range lies in the tensor");
+        expect(&part.map, whole.start + range.start..whole.start + range.end);
     }
 
     /// The part that holds a tensor, and where in its file.

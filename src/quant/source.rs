@@ -26,6 +26,13 @@ pub trait TensorSource: Sync {
     /// If there is no such tensor, or the range reaches past its end.
     fn bytes<'a>(&'a self, index: usize, range: Range<usize>, buffer: &'a mut Vec<u8>) -> &'a [u8];
 
+    /// Says that bytes will soon be asked for, so that the system can read them from the disk
+    /// meanwhile.
+    ///
+    /// # Panics
+    /// As [`TensorSource::bytes`].
+    fn expect(&self, index: usize, range: Range<usize>);
+
     /// Says that bytes will not be asked for again, so that the system can take back the memory
     /// into which their file is mapped.
     ///
@@ -53,6 +60,10 @@ impl TensorSource for GgufFile {
 
     fn bytes<'a>(&'a self, index: usize, range: Range<usize>, _: &'a mut Vec<u8>) -> &'a [u8] {
         &self.tensor_bytes(&self.tensors()[index])[range]
+    }
+
+    fn expect(&self, index: usize, range: Range<usize>) {
+        self.expect_bytes(&self.tensors()[index], range);
     }
 
     fn release(&self, index: usize, range: Range<usize>) {

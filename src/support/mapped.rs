@@ -7,7 +7,7 @@ use std::path::Path;
 
 use memmap2::Mmap;
 #[cfg(unix)]
-use memmap2::UncheckedAdvice;
+use memmap2::{Advice, UncheckedAdvice};
 
 /// Maps a regular file.
 ///
@@ -33,6 +33,19 @@ pub fn map_file(path: &Path) -> io::Result<Mmap> {
     // meanwhile can end or confuse this one, as it can with every program that maps model files;
     // quantkit itself only replaces files by renaming, which leaves existing maps intact.
     unsafe { Mmap::map(&file) }
+}
+
+/// Tells the system that a range will soon be looked at, so that it is read from the disk meanwhile.
+///
+/// # Panics
+/// If the range does not lie in the map.
+pub fn expect(map: &Mmap, range: Range<usize>) {
+    assert!(range.start <= range.end && range.end <= map.len(), "the range lies outside the map");
+    #[cfg(unix)]
+    if let Err(error) = map.advise_range(Advice::WillNeed, range.start, range.len()) {
+        // It is only advice: the pages are read when they are looked at.
+        tracing::debug!("the system does not read ahead: {error}");
+    }
 }
 
 /// Tells the system that the pages of a range need not stay in this process's memory. They are read
@@ -68,6 +81,7 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let map = map_file(&path).unwrap();
         assert_eq!(map[..], bytes[..]);
+        expect(&map, 5_000..90_000);
         release(&map, 5_000..90_000);
         release(&map, 100_000..100_000);
         assert_eq!(map[..], bytes[..]);

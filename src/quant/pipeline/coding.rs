@@ -23,6 +23,10 @@ const CHUNK_WEIGHTS: usize = 1 << 14;
 /// Bytes of a tensor that is copied as it is.
 const TASK_BYTES: usize = 1 << 20;
 
+/// Around a page that is looked at, the system maps up to this many bytes that are in memory anyway:
+/// looking at a task's first bytes may bring back the last ones of the task before.
+const MAPPED_AROUND: usize = 64 << 10;
+
 /// Written bytes that may wait for the disk before they are pushed there.
 const UNSYNCED_BYTES: usize = 64 << 20;
 /// How often it is looked whether there are so many.
@@ -68,6 +72,11 @@ impl TensorJob<'_> {
 
     fn size(&self) -> usize {
         if self.is_copy() { self.tensor.bytes() as usize } else { self.tensor.weights() as usize }
+    }
+
+    /// The source's bytes that hold these elements.
+    fn input(&self, elements: &Range<usize>) -> Range<usize> {
+        if self.is_copy() { elements.clone() } else { bytes_of(self.tensor.ggml_type, elements) }
     }
 
     fn tasks(&self) -> usize {
@@ -181,12 +190,13 @@ impl<'a> Work<'a> {
         let mut buffers = Buffers::default();
         while !self.has_failed.load(Ordering::Relaxed) {
             let task = self.next_task.fetch_add(1, Ordering::Relaxed);
-            let job = self.ends.partition_point(|&end| end <= task);
-            if job == self.jobs.len() {
-                return;
+            let Some((index, elements)) = self.elements(task) else { return };
+            // Each thread's next task will be about so many tasks later.
+            if let Some((index, elements)) = self.elements(task + rayon::current_num_threads()) {
+                let job = &self.jobs[index];
+                self.source.expect(job.source_index, job.input(&elements));
             }
-            let first_task = if job == 0 { 0 } else { self.ends[job - 1] };
-            if let Err(failure) = self.run_task(job, task - first_task, &mut buffers) {
+            if let Err(failure) = self.run_task(index, elements, &mut buffers) {
                 self.has_failed.store(true, Ordering::Relaxed);
                 let mut earliest = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
                 if earliest.as_ref().is_none_or(|(earliest, _)| task < *earliest) {
@@ -196,6 +206,15 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// A task's job and elements; `None` after the last task.
+    fn elements(&self, task: usize) -> Option<(usize, Range<usize>)> {
+        let index = self.ends.partition_point(|&end| end <= task);
+        let job = self.jobs.get(index)?;
+        let first_task = if index == 0 { 0 } else { self.ends[index - 1] };
+        let start = (task - first_task) * job.task_size();
+        Some((index, start..job.size().min(start + job.task_size())))
+    }
+
     fn into_failure(self) -> Option<QuantizeError> {
         self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map(|(_, error)| error)
     }
@@ -203,35 +222,33 @@ impl<'a> Work<'a> {
     fn run_task(
         &self,
         index: usize,
-        task: usize,
+        elements: Range<usize>,
         buffers: &mut Buffers,
     ) -> Result<(), QuantizeError> {
         interrupt::check()?;
         let job = &self.jobs[index];
-        if task == 0 {
+        if elements.start == 0 {
             self.progress.message(&job.tensor.name);
+            // Its neighbours' reads may have mapped some of a tensor again; by now it is done.
+            if let Some(done) = index.checked_sub(2).map(|index| &self.jobs[index]) {
+                self.source.release(done.source_index, 0..done.tensor.bytes() as usize);
+            }
         }
-        let start = task * job.task_size();
-        let elements = start..job.size().min(start + job.task_size());
-        let written = if job.is_copy() {
-            let bytes = self.source.bytes(job.source_index, elements.clone(), &mut buffers.input);
-            self.writer.write_at(index, elements.start as u64, bytes)?;
-            self.source.release(job.source_index, elements.clone());
-            self.progress.advance(elements.len() as u64);
-            elements.len()
+        let input = job.input(&elements);
+        let place = if job.is_copy() { input.clone() } else { bytes_of(job.format, &elements) };
+        let bytes = self.source.bytes(job.source_index, input.clone(), &mut buffers.input);
+        let output = if job.is_copy() {
+            bytes
         } else {
-            let input = bytes_of(job.tensor.ggml_type, &elements);
-            let bytes = self.source.bytes(job.source_index, input.clone(), &mut buffers.input);
-            let Buffers { weights, output, .. } = buffers;
-            code(job, elements.clone(), bytes, weights, output)
+            code(job, elements, bytes, &mut buffers.weights, &mut buffers.output)
                 .map_err(|failure| tensor_error(self.source, job, failure))?;
-            let place = bytes_of(job.format, &elements);
-            self.writer.write_at(index, place.start as u64, output)?;
-            self.source.release(job.source_index, input.clone());
-            self.progress.advance(input.len() as u64);
-            place.len()
+            &buffers.output
         };
-        self.written.fetch_add(written, Ordering::Relaxed);
+        self.writer.write_at(index, place.start as u64, output)?;
+        self.written.fetch_add(place.len(), Ordering::Relaxed);
+        self.progress.advance(input.len() as u64);
+        let start = input.start.saturating_sub(MAPPED_AROUND);
+        self.source.release(job.source_index, start..input.end);
         Ok(())
     }
 
