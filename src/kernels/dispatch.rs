@@ -24,7 +24,7 @@ macro_rules! for_each_instruction_set {
                     InstructionSet::Avx512 => return unsafe { avx512($($argument),*) },
                     // SAFETY: as above.
                     InstructionSet::Avx2 => return unsafe { avx2($($argument),*) },
-                    InstructionSet::Scalar => {}
+                    InstructionSet::Scalar | InstructionSet::Neon => {}
                 }
             }
             portable($($argument),*)

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 pub enum InstructionSet {
     /// Plain Rust.
     Scalar,
+    /// NEON: every 64-bit ARM processor.
+    Neon,
     /// AVX2 with FMA and F16C: any x86 server or desktop since 2013.
     Avx2,
     /// AVX-512 F, BW, DQ and VL: Skylake-SP, Zen 4 and later.
@@ -15,10 +17,10 @@ pub enum InstructionSet {
 
 impl InstructionSet {
     /// Every set, weakest first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
 
     /// The set in use: the best that this machine has, or a weaker one that the environment
-    /// variable `QUANTKIT_ISA` (`scalar`, `avx2`, `avx512`) asks for.
+    /// variable `QUANTKIT_ISA` (`scalar`, `neon`, `avx2`, `avx512`) asks for.
     pub fn current() -> Self {
         static CURRENT: OnceLock<InstructionSet> = OnceLock::new();
         *CURRENT.get_or_init(|| choose(std::env::var("QUANTKIT_ISA").ok().as_deref()))
@@ -40,6 +42,7 @@ impl InstructionSet {
             };
             match self {
                 Self::Scalar => true,
+                Self::Neon => false,
                 Self::Avx2 => avx2(),
                 Self::Avx512 => {
                     avx2()
@@ -52,7 +55,11 @@ impl InstructionSet {
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
-            self == Self::Scalar
+            match self {
+                Self::Scalar => true,
+                Self::Neon => cfg!(target_arch = "aarch64"),
+                Self::Avx2 | Self::Avx512 => false,
+            }
         }
     }
 
@@ -60,6 +67,7 @@ impl InstructionSet {
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
         }
@@ -78,7 +86,7 @@ fn choose(wanted: Option<&str>) -> InstructionSet {
         }
         None => {
             tracing::warn!(
-                "QUANTKIT_ISA={wanted}: expected scalar, avx2 or avx512; using {}",
+                "QUANTKIT_ISA={wanted}: expected scalar, neon, avx2 or avx512; using {}",
                 best.name()
             );
             best

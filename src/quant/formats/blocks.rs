@@ -6,6 +6,8 @@ use super::codec::Decode;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512, Pair};
 use super::lanes::{Lanes, MOST_LANES};
+#[cfg(target_arch = "aarch64")]
+use super::lanes::{Neon, Pair};
 use super::super_blocks;
 use crate::support::processor::InstructionSet;
 
@@ -132,8 +134,12 @@ where
                 // SAFETY: as above.
                 return unsafe { avx2::<F, WEIGHTS, BYTES>(weights, importance, output) };
             }
-            InstructionSet::Scalar => {}
+            InstructionSet::Scalar | InstructionSet::Neon => {}
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if set == InstructionSet::Neon {
+        return run::<F, Pair<Pair<Neon>>, WEIGHTS, BYTES>(weights, importance, output);
     }
     run::<F, f32, WEIGHTS, BYTES>(weights, importance, output)
 }

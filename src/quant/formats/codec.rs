@@ -15,6 +15,10 @@ use crate::support::processor::InstructionSet;
 pub(super) trait Decode<const WEIGHTS: usize, const BYTES: usize> {
     /// The format.
     const TYPE: GgmlType;
+    /// What a block holds in its order, for the documentation.
+    const LAYOUT: &'static str;
+    /// How a block comes about, for the documentation.
+    const BUILT: &'static str;
 
     /// Reads a block.
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]);
@@ -94,6 +98,9 @@ pub(super) type QuantizeBytes = fn(InstructionSet, &[u8], &mut [u8]) -> Result<(
 /// A format's entry in the registry.
 pub(super) struct Codec {
     pub(super) ggml_type: GgmlType,
+    /// What the table of formats says.
+    pub(super) layout: &'static str,
+    pub(super) built: &'static str,
     pub(super) quantize: Option<QuantizeBlocks>,
     /// Whether `quantize` refuses blocks with weights that are not finite; else they must be looked
     /// for before.
@@ -143,6 +150,8 @@ impl Codec {
         assert!(BYTES == F::TYPE.block_bytes(), "the block takes another number of bytes");
         Self {
             ggml_type: F::TYPE,
+            layout: F::LAYOUT,
+            built: F::BUILT,
             quantize: None,
             refuses_not_finite: false,
             from_f16: None,
@@ -201,7 +210,7 @@ pub(super) fn encode_blocks<F: Encode<BYTES>, S: Source, const BYTES: usize>(
             InstructionSet::Avx512 => return unsafe { avx512::<F, S, BYTES>(inputs, blocks) },
             // SAFETY: as above.
             InstructionSet::Avx2 => return unsafe { avx2::<F, S, BYTES>(inputs, blocks) },
-            InstructionSet::Scalar => {}
+            InstructionSet::Scalar | InstructionSet::Neon => {}
         }
     }
     encode_blocks_wide::<F, S, [f32; wide::WEIGHTS], BYTES>(inputs, blocks)
@@ -234,7 +243,7 @@ pub(super) fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, con
             InstructionSet::Avx512 => return unsafe { avx512::<F, WEIGHTS, BYTES>(bytes, output) },
             // SAFETY: as above.
             InstructionSet::Avx2 => return unsafe { avx2::<F, WEIGHTS, BYTES>(bytes, output) },
-            InstructionSet::Scalar => {}
+            InstructionSet::Scalar | InstructionSet::Neon => {}
         }
     }
     decode_blocks_wide::<F, [f32; wide::WEIGHTS], WEIGHTS, BYTES>(bytes, output);
@@ -289,7 +298,7 @@ pub(super) fn all_finite(set: InstructionSet, weights: &[f32]) -> bool {
             InstructionSet::Avx512 => return unsafe { avx512(weights) },
             // SAFETY: as above.
             InstructionSet::Avx2 => return unsafe { avx2(weights) },
-            InstructionSet::Scalar => {}
+            InstructionSet::Scalar | InstructionSet::Neon => {}
         }
     }
     largest_magnitude(weights).is_finite()

@@ -14,6 +14,8 @@ const fn codec<F: Encode<BYTES>, const BYTES: usize>() -> Codec {
     assert!(BYTES == WEIGHTS * F::TYPE.block_bytes(), "the weights take another number of bytes");
     Codec {
         ggml_type: F::TYPE,
+        layout: F::LAYOUT,
+        built: F::BUILT,
         quantize: Some(encode::<F, BYTES>),
         refuses_not_finite: true,
         from_f16: None,
@@ -66,6 +68,8 @@ struct F32;
 
 impl Decode<WEIGHTS, { 4 * WEIGHTS }> for F32 {
     const TYPE: GgmlType = GgmlType::F32;
+    const LAYOUT: &'static str = "IEEE 754 single precision";
+    const BUILT: &'static str = "as it is";
 
     #[inline(always)]
     fn decode<W: Wide>(bytes: &[u8; 4 * WEIGHTS], weights: &mut [f32; WEIGHTS]) {
@@ -97,6 +101,8 @@ struct F16;
 
 impl Decode<WEIGHTS, { 2 * WEIGHTS }> for F16 {
     const TYPE: GgmlType = GgmlType::F16;
+    const LAYOUT: &'static str = "IEEE 754 half precision";
+    const BUILT: &'static str = "the nearest, ties to even";
 
     #[inline(always)]
     fn decode<W: Wide>(bytes: &[u8; 2 * WEIGHTS], weights: &mut [f32; WEIGHTS]) {
@@ -122,6 +128,8 @@ struct Bf16;
 
 impl Decode<WEIGHTS, { 2 * WEIGHTS }> for Bf16 {
     const TYPE: GgmlType = GgmlType::BF16;
+    const LAYOUT: &'static str = "upper half of an F32";
+    const BUILT: &'static str = "the nearest, ties to even";
 
     #[inline(always)]
     fn decode<W: Wide>(bytes: &[u8; 2 * WEIGHTS], weights: &mut [f32; WEIGHTS]) {
@@ -130,7 +138,8 @@ impl Decode<WEIGHTS, { 2 * WEIGHTS }> for Bf16 {
 }
 
 impl Encode<{ 2 * WEIGHTS }> for Bf16 {
-    const SHOWS_NOT_FINITE: bool = true;
+    /// Rounding a NaN may carry into its sign.
+    const SHOWS_NOT_FINITE: bool = false;
 
     #[inline(always)]
     fn encode<W: Wide>(weights: W, bytes: &mut [u8; 2 * WEIGHTS]) {

@@ -31,6 +31,9 @@ struct Iq4Nl;
 
 impl Decode<WEIGHTS, BYTES> for Iq4Nl {
     const TYPE: GgmlType = GgmlType::IQ4_NL;
+    const LAYOUT: &'static str = "f16 scale; 4 bits a weight";
+    const BUILT: &'static str =
+        "`scale · value[q]` with 16 unevenly spaced values: the best of 16 scales";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

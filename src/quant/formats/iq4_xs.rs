@@ -31,6 +31,9 @@ struct Iq4Xs;
 
 impl Decode<WEIGHTS, BYTES> for Iq4Xs {
     const TYPE: GgmlType = GgmlType::IQ4_XS;
+    const LAYOUT: &'static str =
+        "f16 scale; 8 blocks of 32 with a 6-bit scale each; 4 bits a weight";
+    const BUILT: &'static str = "as IQ4_NL for each block, then scales rounded";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

@@ -1,4 +1,9 @@
-//! Block formats: one file each, and the two functions through which everything else uses them.
+//! Block formats: one file each, and the functions through which everything else uses them.
+//!
+//! A new format is a file that says what its type, layout and arithmetic are ([`codec::Decode`], and
+//! one of [`codec::Encode`], [`blocks::Searched`] or [`super_blocks::SuperBlock`]) and ends in a
+//! constant, which gets a line in `CODECS` here. Tests, benches and the command line go through that
+//! list; `docs/formats.md` shows it.
 
 mod affine;
 mod blocks;
@@ -303,6 +308,25 @@ pub fn dequantize_row_with(
 /// Every format that quantkit knows, in the order of the registry.
 pub fn known() -> impl Iterator<Item = GgmlType> {
     CODECS.iter().map(|codec| codec.ggml_type)
+}
+
+/// What the formats are, a row each, as a Markdown table.
+pub fn table() -> String {
+    let mut table = String::from(
+        "| format | bits a weight | weights a block | bytes a block | layout | built | heeds importance |\n\
+         |---|--:|--:|--:|---|---|---|\n",
+    );
+    for codec in CODECS {
+        let Codec { ggml_type, layout, built, .. } = codec;
+        let (bits, block) = (ggml_type.bits_per_weight(), ggml_type.block_size());
+        let bytes = ggml_type.block_bytes();
+        let heeds = if codec.weighted.is_some() { "yes" } else { "no" };
+        let row =
+            format!("| {ggml_type} | {bits} | {block} | {bytes} | {layout} | {built} | {heeds} |");
+        table.push_str(&row);
+        table.push('\n');
+    }
+    table
 }
 
 /// Whether [`dequantize_row`] knows the type.

@@ -21,6 +21,9 @@ struct Mxfp4;
 
 impl Decode<WEIGHTS, BYTES> for Mxfp4 {
     const TYPE: GgmlType = GgmlType::MXFP4;
+    const LAYOUT: &'static str = "exponent byte; 4 bits a weight";
+    const BUILT: &'static str =
+        "E2M1 floats under a power of two that takes the largest magnitude below 8";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

@@ -37,6 +37,8 @@ pub(super) struct Q2K;
 
 impl Decode<WEIGHTS, BYTES> for Q2K {
     const TYPE: GgmlType = GgmlType::Q2_K;
+    const LAYOUT: &'static str = "16 blocks of 16 with a 4-bit scale and minimum each; 2 bits a weight; f16 scale and minimum of those";
+    const BUILT: &'static str = "`scale · q − minimum`: the best of trial fits for each block, then scales and minimums rounded";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

@@ -40,6 +40,9 @@ pub(super) struct Q3K;
 
 impl Decode<WEIGHTS, BYTES> for Q3K {
     const TYPE: GgmlType = GgmlType::Q3_K;
+    const LAYOUT: &'static str =
+        "third bits; 2 bits a weight; 16 blocks of 16 with a 6-bit scale each; f16 scale of those";
+    const BUILT: &'static str = "`scale · (q − 4)`: quants changed one by one while that helps; with importance, the best of 19 scales for each block";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

@@ -26,6 +26,8 @@ struct Q4_0;
 
 impl Decode<WEIGHTS, BYTES> for Q4_0 {
     const TYPE: GgmlType = GgmlType::Q4_0;
+    const LAYOUT: &'static str = "f16 scale; 4 bits a weight";
+    const BUILT: &'static str = "`scale · (q − 8)`; the weight of largest magnitude becomes −8; with importance, the best of 19 scales";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

@@ -27,6 +27,8 @@ struct Q4_1;
 
 impl Decode<WEIGHTS, BYTES> for Q4_1 {
     const TYPE: GgmlType = GgmlType::Q4_1;
+    const LAYOUT: &'static str = "f16 scale and minimum; 4 bits a weight";
+    const BUILT: &'static str = "`scale · q + minimum` from the smallest to the largest weight; with importance, the best of 38 fits of scale and minimum";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

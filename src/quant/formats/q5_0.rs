@@ -26,6 +26,8 @@ struct Q5_0;
 
 impl Decode<WEIGHTS, BYTES> for Q5_0 {
     const TYPE: GgmlType = GgmlType::Q5_0;
+    const LAYOUT: &'static str = "f16 scale; fifth bits in a 32-bit word; 4 bits a weight";
+    const BUILT: &'static str = "as Q4_0: `scale · (q − 16)`";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

@@ -27,6 +27,9 @@ struct Q5_1;
 
 impl Decode<WEIGHTS, BYTES> for Q5_1 {
     const TYPE: GgmlType = GgmlType::Q5_1;
+    const LAYOUT: &'static str =
+        "f16 scale and minimum; fifth bits in a 32-bit word; 4 bits a weight";
+    const BUILT: &'static str = "as Q4_1";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

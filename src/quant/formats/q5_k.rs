@@ -31,6 +31,8 @@ pub(super) struct Q5K;
 
 impl Decode<WEIGHTS, BYTES> for Q5K {
     const TYPE: GgmlType = GgmlType::Q5_K;
+    const LAYOUT: &'static str = "f16 scale and minimum; 8 blocks of 32 with a 6-bit scale and minimum each; fifth bits; 4 bits a weight";
+    const BUILT: &'static str = "as Q2_K";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

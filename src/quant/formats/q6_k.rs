@@ -36,6 +36,8 @@ pub(super) struct Q6K;
 
 impl Decode<WEIGHTS, BYTES> for Q6K {
     const TYPE: GgmlType = GgmlType::Q6_K;
+    const LAYOUT: &'static str = "4 bits a weight; high two bits; 16 blocks of 16 with a signed byte as scale each; f16 scale of those";
+    const BUILT: &'static str = "`scale · (q − 32)`: the best of 19 scales for each block";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

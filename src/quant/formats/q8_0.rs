@@ -17,6 +17,8 @@ struct Q8_0;
 
 impl Decode<WEIGHTS, BYTES> for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;
+    const LAYOUT: &'static str = "f16 scale; a signed byte a weight";
+    const BUILT: &'static str = "`scale · q`; the largest magnitude becomes 127";
 
     #[inline(always)]
     fn decode<W: Wide>(block: &[u8; BYTES], weights: &mut [f32; WEIGHTS]) {

@@ -9,6 +9,8 @@ use super::codec::Decode;
 use super::lanes::Lanes;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512, Pair};
+#[cfg(target_arch = "aarch64")]
+use super::lanes::{Neon, Pair};
 use crate::support::processor::InstructionSet;
 
 pub(super) const WEIGHTS: usize = 256;
@@ -148,7 +150,13 @@ where
             // SAFETY: as above.
             return unsafe { quantize_avx2::<F, BLOCK, BYTES>(weights, importance, output) };
         }
-        InstructionSet::Scalar => {}
+        InstructionSet::Scalar | InstructionSet::Neon => {}
+    }
+    #[cfg(target_arch = "aarch64")]
+    if set == InstructionSet::Neon {
+        return quantize_in_lanes::<F, Pair<Pair<Neon>>, Neon, BLOCK, BYTES>(
+            weights, importance, output,
+        );
     }
     quantize_in_lanes::<F, f32, f32, BLOCK, BYTES>(weights, importance, output)
 }

@@ -61,10 +61,14 @@ fn every_row_quantizes_to_the_reference_bytes() {
         let expected = vector_bytes(&format.name().to_lowercase());
         let row_bytes = format.row_bytes(COLUMNS).unwrap();
         assert_eq!(expected.len(), ROWS * row_bytes);
-        for (row, (weights, expected)) in
-            input.chunks(COLUMNS).zip(expected.chunks(row_bytes)).enumerate()
-        {
-            assert_eq!(quantized(format, weights), expected, "{format}, row {row}");
+        for set in instruction_sets() {
+            let mut output = vec![0; row_bytes];
+            for (row, (weights, expected)) in
+                input.chunks(COLUMNS).zip(expected.chunks(row_bytes)).enumerate()
+            {
+                quantize_row_with(set, format, weights, &mut output).unwrap();
+                assert_eq!(output, expected, "{format} with {}, row {row}", set.name());
+            }
         }
     }
 }
@@ -95,22 +99,34 @@ fn every_row_quantizes_with_importance_to_the_reference_bytes() {
 #[test]
 fn every_row_dequantizes_to_the_reference_bits() {
     for format in coded_formats() {
-        let name = format.name().to_lowercase();
-        let bytes = vector_bytes(&name);
-        let expected = vector_floats(&format!("{name}.dequantized"));
         let row_bytes = format.row_bytes(COLUMNS).unwrap();
-        for (row, (bytes, expected)) in
-            bytes.chunks(row_bytes).zip(expected.chunks(COLUMNS)).enumerate()
-        {
-            for (column, (ours, theirs)) in
-                dequantized(format, bytes, COLUMNS).iter().zip(expected).enumerate()
-            {
-                // The payload of a NaN (infinity times zero) is the machine's choice.
-                let same = ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan();
-                assert!(same, "{format}, row {row}, column {column}: {ours} is not {theirs}");
+        let name = format.name().to_lowercase();
+        let weighted = format!("{name}.imatrix");
+        for name in [Some(name), heeds_importance(format).then_some(weighted)].iter().flatten() {
+            let bytes = vector_bytes(name);
+            let expected = vector_floats(&format!("{name}.dequantized"));
+            for set in instruction_sets() {
+                let mut output = [0.0; COLUMNS];
+                for (row, (bytes, expected)) in
+                    bytes.chunks(row_bytes).zip(expected.chunks(COLUMNS)).enumerate()
+                {
+                    dequantize_row_with(set, format, bytes, &mut output).unwrap();
+                    for (column, (ours, theirs)) in output.iter().zip(expected).enumerate() {
+                        // The payload of a NaN (infinity times zero) is the machine's choice.
+                        let same =
+                            ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan();
+                        assert!(same, "{name}, row {row}, column {column}: {ours} is not {theirs}");
+                    }
+                }
             }
         }
     }
+}
+
+#[test]
+fn the_documentation_has_the_table_of_formats() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/formats.md"));
+    assert!(page.contains(&table()), "docs/formats.md should have this table:\n{}", table());
 }
 
 #[test]
@@ -122,6 +138,22 @@ fn what_is_not_finite_is_refused_with_its_place() {
             let mut output = vec![0; format.row_bytes(256).unwrap()];
             let error = quantize_row(format, &weights, &mut output).unwrap_err();
             assert_eq!(error, CodecError::NotFinite { index: 77, value: value.to_string() });
+        }
+    }
+}
+
+#[test]
+fn requantizing_refuses_with_the_place_too() {
+    for source in [GgmlType::F16, GgmlType::BF16] {
+        for format in quantizable() {
+            for set in instruction_sets() {
+                let mut bytes = quantized(source, &[0.5; 8192]);
+                bytes[2 * 5001..2 * 5002].copy_from_slice(&0xffffu16.to_le_bytes());
+                let mut output = vec![0; format.row_bytes(8192).unwrap()];
+                let refused = requantize_with(set, source, &bytes, format, &mut output);
+                let expected = CodecError::NotFinite { index: 5001, value: "NaN".to_string() };
+                assert_eq!(refused, Err(expected), "{source} to {format}");
+            }
         }
     }
 }
@@ -243,7 +275,7 @@ proptest! {
             .collect();
         for format in known() {
             let mut expected = None;
-            for set in InstructionSet::ALL.into_iter().filter(|set| set.available()) {
+            for set in instruction_sets() {
                 let mut bytes = vec![0x3a; format.row_bytes(weights.len()).unwrap()];
                 if can_quantize(format) {
                     quantize_row_with(set, format, &weights, &mut bytes).unwrap();
@@ -254,6 +286,64 @@ proptest! {
                 // The first set is the portable one.
                 let expected = expected.get_or_insert_with(|| found.clone());
                 prop_assert!(found == *expected, "{} with {}", format, set.name());
+            }
+        }
+    }
+
+    #[test]
+    fn importance_gives_the_same_bytes_with_every_instruction_set(
+        weights in prop::collection::vec(-1.0f32..1.0, 768 * 5),
+        importance in prop::collection::vec(0.0f32..4.0, 768),
+        rows in 1usize..=5,
+        units in 1usize..=3,
+        spread in 0u32..40,
+    ) {
+        let columns = 256 * units;
+        let weights: Vec<f32> = weights[..rows * columns]
+            .iter()
+            .enumerate()
+            .map(|(index, weight)| weight * 2f32.powi(-((index as u32 / 32 * 7 % (spread + 1)) as i32)))
+            .collect();
+        for format in known().filter(|&format| heeds_importance(format)) {
+            let mut expected = None;
+            for set in instruction_sets() {
+                let mut bytes = vec![0x3a; format.row_bytes(columns).unwrap() * rows];
+                quantize_weighted_with(set, format, &weights, &importance[..columns], &mut bytes)
+                    .unwrap();
+                let expected = expected.get_or_insert_with(|| bytes.clone());
+                prop_assert!(bytes == *expected, "{} with {}", format, set.name());
+            }
+            // Rows do not depend on one another.
+            let row_bytes = format.row_bytes(columns).unwrap();
+            let mut last = vec![0; row_bytes];
+            let row = &weights[(rows - 1) * columns..];
+            quantize_weighted(format, row, &importance[..columns], &mut last).unwrap();
+            prop_assert!(expected.unwrap().ends_with(&last), "{}", format);
+        }
+    }
+
+    #[test]
+    fn requantizing_is_reading_and_writing(
+        halves in prop::collection::vec(any::<u16>(), 256 * 20),
+        super_blocks in 1usize..=20,
+    ) {
+        let sources = [GgmlType::F16, GgmlType::BF16, GgmlType::F32, GgmlType::Q8_0];
+        for source in sources {
+            // Any finite halves, as bytes of any source.
+            let weights: Vec<f32> = halves[..256 * super_blocks]
+                .iter()
+                .map(|&bits| f16::from_bits(bits).to_f32())
+                .map(|weight| if weight.is_finite() { weight / 2.0 } else { 1.0 })
+                .collect();
+            let bytes = quantized(source, &weights);
+            let weights = dequantized(source, &bytes, weights.len());
+            for format in quantizable() {
+                let expected = quantized(format, &weights);
+                for set in instruction_sets() {
+                    let mut output = vec![0x3a; expected.len()];
+                    requantize_with(set, source, &bytes, format, &mut output).unwrap();
+                    prop_assert!(output == expected, "{} to {}", source, format);
+                }
             }
         }
     }

@@ -300,8 +300,12 @@ impl<V: Lanes> Lanes for Pair<V> {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+#[cfg(target_arch = "aarch64")]
+pub(super) use aarch64::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86_64::{Avx2, Avx512};
 

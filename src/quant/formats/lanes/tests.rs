@@ -125,3 +125,10 @@ fn registers_do_what_single_numbers_do() {
         unsafe { avx512() };
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn registers_do_what_single_numbers_do() {
+    check::<Neon>();
+    check::<Pair<Pair<Neon>>>();
+}
