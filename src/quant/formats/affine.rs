@@ -56,154 +56,268 @@ pub(super) fn scaled_importance<V: Lanes, const BLOCK: usize>(
     scaled
 }
 
-/// Finds the scale and minimum of least error among the trials, for quants from 0 to `HIGHEST`.
+/// Finds the scales and minimums of least error among the trials, for quants from 0 to `HIGHEST`.
+///
+/// Two streams of blocks take turns: what one waits for is computed while the other has its turn.
 #[inline(always)]
 pub(super) fn fit<V: Lanes, const HIGHEST: i32, const BLOCK: usize>(
     trials: &Trials,
+    weights: &[[V; BLOCK]; 2],
+    importance: &[[V; BLOCK]; 2],
+) -> [Fit<V>; 2] {
+    let error = trials.error;
+    let mut first = Search::<V, HIGHEST, BLOCK>::start(error, &weights[0], &importance[0]);
+    let mut second = Search::<V, HIGHEST, BLOCK>::start(error, &weights[1], &importance[1]);
+    for step in 0..=trials.steps {
+        let widened = trials.widened::<HIGHEST>(step);
+        first.round(widened);
+        second.round(widened);
+        first.judge(error);
+        second.judge(error);
+    }
+    [first.fit(), second.fit()]
+}
+
+/// [`fit`] of one stream, and the quants of the best trial.
+#[inline(always)]
+pub(super) fn fit_with_quants<V: Lanes, const HIGHEST: i32, const BLOCK: usize>(
+    trials: &Trials,
     weights: &[V; BLOCK],
     importance: &[V; BLOCK],
-) -> Fit<V, BLOCK> {
-    let zero = V::splat(0.0);
-    let mut lowest = weights[0];
-    let mut highest = weights[0];
-    let mut sum_importance = importance[0];
-    let mut sum_weights = importance[0].mul(weights[0]);
-    for (weight, importance) in weights.iter().zip(importance).skip(1) {
-        lowest = weight.smaller(lowest);
-        highest = weight.larger(highest);
-        sum_importance = sum_importance.add(*importance);
-        sum_weights = sum_weights.add(importance.mul(*weight));
-    }
-    let lowest = V::select(zero.less(lowest), zero, lowest);
-    let varied = highest.differs(lowest);
-
-    let mut minimum = lowest;
-    let mut inverse = V::splat(HIGHEST as f32).div(highest.sub(minimum));
-    let mut scale = V::splat(1.0).div(inverse);
-    let mut quants = *weights;
-    for quant in &mut quants {
-        *quant = inverse.mul(quant.sub(minimum)).round_clamped::<0, HIGHEST>();
-    }
-    let mut least_error = sum_errors(trials.error, &quants, weights, importance, scale, minimum);
-    // The trial that the quants of the winner are made from again.
-    let mut winner = (inverse, minimum);
+) -> (Fit<V>, [V; BLOCK]) {
+    let mut search = Search::<V, HIGHEST, BLOCK>::start(trials.error, weights, importance);
     for step in 0..=trials.steps {
-        // The trials start from the best minimum so far, not from the block's.
-        let widened = trials.first + trials.step * f32::from(step) + HIGHEST as f32;
-        inverse = V::splat(widened).div(highest.sub(minimum));
-        let trial = Trial { inverse, minimum };
-        let near = trial.all_near::<HIGHEST>(lowest, highest, varied);
-        let (sum_quants, sum_squares, sum_products) = if near {
-            trial.sums::<HIGHEST, BLOCK, true>(weights, importance, &mut quants)
-        } else {
-            trial.sums::<HIGHEST, BLOCK, false>(weights, importance, &mut quants)
-        };
-        let determinant = sum_importance.mul(sum_squares).sub(sum_quants.mul(sum_quants));
-        let slope = sum_importance.mul(sum_products).sub(sum_weights.mul(sum_quants));
-        let offset = sum_squares.mul(sum_weights).sub(sum_quants.mul(sum_products));
-        let (slope, offset) = (slope.div(determinant), offset.div(determinant));
-        let positive = zero.less(offset);
-        let trial_minimum = V::select(positive, zero, offset);
-        let trial_scale = V::select(positive, sum_products.div(sum_squares), slope);
-        let trial_error =
-            sum_errors(trials.error, &quants, weights, importance, trial_scale, trial_minimum);
-        let better = V::both(zero.less(determinant), trial_error.less(least_error));
-        winner = (V::select(better, inverse, winner.0), V::select(better, minimum, winner.1));
-        least_error = V::select(better, trial_error, least_error);
-        scale = V::select(better, trial_scale, scale);
-        minimum = V::select(better, trial_minimum, minimum);
+        search.round(trials.widened::<HIGHEST>(step));
+        search.judge(trials.error);
     }
-    let mut quants = *weights;
-    for quant in &mut quants {
-        let rounded = winner.0.mul(quant.sub(winner.1)).round_clamped::<0, HIGHEST>();
-        *quant = V::select(varied, rounded, zero);
-    }
-    let minimum = V::select(varied, minimum, lowest);
-    Fit {
-        scale: V::select(varied, scale, zero),
-        minimum: negative(minimum),
-        importance: sum_importance,
-        quants,
+    (search.fit(), search.quants())
+}
+
+/// The quants of the best trial of one block.
+pub(super) fn quants<const HIGHEST: i32, const BLOCK: usize>(
+    trials: &Trials,
+    weights: &[f32; BLOCK],
+    importance: &[f32; BLOCK],
+) -> [u8; BLOCK] {
+    let (_, quants) = fit_with_quants::<f32, HIGHEST, BLOCK>(trials, weights, importance);
+    quants.map(|quant| quant as u8)
+}
+
+impl Trials {
+    /// The number of levels that a trial's scale is made from.
+    #[inline(always)]
+    fn widened<const HIGHEST: i32>(&self, step: u8) -> f32 {
+        self.first + self.step * f32::from(step) + HIGHEST as f32
     }
 }
 
-/// `-value`, the sign of zero included.
-#[inline(always)]
-fn negative<V: Lanes>(value: V) -> V {
-    value.mul(V::splat(-1.0))
-}
-
-/// A grid to which weights are rounded.
+/// The state of a search.
 #[derive(Clone, Copy)]
-struct Trial<V> {
+struct Search<V, const HIGHEST: i32, const BLOCK: usize> {
+    cells: [Cell<V>; BLOCK],
+    /// The smallest weight, or 0 if that is less, and the largest.
+    lowest: V,
+    highest: V,
+    sum_importance: V,
+    sum_weights: V,
+    /// The best so far: its error, what it was rounded by, and its least squares fit.
+    least_error: V,
+    rounding: Rounding<V>,
+    best: Line<V>,
+    /// What is being tried.
+    trial_rounding: Rounding<V>,
+    trial: Line<V>,
+    /// Above 0 where the trial has a least squares fit.
+    determinant: V,
+}
+
+/// What a trial looks at for each weight; side by side, because arrays as long as these lie a multiple
+/// of 4 KiB apart, where stores and loads get into each other's way.
+#[derive(Clone, Copy)]
+struct Cell<V> {
+    weight: V,
+    importance: V,
+    quant: V,
+}
+
+/// Rounds a weight to the whole number nearest to `inverse · (weight − minimum)`.
+#[derive(Clone, Copy)]
+struct Rounding<V> {
     inverse: V,
     minimum: V,
 }
 
-impl<V: Lanes> Trial<V> {
-    /// Whether every weight between the two lies so near to the grid that [`Lanes::round_near`] does.
-    /// Blocks that are not `varied` do not matter.
-    #[inline(always)]
-    fn all_near<const HIGHEST: i32>(&self, lowest: V, highest: V, varied: V::Mask) -> bool {
-        let (zero, one) = (V::splat(0.0), V::splat(1.0));
-        let above = V::splat(-4.0).less(self.place(lowest));
-        let below = self.place(highest).less(V::splat(HIGHEST as f32 + 4.0));
-        let far = V::select(V::both(above, below), zero, one).differs(zero);
-        !V::any(V::both(varied, far))
-    }
+/// Explains a weight as `scale · quant + minimum`.
+#[derive(Clone, Copy)]
+struct Line<V> {
+    scale: V,
+    minimum: V,
+}
 
+impl<V: Lanes> Rounding<V> {
     #[inline(always)]
     fn place(&self, weight: V) -> V {
         self.inverse.mul(weight.sub(self.minimum))
+    }
+}
+
+impl<V: Lanes, const HIGHEST: i32, const BLOCK: usize> Search<V, HIGHEST, BLOCK> {
+    /// Rounds by the range of the weights.
+    #[inline(always)]
+    fn start(error: Error, weights: &[V; BLOCK], importance: &[V; BLOCK]) -> Self {
+        let zero = V::splat(0.0);
+        let (mut lowest, mut highest) = (weights[0], weights[0]);
+        let mut sum_importance = importance[0];
+        let mut sum_weights = importance[0].mul(weights[0]);
+        for (weight, importance) in weights.iter().zip(importance).skip(1) {
+            lowest = weight.smaller(lowest);
+            highest = weight.larger(highest);
+            sum_importance = sum_importance.add(*importance);
+            sum_weights = sum_weights.add(importance.mul(*weight));
+        }
+        let lowest = V::select(zero.less(lowest), zero, lowest);
+        let inverse = V::splat(HIGHEST as f32).div(highest.sub(lowest));
+        let rounding = Rounding { inverse, minimum: lowest };
+        let line = Line { scale: V::splat(1.0).div(inverse), minimum: lowest };
+        let mut cells = [Cell { weight: zero, importance: zero, quant: zero }; BLOCK];
+        for (i, cell) in cells.iter_mut().enumerate() {
+            let quant = rounding.place(weights[i]).round_clamped::<0, HIGHEST>();
+            *cell = Cell { weight: weights[i], importance: importance[i], quant };
+        }
+        let mut search = Self {
+            cells,
+            lowest,
+            highest,
+            sum_importance,
+            sum_weights,
+            least_error: zero,
+            rounding,
+            best: line,
+            trial_rounding: rounding,
+            trial: line,
+            determinant: zero,
+        };
+        search.least_error = search.sum_errors(error, line);
+        search
+    }
+
+    /// Rounds as if there were `widened` levels above the best minimum so far (not the block's), and
+    /// fits a line to the quants.
+    #[inline(always)]
+    fn round(&mut self, widened: f32) {
+        let minimum = self.best.minimum;
+        let inverse = V::splat(widened).div(self.highest.sub(minimum));
+        self.trial_rounding = Rounding { inverse, minimum };
+        let (sum_quants, sum_squares, sum_products) =
+            if self.all_near() { self.sums::<true>() } else { self.sums::<false>() };
+        let (sum_importance, sum_weights) = (self.sum_importance, self.sum_weights);
+        self.determinant = sum_importance.mul(sum_squares).sub(sum_quants.mul(sum_quants));
+        let slope = sum_importance.mul(sum_products).sub(sum_weights.mul(sum_quants));
+        let offset = sum_squares.mul(sum_weights).sub(sum_quants.mul(sum_products));
+        let (slope, offset) = (slope.div(self.determinant), offset.div(self.determinant));
+        let zero = V::splat(0.0);
+        let positive = zero.less(offset);
+        self.trial = Line { scale: slope, minimum: offset };
+        if V::any(positive) {
+            self.trial.scale = V::select(positive, sum_products.div(sum_squares), slope);
+            self.trial.minimum = V::select(positive, zero, offset);
+        }
+    }
+
+    /// Whether every weight of blocks that are not constant lies so near to the grid that
+    /// [`Lanes::round_near`] does.
+    #[inline(always)]
+    fn all_near(&self) -> bool {
+        let (zero, one) = (V::splat(0.0), V::splat(1.0));
+        let above = V::splat(-4.0).less(self.trial_rounding.place(self.lowest));
+        let place = self.trial_rounding.place(self.highest);
+        let below = place.less(V::splat(HIGHEST as f32 + 4.0));
+        let far = V::select(V::both(above, below), zero, one).differs(zero);
+        !V::any(V::both(self.varied(), far))
+    }
+
+    /// Where the blocks are not constant.
+    #[inline(always)]
+    fn varied(&self) -> V::Mask {
+        self.highest.differs(self.lowest)
     }
 
     /// Rounds the weights, and returns the sums of quants, of their squares and of their products
     /// with the weights, each by importance.
     #[inline(always)]
-    fn sums<const HIGHEST: i32, const BLOCK: usize, const NEAR: bool>(
-        &self,
-        weights: &[V; BLOCK],
-        importance: &[V; BLOCK],
-        quants: &mut [V; BLOCK],
-    ) -> (V, V, V) {
+    fn sums<const NEAR: bool>(&mut self) -> (V, V, V) {
         let zero = V::splat(0.0);
+        let rounding = self.trial_rounding;
         let (mut sum_quants, mut sum_squares, mut sum_products) = (zero, zero, zero);
-        for i in 0..BLOCK {
-            let place = self.place(weights[i]);
+        for cell in &mut self.cells {
+            let place = rounding.place(cell.weight);
             let quant = if NEAR {
                 place.round_near::<0, HIGHEST>()
             } else {
                 place.round_clamped::<0, HIGHEST>()
             };
-            quants[i] = quant;
-            let weighted = importance[i].mul(quant);
+            cell.quant = quant;
+            let weighted = cell.importance.mul(quant);
             sum_quants = sum_quants.add(weighted);
             sum_squares = sum_squares.add(weighted.mul(quant));
-            sum_products = sum_products.add(weighted.mul(weights[i]));
+            sum_products = sum_products.add(weighted.mul(cell.weight));
         }
         (sum_quants, sum_squares, sum_products)
     }
-}
 
-#[inline(always)]
-fn sum_errors<V: Lanes, const BLOCK: usize>(
-    error: Error,
-    quants: &[V; BLOCK],
-    weights: &[V; BLOCK],
-    importance: &[V; BLOCK],
-    scale: V,
-    minimum: V,
-) -> V {
-    let mut sum = V::splat(0.0);
-    for i in 0..BLOCK {
-        let difference = scale.mul(quants[i]).add(minimum).sub(weights[i]);
-        let counted = match error {
-            Error::Absolute => difference.abs(),
-            Error::Squared => difference.mul(difference),
-        };
-        sum = sum.add(importance[i].mul(counted));
+    /// Keeps the trial where its error is less than the best one's.
+    #[inline(always)]
+    fn judge(&mut self, error: Error) {
+        let trial_error = self.sum_errors(error, self.trial);
+        let fitted = V::splat(0.0).less(self.determinant);
+        let better = V::both(fitted, trial_error.less(self.least_error));
+        self.least_error = V::select(better, trial_error, self.least_error);
+        let (trial, best) = (self.trial_rounding, &mut self.rounding);
+        best.inverse = V::select(better, trial.inverse, best.inverse);
+        best.minimum = V::select(better, trial.minimum, best.minimum);
+        let (trial, best) = (self.trial, &mut self.best);
+        best.scale = V::select(better, trial.scale, best.scale);
+        best.minimum = V::select(better, trial.minimum, best.minimum);
     }
-    sum
+
+    #[inline(always)]
+    fn sum_errors(&self, error: Error, line: Line<V>) -> V {
+        let mut sum = V::splat(0.0);
+        for cell in &self.cells {
+            let difference = line.scale.mul(cell.quant).add(line.minimum).sub(cell.weight);
+            let counted = match error {
+                Error::Absolute => difference.abs(),
+                Error::Squared => difference.mul(difference),
+            };
+            sum = sum.add(cell.importance.mul(counted));
+        }
+        sum
+    }
+
+    /// The best of the trials.
+    #[inline(always)]
+    fn fit(&self) -> Fit<V> {
+        let varied = self.varied();
+        let minimum = V::select(varied, self.best.minimum, self.lowest);
+        Fit {
+            scale: V::select(varied, self.best.scale, V::splat(0.0)),
+            // The sign of zero changes too.
+            minimum: minimum.mul(V::splat(-1.0)),
+            importance: self.sum_importance,
+        }
+    }
+
+    /// The quants of the best of the trials.
+    #[inline(always)]
+    fn quants(&self) -> [V; BLOCK] {
+        let (zero, varied) = (V::splat(0.0), self.varied());
+        let mut quants = [zero; BLOCK];
+        for (quant, cell) in quants.iter_mut().zip(&self.cells) {
+            let nearest = self.rounding.place(cell.weight).round_clamped::<0, HIGHEST>();
+            *quant = V::select(varied, nearest, zero);
+        }
+        quants
+    }
 }
 
 /// Rounds a super-block's scales and minimums to multiples, up to `largest`, of the largest one's

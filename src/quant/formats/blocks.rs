@@ -8,7 +8,6 @@ use super::lanes::{Avx2, Avx512, Pair};
 use super::lanes::{Lanes, MOST_LANES};
 #[cfg(target_arch = "aarch64")]
 use super::lanes::{Neon, Pair};
-use super::super_blocks;
 use crate::support::processor::InstructionSet;
 
 /// The trials of the searches for a scale and a minimum.
@@ -31,13 +30,6 @@ pub(super) struct Fit<V> {
     pub(super) minimum: V,
     /// The quants, counting from 0, where it is the search that decides on them.
     pub(super) quants: Option<Block<V>>,
-}
-
-impl<V> From<super_blocks::Fit<V, BLOCK>> for Fit<V> {
-    #[inline(always)]
-    fn from(fit: super_blocks::Fit<V, BLOCK>) -> Self {
-        Self { scale: fit.scale, minimum: fit.minimum, quants: Some(fit.quants) }
-    }
 }
 
 /// What a search found for a block.

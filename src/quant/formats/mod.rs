@@ -8,6 +8,7 @@
 mod affine;
 mod blocks;
 mod codec;
+mod descent;
 pub(crate) mod five_bits;
 mod float;
 mod half_float;

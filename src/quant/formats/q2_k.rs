@@ -30,6 +30,8 @@ const LARGEST: i32 = 15;
 const TRIALS: Trials = Trials { first: -0.5, step: 0.1, steps: 15, error: Error::Absolute };
 const WEIGHTED_TRIALS: Trials =
     Trials { first: -0.9, step: 0.05, steps: 36, error: Error::Squared };
+/// What the mean square of the super-block has in the importance of its weights.
+const SHARE: f32 = 1.0;
 
 pub(super) const CODEC: Codec = Codec::super_blocks::<Q2K, BLOCK, BYTES>();
 
@@ -55,21 +57,33 @@ impl Decode<WEIGHTS, BYTES> for Q2K {
 
 impl SuperBlock<BLOCK, BYTES> for Q2K {
     #[inline(always)]
-    fn search<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
-        let mut importance = *weights;
-        for value in &mut importance {
-            *value = value.abs();
-        }
+    fn search<V: Lanes>(weights: &[[V; BLOCK]; 2]) -> [Fit<V>; 2] {
+        let importance = [magnitudes(&weights[0]), magnitudes(&weights[1])];
         affine::fit::<V, HIGHEST, BLOCK>(&TRIALS, weights, &importance)
     }
 
     #[inline(always)]
     fn search_weighted<V: Lanes>(
-        weights: &[V; BLOCK],
-        importance: &Importance<V, BLOCK>,
-    ) -> Fit<V, BLOCK> {
-        let importance = affine::scaled_importance(weights, importance, 1.0);
+        weights: &[[V; BLOCK]; 2],
+        importance: &[Importance<V, BLOCK>; 2],
+    ) -> [Fit<V>; 2] {
+        let importance = [
+            affine::scaled_importance(&weights[0], &importance[0], SHARE),
+            affine::scaled_importance(&weights[1], &importance[1], SHARE),
+        ];
         affine::fit::<V, HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
+    }
+
+    fn quants_of_search(
+        weights: &[f32; BLOCK],
+        importance: Option<&Importance<f32, BLOCK>>,
+    ) -> [u8; BLOCK] {
+        let Some(importance) = importance else {
+            let importance = magnitudes(weights);
+            return affine::quants::<HIGHEST, BLOCK>(&TRIALS, weights, &importance);
+        };
+        let importance = affine::scaled_importance(weights, importance, SHARE);
+        affine::quants::<HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
     }
 
     fn round(found: &Found, super_block: usize) -> Option<Header> {
@@ -114,4 +128,14 @@ impl SuperBlock<BLOCK, BYTES> for Q2K {
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE) && is_finite_f16(block, MINIMUM)
     }
+}
+
+/// The importance that weights have for themselves.
+#[inline(always)]
+fn magnitudes<V: Lanes>(weights: &[V; BLOCK]) -> [V; BLOCK] {
+    let mut magnitudes = *weights;
+    for magnitude in &mut magnitudes {
+        *magnitude = magnitude.abs();
+    }
+    magnitudes
 }

@@ -10,14 +10,17 @@
 
 use super::affine::scaled_importance;
 use super::codec::{Codec, Decode, field, field_mut, is_finite_f16, read_f16, write_f16};
+use super::descent;
 use super::lanes::Lanes;
-use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
-use super::symmetric::{self, NEGLIGIBLE};
+use super::super_blocks::{
+    BATCH_WEIGHTS, Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS,
+};
+use super::symmetric;
 use super::two_bits;
 use super::wide::Wide;
 use crate::gguf::GgmlType;
 
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 const BLOCKS: usize = WEIGHTS / BLOCK;
 const HIGH_BITS: usize = 0;
 const QUANTS: usize = HIGH_BITS + 32;
@@ -26,13 +29,13 @@ const SCALE: usize = SCALES + PACKED_SCALES;
 const BYTES: usize = SCALE + 2;
 const PACKED_SCALES: usize = 12;
 
-const LOWEST: i32 = -4;
-const HIGHEST: i32 = 3;
+pub(super) const LOWEST: i32 = -4;
+pub(super) const HIGHEST: i32 = 3;
 /// The smallest and the largest scale of a block.
 const LOWEST_SCALE: i32 = -32;
 const HIGHEST_SCALE: i32 = 31;
-/// The most often that all quants are gone through.
-const ROUNDS: usize = 5;
+/// What the mean square of the super-block has in the importance of its weights.
+const SHARE: f32 = 2.0;
 
 pub(super) const CODEC: Codec = Codec::super_blocks::<Q3K, BLOCK, BYTES>();
 
@@ -61,17 +64,41 @@ impl Decode<WEIGHTS, BYTES> for Q3K {
 
 impl SuperBlock<BLOCK, BYTES> for Q3K {
     #[inline(always)]
-    fn search<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
-        descend(weights)
+    fn search<V: Lanes>(weights: &[[V; BLOCK]; 2]) -> [Fit<V>; 2] {
+        [descent::fit(&weights[0]), descent::fit(&weights[1])]
     }
 
     #[inline(always)]
     fn search_weighted<V: Lanes>(
-        weights: &[V; BLOCK],
-        importance: &Importance<V, BLOCK>,
-    ) -> Fit<V, BLOCK> {
-        let importance = scaled_importance(weights, importance, 2.0);
-        symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(weights, &importance)
+        weights: &[[V; BLOCK]; 2],
+        importance: &[Importance<V, BLOCK>; 2],
+    ) -> [Fit<V>; 2] {
+        let importance = [
+            scaled_importance(&weights[0], &importance[0], SHARE),
+            scaled_importance(&weights[1], &importance[1], SHARE),
+        ];
+        [
+            symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(&weights[0], &importance[0]),
+            symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(&weights[1], &importance[1]),
+        ]
+    }
+
+    fn quants_of_search(
+        weights: &[f32; BLOCK],
+        importance: Option<&Importance<f32, BLOCK>>,
+    ) -> [u8; BLOCK] {
+        match importance {
+            None => descent::quants(weights),
+            Some(importance) => {
+                let importance = scaled_importance(weights, importance, SHARE);
+                symmetric::quants::<LOWEST, HIGHEST, BLOCK>(weights, &importance)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn search_batch<V: Lanes>(weights: &[f32; BATCH_WEIGHTS], blocks: usize, found: &mut Found) {
+        descent::fit_batch::<V>(weights, blocks, found);
     }
 
     fn round(found: &Found, super_block: usize) -> Option<Header> {
@@ -88,16 +115,7 @@ impl SuperBlock<BLOCK, BYTES> for Q3K {
 
     #[inline(always)]
     fn round_weighted<V: Lanes>(found: &Found, first: usize, headers: &mut [Option<Header>]) {
-        let scales = V::transpose::<BLOCKS>(&found.scales[first * BLOCKS..], BLOCKS);
-        let importance = V::transpose::<BLOCKS>(&found.importance[first * BLOCKS..], BLOCKS);
-        let fit = symmetric::fit::<V, LOWEST_SCALE, HIGHEST_SCALE, BLOCKS>(&scales, &importance);
-        symmetric::keep_headers(&fit, headers);
-        for (header, super_block) in headers[..V::COUNT].iter_mut().flatten().zip(first..) {
-            let scales: [f32; BLOCKS] = Found::of(&found.scales, super_block);
-            if !scales.iter().all(|scale| scale.is_finite()) {
-                header.scale = f32::INFINITY;
-            }
-        }
+        symmetric::round_weighted::<V, LOWEST_SCALE, HIGHEST_SCALE>(found, first, headers);
     }
 
     #[inline(always)]
@@ -135,55 +153,6 @@ impl SuperBlock<BLOCK, BYTES> for Q3K {
     fn fits(block: &[u8; BYTES]) -> bool {
         is_finite_f16(block, SCALE)
     }
-}
-
-/// Starts from rounding by the weight of largest magnitude, and changes one quant after another as
-/// long as the least squares fit gets better.
-#[inline(always)]
-fn descend<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
-    let zero = V::splat(0.0);
-    let (magnitude, extreme) = symmetric::extreme_lanes(weights);
-    let negligible = magnitude.less(V::splat(NEGLIGIBLE));
-    let inverse = V::splat(LOWEST as f32).div(extreme);
-    let (mut products, mut squares) = (zero, zero);
-    let mut quants = *weights;
-    for (quant, weight) in quants.iter_mut().zip(weights) {
-        *quant = inverse.mul(*weight).round_near::<LOWEST, HIGHEST>();
-        let importance = weight.mul(*weight);
-        products = products.add(importance.mul(*weight).mul(*quant));
-        squares = squares.add(importance.mul(*quant).mul(*quant));
-    }
-    for _ in 0..ROUNDS {
-        let mut changes = false;
-        for (quant, weight) in quants.iter_mut().zip(weights) {
-            let importance = weight.mul(*weight);
-            let weighted = importance.mul(*weight);
-            let others_products = products.sub(weighted.mul(*quant));
-            let others_squares = squares.sub(importance.mul(*quant).mul(*quant));
-            let best = weight.mul(others_squares).div(others_products);
-            let changed = best.round_clamped::<LOWEST, HIGHEST>();
-            let new_products = others_products.add(weighted.mul(changed));
-            let new_squares = others_squares.add(importance.mul(changed).mul(changed));
-            let nearer = products
-                .mul(products)
-                .mul(new_squares)
-                .less(new_products.mul(new_products).mul(squares));
-            let usable = V::both(zero.less(others_products), zero.less(new_squares));
-            let better = V::both(V::both(usable, nearer), changed.differs(*quant));
-            *quant = V::select(better, changed, *quant);
-            products = V::select(better, new_products, products);
-            squares = V::select(better, new_squares, squares);
-            changes |= V::any(better);
-        }
-        if !changes {
-            break;
-        }
-    }
-    for quant in &mut quants {
-        *quant = V::select(negligible, zero, quant.sub(V::splat(LOWEST as f32)));
-    }
-    let scale = V::select(zero.less(squares), products.div(squares), zero);
-    Fit { scale: V::select(negligible, zero, scale), minimum: zero, importance: zero, quants }
 }
 
 /// Sixteen signed scales: the low four bits of scale `j` in a half of byte `j % 8`, the high two in

@@ -58,7 +58,8 @@ impl Searched<WEIGHTS, BYTES> for Q4_0 {
 
     #[inline(always)]
     fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
-        symmetric::fit::<V, -8, 7, WEIGHTS>(weights, importance).into()
+        let (scale, quants) = symmetric::fit_with_quants::<V, -8, 7, WEIGHTS>(weights, importance);
+        Fit { scale, minimum: V::splat(0.0), quants: Some(quants) }
     }
 
     #[inline(always)]

@@ -62,7 +62,8 @@ impl Searched<WEIGHTS, BYTES> for Q4_1 {
 
     #[inline(always)]
     fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
-        affine::fit::<V, 15, WEIGHTS>(&TRIALS, weights, importance).into()
+        let (fit, quants) = affine::fit_with_quants::<V, 15, WEIGHTS>(&TRIALS, weights, importance);
+        Fit { scale: fit.scale, minimum: fit.minimum, quants: Some(quants) }
     }
 
     #[inline(always)]

@@ -27,6 +27,8 @@ const HIGHEST: i32 = 15;
 const TRIALS: Trials = Trials { first: -1.0, step: 0.1, steps: 20, error: Error::Squared };
 const WEIGHTED_TRIALS: Trials =
     Trials { first: -0.9, step: 0.05, steps: 36, error: Error::Squared };
+/// What the mean square of the super-block has in the importance of its weights.
+const SHARE: f32 = 2.0;
 
 pub(super) const CODEC: Codec = Codec::super_blocks::<Q4K, BLOCK, BYTES>();
 
@@ -52,18 +54,33 @@ impl Decode<WEIGHTS, BYTES> for Q4K {
 
 impl SuperBlock<BLOCK, BYTES> for Q4K {
     #[inline(always)]
-    fn search<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
-        let importance = affine::own_importance(weights);
+    fn search<V: Lanes>(weights: &[[V; BLOCK]; 2]) -> [Fit<V>; 2] {
+        let importance = [affine::own_importance(&weights[0]), affine::own_importance(&weights[1])];
         affine::fit::<V, HIGHEST, BLOCK>(&TRIALS, weights, &importance)
     }
 
     #[inline(always)]
     fn search_weighted<V: Lanes>(
-        weights: &[V; BLOCK],
-        importance: &Importance<V, BLOCK>,
-    ) -> Fit<V, BLOCK> {
-        let importance = affine::scaled_importance(weights, importance, 2.0);
+        weights: &[[V; BLOCK]; 2],
+        importance: &[Importance<V, BLOCK>; 2],
+    ) -> [Fit<V>; 2] {
+        let importance = [
+            affine::scaled_importance(&weights[0], &importance[0], SHARE),
+            affine::scaled_importance(&weights[1], &importance[1], SHARE),
+        ];
         affine::fit::<V, HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
+    }
+
+    fn quants_of_search(
+        weights: &[f32; BLOCK],
+        importance: Option<&Importance<f32, BLOCK>>,
+    ) -> [u8; BLOCK] {
+        let Some(importance) = importance else {
+            let importance = affine::own_importance(weights);
+            return affine::quants::<HIGHEST, BLOCK>(&TRIALS, weights, &importance);
+        };
+        let importance = affine::scaled_importance(weights, importance, SHARE);
+        affine::quants::<HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
     }
 
     fn round(found: &Found, super_block: usize) -> Option<Header> {

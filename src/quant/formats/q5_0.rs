@@ -58,7 +58,9 @@ impl Searched<WEIGHTS, BYTES> for Q5_0 {
 
     #[inline(always)]
     fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
-        symmetric::fit::<V, -16, 15, WEIGHTS>(weights, importance).into()
+        let (scale, quants) =
+            symmetric::fit_with_quants::<V, -16, 15, WEIGHTS>(weights, importance);
+        Fit { scale, minimum: V::splat(0.0), quants: Some(quants) }
     }
 
     #[inline(always)]

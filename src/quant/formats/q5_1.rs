@@ -63,7 +63,8 @@ impl Searched<WEIGHTS, BYTES> for Q5_1 {
 
     #[inline(always)]
     fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
-        affine::fit::<V, 31, WEIGHTS>(&TRIALS, weights, importance).into()
+        let (fit, quants) = affine::fit_with_quants::<V, 31, WEIGHTS>(&TRIALS, weights, importance);
+        Fit { scale: fit.scale, minimum: fit.minimum, quants: Some(quants) }
     }
 
     #[inline(always)]

@@ -58,20 +58,30 @@ impl Decode<WEIGHTS, BYTES> for Q6K {
 
 impl SuperBlock<BLOCK, BYTES> for Q6K {
     #[inline(always)]
-    fn search<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK> {
-        let mut importance = *weights;
-        for value in &mut importance {
-            *value = value.mul(*value);
-        }
-        symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(weights, &importance)
+    fn search<V: Lanes>(weights: &[[V; BLOCK]; 2]) -> [Fit<V>; 2] {
+        [
+            symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(&weights[0], &squares(&weights[0])),
+            symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(&weights[1], &squares(&weights[1])),
+        ]
     }
 
     #[inline(always)]
     fn search_weighted<V: Lanes>(
-        weights: &[V; BLOCK],
-        importance: &Importance<V, BLOCK>,
-    ) -> Fit<V, BLOCK> {
-        symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(weights, &importance.columns)
+        weights: &[[V; BLOCK]; 2],
+        importance: &[Importance<V, BLOCK>; 2],
+    ) -> [Fit<V>; 2] {
+        [
+            symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(&weights[0], &importance[0].columns),
+            symmetric::fit::<V, LOWEST, HIGHEST, BLOCK>(&weights[1], &importance[1].columns),
+        ]
+    }
+
+    fn quants_of_search(
+        weights: &[f32; BLOCK],
+        importance: Option<&Importance<f32, BLOCK>>,
+    ) -> [u8; BLOCK] {
+        let importance = importance.map_or_else(|| squares(weights), |known| known.columns);
+        symmetric::quants::<LOWEST, HIGHEST, BLOCK>(weights, &importance)
     }
 
     fn round(found: &Found, super_block: usize) -> Option<Header> {
@@ -112,12 +122,17 @@ impl SuperBlock<BLOCK, BYTES> for Q6K {
 
     #[inline(always)]
     fn pack(quants: &[u8; WEIGHTS], block: &mut [u8; BYTES]) {
-        block[LOW_BITS..SCALES].fill(0);
-        for (b, quants) in quants.as_chunks::<BLOCK>().0.iter().enumerate() {
-            let place = Place::of(b);
-            for (l, quant) in quants.iter().enumerate() {
-                block[place.low_at + l] |= (quant & 0x0f) << place.low_shift;
-                block[place.high_at + l] |= (quant >> 4) << place.high_shift;
+        for (half, quants) in quants.as_chunks::<128>().0.iter().enumerate() {
+            let low_bits = field_mut::<64>(block, LOW_BITS + 64 * half);
+            for (l, byte) in low_bits.iter_mut().enumerate() {
+                *byte = (quants[l] & 0x0f) | (quants[l + 64] << 4);
+            }
+            let high_bits = field_mut::<32>(block, HIGH_BITS + 32 * half);
+            for (l, byte) in high_bits.iter_mut().enumerate() {
+                *byte = (quants[l] >> 4)
+                    | (quants[l + 32] >> 4) << 2
+                    | (quants[l + 64] >> 4) << 4
+                    | (quants[l + 96] >> 4) << 6;
             }
         }
     }
@@ -147,4 +162,14 @@ impl Place {
             high_shift: 2 * (within / 2),
         }
     }
+}
+
+/// The importance that weights have for themselves.
+#[inline(always)]
+fn squares<V: Lanes>(weights: &[V; BLOCK]) -> [V; BLOCK] {
+    let mut squares = *weights;
+    for square in &mut squares {
+        *square = square.mul(*square);
+    }
+    squares
 }

@@ -21,21 +21,36 @@ pub(super) const MOST_BLOCKS: usize = 16;
 /// Super-blocks in a batch: as many as the widest register has lanes, so that steps which take one
 /// super-block a lane fill it.
 const BATCH: usize = 16;
-const BATCH_WEIGHTS: usize = BATCH * WEIGHTS;
+pub(super) const BATCH_WEIGHTS: usize = BATCH * WEIGHTS;
 
 /// A format of super-blocks of `WEIGHTS / BLOCK` blocks of `BLOCK` weights `scale · q − minimum`.
 pub(super) trait SuperBlock<const BLOCK: usize, const BYTES: usize>:
     Decode<WEIGHTS, BYTES>
 {
     /// Finds the scale and minimum of each block where nothing is known of the importance of its
-    /// weights.
-    fn search<V: Lanes>(weights: &[V; BLOCK]) -> Fit<V, BLOCK>;
+    /// weights. Two streams of blocks, because their computations can take turns.
+    fn search<V: Lanes>(weights: &[[V; BLOCK]; 2]) -> [Fit<V>; 2];
 
     /// Finds the scale and minimum of each block.
     fn search_weighted<V: Lanes>(
-        weights: &[V; BLOCK],
-        importance: &Importance<V, BLOCK>,
-    ) -> Fit<V, BLOCK>;
+        weights: &[[V; BLOCK]; 2],
+        importance: &[Importance<V, BLOCK>; 2],
+    ) -> [Fit<V>; 2];
+
+    /// The quants, counting from 0, that the search ends with for a block: ggml leaves them where the
+    /// block's scale is rounded to nothing.
+    fn quants_of_search(
+        weights: &[f32; BLOCK],
+        importance: Option<&Importance<f32, BLOCK>>,
+    ) -> [u8; BLOCK];
+
+    /// [`SuperBlock::search`] of the first `blocks` blocks of a batch.
+    #[inline(always)]
+    fn search_batch<V: Lanes>(weights: &[f32; BATCH_WEIGHTS], blocks: usize, found: &mut Found) {
+        for first in (0..blocks).step_by(2 * V::COUNT) {
+            found.keep(first, &Self::search::<V>(&streams(weights, first)));
+        }
+    }
 
     /// Rounds what [`SuperBlock::search`] found for a super-block. None if all its bytes are zero.
     fn round(found: &Found, super_block: usize) -> Option<Header>;
@@ -60,6 +75,7 @@ pub(super) trait SuperBlock<const BLOCK: usize, const BYTES: usize>:
 }
 
 /// What is known of the importance of blocks, one a lane.
+#[derive(Clone, Copy)]
 pub(super) struct Importance<V, const BLOCK: usize> {
     /// The importance of each weight's column.
     pub(super) columns: [V; BLOCK],
@@ -68,15 +84,13 @@ pub(super) struct Importance<V, const BLOCK: usize> {
 }
 
 /// What a search finds, one block a lane.
-pub(super) struct Fit<V, const BLOCK: usize> {
+#[derive(Clone, Copy)]
+pub(super) struct Fit<V> {
     pub(super) scale: V,
     /// To be subtracted.
     pub(super) minimum: V,
     /// The sum of what the search counts the errors of the weights by.
     pub(super) importance: V,
-    /// The quants of the search, counting from 0: ggml leaves them where a block's scale is rounded
-    /// to nothing.
-    pub(super) quants: [V; BLOCK],
 }
 
 /// The [`Fit`]s of the blocks of a batch, block after block.
@@ -87,6 +101,17 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// Keeps what was found for the blocks from `first` on.
+    #[inline(always)]
+    fn keep<V: Lanes>(&mut self, first: usize, fits: &[Fit<V>; 2]) {
+        for (stream, fit) in fits.iter().enumerate() {
+            let first = first + stream * V::COUNT;
+            fit.scale.store(&mut self.scales[first..]);
+            fit.minimum.store(&mut self.minimums[first..]);
+            fit.importance.store(&mut self.importance[first..]);
+        }
+    }
+
     /// The numbers of one super-block among those of a batch.
     #[inline(always)]
     pub(super) fn of<const BLOCKS: usize>(numbers: &[f32], super_block: usize) -> [f32; BLOCKS] {
@@ -264,10 +289,7 @@ impl<const BLOCK: usize> Batch<BLOCK> {
         weights: &[f32; BATCH_WEIGHTS],
         count: usize,
     ) -> [Option<Header>; BATCH] {
-        for first in (0..count * Self::BLOCKS).step_by(V::COUNT) {
-            let fit = F::search(&V::transpose(&weights[first * BLOCK..], BLOCK));
-            self.keep(first, &fit);
-        }
+        F::search_batch::<V>(weights, count * Self::BLOCKS, &mut self.found);
         let mut headers = [None; BATCH];
         for (index, header) in headers[..count].iter_mut().enumerate() {
             *header = F::round(&self.found, index);
@@ -287,26 +309,24 @@ impl<const BLOCK: usize> Batch<BLOCK> {
         Wide: Lanes,
         Narrow: Lanes,
     {
-        for first in (0..count * Self::BLOCKS).step_by(Wide::COUNT) {
-            let importance = Importance {
-                columns: Wide::transpose(&self.importance[first * BLOCK..], BLOCK),
-                sum_squares: Wide::load(&self.sum_squares[first..]),
-            };
-            let weights = Wide::transpose(&weights[first * BLOCK..], BLOCK);
-            self.keep(first, &F::search_weighted(&weights, &importance));
+        for first in (0..count * Self::BLOCKS).step_by(2 * Wide::COUNT) {
+            let [first_columns, second_columns] = streams::<Wide, BLOCK>(&self.importance, first);
+            let sum_squares = &self.sum_squares[first..];
+            let importance = [
+                Importance { columns: first_columns, sum_squares: Wide::load(sum_squares) },
+                Importance {
+                    columns: second_columns,
+                    sum_squares: Wide::load(&sum_squares[Wide::COUNT..]),
+                },
+            ];
+            let weights = streams(weights, first);
+            self.found.keep(first, &F::search_weighted::<Wide>(&weights, &importance));
         }
         let mut headers = [None; BATCH];
         for first in (0..count).step_by(Narrow::COUNT) {
             F::round_weighted::<Narrow>(&self.found, first, &mut headers[first..]);
         }
         headers
-    }
-
-    #[inline(always)]
-    fn keep<V: Lanes>(&mut self, first: usize, fit: &Fit<V, BLOCK>) {
-        fit.scale.store(&mut self.found.scales[first..]);
-        fit.minimum.store(&mut self.found.minimums[first..]);
-        fit.importance.store(&mut self.found.importance[first..]);
     }
 
     /// Lays out the importance of a batch that starts at a column of a row, and sums the squares of
@@ -371,21 +391,29 @@ impl<const BLOCK: usize> Batch<BLOCK> {
     }
 
     /// Searches again for block `place` of the batch, for its quants.
+    #[cold]
     fn quants_of_search<F: SuperBlock<BLOCK, BYTES>, const BYTES: usize>(
         &self,
         weights: &[f32; BLOCK],
         weighted: bool,
         place: usize,
     ) -> [u8; BLOCK] {
-        let fit = if weighted {
-            let columns = self.importance.as_chunks::<BLOCK>().0[place];
-            let sum_squares = self.sum_squares[place];
-            F::search_weighted(weights, &Importance { columns, sum_squares })
-        } else {
-            F::search(weights)
-        };
-        fit.quants.map(|quant: f32| quant as u8)
+        let columns = self.importance.as_chunks::<BLOCK>().0[place];
+        let importance = Importance { columns, sum_squares: self.sum_squares[place] };
+        F::quants_of_search(weights, weighted.then_some(&importance))
     }
+}
+
+/// The numbers of the blocks from `first` on, one a lane: twice as many as there are lanes.
+#[inline(always)]
+fn streams<V: Lanes, const BLOCK: usize>(
+    numbers: &[f32; BATCH_WEIGHTS],
+    first: usize,
+) -> [[V; BLOCK]; 2] {
+    [
+        V::transpose(&numbers[first * BLOCK..], BLOCK),
+        V::transpose(&numbers[(first + V::COUNT) * BLOCK..], BLOCK),
+    ]
 }
 
 /// Rounds the weights of a block to its grid.

@@ -132,6 +132,13 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn bits(mask: Self::Mask) -> u64 {
+        const BITS: [u32; 4] = [1, 2, 4, 8];
+        // SAFETY: see above; four numbers are read from the array of four.
+        u64::from(unsafe { vaddvq_u32(vandq_u32(mask, vld1q_u32(BITS.as_ptr()))) })
+    }
+
+    #[inline(always)]
     fn any(mask: Self::Mask) -> bool {
         // SAFETY: see above.
         unsafe { vmaxvq_u32(mask) != 0 }

@@ -37,8 +37,8 @@ pub(super) trait Lanes: Copy {
     /// `self != other`; true for NaN.
     fn differs(self, other: Self) -> Self::Mask;
     fn both(left: Self::Mask, right: Self::Mask) -> Self::Mask;
-    /// Whether the mask is true in any lane.
-    fn any(mask: Self::Mask) -> bool;
+    /// Bit `l` is set where the mask is true in lane `l`.
+    fn bits(mask: Self::Mask) -> u64;
     /// `yes` where the mask is true, else `no`.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// Lane `l`, a whole number from 0 to 255, into `bytes[l]`.
@@ -58,6 +58,12 @@ pub(super) trait Lanes: Copy {
     #[inline(always)]
     fn round_near<const LOW: i32, const HIGH: i32>(self) -> Self {
         self.round_clamped::<LOW, HIGH>()
+    }
+
+    /// Whether the mask is true in any lane.
+    #[inline(always)]
+    fn any(mask: Self::Mask) -> bool {
+        Self::bits(mask) != 0
     }
 
     /// `self < other ? self : other`.
@@ -162,8 +168,8 @@ impl Lanes for f32 {
     }
 
     #[inline(always)]
-    fn any(mask: bool) -> bool {
-        mask
+    fn bits(mask: bool) -> u64 {
+        u64::from(mask)
     }
 
     #[inline(always)]
@@ -262,8 +268,8 @@ impl<V: Lanes> Lanes for Pair<V> {
     }
 
     #[inline(always)]
-    fn any(mask: Self::Mask) -> bool {
-        V::any(mask.0) | V::any(mask.1)
+    fn bits(mask: Self::Mask) -> u64 {
+        V::bits(mask.0) | V::bits(mask.1) << V::COUNT
     }
 
     #[inline(always)]
@@ -296,7 +302,11 @@ impl<V: Lanes> Lanes for Pair<V> {
     fn transpose<const N: usize>(values: &[f32], stride: usize) -> [Self; N] {
         let first = V::transpose::<N>(values, stride);
         let second = V::transpose::<N>(&values[V::COUNT * stride..], stride);
-        std::array::from_fn(|i| Self(first[i], second[i]))
+        let mut columns = [Self::splat(0.0); N];
+        for (i, column) in columns.iter_mut().enumerate() {
+            *column = Self(first[i], second[i]);
+        }
+        columns
     }
 }
 

@@ -157,9 +157,9 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn any(mask: Self::Mask) -> bool {
+    fn bits(mask: Self::Mask) -> u64 {
         // SAFETY: see above.
-        unsafe { _mm256_movemask_ps(mask) != 0 }
+        u64::from(unsafe { _mm256_movemask_ps(mask) } as u8)
     }
 
     #[inline(always)]
@@ -226,9 +226,13 @@ impl Lanes for Avx2 {
         const { assert!(N.is_multiple_of(8)) };
         let mut columns = [Self::splat(0.0); N];
         for (tile, columns) in columns.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let rows = std::array::from_fn(|l| Self::load(&values[l * stride + 8 * tile..]).0);
+            // Loops, because closures are not compiled for the instruction set of their function.
+            let mut rows = *columns;
+            for (l, row) in rows.iter_mut().enumerate() {
+                *row = Self::load(&values[l * stride + 8 * tile..]);
+            }
             // SAFETY: see above.
-            *columns = unsafe { transpose_8x8(rows) }.map(Self);
+            *columns = unsafe { transpose_8x8(rows) };
         }
         columns
     }
@@ -236,32 +240,30 @@ impl Lanes for Avx2 {
 
 /// Register `i`, lane `l` from register `l`, lane `i`.
 #[inline(always)]
-unsafe fn transpose_8x8(rows: [__m256; 8]) -> [__m256; 8] {
+unsafe fn transpose_8x8(rows: [Avx2; 8]) -> [Avx2; 8] {
     // SAFETY: the caller has AVX2.
     unsafe {
-        let [a, b, c, d, e, f, g, h] = rows;
         // Pairs of rows interleaved, then pairs of pairs, then halves exchanged.
-        let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-        let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
-        let (ef_low, ef_high) = (_mm256_unpacklo_ps(e, f), _mm256_unpackhi_ps(e, f));
-        let (gh_low, gh_high) = (_mm256_unpacklo_ps(g, h), _mm256_unpackhi_ps(g, h));
-        let quad = |low, high| {
-            (_mm256_shuffle_ps::<0x44>(low, high), _mm256_shuffle_ps::<0xee>(low, high))
-        };
-        let (abcd_0, abcd_1) = quad(ab_low, cd_low);
-        let (abcd_2, abcd_3) = quad(ab_high, cd_high);
-        let (efgh_0, efgh_1) = quad(ef_low, gh_low);
-        let (efgh_2, efgh_3) = quad(ef_high, gh_high);
-        [
-            _mm256_permute2f128_ps::<0x20>(abcd_0, efgh_0),
-            _mm256_permute2f128_ps::<0x20>(abcd_1, efgh_1),
-            _mm256_permute2f128_ps::<0x20>(abcd_2, efgh_2),
-            _mm256_permute2f128_ps::<0x20>(abcd_3, efgh_3),
-            _mm256_permute2f128_ps::<0x31>(abcd_0, efgh_0),
-            _mm256_permute2f128_ps::<0x31>(abcd_1, efgh_1),
-            _mm256_permute2f128_ps::<0x31>(abcd_2, efgh_2),
-            _mm256_permute2f128_ps::<0x31>(abcd_3, efgh_3),
-        ]
+        let mut pairs = rows;
+        for i in 0..4 {
+            pairs[2 * i].0 = _mm256_unpacklo_ps(rows[2 * i].0, rows[2 * i + 1].0);
+            pairs[2 * i + 1].0 = _mm256_unpackhi_ps(rows[2 * i].0, rows[2 * i + 1].0);
+        }
+        // Quad `4 h + i` is column `i` (and `i + 4` in the upper half) of rows `4 h` to `4 h + 3`.
+        let mut quads = rows;
+        for h in 0..2 {
+            for i in 0..2 {
+                let (first, second) = (pairs[4 * h + i].0, pairs[4 * h + 2 + i].0);
+                quads[4 * h + 2 * i].0 = _mm256_shuffle_ps::<0x44>(first, second);
+                quads[4 * h + 2 * i + 1].0 = _mm256_shuffle_ps::<0xee>(first, second);
+            }
+        }
+        let mut columns = rows;
+        for i in 0..4 {
+            columns[i].0 = _mm256_permute2f128_ps::<0x20>(quads[i].0, quads[4 + i].0);
+            columns[4 + i].0 = _mm256_permute2f128_ps::<0x31>(quads[i].0, quads[4 + i].0);
+        }
+        columns
     }
 }
 
@@ -404,8 +406,8 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn any(mask: Self::Mask) -> bool {
-        mask != 0
+    fn bits(mask: Self::Mask) -> u64 {
+        u64::from(mask)
     }
 
     #[inline(always)]
@@ -459,14 +461,15 @@ impl Lanes for Avx512 {
         const { assert!(N.is_multiple_of(8)) };
         let mut columns = [Self::splat(0.0); N];
         for (tile, columns) in columns.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let at = |l: usize| Avx2::load(&values[l * stride + 8 * tile..]).0;
+            let mut rows = *columns;
+            for (l, row) in rows.iter_mut().enumerate() {
+                let low = Avx2::load(&values[l * stride + 8 * tile..]).0;
+                let high = Avx2::load(&values[(l + 8) * stride + 8 * tile..]).0;
+                // SAFETY: see above.
+                row.0 = unsafe { _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high) };
+            }
             // SAFETY: see above.
-            let rows = std::array::from_fn(|l| unsafe {
-                let low = _mm512_castps256_ps512(at(l));
-                _mm512_insertf32x8::<1>(low, at(l + 8))
-            });
-            // SAFETY: see above.
-            *columns = unsafe { transpose_two_8x8(rows) }.map(Self);
+            *columns = unsafe { transpose_two_8x8(rows) };
         }
         columns
     }
@@ -478,59 +481,34 @@ const fn narrow(low: i32, high: i32, width: i32) -> i32 {
     if high - low <= width { high } else { low + width }
 }
 
-/// [`transpose_8x8`] of the low and of the high halves: half `h` of register `i`, lane `l` from half
-/// `h` of register `l`, lane `i`.
+/// [`transpose_8x8`] of the low and of the high halves: lane `8 h + l` of register `i` from lane
+/// `8 h + i` of register `l`.
 #[inline(always)]
-unsafe fn transpose_two_8x8(rows: [__m512; 8]) -> [__m512; 8] {
+unsafe fn transpose_two_8x8(rows: [Avx512; 8]) -> [Avx512; 8] {
     // SAFETY: the caller has AVX-512.
     unsafe {
-        let [a, b, c, d, e, f, g, h] = rows;
-        let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-        let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-        let (ef_low, ef_high) = (_mm512_unpacklo_ps(e, f), _mm512_unpackhi_ps(e, f));
-        let (gh_low, gh_high) = (_mm512_unpacklo_ps(g, h), _mm512_unpackhi_ps(g, h));
-        let quad = |low, high| {
-            (_mm512_shuffle_ps::<0x44>(low, high), _mm512_shuffle_ps::<0xee>(low, high))
-        };
-        let (abcd_0, abcd_1) = quad(ab_low, cd_low);
-        let (abcd_2, abcd_3) = quad(ab_high, cd_high);
-        let (efgh_0, efgh_1) = quad(ef_low, gh_low);
-        let (efgh_2, efgh_3) = quad(ef_high, gh_high);
-        // Quarters of a register hold four rows at one column: those of even numbers are columns
-        // 0 to 3, those of odd numbers 4 to 7.
-        let pick = |low, high, first: [i32; 4]| {
-            let [p, q, r, s] = first;
-            let index = _mm512_setr_epi32(
-                p,
-                p + 1,
-                p + 2,
-                p + 3,
-                q,
-                q + 1,
-                q + 2,
-                q + 3,
-                r,
-                r + 1,
-                r + 2,
-                r + 3,
-                s,
-                s + 1,
-                s + 2,
-                s + 3,
-            );
-            _mm512_permutex2var_ps(low, index, high)
-        };
-        let even = [0, 16, 8, 24];
-        let odd = [4, 20, 12, 28];
-        [
-            pick(abcd_0, efgh_0, even),
-            pick(abcd_1, efgh_1, even),
-            pick(abcd_2, efgh_2, even),
-            pick(abcd_3, efgh_3, even),
-            pick(abcd_0, efgh_0, odd),
-            pick(abcd_1, efgh_1, odd),
-            pick(abcd_2, efgh_2, odd),
-            pick(abcd_3, efgh_3, odd),
-        ]
+        let mut pairs = rows;
+        for i in 0..4 {
+            pairs[2 * i].0 = _mm512_unpacklo_ps(rows[2 * i].0, rows[2 * i + 1].0);
+            pairs[2 * i + 1].0 = _mm512_unpackhi_ps(rows[2 * i].0, rows[2 * i + 1].0);
+        }
+        let mut quads = rows;
+        for h in 0..2 {
+            for i in 0..2 {
+                let (first, second) = (pairs[4 * h + i].0, pairs[4 * h + 2 + i].0);
+                quads[4 * h + 2 * i].0 = _mm512_shuffle_ps::<0x44>(first, second);
+                quads[4 * h + 2 * i + 1].0 = _mm512_shuffle_ps::<0xee>(first, second);
+            }
+        }
+        // Quarters of a quad are column `i` of rows 0 to 7, `i + 4` of those, and the same of rows 8
+        // to 15.
+        let even = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+        let odd = _mm512_add_epi32(even, _mm512_set1_epi32(4));
+        let mut columns = rows;
+        for i in 0..4 {
+            columns[i].0 = _mm512_permutex2var_ps(quads[i].0, even, quads[4 + i].0);
+            columns[4 + i].0 = _mm512_permutex2var_ps(quads[i].0, odd, quads[4 + i].0);
+        }
+        columns
     }
 }
