@@ -4,7 +4,7 @@ mod collect;
 mod merge;
 mod show;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 

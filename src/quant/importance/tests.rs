@@ -145,7 +145,8 @@ fn broken_gguf(change: impl FnOnce(&mut Metadata, &mut Vec<(TensorPlan, Vec<f32>
 #[test]
 fn broken_gguf_files_say_what_is_wrong() {
     type Tensors = Vec<(TensorPlan, Vec<f32>)>;
-    let cases: [(fn(&mut Metadata, &mut Tensors), &str); 11] = [
+    type Change = fn(&mut Metadata, &mut Tensors);
+    let cases: [(Change, &str); 11] = [
         (|metadata, _| drop(metadata.remove("imatrix.datasets")), "imatrix.datasets"),
         (|metadata, _| metadata.set("imatrix.datasets", Value::U32(1)), "imatrix.datasets"),
         (|metadata, _| metadata.set("imatrix.chunk_count", Value::I32(-1)), "imatrix.chunk_count"),
@@ -179,7 +180,8 @@ fn additions_keep_to_the_tensors_and_to_numbers() {
     let mut sums = ActivationSums::new(Vec::new(), 4);
     sums.add_chunk(&[("a", &[1.0, 2.0], 4), ("b", &[3.0], 4)]).unwrap();
     let before = sums.clone();
-    let cases: [(&[(&str, &[f64], u64)], &str); 5] = [
+    type Chunk<'a> = &'a [(&'a str, &'a [f64], u64)];
+    let cases: [(Chunk<'_>, &str); 5] = [
         (&[("a", &[1.0, 2.0], 4)], "has the tensor b"),
         (&[("a", &[1.0, 2.0], 4), ("b", &[3.0], 4), ("c", &[3.0], 4)], "lacks the tensor c"),
         (&[("a", &[1.0], 4), ("b", &[3.0], 4)], "a has 2 columns in the importance so far, 1 in"),
