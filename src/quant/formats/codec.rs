@@ -5,6 +5,8 @@
 
 use super::half_float::{f16_to_f32, f32_to_f16};
 use super::super_blocks::{self, SuperBlock};
+#[cfg(target_arch = "aarch64")]
+use super::wide::WideNeon;
 use super::wide::{self, Wide};
 #[cfg(target_arch = "x86_64")]
 use super::wide::{Wide256, Wide512};
@@ -213,6 +215,10 @@ pub(super) fn encode_blocks<F: Encode<BYTES>, S: Source, const BYTES: usize>(
             InstructionSet::Scalar | InstructionSet::Neon => {}
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    if set == InstructionSet::Neon {
+        return encode_blocks_wide::<F, S, WideNeon, BYTES>(inputs, blocks);
+    }
     encode_blocks_wide::<F, S, [f32; wide::WEIGHTS], BYTES>(inputs, blocks)
 }
 
@@ -245,6 +251,10 @@ pub(super) fn decode_blocks<F: Decode<WEIGHTS, BYTES>, const WEIGHTS: usize, con
             InstructionSet::Avx2 => return unsafe { avx2::<F, WEIGHTS, BYTES>(bytes, output) },
             InstructionSet::Scalar | InstructionSet::Neon => {}
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if set == InstructionSet::Neon {
+        return decode_blocks_wide::<F, WideNeon, WEIGHTS, BYTES>(bytes, output);
     }
     decode_blocks_wide::<F, [f32; wide::WEIGHTS], WEIGHTS, BYTES>(bytes, output);
 }

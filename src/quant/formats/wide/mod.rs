@@ -3,9 +3,13 @@
 //! An array of 32 f32 is [`Wide`] too: coding with it is the specification, which every processor
 //! can follow and whose results the others give to the bit.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+#[cfg(target_arch = "aarch64")]
+pub(super) use aarch64::WideNeon;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86_64::{Wide256, Wide512};
 

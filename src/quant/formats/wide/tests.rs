@@ -93,3 +93,13 @@ fn registers_give_the_answers_of_the_array() {
         }
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn registers_give_the_answers_of_the_array() {
+    for seed in 0..2_000 {
+        let numbers = numbers(seed);
+        let expected = answers::<[f32; WEIGHTS]>(&numbers);
+        assert_eq!(answers::<WideNeon>(&numbers), expected, "seed {seed}");
+    }
+}
