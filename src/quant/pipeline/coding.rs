@@ -17,8 +17,8 @@ use crate::support::progress::{Progress, Unit};
 /// Weights of a task; with importance, as many whole rows as fit, or one row that does not. A
 /// multiple of every format's block.
 const TASK_WEIGHTS: usize = 1 << 18;
-/// Weights that are coded at a time: their f32 values stay in a core's cache. A multiple of every
-/// format's block.
+/// Weights that are coded at a time where importance weighs them: their f32 values stay in a core's
+/// cache.
 const CHUNK_WEIGHTS: usize = 1 << 14;
 /// Bytes of a tensor that is copied as it is.
 const TASK_BYTES: usize = 1 << 20;
@@ -311,7 +311,7 @@ fn tensor_error(source: &dyn TensorSource, job: &TensorJob<'_>, failure: Failure
     }
 }
 
-/// Codes some of a tensor's weights, which `input` holds, chunk by chunk.
+/// Codes some of a tensor's weights, which `input` holds.
 fn code(
     job: &TensorJob<'_>,
     weights: Range<usize>,
@@ -319,33 +319,36 @@ fn code(
     values: &mut Vec<f32>,
     output: &mut Vec<u8>,
 ) -> Result<(), Failure> {
+    output.resize(bytes_of(job.format, &weights).len(), 0);
+    match job.heeded_importance() {
+        Some(importance) => code_weighted(job, importance, weights, input, values, output),
+        None => formats::requantize(job.tensor.ggml_type, input, job.format, output)
+            .map_err(|error| Failure::new(error, weights.start)),
+    }
+}
+
+/// Codes whole rows, some at a time, by the importance that their expert's columns have.
+fn code_weighted(
+    job: &TensorJob<'_>,
+    importance: &[f32],
+    weights: Range<usize>,
+    input: &[u8],
+    values: &mut Vec<f32>,
+    output: &mut [u8],
+) -> Result<(), Failure> {
     let (source, target) = (job.tensor.ggml_type, job.format);
-    output.resize(bytes_of(target, &weights).len(), 0);
-    let importance = job.heeded_importance();
     let columns = job.tensor.columns();
-    let chunk = match importance {
-        Some(_) => (CHUNK_WEIGHTS / columns).max(1) * columns,
-        None => CHUNK_WEIGHTS,
-    };
+    let chunk = (CHUNK_WEIGHTS / columns).max(1) * columns;
     let mut start = 0;
     while start < weights.len() {
         let first = weights.start + start;
-        let mut end = weights.len().min(start + chunk);
-        if importance.is_some() {
-            end = end.min(job.end_of_expert(first) - weights.start);
-        }
-        let input = &input[bytes_of(source, &(start..end))];
+        let end_of_expert = job.end_of_expert(first) - weights.start;
+        let end = weights.len().min(start + chunk).min(end_of_expert);
+        let importance = &importance[job.expert_of(first) * columns..][..columns];
         let output = &mut output[bytes_of(target, &(start..end))];
         values.resize(end - start, 0.0);
-        formats::dequantize_row(source, input, values)
-            .and_then(|()| match importance {
-                Some(importance) => {
-                    let expert = job.expert_of(first);
-                    let importance = &importance[expert * columns..][..columns];
-                    formats::quantize_weighted(target, values, importance, output)
-                }
-                None => formats::quantize_row(target, values, output),
-            })
+        formats::dequantize_row(source, &input[bytes_of(source, &(start..end))], values)
+            .and_then(|()| formats::quantize_weighted(target, values, importance, output))
             .map_err(|error| Failure::new(error, first))?;
         start = end;
     }
