@@ -5,7 +5,7 @@
 //! blocks only; and in most of those no quant changes. So a quick look over all blocks picks those
 //! in which one might, and the search gathers them into full lanes.
 
-use super::lanes::{Lanes, MOST_LANES};
+use super::lanes::{Lanes, MOST_LANES, Pair};
 use super::q3_k::{BLOCK, HIGHEST, LOWEST};
 use super::super_blocks::{BATCH_WEIGHTS, Fit, Found};
 use super::symmetric::{NEGLIGIBLE, extreme_lanes};
@@ -26,8 +26,6 @@ pub(super) fn fit_batch<V: Lanes>(
     blocks: usize,
     found: &mut Found,
 ) {
-    let (all, _) = weights.as_chunks::<BLOCK>();
-    let mut gathered = [[0.0; BLOCK]; BLOCKS];
     let mut places = [0; BLOCKS];
     let mut count = 0;
     for first in (0..blocks).step_by(V::COUNT) {
@@ -35,18 +33,21 @@ pub(super) fn fit_batch<V: Lanes>(
         descent.scale().store(&mut found.scales[first..]);
         let mut restless = descent.restless();
         while restless != 0 {
-            let place = first + restless.trailing_zeros() as usize;
-            restless &= restless - 1;
-            gathered[count] = all[place];
-            places[count] = place;
+            places[count] = first + restless.trailing_zeros() as usize;
             count += 1;
+            restless &= restless - 1;
         }
     }
-    for first in (0..count).step_by(V::COUNT) {
-        let weights = V::transpose(&gathered.as_flattened()[first * BLOCK..], BLOCK);
+    let (all, _) = weights.as_chunks::<BLOCK>();
+    let mut gathered = [[0.0; BLOCK]; MOST_LANES];
+    // Each change waits for the one before: more lanes wait together.
+    for places in places[..count].chunks(2 * V::COUNT) {
+        for (block, &place) in gathered.iter_mut().zip(places) {
+            *block = all[place];
+        }
         let mut scales = [0.0; MOST_LANES];
+        let weights = Pair::<V>::transpose(gathered.as_flattened(), BLOCK);
         fit(&weights).scale.store(&mut scales);
-        let places = &places[first..count.min(first + V::COUNT)];
         for (&place, scale) in places.iter().zip(scales) {
             found.scales[place] = scale;
         }

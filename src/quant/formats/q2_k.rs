@@ -86,6 +86,7 @@ impl SuperBlock<BLOCK, BYTES> for Q2K {
         affine::quants::<HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
     }
 
+    #[inline(always)]
     fn round(found: &Found, super_block: usize) -> Option<Header> {
         Some(affine::round::<BLOCKS>(found, super_block, LARGEST as f32))
     }

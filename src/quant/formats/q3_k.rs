@@ -101,14 +101,15 @@ impl SuperBlock<BLOCK, BYTES> for Q3K {
         descent::fit_batch::<V>(weights, blocks, found);
     }
 
+    #[inline(always)]
     fn round(found: &Found, super_block: usize) -> Option<Header> {
         let mut header = Header::default();
         if let Some(rounded) = symmetric::round(found, super_block, LOWEST_SCALE as f32) {
             header.scale = rounded.scale;
-            header.scales = rounded.codes.map(|code| {
+            for (scale, code) in header.scales.iter_mut().zip(rounded.codes) {
                 let code = i32::from(code as i8).clamp(LOWEST_SCALE, HIGHEST_SCALE);
-                (code - LOWEST_SCALE) as u8
-            });
+                *scale = (code - LOWEST_SCALE) as u8;
+            }
         }
         Some(header)
     }
@@ -159,20 +160,35 @@ impl SuperBlock<BLOCK, BYTES> for Q3K {
 /// byte `8 + j % 4`.
 #[inline(always)]
 pub(crate) fn unpack_scales(packed: &[u8; PACKED_SCALES]) -> [i8; BLOCKS] {
-    std::array::from_fn(|j| {
-        let low = (packed[j % 8] >> (4 * (j / 8))) & 0x0f;
-        let high = (packed[8 + j % 4] >> (2 * (j / 4))) & 3;
-        (low | (high << 4)) as i8 - 32
-    })
+    let mut scales = [0; BLOCKS];
+    for j in 0..8 {
+        scales[j] = packed[j] & 0x0f;
+        scales[j + 8] = packed[j] >> 4;
+    }
+    for j in 0..4 {
+        for (quarter, shift) in [0, 2, 4, 6].into_iter().enumerate() {
+            scales[4 * quarter + j] |= ((packed[8 + j] >> shift) & 3) << 4;
+        }
+    }
+    let mut signed = [0; BLOCKS];
+    for (signed, scale) in signed.iter_mut().zip(scales) {
+        *signed = scale as i8 - 32;
+    }
+    signed
 }
 
 /// Packs scales that count from 0, below 64.
 #[inline(always)]
 fn pack_scales(scales: &[u8; BLOCKS]) -> [u8; PACKED_SCALES] {
     let mut packed = [0; PACKED_SCALES];
-    for (j, scale) in scales.iter().enumerate() {
-        packed[j % 8] |= (scale & 0x0f) << (4 * (j / 8));
-        packed[8 + j % 4] |= (scale >> 4) << (2 * (j / 4));
+    for j in 0..8 {
+        packed[j] = (scales[j] & 0x0f) | (scales[j + 8] << 4);
+    }
+    for j in 0..4 {
+        packed[8 + j] = (scales[j] >> 4)
+            | (scales[j + 4] >> 4) << 2
+            | (scales[j + 8] >> 4) << 4
+            | (scales[j + 12] >> 4) << 6;
     }
     packed
 }

@@ -82,6 +82,7 @@ impl SuperBlock<BLOCK, BYTES> for Q5K {
         affine::quants::<HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
     }
 
+    #[inline(always)]
     fn round(found: &Found, super_block: usize) -> Option<Header> {
         Some(six_bit_header::round(found, super_block))
     }

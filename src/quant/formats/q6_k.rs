@@ -84,6 +84,7 @@ impl SuperBlock<BLOCK, BYTES> for Q6K {
         symmetric::quants::<LOWEST, HIGHEST, BLOCK>(weights, &importance)
     }
 
+    #[inline(always)]
     fn round(found: &Found, super_block: usize) -> Option<Header> {
         let scales = Found::of::<BLOCKS>(&found.scales, super_block);
         if scales.iter().all(|scale| scale.abs() < NEGLIGIBLE) {
