@@ -1,7 +1,7 @@
 //! Block formats: one file each, and the functions through which everything else uses them.
 //!
-//! A new format is a file that says what its type, layout and arithmetic are ([`codec::Decode`], and
-//! one of [`codec::Encode`], [`blocks::Searched`] or [`super_blocks::SuperBlock`]) and ends in a
+//! A new format is a file that says what its type, layout and arithmetic are (`codec::Decode`, and
+//! one of `codec::Encode`, `blocks::Searched` or `super_blocks::SuperBlock`) and ends in a
 //! constant, which gets a line in `CODECS` here. Tests, benches and the command line go through that
 //! list; `docs/formats.md` shows it.
 
