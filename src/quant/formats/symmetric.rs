@@ -167,7 +167,11 @@ pub(super) fn round(found: &Found, super_block: usize, lowest: f32) -> Option<Ro
         return None;
     }
     let inverse = lowest / largest;
-    Some(Rounded { scale: 1.0 / inverse, codes: scales.map(|scale| nearest_int(inverse * scale)) })
+    let mut codes = [0; 16];
+    for (code, scale) in codes.iter_mut().zip(scales) {
+        *code = nearest_int(inverse * scale);
+    }
+    Some(Rounded { scale: 1.0 / inverse, codes })
 }
 
 /// Rounds the scales of super-blocks, one a lane, to quants from `LOWEST` to `HIGHEST` of the scale
