@@ -33,6 +33,9 @@ pub mod engine;
 /// Question sets, prompts, scoring and statistics.
 pub mod eval;
 
+/// The best format for each tensor at a given size.
+pub mod search;
+
 /// Load generation and its metrics.
 pub mod bench;
 

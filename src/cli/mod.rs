@@ -15,6 +15,7 @@ mod join;
 mod mmlu_eval;
 mod options;
 mod quantize;
+mod search;
 mod split;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ enum Command {
     Convert(convert::Arguments),
     Quantize(quantize::Arguments),
     Importance(importance::Arguments),
+    Search(search::Arguments),
     Split(split::Arguments),
     Join(join::Arguments),
     Inspect(inspect::Arguments),
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Convert(arguments) => convert::run(&arguments, &global),
         Command::Quantize(arguments) => quantize::run(&arguments, &global),
         Command::Importance(arguments) => importance::run(&arguments, &global),
+        Command::Search(arguments) => search::run(&arguments, &global),
         Command::Split(arguments) => split::run(&arguments, &global),
         Command::Join(arguments) => join::run(&arguments, &global),
         Command::Inspect(arguments) => inspect::run(&arguments, &global),

@@ -121,7 +121,7 @@ struct ChangeOptions {
     exclude: Vec<Pattern>,
 }
 
-fn recipe_parser() -> impl TypedValueParser<Value = &'static Recipe> {
+pub(super) fn recipe_parser() -> impl TypedValueParser<Value = &'static Recipe> {
     let value = |recipe: &Recipe| {
         PossibleValue::new(recipe.name).aliases(recipe.aliases).help(recipe.about)
     };
@@ -141,7 +141,7 @@ fn format_parser() -> impl TypedValueParser<Value = GgmlType> {
     })
 }
 
-fn parse_rule(text: &str) -> Result<Rule> {
+pub(super) fn parse_rule(text: &str) -> Result<Rule> {
     let (pattern, name) = text.rsplit_once('=').context("expected REGEX=FORMAT, found no '='")?;
     let format = format_names()
         .find(|known| known.eq_ignore_ascii_case(name))

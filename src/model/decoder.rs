@@ -15,9 +15,9 @@ use crate::gguf::{GgufFile, TensorInfo};
 use crate::kernels::attention::AttentionShape;
 use crate::quant::formats::{can_dequantize, dequantize_row};
 
-pub use staged::{Replaced, Residual};
+pub use staged::{Residual, StandIn};
 
-use staged::Replacement;
+use staged::EmbeddingRows;
 
 /// One sequence's tokens in a forward pass.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ pub struct Decoder {
     config: Config,
     file: GgufFile,
     embedding: TensorInfo,
-    /// What stands in for the file's embedding.
-    replacement: Option<Replacement>,
+    /// What is looked up instead of the file's embedding.
+    embedding_rows: Option<EmbeddingRows>,
     weights: Weights,
     ops: Box<dyn Ops>,
 }
@@ -53,7 +53,7 @@ impl Decoder {
         Self::load_with(file, ops_for(device), Stacking::OfOneType)
     }
 
-    /// Loads the model so that each matrix can be replaced ([`Decoder::replace`]); steps start a few
+    /// Loads the model so that each matrix can be exchanged ([`Decoder::exchange`]); steps start a few
     /// more products.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Decoder {
                 format!("{EMBEDDING} is {}, which quantkit cannot read", embedding.ggml_type);
             return Err(ModelError::unsupported(file.path(), problem));
         }
-        Ok(Self { config, file, embedding, replacement: None, weights, ops })
+        Ok(Self { config, file, embedding, embedding_rows: None, weights, ops })
     }
 
     /// The model's shape and constants.
@@ -243,8 +243,8 @@ impl Decoder {
 
     /// The embeddings of all tokens, dequantized from the file row by row.
     fn embed(&self, items: &[BatchItem<'_>]) -> Result<Tensor, ModelError> {
-        let (ggml_type, bytes) = match &self.replacement {
-            Some(replacement) => (replacement.ggml_type, &replacement.bytes[..]),
+        let (ggml_type, bytes) = match &self.embedding_rows {
+            Some(rows) => (rows.ggml_type, &rows.bytes[..]),
             None => (self.embedding.ggml_type, self.file.tensor_bytes(&self.embedding)),
         };
         let (hidden, row_bytes) = (self.config.hidden, bytes.len() / self.embedding.rows());

@@ -17,7 +17,7 @@ use crate::gguf::GgufError;
 
 pub use cache::SequenceCache;
 pub use config::{Config, FAMILIES, Family};
-pub use decoder::{BatchItem, Decoder, Replaced, Residual};
+pub use decoder::{BatchItem, Decoder, Residual, StandIn};
 pub use observer::ActivationObserver;
 pub use rope::{RopeFrequencies, RopePairs};
 

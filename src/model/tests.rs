@@ -185,7 +185,7 @@ fn load_separately(name: &str) -> Decoder {
 }
 
 #[test]
-fn a_replaced_matrix_counts_until_it_is_put_back() {
+fn an_exchanged_matrix_counts_until_it_is_exchanged_back() {
     let mut decoder = load_separately("llama");
     let (tokens, _) = reference("llama");
     let before = run_in_stages(&decoder, &tokens, 1);
@@ -193,17 +193,24 @@ fn a_replaced_matrix_counts_until_it_is_put_back() {
     for name in ["token_embd.weight", "blk.0.attn_k.weight", "blk.1.ffn_down.weight"] {
         let tensor = file.tensor(name).unwrap();
         let bytes = file.tensor_bytes(tensor).to_vec();
-        let same = decoder.replace(name, tensor.ggml_type, bytes).unwrap();
-        assert_eq!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
+        let mut same = decoder.stand_in(name, tensor.ggml_type, bytes).unwrap();
         let zeroes = vec![0; 4 * tensor.weights() as usize];
-        let changed = decoder.replace(name, GgmlType::F32, zeroes).unwrap();
+        let mut zero = decoder.stand_in(name, GgmlType::F32, zeroes).unwrap();
+        decoder.exchange(&mut same);
+        assert_eq!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
+        decoder.exchange(&mut zero);
         assert_ne!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
-        decoder.put_back(changed);
-        decoder.put_back(same);
+        decoder.exchange(&mut zero);
+        decoder.exchange(&mut same);
         assert_eq!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
     }
-    let error = decoder.replace("blk.9.attn_k.weight", GgmlType::F32, Vec::new()).unwrap_err();
-    assert!(error.to_string().contains("no such tensor"), "{error}");
+    for (name, problem) in [
+        ("blk.9.attn_k.weight", "no such tensor"),
+        ("output_norm.weight", "no matrix that can be exchanged"),
+    ] {
+        let error = decoder.stand_in(name, GgmlType::F32, Vec::new()).unwrap_err();
+        assert!(error.to_string().contains(problem), "{error}");
+    }
 }
 
 #[test]

@@ -84,10 +84,15 @@ impl Projection {
         with_elements(input, |activations| observer.observe(&self.tensors, activations, columns))
     }
 
-    fn matrix_mut(&mut self, name: &str) -> Option<&mut Matrix> {
-        let index = self.tensors.iter().position(|tensor| tensor == name)?;
+    /// Which stack is the matrix with this name alone.
+    fn position(&self, name: &str) -> Option<usize> {
         let is_alone = self.stacks.len() == self.tensors.len();
-        self.stacks.get_mut(index).filter(|_| is_alone).map(|stack| &mut stack.matrix)
+        self.tensors.iter().position(|tensor| is_alone && tensor == name)
+    }
+
+    fn matrix_mut(&mut self, name: &str) -> Option<&mut Matrix> {
+        let position = self.position(name)?;
+        Some(&mut self.stacks[position].matrix)
     }
 }
 
@@ -96,7 +101,7 @@ impl Projection {
 pub(super) enum Stacking {
     /// Neighbours of one type.
     OfOneType,
-    /// None: each can be replaced.
+    /// None: each can be exchanged.
     None,
 }
 
@@ -154,6 +159,14 @@ impl Weights {
         };
         progress.finish();
         Ok(weights)
+    }
+
+    /// Whether [`Self::matrix_mut`] finds a matrix.
+    pub(super) fn has_matrix(&self, name: &str) -> bool {
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.queries_keys_values, &layer.attention_output, &layer.gate_up, &layer.down]
+        });
+        layers.chain([&self.output]).any(|projection| projection.position(name).is_some())
     }
 
     /// The matrix with this name, where no other is stacked with it.

@@ -12,6 +12,7 @@ mod plots;
 mod questions;
 mod record;
 mod runs;
+pub mod search_plot;
 mod sizes;
 pub mod tables;
 mod words;

@@ -8,9 +8,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 /// Width of every plot in its own units; pages scale it.
 const WIDTH: u32 = 480;
 /// Stands for the page's text colour until the SVG is done.
-const INK: RGBColor = RGBColor(1, 2, 3);
-const LABEL_SIZE: f64 = 14.0;
-const TICK_SIZE: f64 = 12.0;
+pub(super) const INK: RGBColor = RGBColor(1, 2, 3);
+pub(super) const LABEL_SIZE: f64 = 14.0;
+pub(super) const TICK_SIZE: f64 = 12.0;
 /// Height of a row that has its label above its bar.
 const ROW: i32 = 48;
 
@@ -23,7 +23,7 @@ pub(super) fn color(index: usize) -> &'static str {
     PALETTE[index % PALETTE.len()]
 }
 
-fn rgb(index: usize) -> RGBColor {
+pub(super) fn rgb(index: usize) -> RGBColor {
     let part = |from: usize| u8::from_str_radix(&color(index)[from..from + 2], 16).unwrap_or(0);
     RGBColor(part(1), part(3), part(5))
 }
@@ -54,8 +54,8 @@ pub(super) struct Line {
     pub points: Vec<Option<[f64; 3]>>,
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
 /// Intervals one above the other on a common axis in percent, with a dashed line at `reference`.
 pub(super) fn intervals(rows: &[Interval], reference: f64, reference_text: &str) -> String {
@@ -186,7 +186,7 @@ fn heading(area: &Area<'_>, label: &str, value: &str, y: i32) -> Drawn {
     text(area, value, (WIDTH as i32 - 8, y), HPos::Right, LABEL_SIZE, 0.8)
 }
 
-fn text(
+pub(super) fn text(
     area: &Area<'_>,
     content: &str,
     at: (i32, i32),
@@ -203,23 +203,23 @@ fn text(
     area.draw(&Text::new(content.to_string(), at, style))
 }
 
-fn stroke(area: &Area<'_>, path: &[(i32, i32)], color: &RGBAColor, width: u32) -> Drawn {
+pub(super) fn stroke(area: &Area<'_>, path: &[(i32, i32)], color: &RGBAColor, width: u32) -> Drawn {
     area.draw(&PathElement::new(path.to_vec(), color.stroke_width(width)))
 }
 
 /// A linear axis with round ticks.
 #[derive(Debug, Clone, PartialEq)]
-struct Axis {
+pub(super) struct Axis {
     from: f64,
     to: f64,
     pixels: [i32; 2],
     step: f64,
-    ticks: Vec<f64>,
+    pub(super) ticks: Vec<f64>,
 }
 
 impl Axis {
     /// An axis that holds all values, from the first to the second pixel.
-    fn around(values: impl Iterator<Item = f64>, pixels: [i32; 2]) -> Self {
+    pub(super) fn around(values: impl Iterator<Item = f64>, pixels: [i32; 2]) -> Self {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
             (low.min(value), high.max(value))
         });
@@ -231,12 +231,12 @@ impl Axis {
         Self { from: first * step, to: last * step, pixels, step, ticks }
     }
 
-    fn at(&self, value: f64) -> i32 {
+    pub(super) fn at(&self, value: f64) -> i32 {
         let [start, end] = self.pixels.map(f64::from);
         (start + (value - self.from) / (self.to - self.from) * (end - start)).round() as i32
     }
 
-    fn name(&self, tick: f64) -> String {
+    pub(super) fn name(&self, tick: f64) -> String {
         let decimals = (-self.step.log10().floor()).max(0.0) as usize;
         format!("{tick:.decimals$}")
     }

@@ -16,5 +16,6 @@ mod inspect;
 mod mmlu_eval;
 mod quantize;
 mod quantize_sources;
+mod search;
 mod split;
 mod support;

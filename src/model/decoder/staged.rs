@@ -16,21 +16,23 @@ pub struct Residual {
     hidden: Tensor,
 }
 
-/// Weights that stand in for those of the file.
+/// Other weights for one of a decoder's matrices, ready to be exchanged with its own.
 #[derive(Debug)]
-pub(in crate::model) struct Replacement {
-    /// Their format.
-    pub(in crate::model) ggml_type: GgmlType,
-    /// In ggml's row layout.
-    pub(in crate::model) bytes: Vec<u8>,
+pub struct StandIn {
+    name: String,
+    /// Packed; the embedding has none unless it is the output matrix too.
+    matrix: Option<Matrix>,
+    /// Looked up row by row: the embedding alone. There is none where it is the file's.
+    embedding: Option<EmbeddingRows>,
 }
 
-/// What [`Decoder::replace`] took out.
+/// Weights of the embedding that are not the file's.
 #[derive(Debug)]
-pub struct Replaced {
-    name: String,
-    matrix: Option<Matrix>,
-    embedding: Option<Option<Replacement>>,
+pub(super) struct EmbeddingRows {
+    /// Their format.
+    pub(super) ggml_type: GgmlType,
+    /// In ggml's row layout.
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Decoder {
@@ -82,56 +84,48 @@ impl Decoder {
         Ok(self.output(&rows)?)
     }
 
-    /// Puts other weights in the place of a matrix's, `rows × columns` in ggml's row layout as in
-    /// the file. Where the embedding is the output matrix too, both change. The model must have
-    /// been loaded by [`Decoder::load_separately`].
+    /// Makes other weights ready for the place of a matrix's: as many rows and columns, in ggml's
+    /// row layout. Where the embedding is the output matrix too, they are for both.
     ///
     /// # Errors
     /// A tensor that is no matrix of the model, and a format that cannot be run.
-    pub fn replace(
-        &mut self,
+    ///
+    /// # Panics
+    /// If `bytes` is not what the matrix takes in this format.
+    pub fn stand_in(
+        &self,
         name: &str,
         ggml_type: GgmlType,
         bytes: Vec<u8>,
-    ) -> Result<Replaced, ModelError> {
-        let unsupported = |problem: String| {
+    ) -> Result<StandIn, ModelError> {
+        let unsupported = |problem: &dyn std::fmt::Display| {
             ModelError::unsupported(self.file.path(), format!("{name}: {problem}"))
         };
-        let Some(tensor) = self.file.tensor(name) else {
-            return Err(unsupported("the model has no such tensor".to_string()));
+        let tensor = self.file.tensor(name);
+        let tensor = tensor.ok_or_else(|| unsupported(&"the model has no such tensor"))?;
+        let pack = || {
+            self.ops
+                .matrix(ggml_type, tensor.rows(), tensor.columns(), &bytes)
+                .map_err(|error| unsupported(&error))
         };
-        let (rows, columns) = (tensor.rows(), tensor.columns());
+        let matrix = if self.weights.has_matrix(name) { Some(pack()?) } else { None };
         let is_embedding = name == EMBEDDING;
-        let target = if is_embedding { self.tied_output() } else { Some(name) };
-        let packed = target.map(|_| self.ops.matrix(ggml_type, rows, columns, &bytes)).transpose();
-        let packed = packed.map_err(|error| unsupported(error.to_string()))?;
-        let embedding =
-            is_embedding.then(|| self.replacement.replace(Replacement { ggml_type, bytes }));
-        let mut matrix = None;
-        if let (Some(packed), Some(target)) = (packed, target) {
-            let Some(place) = self.weights.matrix_mut(target) else {
-                return Err(unsupported("this tensor is no matrix of a layer".to_string()));
-            };
-            matrix = Some(std::mem::replace(place, packed));
+        if matrix.is_none() && !is_embedding {
+            return Err(unsupported(&"this tensor is no matrix that can be exchanged"));
         }
-        Ok(Replaced { name: name.to_string(), matrix, embedding })
+        let embedding = is_embedding.then_some(EmbeddingRows { ggml_type, bytes });
+        Ok(StandIn { name: name.to_string(), matrix, embedding })
     }
 
-    /// Undoes [`Decoder::replace`].
-    pub fn put_back(&mut self, replaced: Replaced) {
-        let Replaced { name, matrix, embedding } = replaced;
-        if let Some(embedding) = embedding {
-            self.replacement = embedding;
+    /// Exchanges a matrix of this model, loaded by [`Decoder::load_separately`], with its stand-in;
+    /// a second time undoes it.
+    pub fn exchange(&mut self, stand_in: &mut StandIn) {
+        if stand_in.name == EMBEDDING {
+            std::mem::swap(&mut self.embedding_rows, &mut stand_in.embedding);
         }
-        let target = if name == EMBEDDING { self.tied_output() } else { Some(name.as_str()) };
-        let place = target.and_then(|target| self.weights.matrix_mut(target));
-        if let (Some(matrix), Some(place)) = (matrix, place) {
-            *place = matrix;
+        if let Some(other) = &mut stand_in.matrix {
+            let own = self.weights.matrix_mut(&stand_in.name).expect("it was there before");
+            std::mem::swap(own, other);
         }
-    }
-
-    /// The name under which the output matrix goes where it is the embedding.
-    fn tied_output(&self) -> Option<&'static str> {
-        self.file.tensor("output.weight").is_none().then_some(EMBEDDING)
     }
 }

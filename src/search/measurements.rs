@@ -1,0 +1,310 @@
+//! What a search has measured, in a file that grows with every measurement: a search that was
+//! stopped goes on from it, and one with another budget starts with it.
+//!
+//! The file has one JSON document a line: first [`Identity`], then records. A line that was only
+//! half written when the machine stopped is cut off.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::SearchError;
+use crate::eval::divergence::Divergence;
+use crate::gguf::GgmlType;
+
+/// What the file's `format` field says.
+const FORMAT: &str = "quantkit-measurements";
+/// Changes when measurements are no longer comparable with older ones.
+const VERSION: u32 = 1;
+
+/// What measurements depend on; those of another identity are of no use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    format: String,
+    version: u32,
+    /// SHA-256 of the model file.
+    pub(super) model_sha256: String,
+    /// SHA-256 of the text.
+    pub(super) text_sha256: String,
+    /// Tokens in a window.
+    pub(super) context: usize,
+    /// SHA-256 of the importance file.
+    pub(super) importance_sha256: Option<String>,
+}
+
+impl Identity {
+    pub(super) fn new(
+        model_sha256: String,
+        text_sha256: String,
+        context: usize,
+        importance_sha256: Option<String>,
+    ) -> Self {
+        let format = FORMAT.to_string();
+        Self { format, version: VERSION, model_sha256, text_sha256, context, importance_sha256 }
+    }
+
+    /// What `other` has otherwise.
+    fn difference(&self, other: &Self) -> Option<String> {
+        if self.version != other.version {
+            return Some("were made by another version of quantkit".to_string());
+        }
+        let differences = [
+            (self.model_sha256 != other.model_sha256, "another model"),
+            (self.text_sha256 != other.text_sha256, "another text"),
+            (self.context != other.context, "another --context"),
+            (self.importance_sha256 != other.importance_sha256, "another --importance, or none"),
+        ];
+        let found: Vec<&str> =
+            differences.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect();
+        (!found.is_empty()).then(|| format!("are of {}", found.join(" and ")))
+    }
+}
+
+/// A tensor in a format.
+pub(super) type Pair = (String, GgmlType);
+
+/// One line of the file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Record {
+    Divergence { tensor: String, format: String, window: usize, kl: f64 },
+    Error { tensor: String, format: String, squared_error: f64 },
+    Model { assignment: String, text_sha256: String, windows: usize, divergence: Divergence },
+}
+
+/// All measurements of one identity.
+#[derive(Debug)]
+pub(super) struct Measurements {
+    path: PathBuf,
+    file: File,
+    divergences: HashMap<Pair, HashMap<usize, f64>>,
+    errors: HashMap<Pair, f64>,
+    models: HashMap<(String, String, usize), Divergence>,
+}
+
+impl Measurements {
+    /// Opens the file, or starts it where there is none or `fresh` is set.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written, that is another search's, or that holds something
+    /// else.
+    pub(super) fn open(path: &Path, identity: &Identity, fresh: bool) -> Result<Self, SearchError> {
+        let in_file = |source| SearchError::Io { path: path.to_path_buf(), source };
+        let unusable = |problem: String| {
+            SearchError::Unusable(format!(
+                "{}: {problem}; give another --output, or --fresh to measure anew",
+                path.display()
+            ))
+        };
+        let text = match std::fs::read(path) {
+            _ if fresh => String::new(),
+            Ok(bytes) => {
+                String::from_utf8(bytes).map_err(|_| unusable("this is no text".to_string()))?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(in_file(error)),
+        };
+        // What follows the last line break was not written to its end.
+        let complete = text.rfind('\n').map_or("", |end| &text[..=end]);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(in_file)?;
+        }
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let mut measurements = Self {
+            path: path.to_path_buf(),
+            file: file.map_err(in_file)?,
+            divergences: HashMap::new(),
+            errors: HashMap::new(),
+            models: HashMap::new(),
+        };
+        let mut lines = complete.lines().enumerate();
+        if let Some((_, first)) = lines.next() {
+            let found: Identity = serde_json::from_str(first)
+                .ok()
+                .filter(|found: &Identity| found.format == FORMAT)
+                .ok_or_else(|| unusable("this file holds no measurements".to_string()))?;
+            if let Some(difference) = identity.difference(&found) {
+                return Err(unusable(format!("these measurements {difference}")));
+            }
+        }
+        for (index, line) in lines {
+            let record = serde_json::from_str(line)
+                .map_err(|error| unusable(format!("line {}: {error}", index + 1)))?;
+            measurements.remember(record).map_err(unusable)?;
+        }
+        measurements.file.set_len(complete.len() as u64).map_err(in_file)?;
+        measurements.file.seek(SeekFrom::End(0)).map_err(in_file)?;
+        if complete.is_empty() {
+            measurements.append(std::slice::from_ref(identity))?;
+        }
+        Ok(measurements)
+    }
+
+    fn remember(&mut self, record: Record) -> Result<(), String> {
+        let format_of =
+            |name: &str| GgmlType::from_name(name).ok_or_else(|| format!("{name:?} is no format"));
+        match record {
+            Record::Divergence { tensor, format, window, kl } => {
+                let pair = (tensor, format_of(&format)?);
+                self.divergences.entry(pair).or_default().insert(window, kl);
+            }
+            Record::Error { tensor, format, squared_error } => {
+                self.errors.insert((tensor, format_of(&format)?), squared_error);
+            }
+            Record::Model { assignment, text_sha256, windows, divergence } => {
+                self.models.insert((assignment, text_sha256, windows), divergence);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes lines in one go and has them stay.
+    fn append(&mut self, lines: &[impl Serialize]) -> Result<(), SearchError> {
+        let in_file = |source| SearchError::Io { path: self.path.clone(), source };
+        let mut text = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut text, line).map_err(|error| in_file(error.into()))?;
+            text.push(b'\n');
+        }
+        self.file.write_all(&text).map_err(in_file)?;
+        self.file.sync_data().map_err(in_file)
+    }
+
+    fn add(&mut self, records: Vec<Record>) -> Result<(), SearchError> {
+        self.append(&records)?;
+        records
+            .into_iter()
+            .try_for_each(|record| self.remember(record))
+            .map_err(SearchError::Unusable)
+    }
+
+    /// Whether a pair has been measured on a window.
+    pub(super) fn has(&self, pair: &Pair, window: usize) -> bool {
+        self.divergences.get(pair).is_some_and(|windows| windows.contains_key(&window))
+    }
+
+    /// The mean divergence over these windows, if the pair has been measured on all of them.
+    pub(super) fn divergence(&self, pair: &Pair, windows: &[usize]) -> Option<f64> {
+        let measured = self.divergences.get(pair)?;
+        let sum = windows.iter().map(|window| measured.get(window).copied()).sum::<Option<f64>>();
+        Some(sum? / windows.len().max(1) as f64)
+    }
+
+    /// Adds the mean divergence on a window.
+    pub(super) fn add_divergence(
+        &mut self,
+        pair: &Pair,
+        window: usize,
+        kl: f64,
+    ) -> Result<(), SearchError> {
+        let (tensor, format) = (pair.0.clone(), pair.1.name().to_string());
+        self.add(vec![Record::Divergence { tensor, format, window, kl }])
+    }
+
+    /// The squared error of a pair.
+    pub(super) fn squared_error(&self, pair: &Pair) -> Option<f64> {
+        self.errors.get(pair).copied()
+    }
+
+    /// Adds the squared errors of a tensor.
+    pub(super) fn add_squared_errors(
+        &mut self,
+        tensor: &str,
+        errors: &[(GgmlType, f64)],
+    ) -> Result<(), SearchError> {
+        let record = |&(format, squared_error): &(GgmlType, f64)| Record::Error {
+            tensor: tensor.to_string(),
+            format: format.name().to_string(),
+            squared_error,
+        };
+        self.add(errors.iter().map(record).collect())
+    }
+
+    /// The divergence of a whole model on so many windows of a text.
+    pub(super) fn model(
+        &self,
+        assignment: &str,
+        text_sha256: &str,
+        windows: usize,
+    ) -> Option<&Divergence> {
+        self.models.get(&(assignment.to_string(), text_sha256.to_string(), windows))
+    }
+
+    /// Adds the divergence of a whole model.
+    pub(super) fn add_model(
+        &mut self,
+        assignment: &str,
+        text_sha256: &str,
+        windows: usize,
+        divergence: &Divergence,
+    ) -> Result<(), SearchError> {
+        self.add(vec![Record::Model {
+            assignment: assignment.to_string(),
+            text_sha256: text_sha256.to_string(),
+            windows,
+            divergence: divergence.clone(),
+        }])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(text: &str) -> Identity {
+        Identity::new("model".to_string(), text.to_string(), 512, None)
+    }
+
+    fn pair(format: GgmlType) -> Pair {
+        ("blk.0.attn_q.weight".to_string(), format)
+    }
+
+    #[test]
+    fn what_was_measured_is_there_when_the_file_is_opened_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new/plan.measurements.jsonl");
+        let mut first = Measurements::open(&path, &identity("text"), false).unwrap();
+        let (q4, q5) = (pair(GgmlType::Q4_0), pair(GgmlType::Q5_0));
+        first.add_divergence(&q4, 3, 0.25).unwrap();
+        first.add_divergence(&q4, 7, 0.75).unwrap();
+        first.add_squared_errors(&q5.0, &[(q5.1, 1.5)]).unwrap();
+        drop(first);
+        // The machine stopped in the middle of a line.
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(br#"{"divergence":{"tensor":"blk.0.at"#).unwrap();
+        let mut again = Measurements::open(&path, &identity("text"), false).unwrap();
+        assert_eq!(again.divergence(&q4, &[3, 7]), Some(0.5));
+        assert_eq!(again.divergence(&q4, &[3, 8]), None);
+        assert!(again.has(&q4, 7) && !again.has(&q5, 7));
+        assert_eq!(again.squared_error(&q5), Some(1.5));
+        again.add_divergence(&q5, 3, 0.125).unwrap();
+        drop(again);
+        let last = Measurements::open(&path, &identity("text"), false).unwrap();
+        assert_eq!(last.divergence(&q5, &[3]), Some(0.125));
+        let fresh = Measurements::open(&path, &identity("text"), true).unwrap();
+        assert_eq!(fresh.divergence(&q5, &[3]), None);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn the_measurements_of_another_search_are_kept_and_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plan.measurements.jsonl");
+        drop(Measurements::open(&path, &identity("text"), false).unwrap());
+        let before = std::fs::read(&path).unwrap();
+        let refused = |path: &Path, identity: &Identity| {
+            Measurements::open(path, identity, false).unwrap_err().to_string()
+        };
+        let error = refused(&path, &identity("other"));
+        assert!(error.contains("another text") && error.contains("--fresh"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        let notes = directory.path().join("notes.txt");
+        std::fs::write(&notes, "shopping list\n").unwrap();
+        let error = refused(&notes, &identity("text"));
+        assert!(error.contains("no measurements"), "{error}");
+        assert_eq!(std::fs::read(&notes).unwrap(), b"shopping list\n");
+    }
+}

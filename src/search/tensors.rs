@@ -1,0 +1,163 @@
+//! The tensors that formats are chosen for, and what is known about each format of theirs.
+
+use std::collections::BTreeSet;
+
+use super::allocation::Alternative;
+use super::bench::{Task, Window};
+use super::coding::Coder;
+use super::estimates::{Candidate, losses, undominated};
+use super::measurements::Measurements;
+use super::sizes::Sizes;
+use super::{SearchError, SearchOptions};
+use crate::gguf::{GgmlType, TensorInfo};
+use crate::quant::recipe::may_change;
+use crate::quant::selection::Rule;
+use crate::support::interrupt;
+use crate::support::progress::{Progress, Unit};
+
+/// A tensor that a format is chosen for.
+#[derive(Debug)]
+pub(super) struct Tensor<'a> {
+    pub(super) info: &'a TensorInfo,
+    /// In every format at hand that its rows allow.
+    pub(super) all: Vec<Candidate>,
+    /// Those that can be the best at some size, from small to large; what is chosen from.
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) fixed: bool,
+}
+
+impl Tensor<'_> {
+    /// Takes over what has been measured.
+    fn update(&mut self, measurements: &Measurements, windows: &[usize]) {
+        for candidate in self.all.iter_mut().chain(&mut self.candidates) {
+            let pair = (self.info.name.clone(), candidate.format);
+            candidate.measured = measurements.divergence(&pair, windows);
+            if candidate.squared_error == 0.0 {
+                candidate.measured = Some(0.0);
+            }
+        }
+    }
+
+    /// The measurement of one of its candidates.
+    pub(super) fn task(&self, candidate: usize) -> Task<'_> {
+        Task { tensor: self.info, format: self.candidates[candidate].format }
+    }
+}
+
+/// The tensors that may change, with their squared errors in every format.
+pub(super) fn candidates<'a>(
+    coder: &Coder<'a>,
+    options: &SearchOptions,
+    sizes: &Sizes,
+    measurements: &mut Measurements,
+) -> Result<Vec<Tensor<'a>>, SearchError> {
+    let file = coder.file;
+    let changing: Vec<&TensorInfo> =
+        file.tensors().iter().filter(|tensor| may_change(file.metadata(), tensor)).collect();
+    check_rules(&options.keep, &changing)?;
+    let total = changing.iter().map(|tensor| tensor.weights()).sum();
+    let progress = Progress::new("Coding", total, Unit::Items("weights"));
+    let mut tensors = Vec::with_capacity(changing.len());
+    for info in changing {
+        progress.message(info.name.clone());
+        let rule = options.keep.iter().find(|rule| rule.pattern.matches(&info.name));
+        let formats = formats_of(info, rule, &options.formats, sizes)?;
+        let errors = squared_errors(coder, info, &formats, measurements)?;
+        let all: Vec<Candidate> = formats
+            .into_iter()
+            .zip(errors)
+            .map(|((format, bytes), squared_error)| Candidate {
+                format,
+                bytes,
+                squared_error,
+                measured: None,
+            })
+            .collect();
+        let candidates = undominated(all.clone());
+        tensors.push(Tensor { info, all, candidates, fixed: rule.is_some() });
+        progress.advance(info.weights());
+    }
+    progress.finish();
+    Ok(tensors)
+}
+
+/// Refuses a rule that names nothing: it has a typing error in all likelihood.
+fn check_rules(rules: &[Rule], tensors: &[&TensorInfo]) -> Result<(), SearchError> {
+    let is_idle = |rule: &&Rule| !tensors.iter().any(|tensor| rule.pattern.matches(&tensor.name));
+    match rules.iter().find(is_idle) {
+        None => Ok(()),
+        Some(rule) => Err(SearchError::Unusable(format!(
+            "--keep {}={} matches none of the model's matrices (quantkit inspect lists them)",
+            rule.pattern, rule.format
+        ))),
+    }
+}
+
+/// The formats that a tensor may have, with their bytes: the one that a rule gives it, or its own
+/// and those of `wanted` that its rows allow.
+fn formats_of(
+    tensor: &TensorInfo,
+    rule: Option<&Rule>,
+    wanted: &[GgmlType],
+    sizes: &Sizes,
+) -> Result<Vec<(GgmlType, u64)>, SearchError> {
+    let formats = match rule {
+        Some(rule) => BTreeSet::from([rule.format]),
+        None => wanted.iter().copied().chain([tensor.ggml_type]).collect(),
+    };
+    let formats: Vec<(GgmlType, u64)> = formats
+        .into_iter()
+        .filter_map(|format| Some((format, sizes.padded(tensor, format)?)))
+        .collect();
+    match rule {
+        Some(rule) if formats.is_empty() => Err(SearchError::Unusable(format!(
+            "{} has rows of {} weights, no whole number of the blocks that --keep {}={} wants for \
+             it",
+            tensor.name,
+            tensor.columns(),
+            rule.pattern,
+            rule.format
+        ))),
+        _ => Ok(formats),
+    }
+}
+
+fn squared_errors(
+    coder: &Coder<'_>,
+    tensor: &TensorInfo,
+    formats: &[(GgmlType, u64)],
+    measurements: &mut Measurements,
+) -> Result<Vec<f64>, SearchError> {
+    let (mut errors, mut new) = (Vec::new(), Vec::new());
+    for &(format, _) in formats {
+        let error = match measurements.squared_error(&(tensor.name.clone(), format)) {
+            Some(known) => known,
+            None => {
+                interrupt::check()?;
+                let error = coder.squared_error(tensor, format)?;
+                new.push((format, error));
+                error
+            }
+        };
+        errors.push(error);
+    }
+    if !new.is_empty() {
+        measurements.add_squared_errors(&tensor.name, &new)?;
+    }
+    Ok(errors)
+}
+
+/// What is chosen from: for each tensor, the bytes and the losses of its candidates.
+pub(super) fn alternatives(tensors: &[Tensor<'_>]) -> Vec<Vec<Alternative>> {
+    tensors.iter().map(|tensor| losses(&tensor.candidates)).collect()
+}
+
+/// Takes over what has been measured on the windows.
+pub(super) fn update(
+    tensors: &mut [Tensor<'_>],
+    windows: &[Window<'_>],
+    measurements: &Measurements,
+) {
+    let windows: Vec<usize> = windows.iter().map(|window| window.index).collect();
+    tensors.iter_mut().for_each(|tensor| tensor.update(measurements, &windows));
+}
