@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::options::{GlobalOptions, print_json, print_text, say};
@@ -16,7 +16,8 @@ use crate::quant::plan::Plan;
 use crate::quant::recipe::Recipe;
 use crate::quant::selection::{Changes, Pattern, Rule, Selection};
 use crate::quant::source::TensorSource;
-use crate::support::atomic_file::write_atomically;
+use crate::support::atomic_file::{check_writable, write_atomically};
+use crate::support::same_file::is_same_place;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
@@ -161,9 +162,12 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         allow_partial_importance: arguments.allow_partial_importance,
         allow_requantize: arguments.allow_requantize,
         split_max_size: arguments.split_max_size,
+        plan_file: arguments.base.plan.as_deref(),
         ..Request::new(arguments.output.as_deref().unwrap_or(Path::new("")), &selection)
     };
     let source = open(&arguments.input)?;
+    check_report(arguments, &source.files())?;
+    warn_of_missing_importance(&request);
     let report = match arguments.dry_run {
         true => preview(&*source, &request)?,
         false => quantize_source(&*source, &request)?,
@@ -180,6 +184,30 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     print_text(&tensor_table(&report).to_text())?;
     say!()?;
     print_totals(&report)
+}
+
+/// Finds out before long work whether the report can be written and takes no other file's place.
+fn check_report(arguments: &Arguments, inputs: &[PathBuf]) -> Result<()> {
+    let Some(report) = &arguments.report else { return Ok(()) };
+    let others = [&arguments.importance, &arguments.base.plan, &arguments.output];
+    if inputs.iter().chain(others.into_iter().flatten()).any(|it| is_same_place(it, report)) {
+        bail!(
+            "{}: the report would replace an input or the output; give it another name",
+            report.display()
+        );
+    }
+    check_writable(report).with_context(|| format!("cannot write {}", report.display()))
+}
+
+/// A plan's formats are the best ones only with the importance that they were measured with.
+fn warn_of_missing_importance(request: &Request<'_>) {
+    let Selection::Plan(plan) = request.selection else { return };
+    if let (None, Some(file)) = (request.importance, plan.importance_file()) {
+        tracing::warn!(
+            "the plan was made with the importance file {file}; without --importance {file} the \
+             formats are less accurate than it says"
+        );
+    }
 }
 
 /// A GGUF file, or a directory that passes for the one that `convert` would make of it.

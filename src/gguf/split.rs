@@ -75,6 +75,13 @@ pub(super) fn is_split_key(key: &str) -> bool {
     [NUMBER_KEY, COUNT_KEY, TENSORS_KEY].contains(&key)
 }
 
+/// Removes what describes a split.
+pub fn remove_split_keys(metadata: &mut Metadata) {
+    for key in [NUMBER_KEY, COUNT_KEY, TENSORS_KEY] {
+        metadata.remove(key);
+    }
+}
+
 /// The prefix of the parts of a model that would be `path` in one file: without `.gguf`.
 pub fn part_prefix(path: &Path) -> PathBuf {
     match path.extension() {

@@ -16,6 +16,7 @@ use super::source::TensorSource;
 use super::weighing::{self, WeighingError};
 use crate::gguf::{
     GgmlType, GgufError, GgufFile, GgufWriter, Metadata, PartLimit, TensorPlan, Value, part_prefix,
+    remove_split_keys,
 };
 use crate::support::interrupt::Interrupted;
 use crate::support::same_file::is_same_file;
@@ -26,9 +27,14 @@ pub enum QuantizeError {
     /// The input cannot be read or the output cannot be written.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// An output would replace an input.
-    #[error("{}: the output is the input; give it another name", .0.display())]
-    SameFile(PathBuf),
+    /// An output would replace a file that is read.
+    #[error("{}: the output is {what}; give it another name", path.display())]
+    SameFile {
+        /// The output.
+        path: PathBuf,
+        /// Which of the files that are read it is.
+        what: &'static str,
+    },
     /// The input's weights have been quantized before.
     #[error(
         "{}: already quantized ({tensor} is {ggml_type}); quantizing again would add to its error, \
@@ -151,6 +157,8 @@ pub struct Request<'a> {
     pub output: &'a Path,
     /// Which tensor gets which format.
     pub selection: &'a Selection,
+    /// The file that a plan was read from, which no output may replace.
+    pub plan_file: Option<&'a Path>,
     /// How much each column of a matrix matters, for the formats that heed it.
     pub importance: Option<&'a Importance>,
     /// Whether tensors of unknown importance may be coded without it.
@@ -167,6 +175,7 @@ impl<'a> Request<'a> {
         Self {
             output,
             selection,
+            plan_file: None,
             importance: None,
             allow_partial_importance: false,
             allow_requantize: false,
@@ -198,7 +207,7 @@ pub fn quantize_source(
     let job = Job::new(source, request)?;
     job.check_importance(request)?;
     let writer = job.writer(request)?;
-    job.refuse_same_file(&writer)?;
+    job.refuse_same_file(request, &writer)?;
     coding::write_tensors(source, &job.tensor_jobs(request), &writer)?;
     let mut report = job.report(request, &writer);
     writer.finish()?;
@@ -265,13 +274,23 @@ impl<'a> Job<'a> {
         })
     }
 
-    fn refuse_same_file(&self, writer: &GgufWriter) -> Result<(), QuantizeError> {
+    fn refuse_same_file(
+        &self,
+        request: &Request<'_>,
+        writer: &GgufWriter,
+    ) -> Result<(), QuantizeError> {
         let inputs = self.source.files();
-        let is_read = |output: &&Path| inputs.iter().any(|input| is_same_file(input, output));
-        match writer.paths().find(is_read) {
-            Some(output) => Err(QuantizeError::SameFile(output.to_path_buf())),
-            None => Ok(()),
+        let importance = request.importance.map(Importance::path);
+        let read = inputs.iter().map(|input| (input.as_path(), "the input"));
+        let read = read
+            .chain(importance.map(|path| (path, "the importance file")))
+            .chain(request.plan_file.map(|path| (path, "the plan")));
+        for (input, what) in read {
+            if let Some(output) = writer.paths().find(|output| is_same_file(input, output)) {
+                return Err(QuantizeError::SameFile { path: output.to_path_buf(), what });
+            }
         }
+        Ok(())
     }
 
     /// What is to be done with each tensor, in the order of the output.
@@ -360,9 +379,7 @@ fn output_metadata(input: &Metadata, file_type: u32, importance: Option<&Importa
         metadata.remove(key);
         metadata.set(key, Value::U32(number));
     }
-    for key in ["split.no", "split.count", "split.tensors.count"] {
-        metadata.remove(key);
-    }
+    remove_split_keys(&mut metadata);
     if let Some(importance) = importance {
         weighing::describe(importance, &mut metadata);
     }

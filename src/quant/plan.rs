@@ -140,6 +140,11 @@ impl Plan {
         self.tensors.by_name.get(name).copied()
     }
 
+    /// The importance file that `quantkit search` made the plan with.
+    pub fn importance_file(&self) -> Option<&str> {
+        self.extra.get("search")?.get("importance")?.as_str()
+    }
+
     /// All tensors and their formats, in the file's order.
     pub fn tensors(&self) -> &[(String, GgmlType)] {
         &self.tensors.ordered

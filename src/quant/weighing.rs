@@ -126,10 +126,13 @@ fn coded<'a>(choices: &'a [Choice<'a>]) -> impl Iterator<Item = &'a Choice<'a>> 
     choices.iter().filter(|choice| choice.format != choice.tensor.ggml_type)
 }
 
-/// Columns by experts.
+/// Columns by matrices, of which a tensor of more than two dimensions holds several: experts as a
+/// rule, in a third dimension. llama-quantize knows no fourth, which here counts like the third.
 fn expected_numbers(tensor: &TensorInfo) -> Option<usize> {
-    let experts = tensor.dimensions.get(2).map_or(1, |&experts| experts as usize);
-    tensor.columns().checked_mul(experts)
+    let mut matrices = tensor.dimensions.iter().skip(2);
+    matrices.try_fold(tensor.columns(), |numbers, &count| {
+        numbers.checked_mul(usize::try_from(count).ok()?)
+    })
 }
 
 fn is_seldom_measured(name: &str) -> bool {

@@ -11,6 +11,17 @@ pub fn is_same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
+/// Whether both paths lead to the same file or, where nothing is there yet, would.
+pub fn is_same_place(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let path = std::path::absolute(path).ok()?;
+        let parent = path.parent()?;
+        let parent = parent.canonicalize().unwrap_or_else(|_| parent.to_path_buf());
+        Some(parent.join(path.file_name()?))
+    };
+    is_same_file(a, b) || place(a).is_some_and(|a| Some(a) == place(b))
+}
+
 #[cfg(unix)]
 fn is_hard_link(a: &Path, b: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -39,6 +50,10 @@ mod tests {
         assert!(is_same_file(&at("file"), &at(".").join("file")));
         assert!(!is_same_file(&at("file"), &at("other")));
         assert!(!is_same_file(&at("file"), &at("missing")));
+        assert!(!is_same_file(&at("missing"), &at("missing")));
+        assert!(is_same_place(&at("missing"), &at(".").join("missing")));
+        assert!(is_same_place(&at("no/missing"), &at("no/missing")));
+        assert!(!is_same_place(&at("missing"), &at("other")));
         #[cfg(unix)]
         {
             std::os::unix::fs::symlink(at("file"), at("link")).unwrap();

@@ -307,6 +307,54 @@ fn the_document_and_the_report_file_say_the_same() {
 }
 
 #[test]
+fn no_output_takes_the_place_of_an_input() {
+    let (directory, input, output) = prepare(&TinyModel::default());
+    let at = |name: &str| directory.path().join(name);
+    let (plan, importance) = (at("plan.json"), at("importance.dat"));
+    let columns = [("blk.0.attn_q.weight".to_string(), 64)];
+    write_importance(&importance, &columns);
+    let matrices = GgufFile::open(&input).unwrap();
+    let matrices = matrices.tensors().iter().filter(|tensor| tensor.dimensions.len() > 1);
+    let formats: serde_json::Map<String, serde_json::Value> =
+        matrices.map(|tensor| (tensor.name.clone(), "Q8_0".into())).collect();
+    let document = serde_json::json!({
+        "format": "quantkit-plan", "version": 1, "model": {"architecture": "llama"},
+        "tensors": formats, "search": {"importance": "used.gguf"},
+    });
+    std::fs::write(&plan, document.to_string()).unwrap();
+    let before = files_in(directory.path());
+    let contents = || -> Vec<_> {
+        files_in(directory.path()).iter().map(|name| std::fs::read(at(name)).unwrap()).collect()
+    };
+    let kept = contents();
+    let run = |output: &Path, report: &Path| {
+        let mut command = quantkit();
+        command.arg("quantize").args([&input, output]).arg("--plan").arg(&plan);
+        command.arg("--importance").arg(&importance).arg("--allow-partial-importance");
+        command.arg("--report").arg(report).assert()
+    };
+    let missing = at("report.json");
+    run(&importance, &missing).failure().stderr(predicate::str::contains("the importance file;"));
+    run(&plan, &missing).failure().stderr(predicate::str::contains("the output is the plan;"));
+    for report in [&input, &plan, &importance, &output, &directory.path().join("./out.gguf")] {
+        run(&output, report).failure().stderr(predicate::str::contains("the report would replace"));
+    }
+    run(&output, directory.path()).failure().stderr(predicate::str::contains("a directory"));
+    assert_eq!(files_in(directory.path()), before);
+    assert_eq!(contents(), kept);
+    run(&output, &missing).success();
+    let mut without = quantkit();
+    without
+        .arg("quantize")
+        .args([&input, &output])
+        .arg("--plan")
+        .arg(&plan)
+        .assert()
+        .success()
+        .stderr(predicate::str::contains("made with the importance file used.gguf"));
+}
+
+#[test]
 fn half_and_full_precision_inputs_give_the_same_weights() {
     let (directory, input, output) = prepare(&TinyModel::default());
     let (wide, from_wide) =

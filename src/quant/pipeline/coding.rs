@@ -260,7 +260,11 @@ impl<'a> Work<'a> {
             std::thread::park_timeout(SYNC_INTERVAL);
             let written = self.written.load(Ordering::Relaxed);
             if written - synced >= UNSYNCED_BYTES {
-                self.writer.sync()?;
+                if let Err(error) = self.writer.sync() {
+                    // Nothing more needs to be coded for a disk that does not take it.
+                    self.has_failed.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
                 synced = written;
             }
         }
@@ -423,13 +427,18 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         // Rows of which many make a task, of which few do, and that are longer than a task; and
         // experts that end within a chunk.
-        let shapes: [&[u64]; 4] =
-            [&[256, 700, 3], &[1 << 15, 11], &[TASK_WEIGHTS as u64 + 512, 2], &[512, 5, 7]];
+        let shapes: [&[u64]; 5] = [
+            &[256, 700, 3],
+            &[1 << 15, 11],
+            &[TASK_WEIGHTS as u64 + 512, 2],
+            &[512, 5, 7],
+            &[256, 3, 2, 5],
+        ];
         let file = model(&at("in.gguf"), &shapes);
         let importance: Vec<Vec<f32>> = shapes
             .iter()
             .map(|shape| {
-                let count = shape[0] * shape.get(2).copied().unwrap_or(1);
+                let count = shape[0] * shape.iter().skip(2).product::<u64>();
                 (0..count).map(|index| 0.1 + (index * 31 % 17) as f32).collect()
             })
             .collect();

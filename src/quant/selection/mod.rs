@@ -95,6 +95,19 @@ pub enum SelectionError {
         /// The format.
         format: GgmlType,
     },
+    /// The plan changes a tensor that no recipe changes.
+    #[error(
+        "the plan wants {tensor} as {format}, but norms and other tensors that need their precision \
+         stay as they are, here {found}; take it out of the plan"
+    )]
+    NotToBeChanged {
+        /// The tensor.
+        tensor: String,
+        /// The plan's format for it.
+        format: GgmlType,
+        /// The one that it has.
+        found: GgmlType,
+    },
     /// The plan is for another architecture.
     #[error("the plan is for a model of the {planned} architecture, and this one's is {found:?}")]
     OtherArchitecture {

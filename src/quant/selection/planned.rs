@@ -26,6 +26,11 @@ pub(super) fn choose<'a>(
             Some(format) if format == tensor.ggml_type => {
                 Ok(Choice { tensor, format, reason: Reason::Plan })
             }
+            Some(format) if !may_change(metadata, tensor) => Err(SelectionError::NotToBeChanged {
+                tensor: tensor.name.clone(),
+                format,
+                found: tensor.ggml_type,
+            }),
             Some(format) if !can_quantize(format) => {
                 Err(SelectionError::Unwritable { tensor: tensor.name.clone(), format })
             }

@@ -331,6 +331,10 @@ fn a_plan_fits_exactly_or_is_refused() {
             "blk.1.ffn_up",
         ),
         (
+            plan_of("llama", &[both[0], both[1], ("blk.0.attn_norm.weight", GgmlType::Q4_0)]),
+            "the plan wants blk.0.attn_norm.weight as Q4_0",
+        ),
+        (
             plan_of("llama", &[(key, GgmlType::Q4_K), both[1]]),
             "blk.0.attn_k.weight has rows of 576",
         ),
