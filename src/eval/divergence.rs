@@ -4,6 +4,7 @@
 //! which the second half is scored. Both models run side by side, a few positions at a time, so
 //! that no logits are kept.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use super::EvalError;
 use super::log_softmax::{log_sum_exp, mean_difference};
 use super::text_windows::{TextWindows, first_scored};
 use crate::engine::{Build, DeviceChoice, Engine, EngineError, LogitsFor, StepItem};
-use crate::gguf::GgufFile;
+use crate::gguf::{self, GgufFile, ModelIdentity};
 use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
@@ -94,9 +95,9 @@ pub struct Divergence {
 pub struct VariantDivergence {
     /// Its path as given.
     pub model: String,
-    /// SHA-256 of its file.
+    /// SHA-256 of its file; of a split model, of its parts' hashes in order.
     pub model_sha256: String,
-    /// Length of its file.
+    /// Bytes of its file, or of all its parts.
     pub file_bytes: u64,
     /// Its divergence.
     #[serde(flatten)]
@@ -114,9 +115,9 @@ pub struct DivergenceSummary {
     pub build: Build,
     /// The base's path as given.
     pub base: String,
-    /// SHA-256 of its file.
+    /// SHA-256 of its file; of a split model, of its parts' hashes in order.
     pub base_sha256: String,
-    /// Length of its file.
+    /// Bytes of its file, or of all its parts.
     pub base_bytes: u64,
     /// The text's path as given.
     pub text: String,
@@ -238,8 +239,8 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 /// Models or a text that cannot be read, models that do not share a vocabulary, windows longer than
 /// a model's context, Ctrl-C.
 pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalError> {
-    let (base_sha256, base_bytes) = identify(&options.base)?;
-    let (text_sha256, _) = identify(&options.text)?;
+    let ModelIdentity { sha256: base_sha256, bytes: base_bytes } = identify(&options.base)?;
+    let text_sha256 = sha256_file_once(&options.text).map_err(in_file(&options.text))?;
     let identities = options.variants.iter().map(|path| identify(path));
     let identities = identities.collect::<Result<Vec<_>, _>>()?;
     check_vocabularies(options)?;
@@ -254,10 +255,11 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
     let seconds = started.elapsed().as_secs_f64();
 
     let variants = options.variants.iter().zip(identities).zip(positions).map(
-        |((path, (model_sha256, file_bytes)), positions)| {
+        |((path, identity), positions)| {
             let model = path.display().to_string();
             let divergence = Divergence::of(&positions)
                 .map_err(|error| EvalError::Unusable(format!("{model}: {error}")))?;
+            let ModelIdentity { sha256: model_sha256, bytes: file_bytes } = identity;
             Ok(VariantDivergence { model, model_sha256, file_bytes, divergence })
         },
     );
@@ -278,11 +280,12 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
     })
 }
 
-/// A file's hash and length.
-fn identify(path: &Path) -> Result<(String, u64), EvalError> {
-    let in_file = |source| EvalError::Io { path: path.display().to_string(), source };
-    let bytes = std::fs::metadata(path).map_err(in_file)?.len();
-    Ok((sha256_file_once(path).map_err(in_file)?, bytes))
+fn identify(path: &Path) -> Result<ModelIdentity, EvalError> {
+    gguf::identify(path).map_err(in_file(path))
+}
+
+fn in_file(path: &Path) -> impl Fn(io::Error) -> EvalError {
+    move |source| EvalError::Io { path: path.display().to_string(), source }
 }
 
 fn load(path: &Path, options: &DivergenceOptions) -> Result<Engine, EvalError> {

@@ -1,10 +1,10 @@
 //! A text as windows of tokens, cut as llama.cpp's `llama-perplexity` and `llama-imatrix` cut it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::EvalError;
 use crate::convert::vocabulary::Vocabulary;
+use crate::support::regular_file::read_regular;
 
 /// The fewest tokens of a window: one of its second half is scored by the one before it.
 pub const SHORTEST_WINDOW: usize = 4;
@@ -106,7 +106,7 @@ impl TextWindows {
 }
 
 fn read_text(path: &Path) -> Result<String, EvalError> {
-    let bytes = fs::read(path)
+    let bytes = read_regular(path)
         .map_err(|source| EvalError::Io { path: path.display().to_string(), source })?;
     String::from_utf8(bytes).map_err(|error| {
         EvalError::Unusable(format!("{}: expected text in UTF-8: {error}", path.display()))

@@ -15,8 +15,8 @@ use super::selection::{Choice, Reason, Selection, SelectionError};
 use super::source::TensorSource;
 use super::weighing::{self, WeighingError};
 use crate::gguf::{
-    GgmlType, GgufError, GgufFile, GgufWriter, Metadata, PartLimit, TensorPlan, Value, part_prefix,
-    remove_split_keys,
+    GgmlType, GgufError, GgufFile, GgufWriter, Metadata, PartLimit, TensorInfo, TensorPlan, Value,
+    part_prefix, remove_split_keys,
 };
 use crate::support::interrupt::Interrupted;
 use crate::support::same_file::is_same_file;
@@ -90,6 +90,41 @@ pub struct WeightPosition {
     pub row: usize,
     /// The column.
     pub column: usize,
+}
+
+impl WeightPosition {
+    /// Of the weight with this number in the tensor, as it lies in the file.
+    fn of(tensor: &TensorInfo, weight: usize) -> Self {
+        let rows_per_expert = tensor.dimensions.get(1).map_or(1, |&rows| rows as usize);
+        let row = weight / tensor.columns();
+        let is_of_experts = tensor.dimensions.len() > 2;
+        Self {
+            expert: is_of_experts.then(|| row / rows_per_expert),
+            row: if is_of_experts { row % rows_per_expert } else { row },
+            column: weight % tensor.columns(),
+        }
+    }
+}
+
+impl QuantizeError {
+    /// A codec's refusal of some of a tensor's weights; `first` is the number of the first of them
+    /// in the tensor.
+    pub(crate) fn of_tensor(
+        path: &Path,
+        tensor: &TensorInfo,
+        first: usize,
+        mut source: CodecError,
+    ) -> Self {
+        let position = match &mut source {
+            CodecError::NotFinite { index, .. } | CodecError::TooLarge { index, .. } => {
+                let position = WeightPosition::of(tensor, first + *index);
+                *index = position.column;
+                Some(position)
+            }
+            _ => None,
+        };
+        Self::Tensor { path: path.to_path_buf(), tensor: tensor.name.clone(), position, source }
+    }
 }
 
 fn place(position: Option<WeightPosition>) -> String {

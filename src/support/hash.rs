@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -12,13 +12,14 @@ use sha2::{Digest, Sha256};
 
 use super::interrupt;
 use super::progress::{Progress, Unit};
+use super::regular_file::open_regular;
 
 /// Lower-case hexadecimal SHA-256 of a whole file, read in chunks, with a progress bar.
 ///
 /// # Errors
-/// A file that cannot be read; an interruption.
+/// A file that cannot be read or is no regular one; an interruption.
 pub fn sha256_file(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
+    let file = open_regular(path)?;
     let progress = Progress::new("checksum", file.metadata()?.len(), Unit::Bytes);
     progress.message(path.file_name().unwrap_or_default().to_string_lossy());
     let hash = sha256(file, |count| {

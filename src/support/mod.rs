@@ -11,6 +11,7 @@ pub mod mapped;
 pub mod parquet_file;
 pub mod processor;
 pub mod progress;
+pub mod regular_file;
 pub mod same_file;
 pub mod table;
 pub mod units;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
-use super::{QuantizeError, WeightPosition};
+use super::QuantizeError;
 use crate::gguf::{GgmlType, GgufError, GgufWriter, TensorInfo};
 use crate::quant::formats::{self, CodecError};
 use crate::quant::source::TensorSource;
@@ -81,17 +81,6 @@ impl TensorJob<'_> {
 
     fn tasks(&self) -> usize {
         self.size().div_ceil(self.task_size())
-    }
-
-    fn position_of(&self, weight: usize) -> WeightPosition {
-        let rows_per_expert = self.tensor.dimensions.get(1).map_or(1, |&rows| rows as usize);
-        let row = weight / self.tensor.columns();
-        let is_of_experts = self.tensor.dimensions.len() > 2;
-        WeightPosition {
-            expert: is_of_experts.then(|| row / rows_per_expert),
-            row: if is_of_experts { row % rows_per_expert } else { row },
-            column: weight % self.tensor.columns(),
-        }
     }
 }
 
@@ -240,8 +229,11 @@ impl<'a> Work<'a> {
         let output = if job.is_copy() {
             bytes
         } else {
-            code(job, elements, bytes, &mut buffers.weights, &mut buffers.output)
-                .map_err(|failure| tensor_error(self.source, job, failure))?;
+            code(job, elements, bytes, &mut buffers.weights, &mut buffers.output).map_err(
+                |Failure { first, error }| {
+                    QuantizeError::of_tensor(self.source.path(), job.tensor, first, error)
+                },
+            )?;
             &buffers.output
         };
         self.writer.write_at(index, place.start as u64, output)?;
@@ -278,41 +270,11 @@ fn bytes_of(ggml_type: GgmlType, weights: &Range<usize>) -> Range<usize> {
     bytes(weights.start)..bytes(weights.end)
 }
 
-/// A codec's refusal, and the weight of the tensor that is to blame.
+/// A codec's refusal.
 struct Failure {
-    weight: Option<usize>,
+    /// The number in the tensor of the first of the weights that were coded.
+    first: usize,
     error: CodecError,
-}
-
-impl Failure {
-    /// `first` is the first weight of those that were coded.
-    fn new(error: CodecError, first: usize) -> Self {
-        let weight = match error {
-            CodecError::NotFinite { index, .. } | CodecError::TooLarge { index, .. } => {
-                Some(first + index)
-            }
-            _ => None,
-        };
-        Self { weight, error }
-    }
-}
-
-fn tensor_error(source: &dyn TensorSource, job: &TensorJob<'_>, failure: Failure) -> QuantizeError {
-    let position = failure.weight.map(|weight| job.position_of(weight));
-    let mut error = failure.error;
-    if let (
-        Some(WeightPosition { column, .. }),
-        CodecError::NotFinite { index, .. } | CodecError::TooLarge { index, .. },
-    ) = (&position, &mut error)
-    {
-        *index = *column;
-    }
-    QuantizeError::Tensor {
-        path: source.path().to_path_buf(),
-        tensor: job.tensor.name.clone(),
-        position,
-        source: error,
-    }
 }
 
 /// Codes some of a tensor's weights, which `input` holds.
@@ -327,7 +289,7 @@ fn code(
     match job.heeded_importance() {
         Some(importance) => code_weighted(job, importance, weights, input, values, output),
         None => formats::requantize(job.tensor.ggml_type, input, job.format, output)
-            .map_err(|error| Failure::new(error, weights.start)),
+            .map_err(|error| Failure { first: weights.start, error }),
     }
 }
 
@@ -353,7 +315,7 @@ fn code_weighted(
         values.resize(end - start, 0.0);
         formats::dequantize_row(source, &input[bytes_of(source, &(start..end))], values)
             .and_then(|()| formats::quantize_weighted(target, values, importance, output))
-            .map_err(|error| Failure::new(error, first))?;
+            .map_err(|error| Failure { first, error })?;
         start = end;
     }
     Ok(())
