@@ -4,9 +4,12 @@ use std::io::Write;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use crate::engine::DeviceChoice;
+use crate::gguf::GgmlType;
+use crate::quant::formats;
 
 /// Options that stand before or after any subcommand.
 #[derive(Debug, Clone, clap::Args)]
@@ -54,6 +57,19 @@ impl FromStr for Device {
         };
         Ok(Self(choice))
     }
+}
+
+/// The formats that weights can be quantized to, by name.
+pub(super) fn format_names() -> impl Iterator<Item = &'static str> {
+    formats::known().filter(|&format| formats::can_quantize(format)).map(GgmlType::name)
+}
+
+/// Takes the name of one of [`format_names`].
+pub(super) fn format_parser() -> impl TypedValueParser<Value = GgmlType> {
+    let names: Vec<&str> = format_names().collect();
+    PossibleValuesParser::new(names).map(|name| {
+        GgmlType::from_name(&name).expect("the parser has only let names of formats through")
+    })
 }
 
 /// Prints text on standard output. Unlike `print!` it does not panic when that fails; a reader that

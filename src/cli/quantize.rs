@@ -6,10 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use super::options::{GlobalOptions, print_json, print_text, say};
+use super::options::{GlobalOptions, format_names, format_parser, print_json, print_text, say};
 use crate::convert::CheckpointModel;
 use crate::gguf::{GgmlType, GgufFile};
-use crate::quant::formats;
 use crate::quant::importance::Importance;
 use crate::quant::pipeline::{QuantizeReport, Request, preview, quantize_source};
 use crate::quant::plan::Plan;
@@ -128,17 +127,6 @@ pub(super) fn recipe_parser() -> impl TypedValueParser<Value = &'static Recipe> 
     };
     PossibleValuesParser::new(Recipe::all().iter().map(value)).map(|name| {
         Recipe::from_name(&name).expect("the parser has only let names of recipes through")
-    })
-}
-
-fn format_names() -> impl Iterator<Item = &'static str> {
-    formats::known().filter(|&format| formats::can_quantize(format)).map(GgmlType::name)
-}
-
-fn format_parser() -> impl TypedValueParser<Value = GgmlType> {
-    let names: Vec<&str> = format_names().collect();
-    PossibleValuesParser::new(names).map(|name| {
-        GgmlType::from_name(&name).expect("the parser has only let names of formats through")
     })
 }
 

@@ -100,7 +100,7 @@ pub fn describe(importance: &Importance, metadata: &mut Metadata) {
     if let Some(dataset) = importance.datasets().first() {
         set("dataset", text(dataset));
     }
-    set("entries_count", Value::U32(importance.len().try_into().unwrap_or(u32::MAX)));
+    set("entries_count", Value::U32(importance.tensor_count().try_into().unwrap_or(u32::MAX)));
     if importance.chunks() > 0 {
         set("chunks_count", Value::U32(importance.chunks()));
     }

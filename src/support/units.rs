@@ -17,20 +17,33 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.2} {}", STEPS[step])
 }
 
-/// `500M` → 500,000,000, `2G` → 2,000,000,000, `4096` → 4,096: a size as command lines take it.
+/// `500M` → 500,000,000, `1.5GiB` → 1,610,612,736, `4096` → 4,096: a size as command lines take it,
+/// in any case, with a fraction if it likes.
 ///
 /// # Errors
-/// Anything else, and 0.
+/// Anything else, and less than a byte.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.as_bytes().last() {
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 1_000_000),
-        Some(b'G' | b'g') => (&text[..text.len() - 1], 1_000_000_000),
-        _ => (text, 1u64),
+    let problem = || format!("expected a size like 500M, 2G or 1.5GiB, found {text:?}");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err(problem()),
     };
-    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    number
-        .filter(|&number| number > 0)
-        .ok_or_else(|| format!("expected a size like 500M or 2G, found {text:?}"))
+    let bytes = match number.parse::<u64>() {
+        Ok(whole) => whole.checked_mul(unit),
+        // Floats hold every size up to 9 PB exactly; nobody gives a fraction of more.
+        Err(_) => number.parse::<f64>().ok().map(|number| (number * unit as f64) as u64),
+    };
+    bytes.filter(|bytes| (1..u64::MAX).contains(bytes)).ok_or_else(problem)
 }
 
 /// `14042` → `14,042`.
@@ -74,10 +87,21 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        assert_eq!(parse_bytes("2G"), Ok(2_000_000_000));
-        assert_eq!(parse_bytes("500m"), Ok(500_000_000));
-        assert_eq!(parse_bytes("4096"), Ok(4096));
-        for text in ["", "G", "-1M", "0", "0G", "1T", "1.5G", "99999999999G", "2 G"] {
+        for (text, bytes) in [
+            ("2G", 2_000_000_000),
+            ("500m", 500_000_000),
+            ("4096", 4096),
+            ("2 kb", 2000),
+            ("1.5GiB", 1_610_612_736),
+            ("0.5t", 500_000_000_000),
+            ("18446744073709551614", u64::MAX - 1),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", ".", "G", "-1M", "0", "0G", "0.1", "1.2.3M", "1e9", "10 apples"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        for text in ["99999999999G", "99999999999.9G", "18446744073709551615"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
     }

@@ -182,7 +182,28 @@ fn a_stopped_collection_is_saved_and_goes_on() {
     let stopped = bench.sums("parts.gguf").chunks();
     assert!((1..400).contains(&stopped), "{stopped}");
 
+    // Only the same run goes on.
+    fs::copy(bench.path("model.gguf"), bench.path("kept.gguf")).unwrap();
+    let other = TinyModel { seed: 99, ..model };
+    let refused = |arguments: &[&str], words: &str| {
+        let arguments = [&["--resume"], arguments].concat();
+        bench.collect("parts.gguf", &arguments).assert().failure().stderr(contains(words));
+    };
+    refused(&["--from-chunk", "1"], "with --from-chunk 0, not 1");
+    refused(&["--process-output"], "without --process-output");
+    fs::write(bench.path("text.txt"), [bench.text.as_slice(), b"b"].concat()).unwrap();
+    refused(&[], "the text has changed");
+    fs::write(bench.path("text.txt"), &bench.text).unwrap();
+    other.write(&bench.path("model.gguf"));
+    refused(&[], "with another model");
+    fs::rename(bench.path("kept.gguf"), bench.path("model.gguf")).unwrap();
     bench.collect("parts.gguf", &["--resume"]).assert().success();
+    assert!(!bench.path("parts.gguf.run.json").exists());
+    bench
+        .collect("parts.gguf", &["--resume", "--chunks", "3"])
+        .assert()
+        .failure()
+        .stderr(contains("holds 400 chunks already, more than the 3"));
     bench.collect("whole.gguf", &[]).assert().success();
     assert_eq!(bench.bytes("parts.gguf"), bench.bytes("whole.gguf"));
 }
@@ -254,9 +275,9 @@ fn both_formats_hold_the_same_importance() {
     assert_eq!(bench.bytes("named.bin"), bench.bytes("out.dat"));
     let read = |name: &str| Importance::read(&bench.path(name)).unwrap();
     let (gguf, dat) = (read("out.gguf"), read("out.dat"));
-    assert_eq!((gguf.len(), gguf.chunks(), gguf.datasets()), (14, 20, dat.datasets()));
-    assert_eq!((dat.len(), dat.chunks()), (14, 20));
-    for name in gguf.names() {
+    assert_eq!((gguf.tensor_count(), gguf.chunks(), gguf.datasets()), (14, 20, dat.datasets()));
+    assert_eq!((dat.tensor_count(), dat.chunks()), (14, 20));
+    for (name, _) in bench.sums("out.gguf").tensors() {
         for (a, b) in gguf.of(name).unwrap().iter().zip(dat.of(name).unwrap()) {
             assert!((a - b).abs() <= 1e-6 * a, "{name}: {a} and {b}");
         }

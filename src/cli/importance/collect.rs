@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Format, content, is_same_file};
+use super::run_record::{self, CalibrationRun};
+use super::{Format, content};
 use crate::cli::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::engine::Engine;
 use crate::eval::calibration::{CollectOptions, OUTPUT_MATRIX, collect};
 use crate::quant::importance::{ActivationSums, DEFAULT_CHUNK_TOKENS};
+use crate::support::same_file::is_same_file;
 use crate::support::{atomic_file, units};
 
 #[derive(Debug, clap::Args)]
@@ -86,6 +88,12 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         .with_context(|| format!("cannot write {}", output.display()))?;
     let earlier = if arguments.resume { earlier_sums(output, format)? } else { None };
 
+    let run =
+        CalibrationRun::of(model, &arguments.text, arguments.from_chunk, arguments.process_output)?;
+    if earlier.is_some() {
+        run.check_continues(output)?;
+    }
+
     let mut engine = Engine::load(model, arguments.device.device.0)?;
     let chunk_tokens = chunk_tokens(arguments, &engine)?;
     let names: Vec<_> = arguments.text.iter().map(|path| path.display().to_string()).collect();
@@ -104,7 +112,12 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     };
     let resumed_chunks = sums.chunks();
     let started = Instant::now();
-    let mut save = |sums: &ActivationSums| sums.write(output, format.into());
+    let mut save = |sums: &ActivationSums| {
+        if format == Format::Gguf {
+            run.write(output)?;
+        }
+        sums.write(output, format.into())
+    };
     let result = collect(&mut engine, &options, &mut sums, &mut save);
     if sums.chunks() > resumed_chunks {
         save(&sums)?;
@@ -113,6 +126,15 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     if sums.chunks() < chunks {
         bail!("{}", how_to_go_on(&sums, chunks, output, format));
     }
+    if sums.chunks() > chunks {
+        bail!(
+            "{} holds {} chunks already, more than the {chunks} that are wanted; leave out --resume \
+             to collect anew",
+            output.display(),
+            sums.chunks(),
+        );
+    }
+    run_record::remove(output);
     note_few_chunks(arguments.chunks, chunks);
     if arguments.process_output && sums.tensors().all(|(name, _)| name != OUTPUT_MATRIX) {
         tracing::warn!(

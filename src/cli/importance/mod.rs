@@ -2,6 +2,7 @@
 
 mod collect;
 mod merge;
+mod run_record;
 mod show;
 
 use std::path::Path;
@@ -90,9 +91,4 @@ fn content(sums: &ActivationSums) -> String {
 /// `1 tensor`, `2,000 tensors`.
 fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", units::count(number), if number == 1 { "" } else { "s" })
-}
-
-/// The paths of two files that are one.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }

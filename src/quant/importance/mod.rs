@@ -88,19 +88,9 @@ impl Importance {
         self.tensors.get(tensor).map(Vec::as_slice)
     }
 
-    /// The names of the tensors, in no order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
     /// How many tensors are known.
-    pub fn len(&self) -> usize {
+    pub fn tensor_count(&self) -> usize {
         self.tensors.len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.tensors.is_empty()
     }
 
     /// The file that it was read from, as it was named.

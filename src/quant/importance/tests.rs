@@ -27,7 +27,7 @@ fn a_legacy_file_holds_means_times_calls() {
     let origin = [&8i32.to_le_bytes()[..], &5i32.to_le_bytes(), b"a.txt"].concat();
     let importance = read(&dat("blk.0.attn_q.weight", 8, &[4.0, 2.0, 0.0], &origin)).unwrap();
     assert_eq!(importance.of("blk.0.attn_q.weight"), Some(&[0.5, 0.25, 0.0][..]));
-    assert_eq!((importance.len(), importance.chunks()), (1, 8));
+    assert_eq!((importance.tensor_count(), importance.chunks()), (1, 8));
     assert_eq!(importance.datasets(), ["a.txt"]);
     // Old files end after the tensors, or hold the means themselves.
     let importance = read(&dat("x", 0, &[4.0], &[])).unwrap();
