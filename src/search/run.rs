@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::allocation::{self, Allocation, allocate};
 use super::bench::{Bench, Task, Window};
 use super::coding::Coder;
-use super::estimates::{Candidate, losses};
+use super::estimates::losses;
 use super::measurements::{Identity, Measurements};
 use super::sizes::{Sizes, bytes_of};
 use super::tensors::{Tensor, alternatives, candidates, update};
@@ -170,8 +170,8 @@ fn check_budget(tensors: &[Tensor<'_>], sizes: &Sizes, budget: u64) -> Result<()
     )))
 }
 
-/// Measures one format for every tensor: the one whose bits are next to what the budget allows on
-/// average, so that most of what is chosen in the end has been measured then.
+/// Measures one format for every tensor, at about the bits that the budget allows on average, so
+/// that most of what is chosen in the end has been measured then.
 fn measure_probes(
     bench: &mut Bench<'_>,
     tensors: &mut [Tensor<'_>],
@@ -181,16 +181,10 @@ fn measure_probes(
 ) -> Result<(), SearchError> {
     let weights: u64 = tensors.iter().map(|tensor| tensor.info.weights()).sum();
     let bits = budget as f64 * 8.0 / weights.max(1) as f64;
-    let probes = tensors.iter().filter_map(|tensor| {
-        let distance = |candidate: &Candidate| (candidate.format.bits_per_weight() - bits).abs();
-        let lossy = (0..tensor.candidates.len())
-            .filter(|&index| tensor.candidates[index].squared_error > 0.0);
-        let nearest = lossy.min_by(|&a, &b| {
-            distance(&tensor.candidates[a]).total_cmp(&distance(&tensor.candidates[b]))
-        });
-        nearest.map(|index| tensor.task(index))
-    });
-    let probes: Vec<Task<'_>> = probes.collect();
+    let probes: Vec<Task<'_>> = tensors
+        .iter()
+        .filter_map(|tensor| tensor.probe(bits).map(|index| tensor.task(index)))
+        .collect();
     bench.measure(&probes, windows, measurements, "Measuring")?;
     drop(probes);
     update(tensors, windows, measurements);
@@ -209,14 +203,18 @@ fn settle(
     loop {
         let allocation = allocate(&alternatives(tensors), budget)
             .expect("the smallest alternatives were found to fit");
+        let to_measure = |(tensor, &chosen): (&Tensor<'_>, &usize)| {
+            let is_estimate = tensor.candidates[chosen].measured.is_none();
+            if is_estimate { Some(chosen) } else { tensor.doubtful(chosen) }
+        };
         let tasks: Vec<Task<'_>> = tensors
             .iter()
             .zip(&allocation.chosen)
-            .filter(|&(tensor, &chosen)| tensor.candidates[chosen].measured.is_none())
-            .map(|(tensor, &chosen)| tensor.task(chosen))
+            .filter_map(|pair| to_measure(pair).map(|candidate| pair.0.task(candidate)))
             .collect();
         tracing::info!(
-            "round {round}: {} bytes, predicted KL {:.6}, {} of {} choices rest on estimates",
+            "round {round}: {} bytes, predicted KL {:.6}, {} of {} choices rest on estimates that \
+             have to be measured",
             allocation.bytes,
             allocation.loss,
             tasks.len(),

@@ -15,6 +15,13 @@ use crate::quant::selection::Rule;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
 
+/// The least squared error that is measured first, as a share of the tensor's largest: what is next
+/// to nothing drowns in the rounding of the model's arithmetic.
+const LEAST_PROBED: f64 = 1e-3;
+/// How many times the largest squared error measured another may be for its loss to be taken as an
+/// estimate only.
+const FARTHEST_ESTIMATE: f64 = 30.0;
+
 /// A tensor that a format is chosen for.
 #[derive(Debug)]
 pub(super) struct Tensor<'a> {
@@ -36,6 +43,28 @@ impl Tensor<'_> {
                 candidate.measured = Some(0.0);
             }
         }
+    }
+
+    /// The candidate to measure first: the one whose bits are next to `bits` a weight, of those that
+    /// lose enough for others to be estimated from it. `None` where none loses anything.
+    pub(super) fn probe(&self, bits: f64) -> Option<usize> {
+        let largest = self.candidates.first()?.squared_error;
+        let distance =
+            |index: &usize| (self.candidates[*index].format.bits_per_weight() - bits).abs();
+        (0..self.candidates.len())
+            .filter(|&index| self.candidates[index].squared_error > largest * LEAST_PROBED)
+            .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+    }
+
+    /// The candidate below a chosen one, where what it loses was estimated from formats that lose
+    /// so much less that it could be far off.
+    pub(super) fn doubtful(&self, chosen: usize) -> Option<usize> {
+        let below = chosen.checked_sub(1)?;
+        let measured = self.candidates.iter().filter(|candidate| candidate.measured.is_some());
+        let largest = measured.map(|candidate| candidate.squared_error).fold(0.0, f64::max);
+        let candidate = &self.candidates[below];
+        let is_far = candidate.squared_error > largest * FARTHEST_ESTIMATE;
+        (candidate.measured.is_none() && is_far).then_some(below)
     }
 
     /// The measurement of one of its candidates.
@@ -160,4 +189,53 @@ pub(super) fn update(
 ) {
     let windows: Vec<usize> = windows.iter().map(|window| window.index).collect();
     tensors.iter_mut().for_each(|tensor| tensor.update(measurements, &windows));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> TensorInfo {
+        TensorInfo {
+            name: "blk.0.ffn_up.weight".to_string(),
+            dimensions: vec![256, 4],
+            ggml_type: GgmlType::F16,
+            offset: 0,
+        }
+    }
+
+    /// A tensor with these candidates: format, squared error, measured or not.
+    fn tensor<'a>(info: &'a TensorInfo, candidates: &[(GgmlType, f64, bool)]) -> Tensor<'a> {
+        let candidate = |&(format, squared_error, is_measured): &(GgmlType, f64, bool)| Candidate {
+            format,
+            bytes: info.weights() / format.block_size() as u64 * format.block_bytes() as u64,
+            squared_error,
+            measured: is_measured.then_some(squared_error),
+        };
+        let all: Vec<Candidate> = candidates.iter().map(candidate).collect();
+        Tensor { info, candidates: undominated(all.clone()), all, fixed: false }
+    }
+
+    #[test]
+    fn the_probe_is_near_the_wanted_bits_and_not_next_to_lossless() {
+        let info = info();
+        let usual = [(GgmlType::Q4_0, 3.0, false), (GgmlType::Q5_0, 0.7, false)];
+        let usual = tensor(&info, &[&usual[..], &[(GgmlType::Q8_0, 0.01, false)]].concat());
+        assert_eq!([4.0, 5.9, 9.0].map(|bits| usual.probe(bits)), [Some(0), Some(1), Some(2)]);
+        let exact = [(GgmlType::Q5_0, 0.7, false), (GgmlType::Q5_1, 1e-5, false)];
+        assert_eq!(tensor(&info, &exact).probe(6.0), Some(0));
+        assert_eq!(tensor(&info, &[(GgmlType::F16, 0.0, true)]).probe(6.0), None);
+    }
+
+    #[test]
+    fn estimates_far_above_the_measurements_are_doubted() {
+        let info = info();
+        let exact = [(GgmlType::Q5_0, 0.7, false), (GgmlType::Q5_1, 1e-5, true)];
+        assert_eq!(tensor(&info, &exact).doubtful(1), Some(0));
+        assert_eq!(tensor(&info, &exact).doubtful(0), None);
+        let near = [(GgmlType::Q4_0, 3.0, false), (GgmlType::Q5_0, 0.7, true)];
+        assert_eq!(tensor(&info, &near).doubtful(1), None);
+        let known = [(GgmlType::Q5_0, 0.7, true), (GgmlType::Q5_1, 1e-5, true)];
+        assert_eq!(tensor(&info, &known).doubtful(1), None);
+    }
 }
