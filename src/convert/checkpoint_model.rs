@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::error::ConvertError;
 use super::families::{Family, ModelTensor, ROPE_FREQUENCIES, hugging_face_row};
 use super::model_name::ModelName;
-use super::weights::{Losses, WeightType, convert_row};
+use super::weights::{WeightType, convert_row};
 use super::{hyperparameters, model_card, rope, tokenizer_metadata};
 use crate::checkpoint::config::ModelConfig;
 use crate::checkpoint::{CheckpointTensors, SafetensorsFile, TensorView};
@@ -144,7 +144,6 @@ impl CheckpointModel {
         };
         buffer.resize(weights.len() * to.bytes(), 0);
         let mut scratch = Vec::new();
-        let mut losses = Losses::default();
         let (mut next, mut output) = (weights.start, &mut buffer[..]);
         while next < weights.end {
             let (row, column) = (next / columns, next % columns);
@@ -154,11 +153,11 @@ impl CheckpointModel {
             let input = &view.bytes[start..start + count * from.block_bytes()];
             let (done, rest) = output.split_at_mut(count * to.bytes());
             scratch.resize(count, 0.0);
-            losses.overflows += convert_row(from, input, to, done, &mut scratch)
+            // Whoever finds what became infinite asks `overflowed` about it.
+            convert_row(from, input, to, done, &mut scratch)
                 .expect("every number of floats can be converted");
             (next, output) = (next + count, rest);
         }
-        losses.warn(view.path, view.name);
     }
 }
 
@@ -193,6 +192,18 @@ impl TensorSource for CheckpointModel {
                 buffer
             }
         }
+    }
+
+    fn overflowed(&self, index: usize, weight: usize) -> Option<f32> {
+        let Origin::Checkpoint { name, from, head_dim } = &self.origins[index] else { return None };
+        let columns = self.tensors[index].columns();
+        let (row, column) = (weight / columns, weight % columns);
+        let row = head_dim.map_or(row, |head_dim| hugging_face_row(row, head_dim));
+        let start = (row * columns + column) * from.block_bytes();
+        let mut value = [0.0];
+        let bytes = self.view(name).bytes.get(start..start + from.block_bytes())?;
+        formats::dequantize_row(*from, bytes, &mut value).ok()?;
+        value[0].is_finite().then_some(value[0])
     }
 
     fn expect(&self, index: usize, range: Range<usize>) {

@@ -76,6 +76,22 @@ pub enum QuantizeError {
         /// What is wrong.
         source: CodecError,
     },
+    /// A weight of a checkpoint is too large for the type that its matrices are read as.
+    #[error(
+        "{}: {tensor}{}: {value} is too large for F16, as which these weights are read; make a GGUF \
+         file with quantkit convert --dtype bf16 (or f32) and quantize that", path.display(),
+        place(Some(*.position))
+    )]
+    Overflow {
+        /// The input.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The weight.
+        position: WeightPosition,
+        /// Its value in the checkpoint.
+        value: f32,
+    },
     /// The user stopped it.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),

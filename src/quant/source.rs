@@ -26,6 +26,12 @@ pub trait TensorSource: Sync {
     /// If there is no such tensor, or the range reaches past its end.
     fn bytes<'a>(&'a self, index: usize, range: Range<usize>, buffer: &'a mut Vec<u8>) -> &'a [u8];
 
+    /// The value of an infinite weight of the tensor at `index` where it is a finite one that was too
+    /// large for F16, as which [`TensorSource::bytes`] gives it.
+    fn overflowed(&self, _index: usize, _weight: usize) -> Option<f32> {
+        None
+    }
+
     /// Says that bytes will soon be asked for, so that the system can read them from the disk
     /// meanwhile.
     ///

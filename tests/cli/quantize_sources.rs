@@ -61,6 +61,35 @@ fn a_checkpoint_becomes_what_its_gguf_file_becomes() {
 }
 
 #[test]
+fn a_weight_that_f16_cannot_hold_is_told_from_one_that_is_infinite() {
+    let (directory, _, checkpoint) = checkpoint("f32");
+    let file = checkpoint.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let query = &tensors["model.layers.0.self_attn.q_proj.weight"];
+    let start = 8 + header + query["data_offsets"][0].as_u64().unwrap() as usize;
+    let mut put = |value: f32| {
+        // Its first row is first in either order.
+        bytes[start + 12..start + 16].copy_from_slice(&value.to_le_bytes());
+        std::fs::write(&file, &bytes).unwrap();
+    };
+    let refused = |recipe: &str, words: &str| {
+        let output = directory.path().join("out.gguf");
+        let mut command = quantkit();
+        command.arg("quantize").args([&checkpoint, &output]).args(["--type", recipe]);
+        let place = "blk.0.attn_q.weight, row 0, column 3: ";
+        command.assert().failure().stderr(predicate::str::contains(format!("{place}{words}")));
+    };
+    for recipe in ["Q4_0", "Q4_K_M", "F16"] {
+        put(-70_000.0);
+        refused(recipe, "-70000 is too large for F16");
+        put(f32::NEG_INFINITY);
+        refused(recipe, "weight 3 of the row is -inf");
+    }
+}
+
+#[test]
 fn a_directory_that_is_no_checkpoint_is_refused() {
     let (directory, _, checkpoint) = checkpoint("f16");
     let output = directory.path().join("out.gguf");

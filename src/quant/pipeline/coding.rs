@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
-use super::QuantizeError;
+use super::{QuantizeError, WeightPosition};
 use crate::gguf::{GgmlType, GgufError, GgufWriter, TensorInfo};
 use crate::quant::formats::{self, CodecError};
 use crate::quant::source::TensorSource;
@@ -229,11 +229,8 @@ impl<'a> Work<'a> {
         let output = if job.is_copy() {
             bytes
         } else {
-            code(job, elements, bytes, &mut buffers.weights, &mut buffers.output).map_err(
-                |Failure { first, error }| {
-                    QuantizeError::of_tensor(self.source.path(), job.tensor, first, error)
-                },
-            )?;
+            code(job, elements, bytes, &mut buffers.weights, &mut buffers.output)
+                .map_err(|failure| self.refusal(job, failure))?;
             &buffers.output
         };
         self.writer.write_at(index, place.start as u64, output)?;
@@ -242,6 +239,21 @@ impl<'a> Work<'a> {
         let start = input.start.saturating_sub(MAPPED_AROUND);
         self.source.release(job.source_index, start..input.end);
         Ok(())
+    }
+
+    fn refusal(&self, job: &TensorJob<'_>, Failure { first, error }: Failure) -> QuantizeError {
+        let path = self.source.path();
+        if let CodecError::NotFinite { index, .. } = error
+            && let Some(value) = self.source.overflowed(job.source_index, first + index)
+        {
+            return QuantizeError::Overflow {
+                path: path.to_path_buf(),
+                tensor: job.tensor.name.clone(),
+                position: WeightPosition::of(job.tensor, first + index),
+                value,
+            };
+        }
+        QuantizeError::of_tensor(path, job.tensor, first, error)
     }
 
     /// Pushes what has been written to the disk while the others go on, so that closing the file
