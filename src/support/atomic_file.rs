@@ -4,6 +4,10 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Partial files that are there now.
+static PARTIAL_FILES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// A file under construction at `<target>.partial-<pid>`; [`AtomicFile::commit`] renames it to its
 /// target, and dropping it uncommitted removes it.
@@ -31,8 +35,10 @@ impl AtomicFile {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?
             .to_string_lossy();
         let partial = target.with_file_name(format!("{name}.partial-{}", std::process::id()));
+        let mut partial_files = partial_files();
         let file =
             File::options().read(true).write(true).create(true).truncate(true).open(&partial)?;
+        partial_files.push(partial.clone());
         Ok(Self {
             target: target.to_path_buf(),
             partial,
@@ -135,7 +141,25 @@ impl Drop for AtomicFile {
         // After a commit the partial file is gone and this is a no-op. Nothing can be done about a
         // failure here, and the error that led to the drop is the one worth reporting.
         let _ = fs::remove_file(&self.partial);
+        let mut partial_files = partial_files();
+        if let Some(place) = partial_files.iter().position(|path| *path == self.partial) {
+            partial_files.swap_remove(place);
+        }
     }
+}
+
+fn partial_files() -> MutexGuard<'static, Vec<PathBuf>> {
+    PARTIAL_FILES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes all partial files and lets no new ones be made: for a process that ends at once, while
+/// its threads still work.
+pub(super) fn abandon_all() {
+    let partial_files = partial_files();
+    for path in partial_files.iter() {
+        let _ = fs::remove_file(path);
+    }
+    std::mem::forget(partial_files);
 }
 
 /// Refuses a target that a regular file must not replace. Links are followed.

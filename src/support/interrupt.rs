@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::atomic_file;
+
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static INSTALLED: OnceLock<()> = OnceLock::new();
 
@@ -12,11 +14,18 @@ static INSTALLED: OnceLock<()> = OnceLock::new();
 pub struct Interrupted;
 
 /// Installs the signal handler: the first signal asks for a clean stop, a second one ends the
-/// process at once with status 130.
+/// process at once with status 130, without the files that are not complete. On Unix a file that
+/// grows past the limit on sizes (`ulimit -f`) becomes an error of whoever writes it.
 pub fn install() {
     INSTALLED.get_or_init(|| {
+        #[cfg(unix)]
+        // SAFETY: ignoring a signal runs nothing of ours; a write past the limit fails with EFBIG.
+        unsafe {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        }
         let installed = ctrlc::set_handler(|| {
             if REQUESTED.swap(true, Ordering::SeqCst) {
+                atomic_file::abandon_all();
                 std::process::exit(130);
             }
         });
