@@ -1,6 +1,6 @@
 //! Options that every subcommand shares.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -104,7 +104,11 @@ pub(super) fn start_logging(verbose: u8) {
     let level = ["warn", "quantkit=info,warn", "quantkit=trace,info"][usize::from(verbose.min(2))];
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 /// Sizes the process's thread pool.

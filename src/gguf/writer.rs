@@ -383,7 +383,9 @@ impl PartFile {
     }
 
     fn complete(self) -> Result<CompleteFile, GgufError> {
-        if let PartState::Planned = *self.state() {
+        // The lock is given back before the file is opened, which takes it again.
+        let is_planned = matches!(*self.state(), PartState::Planned);
+        if is_planned {
             self.open()?;
         }
         self.close()?;

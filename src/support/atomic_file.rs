@@ -19,7 +19,8 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Opens the partial file, creating missing parent directories.
+    /// Opens the partial file, creating missing parent directories. A link stays one: what it
+    /// points to is written.
     ///
     /// # Errors
     /// A target that is there and no regular file (renaming would put a file in the place of
@@ -27,6 +28,7 @@ impl AtomicFile {
     /// written.
     pub fn create(target: &Path) -> io::Result<Self> {
         check_kind(target)?;
+        let target = &behind_links(target)?;
         if let Some(parent) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
             fs::create_dir_all(parent)?;
         }
@@ -174,6 +176,17 @@ fn check_kind(target: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 
+/// The file that a link points to, there or not; any other path as it is.
+fn behind_links(target: &Path) -> io::Result<PathBuf> {
+    if !target.is_symlink() {
+        return Ok(target.to_path_buf());
+    }
+    fs::canonicalize(target).or_else(|_| {
+        let pointed_to = fs::read_link(target)?;
+        Ok(target.parent().unwrap_or(Path::new("")).join(pointed_to))
+    })
+}
+
 /// Finds out before long work whether `target` could be written when it is done: a file comes and
 /// goes in its directory, or in the nearest one that is there. Nothing is left behind.
 pub fn check_writable(target: &Path) -> io::Result<()> {
@@ -232,6 +245,19 @@ mod tests {
                 assert!(error.to_string().contains("no regular file"), "{error}");
             }
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_and_what_it_points_to_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("elsewhere", &link).unwrap();
+        for content in [b"one", b"two"] {
+            write_atomically(&link, content).unwrap();
+            assert!(link.is_symlink());
+            assert_eq!(fs::read(dir.path().join("elsewhere")).unwrap(), content);
         }
     }
 

@@ -240,3 +240,15 @@ fn memory_does_not_grow_with_the_model() {
     let peak = peak_memory(&[&arguments[..], &["--type".as_ref(), "Q4_0".as_ref()]].concat());
     assert!(peak > 0 && peak < 100 << 20, "{peak} bytes for a file of {bytes}");
 }
+
+#[test]
+fn a_model_without_weights_stays_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (input, output) = (directory.path().join("in.gguf"), directory.path().join("out.gguf"));
+    let mut metadata = Metadata::new();
+    metadata.set("general.architecture", Value::String("llama".to_string()));
+    metadata.set("llama.block_count", Value::U32(1));
+    GgufWriter::create(&input, &metadata, Vec::new()).unwrap().finish().unwrap();
+    quantize(&input, &output, &["--type", "Q4_0"]);
+    assert_eq!(quantkit::gguf::GgufFile::open(&output).unwrap().tensors().len(), 0);
+}
