@@ -303,7 +303,11 @@ def main() -> int:
     parser.add_argument("--options", action="store_true", help="other options than recipes too")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each tool, alternating")
     parser.add_argument("--threads", type=int, help="threads of both tools")
-    parser.add_argument("--directory", type=Path, help="where the files are made [default: /tmp]")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        help="where the files are made [default: the system's folder for temporary files]",
+    )
     arguments = parser.parse_args()
     cases = [
         Case(recipe)

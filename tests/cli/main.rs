@@ -15,6 +15,7 @@ mod importance;
 mod inspect;
 mod mmlu_eval;
 mod quantize;
+mod quantize_reference;
 mod quantize_sources;
 mod search;
 mod split;

@@ -292,6 +292,7 @@ fn decode_blocks_wide<F, W: Wide, const WEIGHTS: usize, const BYTES: usize>(
 }
 
 /// Whether no weight is NaN or infinite.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "NEON is always there"))]
 pub(super) fn all_finite(set: InstructionSet, weights: &[f32]) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -366,20 +367,25 @@ pub(super) fn truncate(value: f32) -> i32 {
     }
 }
 
+/// The largest f32 below a half: adding the half itself would carry 0.49999997 over to 1.
+pub(super) const JUST_BELOW_HALF: f32 = 0.499_999_97;
+
 /// The nearest integer, halves away from zero (C's `roundf`), for values below 2^22.
 #[inline(always)]
 pub(super) fn round_half_away(value: f32) -> i32 {
-    // The largest f32 below a half: adding the half itself would carry 0.49999997 over to 1.
-    const JUST_BELOW_HALF: f32 = 0.499_999_97;
     truncate(value + JUST_BELOW_HALF.copysign(value))
 }
+
+/// What [`nearest_int`] adds, 1.5 · 2^23; the bits it keeps; and what it takes off them.
+pub(super) const MAGIC: f32 = 12_582_912.0;
+pub(super) const KEPT: i32 = 0x007f_ffff;
+pub(super) const BIAS: i32 = 0x0040_0000;
 
 /// The nearest integer, halves to even, for values below 2^22: adding 1.5 · 2^23 leaves the integer
 /// in the low bits of the mantissa.
 #[inline(always)]
 pub(super) fn nearest_int(value: f32) -> i32 {
-    let bits = (value + 12_582_912.0).to_bits();
-    (bits & 0x007f_ffff) as i32 - 0x0040_0000
+    ((value + MAGIC).to_bits() as i32 & KEPT) - BIAS
 }
 
 const SIGN: u32 = 0x8000_0000;

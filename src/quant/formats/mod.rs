@@ -2,8 +2,9 @@
 //!
 //! A new format is a file that says what its type, layout and arithmetic are (`codec::Decode`, and
 //! one of `codec::Encode`, `blocks::Searched` or `super_blocks::SuperBlock`) and ends in a
-//! constant, which gets a line in `CODECS` here. Tests, benches and the command line go through that
-//! list; `docs/formats.md` shows it.
+//! constant, which gets a line in `CODECS` here. Benches, most tests and the command line go through
+//! that list. What the tests then ask for: the error that its steps allow (`tolerance` in `tests.rs`),
+//! its row in `docs/formats.md`, and vectors of the reference in `tests/data`.
 
 mod affine;
 mod blocks;
@@ -43,7 +44,7 @@ use codec::Codec;
 /// ggml's version of the block formats, which llama.cpp writes into every file.
 pub const QUANTIZATION_VERSION: u32 = 2;
 
-/// Every format that quantkit knows: a new one is a file and a line here.
+/// Every format that quantkit knows; see above for what a new one takes.
 static CODECS: [&Codec; 16] = [
     &float::F32_CODEC,
     &float::F16_CODEC,

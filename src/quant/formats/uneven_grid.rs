@@ -7,14 +7,17 @@ pub(super) struct Grid {
     /// Halfway between neighbours: what is less belongs to the lower of them.
     pub(super) middles: [f32; 15],
     /// The same for a search by cells.
+    #[cfg(target_arch = "x86_64")]
     pub(super) cells: Cells,
     /// The same for a search by halving.
+    #[cfg(target_arch = "x86_64")]
     pub(super) halvings: Halvings,
 }
 
 /// Where a search that halves what is left looks when two or one comparisons are left, by the
 /// comparisons before: entry `-n mod 8` is for the `n` that the comparisons "less than the middle",
 /// as binary digits, make. With no less, the search is at the top.
+#[cfg(target_arch = "x86_64")]
 pub(super) struct Halvings {
     /// The middle of the quarter that is left.
     pub(super) quarters: [f32; 8],
@@ -26,6 +29,7 @@ pub(super) struct Halvings {
 }
 
 /// The line cut into 32 cells of [`CELL`], none of which has more than one middle in it.
+#[cfg(target_arch = "x86_64")]
 pub(super) struct Cells {
     /// The middle in the cell; where there is none, both values are the same.
     pub(super) middle: [f32; 32],
@@ -36,10 +40,12 @@ pub(super) struct Cells {
 }
 
 /// The width of a cell.
+#[cfg(target_arch = "x86_64")]
 const CELL: f32 = 10.0;
 
 impl Grid {
     /// What a number is multiplied with to become, rounded, the number of its cell.
+    #[cfg(target_arch = "x86_64")]
     pub(super) const CELLS: f32 = 1.0 / CELL;
 
     /// The grid of whole-numbered values in ascending order.
@@ -54,9 +60,14 @@ impl Grid {
             }
             at += 1;
         }
-        let cells = Cells::of(&values, &middles);
-        let halvings = Halvings::of(&values, &middles);
-        Self { values, middles, cells, halvings }
+        Self {
+            values,
+            middles,
+            #[cfg(target_arch = "x86_64")]
+            cells: Cells::of(&values, &middles),
+            #[cfg(target_arch = "x86_64")]
+            halvings: Halvings::of(&values, &middles),
+        }
     }
 
     /// The place of the value nearest to `number`, the higher where two are; the last for NaN.
@@ -71,6 +82,7 @@ impl Grid {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Halvings {
     const fn of(values: &[f32; 16], middles: &[f32; 15]) -> Self {
         let (mut quarters, mut eighths) = ([0.0; 8], [0.0; 8]);
@@ -90,6 +102,7 @@ impl Halvings {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Cells {
     const fn of(values: &[f32; 16], middles: &[f32; 15]) -> Self {
         let (mut middle, mut below, mut above) = ([0.0; 32], [0.0; 32], [0.0; 32]);

@@ -2,12 +2,8 @@
 
 use std::arch::aarch64::*;
 
+use super::super::codec::{BIAS, KEPT, MAGIC};
 use super::Lanes;
-
-/// What `nearest_int` adds, keeps and takes off.
-const MAGIC: f32 = 12_582_912.0;
-const KEPT: i32 = 0x007f_ffff;
-const BIAS: i32 = 0x0040_0000;
 
 /// Four lanes in a NEON register.
 #[derive(Clone, Copy)]

@@ -2,12 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use super::super::codec::{BIAS, KEPT, MAGIC};
 use super::{Grid, Lanes};
-
-/// What `nearest_int` adds, keeps and takes off.
-const MAGIC: f32 = 12_582_912.0;
-const KEPT: i32 = 0x007f_ffff;
-const BIAS: i32 = 0x0040_0000;
 
 /// Clamped whole numbers, to be looked up by the low bits that `value + MAGIC` has: entry `e` is for
 /// the one whose low bits are `e` among the `SIZE` whole numbers around the range.

@@ -9,9 +9,6 @@ use crate::quant::formats::codec;
 #[derive(Clone, Copy)]
 pub(in super::super) struct WideNeon([float32x4_t; 8]);
 
-/// See [`codec::round_half_away`].
-const JUST_BELOW_HALF: f32 = 0.499_999_97;
-
 /// The low bytes of 32 whole numbers in order.
 #[inline(always)]
 fn low_bytes(numbers: [uint32x4_t; 8]) -> [u8; WEIGHTS] {
@@ -232,7 +229,7 @@ impl Wide for WideNeon {
     fn rounded_half_away(self) -> [u8; WEIGHTS] {
         // SAFETY: see above.
         let raised = each!(self.0, r => unsafe {
-            let half = vdupq_n_f32(JUST_BELOW_HALF);
+            let half = vdupq_n_f32(codec::JUST_BELOW_HALF);
             vaddq_f32(r, vbslq_f32(vdupq_n_u32(1 << 31), r, half))
         });
         Self(raised).truncated()

@@ -6,12 +6,16 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
-mod x86_64;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 #[cfg(target_arch = "aarch64")]
 pub(super) use aarch64::WideNeon;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86_64::{Wide256, Wide512};
+pub(super) use avx2::Wide256;
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Wide512;
 
 use super::codec;
 use super::half_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
