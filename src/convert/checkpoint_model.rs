@@ -167,7 +167,12 @@ impl TensorSource for CheckpointModel {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        self.checkpoint.files().iter().map(SafetensorsFile::path).map(Path::to_path_buf).collect()
+        // The config, the tokenizer and the model card are read too, each under several names. GGUF
+        // files are outputs that lie there.
+        let is_input = |path: &PathBuf| path.extension().is_none_or(|ending| ending != "gguf");
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let weights = self.checkpoint.files().iter().map(SafetensorsFile::path);
+        weights.map(Path::to_path_buf).chain(entries.map(|it| it.path()).filter(is_input)).collect()
     }
 
     fn metadata(&self) -> &Metadata {

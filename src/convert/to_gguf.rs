@@ -15,6 +15,7 @@ use crate::gguf::{GgufWriter, TensorInfo, TensorPlan};
 use crate::quant::source::TensorSource;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
+use crate::support::same_file::is_same_file;
 
 /// What to convert.
 #[derive(Debug, Clone)]
@@ -54,6 +55,10 @@ pub struct ConvertReport {
 pub fn convert(options: &ConvertOptions) -> Result<ConvertReport, ConvertError> {
     let started = Instant::now();
     let model = CheckpointModel::open(&options.input, options.weight_type)?;
+    if model.files().iter().any(|input| is_same_file(input, &options.output)) {
+        let problem = "the output is a file of the checkpoint; give it another name";
+        return Err(ConvertError::unusable(&options.output, problem));
+    }
     let plans = model.tensors().iter().map(TensorPlan::of).collect();
     let mut writer = GgufWriter::create(&options.output, model.metadata(), plans)?;
     let tensor_bytes = model.tensors().iter().map(TensorInfo::bytes).sum();

@@ -43,7 +43,10 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         // Floats hold every size up to 9 PB exactly; nobody gives a fraction of more.
         Err(_) => number.parse::<f64>().ok().map(|number| (number * unit as f64) as u64),
     };
-    bytes.filter(|bytes| (1..u64::MAX).contains(bytes)).ok_or_else(problem)
+    match bytes.filter(|&bytes| bytes < u64::MAX) {
+        Some(0) => Err(format!("expected a byte at least, found {text:?}")),
+        bytes => bytes.ok_or_else(problem),
+    }
 }
 
 /// `14042` → `14,042`.

@@ -356,6 +356,14 @@ fn bad_input_is_named() {
     collect("missing.txt", "out.gguf", &[]).stderr(contains("missing.txt"));
     collect("text.txt", "text.txt", &[]).stderr(contains("one of the inputs"));
     collect("text.txt", "model.gguf", &[]).stderr(contains("one of the inputs"));
+    quantkit()
+        .current_dir(bench.directory.path())
+        .args(["split", "model.gguf", "parts", "--max-tensors", "9"])
+        .assert()
+        .success();
+    let (first, second) = ("parts-00001-of-00003.gguf", "parts-00002-of-00003.gguf");
+    let onto_part = bench.command(&[first, "--text", "text.txt", "--output", second]).assert();
+    onto_part.failure().stderr(contains("one of the inputs"));
     collect("text.txt", "out.gguf", &["--context", "1024"])
         .stderr(contains("the model's context holds 512 tokens"));
     assert!(!bench.path("out.gguf").exists());

@@ -90,6 +90,31 @@ fn a_weight_that_f16_cannot_hold_is_told_from_one_that_is_infinite() {
 }
 
 #[test]
+fn no_file_of_a_checkpoint_is_replaced() {
+    let (_directory, _, checkpoint) = checkpoint("f16");
+    let before = files_in(&checkpoint);
+    let contents = || -> Vec<Vec<u8>> {
+        before.iter().map(|name| std::fs::read(checkpoint.join(name)).unwrap()).collect()
+    };
+    let kept = contents();
+    for name in &before {
+        let output = checkpoint.join(name);
+        let mut quantize = quantkit();
+        quantize.arg("quantize").args([&checkpoint, &output]).args(["--type", "Q8_0"]);
+        quantize.assert().failure().stderr(predicate::str::contains("the output is the input"));
+        let mut convert = quantkit();
+        convert.arg("convert").arg(&checkpoint).arg("--output").arg(&output);
+        convert.assert().failure().stderr(predicate::str::contains("a file of the checkpoint"));
+    }
+    assert_eq!(files_in(&checkpoint), before);
+    assert_eq!(contents(), kept);
+    let inside = checkpoint.join("model.gguf");
+    for _ in 0..2 {
+        quantize(&checkpoint, &inside, &["--type", "Q8_0"]);
+    }
+}
+
+#[test]
 fn a_directory_that_is_no_checkpoint_is_refused() {
     let (directory, _, checkpoint) = checkpoint("f16");
     let output = directory.path().join("out.gguf");

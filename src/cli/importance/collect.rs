@@ -11,6 +11,7 @@ use super::{Format, content};
 use crate::cli::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::engine::Engine;
 use crate::eval::calibration::{CollectOptions, OUTPUT_MATRIX, collect};
+use crate::gguf::GgufFile;
 use crate::quant::importance::{ActivationSums, DEFAULT_CHUNK_TOKENS};
 use crate::support::same_file::is_same_file;
 use crate::support::{atomic_file, units};
@@ -54,7 +55,7 @@ pub(super) struct Arguments {
           value_parser = clap::value_parser!(u32).range(1..))]
     save_every: u32,
 
-    /// Go on from what the output file holds
+    /// Go on from what the output file holds, which must be GGUF: .dat files lack the sums
     #[arg(long)]
     resume: bool,
 
@@ -146,7 +147,12 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
 }
 
 fn refuse_inputs(output: &Path, model: &PathBuf, texts: &[PathBuf]) -> Result<()> {
-    if std::iter::once(model).chain(texts).any(|input| is_same_file(output, input)) {
+    // What is no GGUF file is reported by the engine.
+    let parts: Vec<PathBuf> = GgufFile::open(model)
+        .map(|file| file.part_paths().map(Path::to_path_buf).collect())
+        .unwrap_or_default();
+    let mut inputs = std::iter::once(model).chain(&parts).chain(texts);
+    if inputs.any(|input| is_same_file(output, input)) {
         bail!("{}: the output is one of the inputs; give it another name", output.display());
     }
     Ok(())

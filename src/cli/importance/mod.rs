@@ -20,7 +20,7 @@ use crate::support::units;
 /// legacy .dat, in both directions.
 ///
 /// Ctrl-C saves what is done; the same command with --resume goes on from there, and ends with the
-/// file that an undisturbed run would have written.
+/// file that an undisturbed run would have written (GGUF only: .dat files lack the sums).
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,

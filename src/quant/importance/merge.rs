@@ -5,6 +5,20 @@ use std::path::{Path, PathBuf};
 use super::sums::{DEFAULT_CHUNK_TOKENS, TensorSums};
 use super::{ActivationSums, ImportanceError};
 
+/// Chunks of different lengths cannot be counted together.
+fn warn_of_different_chunks(parts: &[(PathBuf, ActivationSums)]) {
+    let lengths = parts.iter().filter_map(|(path, part)| Some((path, part.chunk_tokens?)));
+    let mut lengths = lengths.clone().zip(lengths.skip(1));
+    if let Some(((a, of_a), (b, of_b))) = lengths.find(|((_, a), (_, b))| a != b) {
+        tracing::warn!(
+            "{} has chunks of {of_a} tokens, {} of {of_b}: the sum's chunks are counted as if all \
+             were as long as the first file's",
+            a.display(),
+            b.display()
+        );
+    }
+}
+
 impl ActivationSums {
     /// Adds collections up, as if their texts had been one. `legacy_chunk_tokens` is how long the
     /// chunks of legacy files were, which count in chunks; without it they are taken to be as long
@@ -17,6 +31,7 @@ impl ActivationSums {
         legacy_chunk_tokens: Option<u32>,
     ) -> Result<Self, ImportanceError> {
         let known = parts.iter().find_map(|(_, part)| part.chunk_tokens);
+        warn_of_different_chunks(&parts);
         let chunk_tokens = legacy_chunk_tokens.or(known).unwrap_or(DEFAULT_CHUNK_TOKENS);
         let mut parts = parts.into_iter().map(|(path, part)| {
             let part = part.into_tokens(chunk_tokens);

@@ -146,6 +146,11 @@ impl Chooser {
         Ok(Wanted { format, exception })
     }
 
+    /// Whether the tensor is a token embedding that is the output matrix, too.
+    pub fn doubles_as_output(&self, tensor: &TensorInfo) -> bool {
+        Role::of(&tensor.name) == Role::TokenEmbedding && self.model.tied_output
+    }
+
     fn wanted_format(&mut self, role: Role, tensor: &TensorInfo) -> Result<GgmlType, RecipeError> {
         let Self { recipe, ref model, .. } = *self;
         if recipe.default.block_size() == 1 {
@@ -154,7 +159,7 @@ impl Chooser {
         if model.is_glm5_next && is_kept_precise_in_glm5_next(&tensor.name) {
             return Ok(GgmlType::Q8_0);
         }
-        if role == Role::Output || (role == Role::TokenEmbedding && model.tied_output) {
+        if role == Role::Output || self.doubles_as_output(tensor) {
             return Ok(self.output_format(tensor));
         }
         if let Some(Experts { format, others }) = recipe.experts {

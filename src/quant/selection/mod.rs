@@ -72,6 +72,17 @@ pub enum SelectionError {
         /// The names of some tensors.
         examples: String,
     },
+    /// A rule that names only tensors that stay as they are.
+    #[error(
+        "--tensor-type {pattern:?} names only tensors that are never quantized, such as {tensor}: \
+         norms and others that need their precision"
+    )]
+    NeverChanged {
+        /// The rule's pattern.
+        pattern: String,
+        /// The first of the tensors.
+        tensor: String,
+    },
     /// A format was asked for by name that the tensor's rows do not allow.
     #[error(
         "{tensor} has rows of {columns} weights, no whole number of the blocks of {} that \
@@ -241,7 +252,7 @@ impl Selection {
         match self {
             Self::Plan(plan) => planned::choose(plan, metadata, tensors),
             Self::Recipe(recipe, changes) => {
-                changes.check(recipe, tensors)?;
+                changes.check(recipe, metadata, tensors)?;
                 let chooser = recipe.chooser(metadata, tensors, has_importance, changes.output)?;
                 let mut by_recipe = ByRecipe { recipe, changes, chooser, metadata };
                 in_writing_order(tensors)
@@ -268,12 +279,27 @@ impl Changes {
         self.rules.iter().find(|rule| rule.pattern.matches(name))
     }
 
-    fn check(&self, recipe: &Recipe, tensors: &[TensorInfo]) -> Result<(), SelectionError> {
+    fn check(
+        &self,
+        recipe: &Recipe,
+        metadata: &Metadata,
+        tensors: &[TensorInfo],
+    ) -> Result<(), SelectionError> {
         if recipe.only_pure && !self.pure {
             return Err(SelectionError::OnlyPure { recipe: recipe.name });
         }
         for rule in &self.rules {
             rule.pattern.expect_a_match("--tensor-type", tensors)?;
+            let mut named = tensors.iter().filter(|tensor| rule.pattern.matches(&tensor.name));
+            if let Some(tensor) = named.next()
+                && !may_change(metadata, tensor)
+                && !named.any(|tensor| may_change(metadata, tensor))
+            {
+                return Err(SelectionError::NeverChanged {
+                    pattern: rule.pattern.to_string(),
+                    tensor: tensor.name.clone(),
+                });
+            }
         }
         for pattern in &self.exclude {
             pattern.expect_a_match("--exclude", tensors)?;
@@ -362,7 +388,10 @@ impl ByRecipe<'_> {
         }
         let wanted = self.chooser.wanted(tensor)?;
         let reason = wanted.exception.map_or(Reason::Default, Reason::Exception);
-        Ok(Wanted { format: wanted.format, reason, exactly: None })
+        let is_asked =
+            changes.output == Some(wanted.format) && self.chooser.doubles_as_output(tensor);
+        let exactly = is_asked.then_some("--output-type");
+        Ok(Wanted { format: wanted.format, reason, exactly })
     }
 }
 

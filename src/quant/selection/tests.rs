@@ -291,6 +291,14 @@ fn options_that_cannot_be_obeyed_are_refused() {
     let changes = Changes { output: Some(GgmlType::Q4_K), ..Changes::default() };
     let error = refusal(changes, &[tensor("output.weight", &[100, 4])]);
     assert!(error.contains("output.weight has rows of 100"), "{error}");
+    let norm = tensor("blk.0.attn_norm.weight", &[256]);
+    let changes = Changes { rules: vec![rule("attn_norm", GgmlType::Q8_0)], ..Changes::default() };
+    let error = refusal(changes, &[norm]);
+    assert!(error.contains("never quantized, such as blk.0.attn_norm.weight"), "{error}");
+    // An embedding that doubles as the output matrix is no exception.
+    let changes = Changes { output: Some(GgmlType::Q6_K), ..Changes::default() };
+    let error = refusal(changes, &[tensor("token_embd.weight", &[64, 256])]);
+    assert!(error.contains("token_embd.weight has rows of 64"), "{error}");
     assert!("(".parse::<Pattern>().unwrap_err().to_string().contains("\"(\""));
     assert!("".parse::<Pattern>().is_err());
 }
