@@ -166,5 +166,5 @@ fn what_cannot_be_split_or_joined_is_refused() {
     refused(&[&split[..], &[by_tensors, eight]].concat(), "is read, so it cannot be written");
     refused(&split, "--max-size");
     refused(&[&split[..], &[by_tensors, "0".as_ref()]].concat(), "0");
-    refused(&[&split[..], &["--max-size".as_ref(), "2X".as_ref()]].concat(), "500M or 2G");
+    refused(&[&split[..], &["--max-size".as_ref(), "2X".as_ref()]].concat(), "500M, 2G or 1.5GiB");
 }
