@@ -4,11 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::options::{GlobalOptions, print_json, say};
-use crate::gguf::GgmlType;
-use crate::quant::formats;
+use super::options::{GlobalOptions, format_parser, print_json, say};
+use crate::gguf::{GgmlType, GgufFile};
 use crate::quant::importance::Importance;
 use crate::quant::pipeline::{QuantizeReport, Request, quantize_file};
 use crate::quant::plan::Plan;
@@ -19,7 +17,7 @@ use crate::search::{
     Budget, PlannedTensor, SearchError, SearchOptions, SearchReport, Variant, default_formats,
     measurements_path, search,
 };
-use crate::support::atomic_file::{check_writable, write_atomically};
+use crate::support::atomic_file::write_atomically;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
@@ -75,14 +73,14 @@ pub struct Arguments {
 #[command(next_help_heading = "Size")]
 struct BudgetOptions {
     /// Bytes of the whole file, with K, M or G for thousands, KiB, MiB or GiB for 1024s
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     size: Option<u64>,
 
     /// Bits of tensor data for each weight
     #[arg(long, value_name = "BITS")]
     bits_per_weight: Option<f64>,
 
-    /// At most as large as this file
+    /// At most as large as this GGUF model, all its parts together
     #[arg(long, value_name = "FILE")]
     size_of: Option<PathBuf>,
 }
@@ -141,43 +139,7 @@ struct MeasuringOptions {
     fresh: bool,
 }
 
-fn format_parser() -> impl TypedValueParser<Value = GgmlType> {
-    let known = formats::known().filter(|&format| formats::can_quantize(format));
-    let names: Vec<&str> = known.map(GgmlType::name).collect();
-    PossibleValuesParser::new(names).map(|name| {
-        GgmlType::from_name(&name).expect("the parser has only let names of formats through")
-    })
-}
-
-/// `100M`, `1.5GiB`, `104857600`.
-fn parse_size(text: &str) -> Result<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kb" => 1e3,
-        "m" | "mb" => 1e6,
-        "g" | "gb" => 1e9,
-        "t" | "tb" => 1e12,
-        "kib" => 1024.0,
-        "mib" => 1024f64.powi(2),
-        "gib" => 1024f64.powi(3),
-        "tib" => 1024f64.powi(4),
-        _ => bail!("expected a size such as 100M or 1.5GiB"),
-    };
-    let number: f64 = number.parse().context("expected a size such as 100M or 1.5GiB")?;
-    let bytes = number * factor;
-    if bytes.is_finite() && bytes >= 1.0 && bytes < u64::MAX as f64 {
-        Ok(bytes as u64)
-    } else {
-        bail!("expected a size of at least one byte")
-    }
-}
-
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
-    for target in [&arguments.plot, &arguments.quantize].into_iter().flatten() {
-        check_writable(target).with_context(|| format!("cannot write {}", target.display()))?;
-    }
     let options = options(arguments)?;
     let report = match search(&options) {
         Err(stopped @ SearchError::Interrupted(_)) => {
@@ -210,12 +172,14 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
 
 fn options(arguments: &Arguments) -> Result<SearchOptions> {
     let Arguments { budget, formats, measuring, .. } = arguments;
+    let mut other_inputs = Vec::new();
     let budget = match (budget.size, budget.bits_per_weight, &budget.size_of) {
         (Some(bytes), ..) => Budget::FileBytes(bytes),
         (_, Some(bits), _) => Budget::BitsPerWeight(bits),
         (_, _, Some(path)) => {
-            let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
-            Budget::FileBytes(metadata.len())
+            let file = GgufFile::open(path)?;
+            other_inputs.extend(file.part_paths().map(Path::to_path_buf));
+            Budget::FileBytes(file.file_bytes())
         }
         _ => bail!("say how large the result may be: --size, --bits-per-weight or --size-of"),
     };
@@ -236,6 +200,12 @@ fn options(arguments: &Arguments) -> Result<SearchOptions> {
         against: measuring.against.clone(),
         held_out: measuring.held_out.clone().map(|path| (path, held_out_chunks)),
         fresh: measuring.fresh,
+        later_outputs: [&arguments.plot, &arguments.quantize]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect(),
+        other_inputs,
     })
 }
 
@@ -253,6 +223,17 @@ fn quantize(arguments: &Arguments, output: &Path) -> Result<QuantizeReport> {
 fn print(report: &SearchReport) -> Result<()> {
     say!("{}", tensor_table(report).to_text())?;
     say!("{}", variant_table(report).to_text())?;
+    if !report.excluded.is_empty() {
+        let left_out: Vec<String> = report
+            .excluded
+            .iter()
+            .map(|excluded| format!("{} as {}", excluded.tensor, excluded.format))
+            .collect();
+        say!(
+            "Left out, as the weights are too large or the logits no numbers then: {}",
+            left_out.join(", ")
+        )?;
+    }
     say!(
         "KL in nats, on {} of {} tokens; at most {} wanted, the model has {}. Searched in {}.",
         if report.chunks == 1 {
@@ -374,24 +355,4 @@ fn variant_cells(variant: &Variant, has_held_out: bool) -> Vec<String> {
         None => {}
     }
     cells
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_are_read_as_people_write_them() {
-        for (text, bytes) in [
-            ("100M", 100_000_000),
-            ("1.5GiB", 1_610_612_736),
-            ("2 kb", 2000),
-            ("104857600", 104_857_600),
-        ] {
-            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
-        }
-        for text in ["", "M", "-5M", "10 apples", "0", "1e99G", "1.2.3M"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
-    }
 }

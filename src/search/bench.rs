@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::SearchError;
+use super::checks::unusable;
 use super::coding::Coder;
 use super::measurements::{Measurements, Pair};
 use crate::eval::divergence::{Divergence, PositionDivergence, compare_rows};
@@ -95,7 +96,7 @@ impl Bench<'_> {
             if missing.is_empty() {
                 continue;
             }
-            let expected = self.logits(window, 0, &self.decoder.begin(window.tokens)?)?;
+            let expected = self.expected(window)?;
             let mut reached = (0, self.decoder.begin(window.tokens)?);
             for task in missing {
                 interrupt::check()?;
@@ -105,8 +106,10 @@ impl Bench<'_> {
                     let residual = self.run(reached.0..first, &reached.1)?;
                     reached = (first, residual);
                 }
-                let kl = self.measure_one(&task, window, &reached.1, &expected)?;
-                measurements.add_divergence(&task.pair(), window.index, kl)?;
+                match self.measure_one(&task, window, &reached.1, &expected)? {
+                    Some(kl) => measurements.add_divergence(&task.pair(), window.index, kl)?,
+                    None => measurements.exclude(&task.pair())?,
+                }
                 progress.advance(cost(&task));
             }
         }
@@ -114,14 +117,15 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The mean divergence with one matrix changed; `residual` is the stream before its layer.
+    /// The mean divergence with one matrix changed, or `None` where the logits are not numbers then;
+    /// `residual` is the stream before its layer.
     fn measure_one(
         &mut self,
         task: &Task<'_>,
         window: &Window<'_>,
         residual: &Residual,
         expected: &[f32],
-    ) -> Result<f64, SearchError> {
+    ) -> Result<Option<f64>, SearchError> {
         let rounded = self.coder.rounded(task.tensor, task.format)?;
         let mut stand_in = self.decoder.stand_in(&task.tensor.name, GgmlType::F32, rounded)?;
         self.decoder.exchange(&mut stand_in);
@@ -136,16 +140,17 @@ impl Bench<'_> {
         };
         self.decoder.exchange(&mut stand_in);
         let positions = compare_rows(expected, &logits?, window.next());
-        Ok(Divergence::of(&positions)?.kl.mean)
+        Ok(Divergence::of(&positions).ok().map(|divergence| divergence.kl.mean))
     }
 
-    /// The divergence of the whole model in these formats, each run as it would be from a file.
+    /// The divergence of the whole model in these formats, each run as it would be from a file;
+    /// `None` where its logits are not numbers.
     pub(super) fn measure_model(
         &mut self,
         formats: &[(&TensorInfo, GgmlType)],
         windows: &[Window<'_>],
         what: &str,
-    ) -> Result<Divergence, SearchError> {
+    ) -> Result<Option<Divergence>, SearchError> {
         let progress = Progress::new(what, 2 * windows.len() as u64, Unit::Items("windows"));
         let mut stand_ins = Vec::new();
         for &(tensor, format) in
@@ -158,14 +163,24 @@ impl Bench<'_> {
         let mut positions = Vec::new();
         for window in windows {
             interrupt::check()?;
-            let expected = self.logits(window, 0, &self.decoder.begin(window.tokens)?)?;
+            let expected = self.expected(window)?;
             progress.advance(1);
             interrupt::check()?;
             positions.extend(self.compare_changed(&mut stand_ins, window, &expected)?);
             progress.advance(1);
         }
         progress.finish();
-        Ok(Divergence::of(&positions)?)
+        Ok(Divergence::of(&positions).ok())
+    }
+
+    /// The logits of the model as it is.
+    fn expected(&self, window: &Window<'_>) -> Result<Vec<f32>, SearchError> {
+        let logits = self.logits(window, 0, &self.decoder.begin(window.tokens)?)?;
+        if logits.iter().all(|logit| logit.is_finite()) {
+            return Ok(logits);
+        }
+        let problem = "the model's logits are not numbers; the file may be damaged";
+        Err(unusable(self.coder.file.path(), problem))
     }
 
     fn compare_changed(

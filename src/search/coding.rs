@@ -7,6 +7,7 @@ use super::SearchError;
 use crate::gguf::{GgmlType, GgufFile, TensorInfo};
 use crate::quant::formats::{self, CodecError};
 use crate::quant::importance::Importance;
+use crate::quant::pipeline::QuantizeError;
 use crate::quant::weighing;
 
 /// About how many weights a task codes: their f32 values stay in a core's cache.
@@ -34,11 +35,13 @@ impl Coder<'_> {
         let task_rows = (TASK_WEIGHTS / tensor.columns()).max(1);
         self.each_task(tensor, task_rows)
             .zip(coded.par_chunks_mut(task_rows * row_bytes))
-            .try_for_each(|(source, output)| {
-                let weights = dequantized(tensor.ggml_type, source)?;
-                self.code(tensor, format, &weights, output)
-            })
-            .map_err(|source| self.error(tensor, source))?;
+            .enumerate()
+            .try_for_each(|(task, (source, output))| {
+                let coded = dequantized(tensor.ggml_type, source)
+                    .and_then(|weights| self.code(tensor, format, &weights, output));
+                coded
+                    .map_err(|error| self.error(tensor, task * task_rows * tensor.columns(), error))
+            })?;
         Ok(coded)
     }
 
@@ -62,7 +65,7 @@ impl Coder<'_> {
                 }
                 Ok(())
             })
-            .map_err(|source| self.error(tensor, source))?;
+            .map_err(|source| self.error(tensor, 0, source))?;
         Ok(values)
     }
 
@@ -94,7 +97,7 @@ impl Coder<'_> {
             })
             .collect();
         // Summed in order, so that the sum is the same every time.
-        Ok(errors.map_err(|source| self.error(tensor, source))?.into_iter().sum())
+        Ok(errors.map_err(|source| self.error(tensor, 0, source))?.into_iter().sum())
     }
 
     fn each_task<'s>(
@@ -122,12 +125,12 @@ impl Coder<'_> {
     fn row_bytes(&self, tensor: &TensorInfo, format: GgmlType) -> Result<usize, SearchError> {
         let (ggml_type, columns) = (format, tensor.columns());
         let ragged = CodecError::Ragged { ggml_type, columns, block: format.block_size() };
-        format.row_bytes(columns).ok_or_else(|| self.error(tensor, ragged))
+        format.row_bytes(columns).ok_or_else(|| self.error(tensor, 0, ragged))
     }
 
-    fn error(&self, tensor: &TensorInfo, source: CodecError) -> SearchError {
-        let path = self.file.path().to_path_buf();
-        SearchError::Tensor { path, tensor: tensor.name.clone(), source }
+    /// `first` is the number in the tensor of the first of the weights that were coded.
+    fn error(&self, tensor: &TensorInfo, first: usize, source: CodecError) -> SearchError {
+        QuantizeError::of_tensor(self.file.path(), tensor, first, source).into()
     }
 }
 

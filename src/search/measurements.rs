@@ -4,7 +4,7 @@
 //! The file has one JSON document a line: first [`Identity`], then records. A line that was only
 //! half written when the machine stopped is cut off.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -12,19 +12,23 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::SearchError;
+use crate::engine::Build;
 use crate::eval::divergence::Divergence;
 use crate::gguf::GgmlType;
+use crate::support::regular_file::read_regular;
 
 /// What the file's `format` field says.
 const FORMAT: &str = "quantkit-measurements";
 /// Changes when measurements are no longer comparable with older ones.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What measurements depend on; those of another identity are of no use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     format: String,
     version: u32,
+    /// The build that measured.
+    build: Build,
     /// SHA-256 of the model file.
     pub(super) model_sha256: String,
     /// SHA-256 of the text.
@@ -35,6 +39,13 @@ pub(super) struct Identity {
     pub(super) importance_sha256: Option<String>,
 }
 
+/// What the first line says in every version.
+#[derive(Debug, Deserialize)]
+struct Kind {
+    format: String,
+    version: u32,
+}
+
 impl Identity {
     pub(super) fn new(
         model_sha256: String,
@@ -43,13 +54,21 @@ impl Identity {
         importance_sha256: Option<String>,
     ) -> Self {
         let format = FORMAT.to_string();
-        Self { format, version: VERSION, model_sha256, text_sha256, context, importance_sha256 }
+        Self {
+            format,
+            version: VERSION,
+            build: Build::current(),
+            model_sha256,
+            text_sha256,
+            context,
+            importance_sha256,
+        }
     }
 
     /// What `other` has otherwise.
     fn difference(&self, other: &Self) -> Option<String> {
-        if self.version != other.version {
-            return Some("were made by another version of quantkit".to_string());
+        if !other.build.is_current() {
+            return Some("were made by another build of quantkit or on another processor".into());
         }
         let differences = [
             (self.model_sha256 != other.model_sha256, "another model"),
@@ -70,9 +89,37 @@ pub(super) type Pair = (String, GgmlType);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Record {
-    Divergence { tensor: String, format: String, window: usize, kl: f64 },
-    Error { tensor: String, format: String, squared_error: f64 },
-    Model { assignment: String, text_sha256: String, windows: usize, divergence: Divergence },
+    Divergence {
+        tensor: String,
+        format: String,
+        window: usize,
+        kl: f64,
+    },
+    Error {
+        tensor: String,
+        format: String,
+        squared_error: f64,
+    },
+    /// The tensor's weights are too large for the format, or the logits are not numbers with it.
+    Excluded {
+        tensor: String,
+        format: String,
+    },
+    Model {
+        run: ModelRun,
+        divergence: Divergence,
+    },
+}
+
+/// A whole model on a text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct ModelRun {
+    /// SHA-256 of all tensors' formats.
+    pub(super) assignment: String,
+    /// SHA-256 of the text.
+    pub(super) text_sha256: String,
+    /// Which windows of it were read.
+    pub(super) windows: Vec<usize>,
 }
 
 /// All measurements of one identity.
@@ -82,7 +129,8 @@ pub(super) struct Measurements {
     file: File,
     divergences: HashMap<Pair, HashMap<usize, f64>>,
     errors: HashMap<Pair, f64>,
-    models: HashMap<(String, String, usize), Divergence>,
+    excluded: HashSet<Pair>,
+    models: HashMap<ModelRun, Divergence>,
 }
 
 impl Measurements {
@@ -99,8 +147,8 @@ impl Measurements {
                 path.display()
             ))
         };
-        let text = match std::fs::read(path) {
-            _ if fresh => String::new(),
+        let text = match read_regular(path) {
+            Ok(_) if fresh => String::new(),
             Ok(bytes) => {
                 String::from_utf8(bytes).map_err(|_| unusable("this is no text".to_string()))?
             }
@@ -118,14 +166,22 @@ impl Measurements {
             file: file.map_err(in_file)?,
             divergences: HashMap::new(),
             errors: HashMap::new(),
+            excluded: HashSet::new(),
             models: HashMap::new(),
         };
         let mut lines = complete.lines().enumerate();
         if let Some((_, first)) = lines.next() {
-            let found: Identity = serde_json::from_str(first)
+            let kind: Kind = serde_json::from_str(first)
                 .ok()
-                .filter(|found: &Identity| found.format == FORMAT)
+                .filter(|found: &Kind| found.format == FORMAT)
                 .ok_or_else(|| unusable("this file holds no measurements".to_string()))?;
+            if kind.version != VERSION {
+                return Err(unusable(
+                    "these measurements were made by another version of quantkit".to_string(),
+                ));
+            }
+            let found: Identity = serde_json::from_str(first)
+                .map_err(|error| unusable(format!("line 1: {error}")))?;
             if let Some(difference) = identity.difference(&found) {
                 return Err(unusable(format!("these measurements {difference}")));
             }
@@ -154,8 +210,11 @@ impl Measurements {
             Record::Error { tensor, format, squared_error } => {
                 self.errors.insert((tensor, format_of(&format)?), squared_error);
             }
-            Record::Model { assignment, text_sha256, windows, divergence } => {
-                self.models.insert((assignment, text_sha256, windows), divergence);
+            Record::Excluded { tensor, format } => {
+                self.excluded.insert((tensor, format_of(&format)?));
+            }
+            Record::Model { run, divergence } => {
+                self.models.insert(run, divergence);
             }
         }
         Ok(())
@@ -181,9 +240,10 @@ impl Measurements {
             .map_err(SearchError::Unusable)
     }
 
-    /// Whether a pair has been measured on a window.
+    /// Whether nothing is left to measure of a pair on a window.
     pub(super) fn has(&self, pair: &Pair, window: usize) -> bool {
-        self.divergences.get(pair).is_some_and(|windows| windows.contains_key(&window))
+        self.is_excluded(pair)
+            || self.divergences.get(pair).is_some_and(|windows| windows.contains_key(&window))
     }
 
     /// The mean divergence over these windows, if the pair has been measured on all of them.
@@ -202,6 +262,17 @@ impl Measurements {
     ) -> Result<(), SearchError> {
         let (tensor, format) = (pair.0.clone(), pair.1.name().to_string());
         self.add(vec![Record::Divergence { tensor, format, window, kl }])
+    }
+
+    /// Whether the pair was found to be of no use.
+    pub(super) fn is_excluded(&self, pair: &Pair) -> bool {
+        self.excluded.contains(pair)
+    }
+
+    /// Notes that the pair is of no use.
+    pub(super) fn exclude(&mut self, pair: &Pair) -> Result<(), SearchError> {
+        let (tensor, format) = (pair.0.clone(), pair.1.name().to_string());
+        self.add(vec![Record::Excluded { tensor, format }])
     }
 
     /// The squared error of a pair.
@@ -223,30 +294,18 @@ impl Measurements {
         self.add(errors.iter().map(record).collect())
     }
 
-    /// The divergence of a whole model on so many windows of a text.
-    pub(super) fn model(
-        &self,
-        assignment: &str,
-        text_sha256: &str,
-        windows: usize,
-    ) -> Option<&Divergence> {
-        self.models.get(&(assignment.to_string(), text_sha256.to_string(), windows))
+    /// The divergence of a whole model.
+    pub(super) fn model(&self, run: &ModelRun) -> Option<&Divergence> {
+        self.models.get(run)
     }
 
     /// Adds the divergence of a whole model.
     pub(super) fn add_model(
         &mut self,
-        assignment: &str,
-        text_sha256: &str,
-        windows: usize,
+        run: ModelRun,
         divergence: &Divergence,
     ) -> Result<(), SearchError> {
-        self.add(vec![Record::Model {
-            assignment: assignment.to_string(),
-            text_sha256: text_sha256.to_string(),
-            windows,
-            divergence: divergence.clone(),
-        }])
+        self.add(vec![Record::Model { run, divergence: divergence.clone() }])
     }
 }
 
@@ -280,10 +339,12 @@ mod tests {
         assert_eq!(again.divergence(&q4, &[3, 8]), None);
         assert!(again.has(&q4, 7) && !again.has(&q5, 7));
         assert_eq!(again.squared_error(&q5), Some(1.5));
+        again.exclude(&q4).unwrap();
         again.add_divergence(&q5, 3, 0.125).unwrap();
         drop(again);
         let last = Measurements::open(&path, &identity("text"), false).unwrap();
         assert_eq!(last.divergence(&q5, &[3]), Some(0.125));
+        assert!(last.is_excluded(&q4) && last.has(&q4, 99) && !last.is_excluded(&q5));
         let fresh = Measurements::open(&path, &identity("text"), true).unwrap();
         assert_eq!(fresh.divergence(&q5, &[3]), None);
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);

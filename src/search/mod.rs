@@ -9,11 +9,12 @@
 //!    of the others are estimated from their squared errors.
 //! 3. An allocation of formats to tensors is computed from that ([`allocation`]). Of the formats it
 //!    chose, those that were only estimated are measured, and it is computed anew, until it rests
-//!    on measurements alone.
+//!    on measurements alone, or after some rounds on the estimates that are left.
 //! 4. The model in the chosen formats is measured as a whole.
 
 pub mod allocation;
 mod bench;
+mod checks;
 mod coding;
 mod estimates;
 mod measurements;
@@ -29,7 +30,7 @@ use crate::eval::EvalError;
 use crate::eval::divergence::Divergence;
 use crate::gguf::{GgmlType, GgufError};
 use crate::model::ModelError;
-use crate::quant::formats::{self, CodecError};
+use crate::quant::formats;
 use crate::quant::importance::ImportanceError;
 use crate::quant::pipeline::QuantizeError;
 use crate::quant::plan::PlanError;
@@ -77,6 +78,10 @@ pub struct SearchOptions {
     pub held_out: Option<(PathBuf, Option<usize>)>,
     /// Whether to forget earlier measurements.
     pub fresh: bool,
+    /// Files that will be written by the result, and that must not replace others.
+    pub later_outputs: Vec<PathBuf>,
+    /// Files that have been read besides and must not be replaced.
+    pub other_inputs: Vec<PathBuf>,
 }
 
 /// A model in some formats: its size, and what is lost.
@@ -128,6 +133,16 @@ pub struct TensorAlternative {
     pub measured: bool,
 }
 
+/// A format that was left out for a tensor, as its weights are too large for it or the model's
+/// logits are not numbers with it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExcludedFormat {
+    /// The tensor.
+    pub tensor: String,
+    /// The format.
+    pub format: &'static str,
+}
+
 /// A point of the curve of sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct CurvePoint {
@@ -160,6 +175,8 @@ pub struct SearchReport {
     pub variants: Vec<Variant>,
     /// Every tensor that the plan names, in the order of the file.
     pub tensors: Vec<PlannedTensor>,
+    /// What was left out.
+    pub excluded: Vec<ExcludedFormat>,
     /// The best predicted divergence by size, from the smallest possible.
     pub curve: Vec<CurvePoint>,
     /// Wall time.
@@ -180,23 +197,13 @@ pub enum SearchError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A tensor cannot be coded.
-    #[error("{}: {tensor}: {source}", path.display())]
-    Tensor {
-        /// The model.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// What is wrong.
-        source: CodecError,
-    },
     /// The model file cannot be read.
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The model cannot be run.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The model cannot be quantized.
+    /// The model or a tensor cannot be quantized.
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
     /// The text cannot be used, or the model fails on it.

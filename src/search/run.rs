@@ -1,5 +1,6 @@
 //! A search from end to end.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,27 +9,28 @@ use serde_json::{Value, json};
 
 use super::allocation::{self, Allocation, allocate};
 use super::bench::{Bench, Task, Window};
+use super::checks::{
+    check_budget, check_context, check_files, check_importance, choices, unusable,
+};
 use super::coding::Coder;
 use super::estimates::losses;
-use super::measurements::{Identity, Measurements};
+use super::measurements::{Identity, Measurements, ModelRun};
 use super::sizes::{Sizes, bytes_of};
-use super::tensors::{Tensor, alternatives, candidates, update};
+use super::tensors::{Tensor, alternatives, candidates, matrices, smallest, update};
 use super::{
-    CurvePoint, PlannedTensor, SearchError, SearchOptions, SearchReport, TensorAlternative, Variant,
+    CurvePoint, ExcludedFormat, PlannedTensor, SearchError, SearchOptions, SearchReport,
+    TensorAlternative, Variant,
 };
 use crate::convert::vocabulary::Vocabulary;
 use crate::eval::divergence::Divergence;
 use crate::eval::text_windows::TextWindows;
-use crate::gguf::{GgmlType, GgufFile, TensorInfo};
+use crate::gguf::{self, GgmlType, GgufFile, TensorInfo};
 use crate::model::Decoder;
 use crate::quant::importance::Importance;
 use crate::quant::plan::{Plan, PlannedModel, tensors_sha256};
 use crate::quant::recipe::{Recipe, may_change};
-use crate::quant::selection::Selection;
-use crate::quant::weighing;
-use crate::support::atomic_file::check_writable;
 use crate::support::hash::{sha256_bytes, sha256_file_once};
-use crate::support::units;
+use crate::support::interrupt::{self, Interrupted};
 
 /// Rounds of measuring what was only estimated, after which estimates are taken as they are.
 const MOST_ROUNDS: usize = 8;
@@ -39,93 +41,69 @@ const MOST_ROUNDS: usize = 8;
 /// See [`SearchError`]. Whatever was measured until then is kept beside the plan and used by the
 /// next search.
 pub fn search(options: &SearchOptions) -> Result<SearchReport, SearchError> {
+    match run(options) {
+        // A stop while a file is read comes as an error of the file.
+        Err(SearchError::Io { .. } | SearchError::Eval(_)) if interrupt::requested() => {
+            Err(Interrupted.into())
+        }
+        result => result,
+    }
+}
+
+fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     let started = Instant::now();
-    check_output(options)?;
     let file = GgufFile::open(&options.model)?;
+    check_files(options, &file)?;
     let importance = options.importance.as_deref().map(Importance::read).transpose()?;
     check_importance(&file, importance.as_ref(), options)?;
     let sizes = Sizes::of(&file, options, importance.as_ref())?;
-    let mut measurements = open_measurements(&file, options)?;
+    let budget = sizes.budget(options.budget)?;
+    let matrices = matrices(&file, options, &sizes)?;
+    check_budget(smallest(&matrices), &sizes, budget)?;
+    let recipes = options.against.iter();
+    let recipes = recipes.map(|&recipe| by_recipe(&file, recipe, importance.as_ref(), options));
+    let recipes = recipes.collect::<Result<Vec<_>, _>>()?;
+
     let vocabulary = Vocabulary::from_metadata(file.metadata())
         .map_err(|error| unusable(&options.model, &error.to_string()))?;
-    let text = TextWindows::read(&options.text, &vocabulary, options.context, None)?;
-    let windows = spread(&text, options.chunks);
-
-    let coder = Coder { file: &file, importance: importance.as_ref() };
-    let mut tensors = candidates(&coder, options, &sizes, &mut measurements)?;
-    let budget = sizes.budget(options.budget)?;
-    check_budget(&tensors, &sizes, budget)?;
+    let read = |path: &Path, limit| TextWindows::read(path, &vocabulary, options.context, limit);
+    let calibration = read(&options.text, None)?;
+    let held_out = options.held_out.as_ref();
+    let held_out = held_out.map(|(path, limit)| read(path, *limit)).transpose()?;
+    let windows = spread(&calibration, options.chunks);
+    let held_out_windows = held_out.as_ref().map(|text| spread(text, text.count()));
 
     let model = GgufFile::open(&options.model)?;
     let decoder = Decoder::load_separately(model, &Device::Cpu)?;
     check_context(options, &decoder)?;
-    let mut bench = Bench { decoder, coder };
-    let tensor_budget = budget - sizes.fixed;
-    measure_probes(&mut bench, &mut tensors, &windows, &mut measurements, tensor_budget)?;
-    let allocation = settle(&mut bench, &mut tensors, &windows, &mut measurements, tensor_budget)?;
+    let mut measurements = open_measurements(options)?;
 
-    let search =
-        Search { options, file: &file, sizes, tensors, allocation, budget, windows: windows.len() };
+    let coder = Coder { file: &file, importance: importance.as_ref() };
+    let mut tensors = candidates(&coder, matrices, &mut measurements)?;
+    let mut bench = Bench { decoder, coder };
+    let room = Room { file_bytes: budget, sizes };
+    measure_probes(&mut bench, &mut tensors, &windows, &mut measurements, &room)?;
+    let allocation = settle(&mut bench, &mut tensors, &windows, &mut measurements, &room)?;
+
+    let search = Search { options, file: &file, room, tensors, allocation };
     search.write_plan(None)?;
-    let variants = search.measure_variants(&mut bench, &windows, &vocabulary, &mut measurements)?;
+    let texts = Texts { calibration: windows, held_out: held_out_windows };
+    let variants = search.measure_variants(&mut bench, &texts, recipes, &mut measurements)?;
     search.write_plan(variants.first())?;
-    Ok(search.report(variants, started))
+    Ok(search.report(&texts, variants, started))
 }
 
 /// Where the measurements of a search lie: beside its plan.
 pub fn measurements_path(plan: &Path) -> PathBuf {
-    plan.with_extension("measurements.jsonl")
+    let mut name = plan.file_name().unwrap_or_default().to_os_string();
+    name.push(".measurements.jsonl");
+    plan.with_file_name(name)
 }
 
-fn unusable(path: &Path, problem: &str) -> SearchError {
-    SearchError::Unusable(format!("{}: {problem}", path.display()))
-}
-
-/// Refuses an output that cannot be written or would replace an input.
-fn check_output(options: &SearchOptions) -> Result<(), SearchError> {
-    let output = &options.output;
-    check_writable(output).map_err(|source| SearchError::Io { path: output.clone(), source })?;
-    let held_out = options.held_out.as_ref().map(|(path, _)| path);
-    let inputs = [Some(&options.model), Some(&options.text), options.importance.as_ref(), held_out];
-    for target in [output, &measurements_path(output)] {
-        let Ok(target) = target.canonicalize() else { continue };
-        let is_target = |input: &&PathBuf| input.canonicalize().is_ok_and(|input| input == target);
-        if let Some(input) = inputs.into_iter().flatten().find(is_target) {
-            return Err(unusable(input, "the plan or its measurements would replace this input"));
-        }
-    }
-    Ok(())
-}
-
-/// Refuses importance of another model, or of too few tensors, as `quantize` does.
-fn check_importance(
-    file: &GgufFile,
-    importance: Option<&Importance>,
-    options: &SearchOptions,
-) -> Result<(), SearchError> {
-    // Every matrix gets a format that heeds importance.
-    let recipe = Recipe::from_name("Q4_0").expect("this recipe is always there");
-    let selection = Selection::recipe(recipe);
-    let choices = selection
-        .choose(file.metadata(), file.tensors(), importance.is_some())
-        .map_err(|error| unusable(&options.model, &error.to_string()))?;
-    weighing::check(&selection, &choices, importance, options.allow_partial_importance)
-        .map_err(|error| unusable(&options.model, &error.to_string()))
-}
-
-fn open_measurements(
-    file: &GgufFile,
-    options: &SearchOptions,
-) -> Result<Measurements, SearchError> {
-    let hash = |path: &Path| {
-        sha256_file_once(path)
-            .map_err(|source| SearchError::Io { path: path.to_path_buf(), source })
-    };
-    let parts = file.part_paths().map(hash).collect::<Result<Vec<_>, _>>()?;
-    let model =
-        if parts.len() == 1 { parts.concat() } else { sha256_bytes(parts.concat().as_bytes()) };
+fn open_measurements(options: &SearchOptions) -> Result<Measurements, SearchError> {
+    let hash = |path: &Path| sha256_file_once(path).map_err(in_file(path));
     let identity = Identity::new(
-        model,
+        gguf::identify(&options.model).map_err(in_file(&options.model))?.sha256,
         hash(&options.text)?,
         options.context,
         options.importance.as_deref().map(hash).transpose()?,
@@ -133,16 +111,8 @@ fn open_measurements(
     Measurements::open(&measurements_path(&options.output), &identity, options.fresh)
 }
 
-fn check_context(options: &SearchOptions, decoder: &Decoder) -> Result<(), SearchError> {
-    let longest = decoder.config().context_length;
-    if options.context <= longest {
-        return Ok(());
-    }
-    let problem = format!(
-        "windows of {} tokens do not fit into the model's context of {longest}: lower --context",
-        options.context
-    );
-    Err(unusable(&options.model, &problem))
+fn in_file(path: &Path) -> impl Fn(io::Error) -> SearchError {
+    move |source| SearchError::Io { path: path.to_path_buf(), source }
 }
 
 /// At most `count` windows, as far from one another as the text allows.
@@ -153,55 +123,61 @@ fn spread(text: &TextWindows, count: usize) -> Vec<Window<'_>> {
     (0..count).map(|place| all[place * all.len() / count]).collect()
 }
 
-fn check_budget(tensors: &[Tensor<'_>], sizes: &Sizes, budget: u64) -> Result<(), SearchError> {
-    let smallest = sizes.fixed + allocation::smallest(&alternatives(tensors));
-    if smallest <= budget {
-        return Ok(());
+/// How large the file may be, and what it weighs besides the tensors that are chosen for.
+struct Room {
+    file_bytes: u64,
+    sizes: Sizes,
+}
+
+impl Room {
+    /// What is left for the tensors that are chosen for.
+    fn tensor_bytes(&self) -> u64 {
+        self.file_bytes - self.sizes.fixed
     }
-    let tensor_bytes = smallest - (sizes.fixed - sizes.kept_bytes);
-    Err(SearchError::Unusable(format!(
-        "the model cannot be made as small as {} ({}): with these formats the smallest file has {} \
-         ({}, {:.2} bits per weight)",
-        units::bytes(budget),
-        units::count(budget),
-        units::bytes(smallest),
-        units::count(smallest),
-        tensor_bytes as f64 * 8.0 / sizes.weights.max(1) as f64
-    )))
 }
 
 /// Measures one format for every tensor, at about the bits that the budget allows on average, so
-/// that most of what is chosen in the end has been measured then.
+/// that most of what is chosen in the end has been measured then. Where a format turns out to be of
+/// no use, another takes its place.
 fn measure_probes(
     bench: &mut Bench<'_>,
     tensors: &mut [Tensor<'_>],
     windows: &[Window<'_>],
     measurements: &mut Measurements,
-    budget: u64,
+    room: &Room,
 ) -> Result<(), SearchError> {
     let weights: u64 = tensors.iter().map(|tensor| tensor.info.weights()).sum();
-    let bits = budget as f64 * 8.0 / weights.max(1) as f64;
-    let probes: Vec<Task<'_>> = tensors
-        .iter()
-        .filter_map(|tensor| tensor.probe(bits).map(|index| tensor.task(index)))
-        .collect();
-    bench.measure(&probes, windows, measurements, "Measuring")?;
-    drop(probes);
-    update(tensors, windows, measurements);
-    Ok(())
+    let bits = room.tensor_bytes() as f64 * 8.0 / weights.max(1) as f64;
+    loop {
+        update(tensors, windows, measurements)?;
+        let probes: Vec<Task<'_>> = tensors
+            .iter()
+            .filter_map(|tensor| Some((tensor, tensor.probe(bits)?)))
+            .filter(|&(tensor, probe)| tensor.candidates[probe].measured.is_none())
+            .map(|(tensor, probe)| tensor.task(probe))
+            .collect();
+        if probes.is_empty() {
+            return Ok(());
+        }
+        bench.measure(&probes, windows, measurements, "Measuring")?;
+    }
 }
 
-/// Allocates, measures what was chosen on an estimate, and so on until nothing is left to measure.
+/// Allocates, measures what was chosen on an estimate, and so on until nothing is left to measure
+/// or [`MOST_ROUNDS`] are over.
 fn settle(
     bench: &mut Bench<'_>,
     tensors: &mut [Tensor<'_>],
     windows: &[Window<'_>],
     measurements: &mut Measurements,
-    budget: u64,
+    room: &Room,
 ) -> Result<Allocation, SearchError> {
     let mut round = 1;
     loop {
-        let allocation = allocate(&alternatives(tensors), budget)
+        let alternatives = alternatives(tensors);
+        // Formats may have turned out to be of no use since it was checked before.
+        check_budget(allocation::smallest(&alternatives), &room.sizes, room.file_bytes)?;
+        let allocation = allocate(&alternatives, room.tensor_bytes())
             .expect("the smallest alternatives were found to fit");
         let to_measure = |(tensor, &chosen): (&Tensor<'_>, &usize)| {
             let is_estimate = tensor.candidates[chosen].measured.is_none();
@@ -225,24 +201,41 @@ fn settle(
         }
         bench.measure(&tasks, windows, measurements, &format!("Refining {round}"))?;
         drop(tasks);
-        update(tensors, windows, measurements);
+        update(tensors, windows, measurements)?;
         round += 1;
     }
+}
+
+/// The windows that the result is measured on.
+struct Texts<'a> {
+    calibration: Vec<Window<'a>>,
+    held_out: Option<Vec<Window<'a>>>,
 }
 
 /// A search whose allocation is found.
 struct Search<'a> {
     options: &'a SearchOptions,
     file: &'a GgufFile,
-    sizes: Sizes,
+    room: Room,
     tensors: Vec<Tensor<'a>>,
     allocation: Allocation,
-    budget: u64,
-    windows: usize,
 }
 
 /// A name and the format of every tensor that may change.
 type Assignment<'a> = (String, Vec<(&'a TensorInfo, GgmlType)>);
+
+fn by_recipe<'a>(
+    file: &'a GgufFile,
+    recipe: &'static Recipe,
+    importance: Option<&Importance>,
+    options: &SearchOptions,
+) -> Result<Assignment<'a>, SearchError> {
+    let changing = choices(file, recipe, importance, options)?
+        .into_iter()
+        .filter(|choice| may_change(file.metadata(), choice.tensor))
+        .map(|choice| (choice.tensor, choice.format));
+    Ok((recipe.name.to_string(), changing.collect()))
+}
 
 impl<'a> Search<'a> {
     fn planned(&self) -> Assignment<'a> {
@@ -252,29 +245,16 @@ impl<'a> Search<'a> {
         ("plan".to_string(), formats.collect())
     }
 
-    fn by_recipe(&self, recipe: &'static Recipe) -> Result<Assignment<'a>, SearchError> {
-        let selection = Selection::recipe(recipe);
-        let has_importance = self.options.importance.is_some();
-        let choices = selection
-            .choose(self.file.metadata(), self.file.tensors(), has_importance)
-            .map_err(|error| unusable(&self.options.model, &error.to_string()))?;
-        let changing = choices
-            .into_iter()
-            .filter(|choice| may_change(self.file.metadata(), choice.tensor))
-            .map(|choice| (choice.tensor, choice.format));
-        Ok((recipe.name.to_string(), changing.collect()))
-    }
-
     fn file_bytes(&self, formats: &[(&TensorInfo, GgmlType)]) -> u64 {
         let padded =
-            formats.iter().filter_map(|(tensor, format)| self.sizes.padded(tensor, *format));
-        self.sizes.fixed + padded.sum::<u64>()
+            formats.iter().filter_map(|(tensor, format)| self.room.sizes.padded(tensor, *format));
+        self.room.sizes.fixed + padded.sum::<u64>()
     }
 
     fn bits_per_weight(&self, formats: &[(&TensorInfo, GgmlType)]) -> f64 {
         let bytes = formats.iter().filter_map(|(tensor, format)| bytes_of(tensor, *format));
-        let bytes = self.sizes.kept_bytes + bytes.sum::<u64>();
-        bytes as f64 * 8.0 / self.sizes.weights.max(1) as f64
+        let bytes = self.room.sizes.kept_bytes + bytes.sum::<u64>();
+        bytes as f64 * 8.0 / self.room.sizes.weights.max(1) as f64
     }
 
     /// The sum of what the tensors lose alone.
@@ -287,65 +267,64 @@ impl<'a> Search<'a> {
         formats.iter().map(loss).sum()
     }
 
+    /// The plan first. A recipe whose model gives no numbers is left out.
     fn measure_variants(
         &self,
         bench: &mut Bench<'_>,
-        windows: &[Window<'_>],
-        vocabulary: &Vocabulary,
+        texts: &Texts<'_>,
+        recipes: Vec<Assignment<'a>>,
         measurements: &mut Measurements,
     ) -> Result<Vec<Variant>, SearchError> {
-        let held_out = match &self.options.held_out {
-            Some((path, limit)) => {
-                let text = TextWindows::read(path, vocabulary, self.options.context, *limit)?;
-                Some((path, text))
-            }
-            None => None,
-        };
-        let recipes = self.options.against.iter().map(|&recipe| self.by_recipe(recipe));
-        let assignments = std::iter::once(Ok(self.planned())).chain(recipes);
         let mut variants = Vec::new();
-        for assignment in assignments {
-            let (name, formats) = assignment?;
-            let mut measure = |text: &Path, windows: &[Window<'_>]| {
-                self.measure_variant(bench, (&name, &formats), text, windows, measurements)
-            };
-            let calibration = measure(&self.options.text, windows)?;
-            let held_out = match &held_out {
-                Some((path, text)) => Some(measure(path, &spread(text, text.count()))?),
-                None => None,
-            };
-            variants.push(Variant {
-                file_bytes: self.file_bytes(&formats),
-                bits_per_weight: self.bits_per_weight(&formats),
-                predicted_kl: self.predicted(&formats),
-                calibration,
-                held_out,
-                name,
-            });
+        for assignment in std::iter::once(self.planned()).chain(recipes) {
+            match self.measure_variant(bench, &assignment, texts, measurements)? {
+                Some(variant) => variants.push(variant),
+                None if variants.is_empty() => {
+                    return Err(SearchError::Unusable(format!(
+                        "{}: the model's logits are not numbers in the formats of this plan, \
+                         although they are with each tensor's alone; leave out formats by --formats",
+                        self.options.output.display()
+                    )));
+                }
+                None => tracing::warn!(
+                    "--against {}: left out, as the model's logits are not numbers in its formats",
+                    assignment.0
+                ),
+            }
         }
         Ok(variants)
     }
 
+    /// `None` where the logits are not numbers.
     fn measure_variant(
         &self,
         bench: &mut Bench<'_>,
-        (name, formats): (&str, &[(&TensorInfo, GgmlType)]),
-        text: &Path,
-        windows: &[Window<'_>],
+        assignment: &Assignment<'a>,
+        texts: &Texts<'_>,
         measurements: &mut Measurements,
-    ) -> Result<Divergence, SearchError> {
-        let mut lines: Vec<String> =
-            formats.iter().map(|(tensor, format)| format!("{} {format}\n", tensor.name)).collect();
-        lines.sort_unstable();
-        let assignment = sha256_bytes(lines.concat().as_bytes());
-        let text_sha256 = sha256_file_once(text)
-            .map_err(|source| SearchError::Io { path: text.to_path_buf(), source })?;
-        if let Some(known) = measurements.model(&assignment, &text_sha256, windows.len()) {
-            return Ok(known.clone());
-        }
-        let divergence = bench.measure_model(formats, windows, &format!("Checking {name}"))?;
-        measurements.add_model(&assignment, &text_sha256, windows.len(), &divergence)?;
-        Ok(divergence)
+    ) -> Result<Option<Variant>, SearchError> {
+        let mut measure = |text: &Path, windows: &[Window<'_>]| {
+            measure_assignment(bench, assignment, text, windows, measurements)
+        };
+        let Some(calibration) = measure(&self.options.text, &texts.calibration)? else {
+            return Ok(None);
+        };
+        let held_out = match (&self.options.held_out, &texts.held_out) {
+            (Some((path, _)), Some(windows)) => match measure(path, windows)? {
+                None => return Ok(None),
+                measured => measured,
+            },
+            _ => None,
+        };
+        let (name, formats) = assignment;
+        Ok(Some(Variant {
+            name: name.clone(),
+            file_bytes: self.file_bytes(formats),
+            bits_per_weight: self.bits_per_weight(formats),
+            predicted_kl: self.predicted(formats),
+            calibration,
+            held_out,
+        }))
     }
 
     /// Writes the plan with what is known about it.
@@ -365,7 +344,7 @@ impl<'a> Search<'a> {
             "model": path(&self.options.model),
             "text": path(&self.options.text),
             "importance": self.options.importance.as_ref().map(path),
-            "budget_bytes": self.budget,
+            "budget_bytes": self.room.file_bytes,
             "file_bytes": self.file_bytes(&formats),
             "bits_per_weight": self.bits_per_weight(&formats),
             "predicted_kl": self.allocation.loss,
@@ -378,10 +357,10 @@ impl<'a> Search<'a> {
         Ok(plan.write(&self.options.output)?)
     }
 
-    fn report(&self, variants: Vec<Variant>, started: Instant) -> SearchReport {
+    fn report(&self, texts: &Texts<'_>, variants: Vec<Variant>, started: Instant) -> SearchReport {
         let curve = allocation::curve(&alternatives(&self.tensors)).into_iter();
         let curve = curve.map(|point| CurvePoint {
-            file_bytes: self.sizes.fixed + point.bytes,
+            file_bytes: self.room.sizes.fixed + point.bytes,
             predicted_kl: point.loss,
         });
         SearchReport {
@@ -389,9 +368,9 @@ impl<'a> Search<'a> {
             plan: self.options.output.clone(),
             measurements: measurements_path(&self.options.output),
             importance: self.options.importance.clone(),
-            budget_bytes: self.budget,
+            budget_bytes: self.room.file_bytes,
             model_bytes: self.file.file_bytes(),
-            chunks: self.windows,
+            chunks: texts.calibration.len(),
             context: self.options.context,
             variants,
             tensors: self
@@ -400,10 +379,36 @@ impl<'a> Search<'a> {
                 .zip(&self.allocation.chosen)
                 .map(|(tensor, &chosen)| planned_tensor(tensor, chosen))
                 .collect(),
+            excluded: self.tensors.iter().flat_map(excluded_formats).collect(),
             curve: curve.collect(),
             seconds: started.elapsed().as_secs_f64(),
         }
     }
+}
+
+fn measure_assignment(
+    bench: &mut Bench<'_>,
+    (name, formats): &Assignment<'_>,
+    text: &Path,
+    windows: &[Window<'_>],
+    measurements: &mut Measurements,
+) -> Result<Option<Divergence>, SearchError> {
+    let mut lines: Vec<String> =
+        formats.iter().map(|(tensor, format)| format!("{} {format}\n", tensor.name)).collect();
+    lines.sort_unstable();
+    let run = ModelRun {
+        assignment: sha256_bytes(lines.concat().as_bytes()),
+        text_sha256: sha256_file_once(text).map_err(in_file(text))?,
+        windows: windows.iter().map(|window| window.index).collect(),
+    };
+    if let Some(known) = measurements.model(&run) {
+        return Ok(Some(known.clone()));
+    }
+    let divergence = bench.measure_model(formats, windows, &format!("Checking {name}"))?;
+    if let Some(divergence) = &divergence {
+        measurements.add_model(run, divergence)?;
+    }
+    Ok(divergence)
 }
 
 fn planned_tensor(tensor: &Tensor<'_>, chosen: usize) -> PlannedTensor {
@@ -425,6 +430,13 @@ fn planned_tensor(tensor: &Tensor<'_>, chosen: usize) -> PlannedTensor {
         fixed: tensor.fixed,
         alternatives: alternatives.collect(),
     }
+}
+
+fn excluded_formats(tensor: &Tensor<'_>) -> impl Iterator<Item = ExcludedFormat> {
+    tensor
+        .excluded
+        .iter()
+        .map(|format| ExcludedFormat { tensor: tensor.info.name.clone(), format: format.name() })
 }
 
 /// A JSON object without the entries that say nothing.

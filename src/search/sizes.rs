@@ -1,5 +1,6 @@
 //! What a file weighs in this or that format.
 
+use super::checks::not_quantized;
 use super::{Budget, SearchError, SearchOptions};
 use crate::gguf::{GgmlType, GgufFile, TensorInfo};
 use crate::quant::importance::Importance;
@@ -28,7 +29,7 @@ impl Sizes {
         let recipe = Recipe::from_name("F16").expect("this recipe is always there");
         let selection = Selection::recipe(recipe);
         let request = Request { importance, ..Request::new(&options.output, &selection) };
-        let whole = preview(file, &request)?;
+        let whole = preview(file, &request).map_err(not_quantized)?;
         let alignment = file.alignment();
         let (mut fixed, mut kept_bytes) = (whole.file_bytes, 0);
         for report in &whole.tensors {

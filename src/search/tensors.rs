@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use super::allocation::Alternative;
 use super::bench::{Task, Window};
+use super::checks::check_experts;
 use super::coding::Coder;
 use super::estimates::{Candidate, losses, undominated};
 use super::measurements::Measurements;
 use super::sizes::Sizes;
 use super::{SearchError, SearchOptions};
-use crate::gguf::{GgmlType, TensorInfo};
+use crate::gguf::{GgmlType, GgufFile, TensorInfo};
+use crate::quant::formats::CodecError;
+use crate::quant::pipeline::QuantizeError;
 use crate::quant::recipe::may_change;
 use crate::quant::selection::Rule;
 use crate::support::interrupt;
@@ -30,19 +33,50 @@ pub(super) struct Tensor<'a> {
     pub(super) all: Vec<Candidate>,
     /// Those that can be the best at some size, from small to large; what is chosen from.
     pub(super) candidates: Vec<Candidate>,
+    /// Formats that are of no use: its weights are too large, or the logits are not numbers then.
+    pub(super) excluded: Vec<GgmlType>,
     pub(super) fixed: bool,
+}
+
+/// A tensor that may change, and what it may become.
+#[derive(Debug)]
+pub(super) struct Matrix<'a> {
+    info: &'a TensorInfo,
+    /// Formats with the bytes that it takes in them.
+    formats: Vec<(GgmlType, u64)>,
+    fixed: bool,
 }
 
 impl Tensor<'_> {
     /// Takes over what has been measured.
-    fn update(&mut self, measurements: &Measurements, windows: &[usize]) {
-        for candidate in self.all.iter_mut().chain(&mut self.candidates) {
-            let pair = (self.info.name.clone(), candidate.format);
-            candidate.measured = measurements.divergence(&pair, windows);
+    fn update(
+        &mut self,
+        measurements: &Measurements,
+        windows: &[usize],
+    ) -> Result<(), SearchError> {
+        let pair = |format: GgmlType| (self.info.name.clone(), format);
+        let (excluded, mut all): (Vec<_>, Vec<_>) = std::mem::take(&mut self.all)
+            .into_iter()
+            .partition(|candidate| measurements.is_excluded(&pair(candidate.format)));
+        for candidate in &mut all {
+            candidate.measured = measurements.divergence(&pair(candidate.format), windows);
             if candidate.squared_error == 0.0 {
                 candidate.measured = Some(0.0);
             }
         }
+        self.excluded.extend(excluded.into_iter().map(|candidate| candidate.format));
+        self.candidates = undominated(all.clone());
+        self.all = all;
+        if self.candidates.is_empty() {
+            let names: Vec<&str> = self.excluded.iter().map(|format| format.name()).collect();
+            return Err(SearchError::Unusable(format!(
+                "{}: no format is left for it, as {} cannot hold it or the model's logits are not \
+                 numbers then; allow another by --keep or --formats",
+                self.info.name,
+                names.join(" and ")
+            )));
+        }
+        Ok(())
     }
 
     /// The candidate to measure first: the one whose bits are next to `bits` a weight, of those that
@@ -73,24 +107,41 @@ impl Tensor<'_> {
     }
 }
 
-/// The tensors that may change, with their squared errors in every format.
-pub(super) fn candidates<'a>(
-    coder: &Coder<'a>,
+/// The tensors that may change.
+pub(super) fn matrices<'a>(
+    file: &'a GgufFile,
     options: &SearchOptions,
     sizes: &Sizes,
-    measurements: &mut Measurements,
-) -> Result<Vec<Tensor<'a>>, SearchError> {
-    let file = coder.file;
+) -> Result<Vec<Matrix<'a>>, SearchError> {
     let changing: Vec<&TensorInfo> =
         file.tensors().iter().filter(|tensor| may_change(file.metadata(), tensor)).collect();
     check_rules(&options.keep, &changing)?;
-    let total = changing.iter().map(|tensor| tensor.weights()).sum();
-    let progress = Progress::new("Coding", total, Unit::Items("weights"));
-    let mut tensors = Vec::with_capacity(changing.len());
-    for info in changing {
-        progress.message(info.name.clone());
+    check_experts(file.path(), &changing)?;
+    let matrix = |info: &'a TensorInfo| {
         let rule = options.keep.iter().find(|rule| rule.pattern.matches(&info.name));
         let formats = formats_of(info, rule, &options.formats, sizes)?;
+        Ok(Matrix { info, formats, fixed: rule.is_some() })
+    };
+    changing.into_iter().map(matrix).collect()
+}
+
+/// The bytes that the smallest formats take.
+pub(super) fn smallest(matrices: &[Matrix<'_>]) -> u64 {
+    let smallest = |matrix: &Matrix<'_>| matrix.formats.iter().map(|&(_, bytes)| bytes).min();
+    matrices.iter().filter_map(smallest).sum()
+}
+
+/// The tensors with their squared errors in every format.
+pub(super) fn candidates<'a>(
+    coder: &Coder<'a>,
+    matrices: Vec<Matrix<'a>>,
+    measurements: &mut Measurements,
+) -> Result<Vec<Tensor<'a>>, SearchError> {
+    let total = matrices.iter().map(|matrix| matrix.info.weights()).sum();
+    let progress = Progress::new("Coding", total, Unit::Items("weights"));
+    let mut tensors = Vec::with_capacity(matrices.len());
+    for Matrix { info, formats, fixed } in matrices {
+        progress.message(info.name.clone());
         let errors = squared_errors(coder, info, &formats, measurements)?;
         let all: Vec<Candidate> = formats
             .into_iter()
@@ -103,7 +154,7 @@ pub(super) fn candidates<'a>(
             })
             .collect();
         let candidates = undominated(all.clone());
-        tensors.push(Tensor { info, all, candidates, fixed: rule.is_some() });
+        tensors.push(Tensor { info, all, candidates, excluded: Vec::new(), fixed });
         progress.advance(info.weights());
     }
     progress.finish();
@@ -151,6 +202,13 @@ fn formats_of(
     }
 }
 
+/// Whether the weights are too large for the format, though not for others.
+fn is_too_large(error: &SearchError) -> bool {
+    let SearchError::Quantize(QuantizeError::Tensor { source, .. }) = error else { return false };
+    matches!(source, CodecError::TooLarge { .. })
+}
+
+/// Infinity where the format is of no use.
 fn squared_errors(
     coder: &Coder<'_>,
     tensor: &TensorInfo,
@@ -159,13 +217,26 @@ fn squared_errors(
 ) -> Result<Vec<f64>, SearchError> {
     let (mut errors, mut new) = (Vec::new(), Vec::new());
     for &(format, _) in formats {
-        let error = match measurements.squared_error(&(tensor.name.clone(), format)) {
+        let pair = (tensor.name.clone(), format);
+        if measurements.is_excluded(&pair) {
+            errors.push(f64::INFINITY);
+            continue;
+        }
+        let error = match measurements.squared_error(&pair) {
             Some(known) => known,
             None => {
                 interrupt::check()?;
-                let error = coder.squared_error(tensor, format)?;
-                new.push((format, error));
-                error
+                match coder.squared_error(tensor, format) {
+                    Err(error) if is_too_large(&error) => {
+                        measurements.exclude(&pair)?;
+                        f64::INFINITY
+                    }
+                    result => {
+                        let error = result?;
+                        new.push((format, error));
+                        error
+                    }
+                }
             }
         };
         errors.push(error);
@@ -186,9 +257,9 @@ pub(super) fn update(
     tensors: &mut [Tensor<'_>],
     windows: &[Window<'_>],
     measurements: &Measurements,
-) {
+) -> Result<(), SearchError> {
     let windows: Vec<usize> = windows.iter().map(|window| window.index).collect();
-    tensors.iter_mut().for_each(|tensor| tensor.update(measurements, &windows));
+    tensors.iter_mut().try_for_each(|tensor| tensor.update(measurements, &windows))
 }
 
 #[cfg(test)]
@@ -213,7 +284,13 @@ mod tests {
             measured: is_measured.then_some(squared_error),
         };
         let all: Vec<Candidate> = candidates.iter().map(candidate).collect();
-        Tensor { info, candidates: undominated(all.clone()), all, fixed: false }
+        Tensor {
+            info,
+            candidates: undominated(all.clone()),
+            all,
+            excluded: Vec::new(),
+            fixed: false,
+        }
     }
 
     #[test]

@@ -136,22 +136,22 @@ fn a_stopped_search_goes_on_and_ends_with_the_same_plan() {
     let arguments = ["--size", "120K", "--formats", "Q4_0,Q4_K,Q5_1,Q8_0"];
     let whole = bench.report("whole.json", &arguments);
     // What is there after the machine stopped in the middle of a line.
-    let measured = fs::read(bench.path("whole.measurements.jsonl")).unwrap();
+    let measured = fs::read(bench.path("whole.json.measurements.jsonl")).unwrap();
     let part = &measured[..measured.len() / 2];
-    fs::write(bench.path("again.measurements.jsonl"), part).unwrap();
+    fs::write(bench.path("again.json.measurements.jsonl"), part).unwrap();
     let again = bench.report("again.json", &arguments);
     assert_eq!(whole["tensors"], again["tensors"]);
     assert_eq!(bench.json("whole.json")["tensors"], bench.json("again.json")["tensors"]);
-    let resumed = fs::read(bench.path("again.measurements.jsonl")).unwrap();
+    let resumed = fs::read(bench.path("again.json.measurements.jsonl")).unwrap();
     assert!(resumed.starts_with(&part[..part.len() - 200]), "earlier measurements are kept");
     // A third time there is nothing to measure.
     bench.report("again.json", &arguments);
-    assert_eq!(fs::read(bench.path("again.measurements.jsonl")).unwrap(), resumed);
+    assert_eq!(fs::read(bench.path("again.json.measurements.jsonl")).unwrap(), resumed);
     // Another size starts with all that is known.
     let smaller =
         bench.report("again.json", &["--size", "105K", "--formats", "Q4_0,Q4_K,Q5_1,Q8_0"]);
     assert!(number(&smaller["variants"][0]["file_bytes"]) <= 105_000.0);
-    let grown = fs::read(bench.path("again.measurements.jsonl")).unwrap();
+    let grown = fs::read(bench.path("again.json.measurements.jsonl")).unwrap();
     assert!(grown.starts_with(&resumed));
     let losses = [&whole, &smaller].map(|report| number(&report["variants"][0]["predicted_kl"]));
     assert!(losses[0] < losses[1], "{losses:?}");
@@ -247,7 +247,7 @@ fn what_cannot_be_is_refused_with_a_cure() {
     bench.refused(&["--size", "20K"], "the smallest file has");
     bench.refused(&["--bits-per-weight", "1"], "the smallest file has");
     bench.refused(&["--bits-per-weight=-1"], "above 0");
-    bench.refused(&["--size", "10 apples"], "100M");
+    bench.refused(&["--size", "10 apples"], "1.5GiB");
     bench.refused(&["--size-of", "no/such.gguf"], "no/such.gguf");
     bench.refused(&[], "--size");
     bench.refused(&with(&["--context", "100000"]), "the text is too short");
@@ -259,7 +259,51 @@ fn what_cannot_be_is_refused_with_a_cure() {
     let mut search = quantkit();
     search.arg("search").arg(bench.path("q8.gguf")).arg("--text").arg(bench.path("text.txt"));
     search.args(plain).arg("--output").arg(bench.path("refused.json"));
-    search.assert().failure().stderr(contains("already quantized"));
+    search
+        .assert()
+        .failure()
+        .stderr(contains("already quantized").and(contains("F16")).and(contains("--allow").not()));
+}
+
+#[test]
+fn no_file_takes_the_place_of_another() {
+    let bench = Bench::new();
+    let kept = ["f16.gguf", "text.txt"].map(|name| fs::read(bench.path(name)).unwrap());
+    let at = |name: &str| bench.path(name).to_str().unwrap().to_string();
+    let (model, text, plan) = (at("f16.gguf"), at("text.txt"), at("refused.json"));
+    let (plot, measurements) = (at("new.svg"), at("refused.json.measurements.jsonl"));
+    let size = ["--bits-per-weight", "5"];
+    for (arguments, part) in [
+        (vec!["--plot", &model], "replace this input"),
+        (vec!["--quantize", &model], "replace this input"),
+        (vec!["--plot", &text], "replace this input"),
+        (vec!["--plot", &plan], "two outputs"),
+        (vec!["--quantize", &measurements], "two outputs"),
+        (vec!["--plot", &plot, "--quantize", &plot], "two outputs"),
+        // None of these is worth a measurement.
+        (vec!["--held-out", "/dev/zero"], "/dev/zero"),
+        (vec!["--against", "Q2_K_S"], "needs importance"),
+        (vec!["--against", "MXFP4"], "--against MXFP4"),
+    ] {
+        bench.refused(&[&size[..], &arguments].concat(), part);
+        assert!(!bench.path("refused.json.measurements.jsonl").exists(), "{arguments:?}");
+    }
+    bench.refused(&["--size-of", &model, "--plot", &model], "replace this input");
+    assert_eq!(kept, ["f16.gguf", "text.txt"].map(|name| fs::read(bench.path(name)).unwrap()));
+}
+
+#[test]
+fn the_held_out_figure_is_not_the_calibration_texts() {
+    let bench = Bench::new();
+    let text = bench.path("text.txt");
+    // Two windows of one text each, but not the same ones.
+    let report = bench.report(
+        "plan.json",
+        &["--bits-per-weight", "5", "--held-out", text.to_str().unwrap(), "--held-out-chunks", "2"],
+    );
+    let plan = &report["variants"][0];
+    assert_eq!(plan["calibration"]["positions"], plan["held_out"]["positions"]);
+    assert_ne!(plan["calibration"]["kl"], plan["held_out"]["kl"]);
 }
 
 #[test]
