@@ -235,7 +235,7 @@ fn print(report: &SearchReport) -> Result<()> {
         )?;
     }
     say!(
-        "KL in nats, on {} of {} tokens; at most {} wanted, the model has {}. Searched in {}.",
+        "KL in nats, ~ where it is estimated, on {} of {} tokens; at most {} wanted, the model has {}. Searched in {}.",
         if report.chunks == 1 {
             "a window".to_string()
         } else {
@@ -253,14 +253,21 @@ fn print(report: &SearchReport) -> Result<()> {
 fn print_next(report: &SearchReport, options: &FormatOptions) -> Result<()> {
     let partial = if options.allow_partial_importance { " --allow-partial-importance" } else { "" };
     let importance = match &report.importance {
-        Some(path) => format!(" --importance {}{partial}", path.display()),
+        Some(path) => format!(" --importance {}{partial}", quoted(path)),
         None => String::new(),
     };
     say!(
         "Next: quantkit quantize {} OUT.gguf --plan {}{importance}",
-        report.model,
-        report.plan.display()
+        quoted(Path::new(&report.model)),
+        quoted(&report.plan)
     )
+}
+
+/// The path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// The tensors that cost the predictions the most for a bit less a weight.

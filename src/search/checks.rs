@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::run::MEASUREMENTS_SUFFIX;
 use super::sizes::Sizes;
 use super::{SearchError, SearchOptions, measurements_path};
 use crate::gguf::{GgufFile, TensorInfo};
@@ -36,6 +37,9 @@ pub(super) fn check_files(options: &SearchOptions, file: &GgufFile) -> Result<()
     for (place, output) in outputs.iter().enumerate() {
         check_writable(output)
             .map_err(|source| SearchError::Io { path: output.to_path_buf(), source })?;
+        if output.to_string_lossy().ends_with(MEASUREMENTS_SUFFIX) && **output != *measurements {
+            return Err(unusable(output, "files of this name hold measurements; give another one"));
+        }
         if inputs.iter().any(|input| is_same_place(input, output)) {
             return Err(unusable(output, "an output would replace this input"));
         }

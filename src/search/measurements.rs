@@ -5,8 +5,8 @@
 //! half written when the machine stopped is cut off.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::SearchError;
 use crate::engine::Build;
 use crate::eval::divergence::Divergence;
 use crate::gguf::GgmlType;
-use crate::support::regular_file::read_regular;
+use crate::support::regular_file::open_regular;
 
 /// What the file's `format` field says.
 const FORMAT: &str = "quantkit-measurements";
@@ -65,6 +65,22 @@ impl Identity {
         }
     }
 
+    /// Finds out whether a file's first line is this identity, and says what is wrong otherwise.
+    fn check(&self, line: &str) -> Result<(), String> {
+        let kind: Kind = serde_json::from_str(line)
+            .ok()
+            .filter(|found: &Kind| found.format == FORMAT)
+            .ok_or("this file holds no measurements")?;
+        if kind.version != VERSION {
+            return Err("these measurements were made by another version of quantkit".to_string());
+        }
+        let found: Self = serde_json::from_str(line).map_err(|error| format!("line 1: {error}"))?;
+        match self.difference(&found) {
+            None => Ok(()),
+            Some(difference) => Err(format!("these measurements {difference}")),
+        }
+    }
+
     /// What `other` has otherwise.
     fn difference(&self, other: &Self) -> Option<String> {
         if !other.build.is_current() {
@@ -80,6 +96,34 @@ impl Identity {
             differences.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect();
         (!found.is_empty()).then(|| format!("are of {}", found.join(" and ")))
     }
+}
+
+/// Opens the file, new if need be, for this search alone.
+fn open_alone(path: &Path) -> Result<File, SearchError> {
+    let in_file = |source| SearchError::Io { path: path.to_path_buf(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(in_file)?;
+    }
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(in_file)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(SearchError::Unusable(format!(
+            "{}: another search is adding to these measurements; give another --output, or wait \
+             for its end",
+            path.display()
+        ))),
+        Err(TryLockError::Error(error)) => {
+            tracing::info!("{}: cannot be locked: {error}", path.display());
+            Ok(file)
+        }
+        Ok(()) => Ok(file),
+    }
+}
+
+fn push_line(text: &mut Vec<u8>, line: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *text, line)?;
+    text.push(b'\n');
+    Ok(())
 }
 
 /// A tensor in a format.
@@ -126,7 +170,11 @@ pub(super) struct ModelRun {
 #[derive(Debug)]
 pub(super) struct Measurements {
     path: PathBuf,
-    file: File,
+    identity: Identity,
+    /// There is none before the first measurement.
+    file: Option<File>,
+    /// How much of the file stays; nothing once measurements have been added to it.
+    kept_bytes: Option<u64>,
     divergences: HashMap<Pair, HashMap<usize, f64>>,
     errors: HashMap<Pair, f64>,
     excluded: HashSet<Pair>,
@@ -134,11 +182,12 @@ pub(super) struct Measurements {
 }
 
 impl Measurements {
-    /// Opens the file, or starts it where there is none or `fresh` is set.
+    /// Opens the file and reads it, unless `fresh` is set. Where there is none it is started with the
+    /// first measurement.
     ///
     /// # Errors
-    /// A file that cannot be read or written, that is another search's, or that holds something
-    /// else.
+    /// A file that cannot be read or written, that another search is writing, that is another
+    /// search's, or that holds something else.
     pub(super) fn open(path: &Path, identity: &Identity, fresh: bool) -> Result<Self, SearchError> {
         let in_file = |source| SearchError::Io { path: path.to_path_buf(), source };
         let unusable = |problem: String| {
@@ -147,23 +196,23 @@ impl Measurements {
                 path.display()
             ))
         };
-        let text = match read_regular(path) {
-            Ok(_) if fresh => String::new(),
-            Ok(bytes) => {
-                String::from_utf8(bytes).map_err(|_| unusable("this is no text".to_string()))?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        let file = match open_regular(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(in_file(error)),
+            Ok(_) => Some(open_alone(path)?),
         };
+        let mut bytes = Vec::new();
+        if let Some(mut file) = file.as_ref().filter(|_| !fresh) {
+            file.read_to_end(&mut bytes).map_err(in_file)?;
+        }
+        let text = String::from_utf8(bytes).map_err(|_| unusable("this is no text".to_string()))?;
         // What follows the last line break was not written to its end.
         let complete = text.rfind('\n').map_or("", |end| &text[..=end]);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(in_file)?;
-        }
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let mut measurements = Self {
             path: path.to_path_buf(),
-            file: file.map_err(in_file)?,
+            identity: identity.clone(),
+            file,
+            kept_bytes: Some(complete.len() as u64),
             divergences: HashMap::new(),
             errors: HashMap::new(),
             excluded: HashSet::new(),
@@ -171,30 +220,12 @@ impl Measurements {
         };
         let mut lines = complete.lines().enumerate();
         if let Some((_, first)) = lines.next() {
-            let kind: Kind = serde_json::from_str(first)
-                .ok()
-                .filter(|found: &Kind| found.format == FORMAT)
-                .ok_or_else(|| unusable("this file holds no measurements".to_string()))?;
-            if kind.version != VERSION {
-                return Err(unusable(
-                    "these measurements were made by another version of quantkit".to_string(),
-                ));
-            }
-            let found: Identity = serde_json::from_str(first)
-                .map_err(|error| unusable(format!("line 1: {error}")))?;
-            if let Some(difference) = identity.difference(&found) {
-                return Err(unusable(format!("these measurements {difference}")));
-            }
+            identity.check(first).map_err(unusable)?;
         }
         for (index, line) in lines {
             let record = serde_json::from_str(line)
                 .map_err(|error| unusable(format!("line {}: {error}", index + 1)))?;
             measurements.remember(record).map_err(unusable)?;
-        }
-        measurements.file.set_len(complete.len() as u64).map_err(in_file)?;
-        measurements.file.seek(SeekFrom::End(0)).map_err(in_file)?;
-        if complete.is_empty() {
-            measurements.append(std::slice::from_ref(identity))?;
         }
         Ok(measurements)
     }
@@ -221,15 +252,27 @@ impl Measurements {
     }
 
     /// Writes lines in one go and has them stay.
-    fn append(&mut self, lines: &[impl Serialize]) -> Result<(), SearchError> {
+    fn append(&mut self, records: &[Record]) -> Result<(), SearchError> {
         let in_file = |source| SearchError::Io { path: self.path.clone(), source };
         let mut text = Vec::new();
-        for line in lines {
-            serde_json::to_writer(&mut text, line).map_err(|error| in_file(error.into()))?;
-            text.push(b'\n');
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => open_alone(&self.path)?,
+        };
+        if let Some(kept) = self.kept_bytes.take() {
+            file.set_len(kept).map_err(in_file)?;
+            file.seek(SeekFrom::End(0)).map_err(in_file)?;
+            if kept == 0 {
+                push_line(&mut text, &self.identity).map_err(in_file)?;
+            }
         }
-        self.file.write_all(&text).map_err(in_file)?;
-        self.file.sync_data().map_err(in_file)
+        for record in records {
+            push_line(&mut text, record).map_err(in_file)?;
+        }
+        file.write_all(&text).map_err(in_file)?;
+        file.sync_data().map_err(in_file)?;
+        self.file = Some(file);
+        Ok(())
     }
 
     fn add(&mut self, records: Vec<Record>) -> Result<(), SearchError> {
@@ -345,16 +388,25 @@ mod tests {
         let last = Measurements::open(&path, &identity("text"), false).unwrap();
         assert_eq!(last.divergence(&q5, &[3]), Some(0.125));
         assert!(last.is_excluded(&q4) && last.has(&q4, 99) && !last.is_excluded(&q5));
-        let fresh = Measurements::open(&path, &identity("text"), true).unwrap();
+        let error = Measurements::open(&path, &identity("text"), false).unwrap_err().to_string();
+        assert!(error.contains("another search"), "{error}");
+        drop(last);
+        let before = std::fs::read(&path).unwrap();
+        let mut fresh = Measurements::open(&path, &identity("text"), true).unwrap();
         assert_eq!(fresh.divergence(&q5, &[3]), None);
-        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        fresh.exclude(&q5).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
     }
 
     #[test]
     fn the_measurements_of_another_search_are_kept_and_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("plan.measurements.jsonl");
-        drop(Measurements::open(&path, &identity("text"), false).unwrap());
+        let mut first = Measurements::open(&path, &identity("text"), false).unwrap();
+        assert!(!path.exists(), "nothing is measured yet");
+        first.exclude(&pair(GgmlType::Q4_0)).unwrap();
+        drop(first);
         let before = std::fs::read(&path).unwrap();
         let refused = |path: &Path, identity: &Identity| {
             Measurements::open(path, identity, false).unwrap_err().to_string()

@@ -35,6 +35,9 @@ use crate::support::interrupt::{self, Interrupted};
 /// Rounds of measuring what was only estimated, after which estimates are taken as they are.
 const MOST_ROUNDS: usize = 8;
 
+/// What is added to a plan's name for that of its measurements.
+pub(super) const MEASUREMENTS_SUFFIX: &str = ".measurements.jsonl";
+
 /// Searches, writes the plan and returns what is known about it.
 ///
 /// # Errors
@@ -96,7 +99,7 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
 /// Where the measurements of a search lie: beside its plan.
 pub fn measurements_path(plan: &Path) -> PathBuf {
     let mut name = plan.file_name().unwrap_or_default().to_os_string();
-    name.push(".measurements.jsonl");
+    name.push(MEASUREMENTS_SUFFIX);
     plan.with_file_name(name)
 }
 

@@ -264,6 +264,7 @@ pub(super) fn update(
 
 #[cfg(test)]
 mod tests {
+    use super::super::measurements::Identity;
     use super::*;
 
     fn info() -> TensorInfo {
@@ -302,6 +303,29 @@ mod tests {
         let exact = [(GgmlType::Q5_0, 0.7, false), (GgmlType::Q5_1, 1e-5, false)];
         assert_eq!(tensor(&info, &exact).probe(6.0), Some(0));
         assert_eq!(tensor(&info, &[(GgmlType::F16, 0.0, true)]).probe(6.0), None);
+    }
+
+    #[test]
+    fn a_format_of_no_use_makes_room_for_others() {
+        let info = info();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plan.measurements.jsonl");
+        let identity = Identity::new("model".to_string(), "text".to_string(), 512, None);
+        let mut measurements = Measurements::open(&path, &identity, false).unwrap();
+        // Q4_1 is no choice while Q4_0 is smaller and better.
+        let formats = [(GgmlType::Q4_0, 2.0, false), (GgmlType::Q4_1, 3.0, false)];
+        let mut tensor = tensor(&info, &formats);
+        let of = |tensor: &Tensor<'_>| -> Vec<GgmlType> {
+            tensor.candidates.iter().map(|candidate| candidate.format).collect()
+        };
+        assert_eq!(of(&tensor), [GgmlType::Q4_0]);
+        measurements.exclude(&(info.name.clone(), GgmlType::Q4_0)).unwrap();
+        tensor.update(&measurements, &[0]).unwrap();
+        assert_eq!(of(&tensor), [GgmlType::Q4_1]);
+        assert_eq!(tensor.excluded, [GgmlType::Q4_0]);
+        measurements.exclude(&(info.name.clone(), GgmlType::Q4_1)).unwrap();
+        let error = tensor.update(&measurements, &[0]).unwrap_err().to_string();
+        assert!(error.contains("blk.0.ffn_up.weight: no format is left"), "{error}");
     }
 
     #[test]

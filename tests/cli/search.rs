@@ -272,6 +272,7 @@ fn no_file_takes_the_place_of_another() {
     let at = |name: &str| bench.path(name).to_str().unwrap().to_string();
     let (model, text, plan) = (at("f16.gguf"), at("text.txt"), at("refused.json"));
     let (plot, measurements) = (at("new.svg"), at("refused.json.measurements.jsonl"));
+    let others = at("other.json.measurements.jsonl");
     let size = ["--bits-per-weight", "5"];
     for (arguments, part) in [
         (vec!["--plot", &model], "replace this input"),
@@ -279,6 +280,7 @@ fn no_file_takes_the_place_of_another() {
         (vec!["--plot", &text], "replace this input"),
         (vec!["--plot", &plan], "two outputs"),
         (vec!["--quantize", &measurements], "two outputs"),
+        (vec!["--plot", &others], "hold measurements"),
         (vec!["--plot", &plot, "--quantize", &plot], "two outputs"),
         // None of these is worth a measurement.
         (vec!["--held-out", "/dev/zero"], "/dev/zero"),
