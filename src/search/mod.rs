@@ -7,7 +7,7 @@
 //! 2. As long as errors are small, divergence grows with the square of the weights' error, and the
 //!    divergences of several tensors add up. So one format is measured for every tensor, and those
 //!    of the others are estimated from their squared errors.
-//! 3. An allocation of formats to tensors is computed from that ([`allocation`]). Of the formats it
+//! 3. An allocation of formats to tensors is computed from that (`allocation.rs`). Of the formats it
 //!    chose, those that were only estimated are measured, and it is computed anew, until it rests
 //!    on measurements alone, or after some rounds on the estimates that are left.
 //! 4. The model in the chosen formats is measured as a whole.
