@@ -18,6 +18,10 @@ pub(super) struct Trials {
     pub(super) error: Error,
 }
 
+/// The trials of every search that knows the importance of columns, and of those of blocks of 32.
+pub(super) const WEIGHTED_TRIALS: Trials =
+    Trials { first: -0.9, step: 0.05, steps: 36, error: Error::Squared };
+
 /// How a weight's error counts, before its importance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Error {
@@ -78,6 +82,20 @@ pub(super) fn fit<V: Lanes, const HIGHEST: i32, const BLOCK: usize>(
     [first.fit(), second.fit()]
 }
 
+/// [`fit`] by the importance of columns; `share` is what the mean square of the super-block has in it.
+#[inline(always)]
+pub(super) fn fit_weighted<V: Lanes, const HIGHEST: i32, const BLOCK: usize>(
+    weights: &[[V; BLOCK]; 2],
+    importance: &[Importance<V, BLOCK>; 2],
+    share: f32,
+) -> [Fit<V>; 2] {
+    let importance = [
+        scaled_importance(&weights[0], &importance[0], share),
+        scaled_importance(&weights[1], &importance[1], share),
+    ];
+    fit::<V, HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
+}
+
 /// [`fit`] of one stream, and the quants of the best trial.
 #[inline(always)]
 pub(super) fn fit_with_quants<V: Lanes, const HIGHEST: i32, const BLOCK: usize>(
@@ -101,6 +119,16 @@ pub(super) fn quants<const HIGHEST: i32, const BLOCK: usize>(
 ) -> [u8; BLOCK] {
     let (_, quants) = fit_with_quants::<f32, HIGHEST, BLOCK>(trials, weights, importance);
     quants.map(|quant| quant as u8)
+}
+
+/// [`quants`] by the importance of columns, as [`fit_weighted`] takes it.
+pub(super) fn quants_weighted<const HIGHEST: i32, const BLOCK: usize>(
+    weights: &[f32; BLOCK],
+    importance: &Importance<f32, BLOCK>,
+    share: f32,
+) -> [u8; BLOCK] {
+    let importance = scaled_importance(weights, importance, share);
+    quants::<HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
 }
 
 impl Trials {

@@ -1,7 +1,6 @@
 //! Formats whose blocks of 32 weights get their scales from a search, and running that search on as
 //! many blocks at once as the processor has lanes.
 
-use super::affine::{self, Trials};
 use super::codec::Decode;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512, Pair};
@@ -9,10 +8,6 @@ use super::lanes::{Lanes, MOST_LANES};
 #[cfg(target_arch = "aarch64")]
 use super::lanes::{Neon, Pair};
 use crate::support::processor::InstructionSet;
-
-/// The trials of the searches for a scale and a minimum.
-pub(super) const TRIALS: Trials =
-    Trials { first: -0.9, step: 0.05, steps: 36, error: affine::Error::Squared };
 
 /// Weights in a block.
 pub(super) const BLOCK: usize = 32;

@@ -3,8 +3,8 @@
 //! Layout: f16 scale, f16 minimum, 16 bytes; byte `j` holds weight `j` in its low and weight
 //! `j + 16` in its high half.
 
-use super::affine;
-use super::blocks::{self, Block, Fit, Found, Searched, Spread, TRIALS};
+use super::affine::{self, WEIGHTED_TRIALS};
+use super::blocks::{self, Block, Fit, Found, Searched, Spread};
 use super::codec::{
     Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, write_f16,
 };
@@ -62,7 +62,8 @@ impl Searched<WEIGHTS, BYTES> for Q4_1 {
 
     #[inline(always)]
     fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
-        let (fit, quants) = affine::fit_with_quants::<V, 15, WEIGHTS>(&TRIALS, weights, importance);
+        let (fit, quants) =
+            affine::fit_with_quants::<V, 15, WEIGHTS>(&WEIGHTED_TRIALS, weights, importance);
         Fit { scale: fit.scale, minimum: fit.minimum, quants: Some(quants) }
     }
 

@@ -25,8 +25,6 @@ const BYTES: usize = QUANTS + nibbles::BYTES;
 
 const HIGHEST: i32 = 15;
 const TRIALS: Trials = Trials { first: -1.0, step: 0.1, steps: 20, error: Error::Squared };
-const WEIGHTED_TRIALS: Trials =
-    Trials { first: -0.9, step: 0.05, steps: 36, error: Error::Squared };
 /// What the mean square of the super-block has in the importance of its weights.
 const SHARE: f32 = 2.0;
 
@@ -64,11 +62,7 @@ impl SuperBlock<BLOCK, BYTES> for Q4K {
         weights: &[[V; BLOCK]; 2],
         importance: &[Importance<V, BLOCK>; 2],
     ) -> [Fit<V>; 2] {
-        let importance = [
-            affine::scaled_importance(&weights[0], &importance[0], SHARE),
-            affine::scaled_importance(&weights[1], &importance[1], SHARE),
-        ];
-        affine::fit::<V, HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
+        affine::fit_weighted::<V, HIGHEST, BLOCK>(weights, importance, SHARE)
     }
 
     fn quants_of_search(
@@ -79,8 +73,7 @@ impl SuperBlock<BLOCK, BYTES> for Q4K {
             let importance = affine::own_importance(weights);
             return affine::quants::<HIGHEST, BLOCK>(&TRIALS, weights, &importance);
         };
-        let importance = affine::scaled_importance(weights, importance, SHARE);
-        affine::quants::<HIGHEST, BLOCK>(&WEIGHTED_TRIALS, weights, &importance)
+        affine::quants_weighted::<HIGHEST, BLOCK>(weights, importance, SHARE)
     }
 
     #[inline(always)]

@@ -3,8 +3,8 @@
 //! Layout: f16 scale, f16 minimum, 4 bytes with the fifth bit of every weight (bit `j` is weight
 //! `j`'s), 16 bytes whose byte `j` holds the low four bits of weight `j` and of weight `j + 16`.
 
-use super::affine;
-use super::blocks::{self, Block, Fit, Found, Searched, Spread, TRIALS};
+use super::affine::{self, WEIGHTED_TRIALS};
+use super::blocks::{self, Block, Fit, Found, Searched, Spread};
 use super::codec::{Codec, Decode, Encode, field, inverse_or_zero, is_finite_f16, write_f16};
 use super::five_bits;
 use super::lanes::Lanes;
@@ -63,7 +63,8 @@ impl Searched<WEIGHTS, BYTES> for Q5_1 {
 
     #[inline(always)]
     fn search<V: Lanes>(weights: &Block<V>, importance: &Block<V>) -> Fit<V> {
-        let (fit, quants) = affine::fit_with_quants::<V, 31, WEIGHTS>(&TRIALS, weights, importance);
+        let (fit, quants) =
+            affine::fit_with_quants::<V, 31, WEIGHTS>(&WEIGHTED_TRIALS, weights, importance);
         Fit { scale: fit.scale, minimum: fit.minimum, quants: Some(quants) }
     }
 

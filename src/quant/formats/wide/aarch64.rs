@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{HALF, WEIGHTS, Wide, at_most, pack_nibbles, with_first_zeros};
+use super::{HALF, WEIGHTS, Wide, at_most, first_extreme, pack_nibbles, with_first_zeros};
 use crate::quant::formats::codec;
 
 /// Eight NEON registers.
@@ -59,11 +59,6 @@ impl Wide for WideNeon {
             *register = unsafe { vld1q_f32(four.as_ptr()) };
         }
         Self(registers)
-    }
-
-    #[inline(always)]
-    fn is_finite(self) -> bool {
-        self.largest_magnitude().is_finite()
     }
 
     #[inline(always)]
@@ -190,7 +185,7 @@ impl Wide for WideNeon {
         match (positive, negative) {
             (true, false) => largest,
             (false, true) => -largest,
-            _ => codec::extreme(&self.array()),
+            _ => first_extreme(self),
         }
     }
 
@@ -205,7 +200,7 @@ impl Wide for WideNeon {
             }
             (vminvq_f32(smallest), vmaxvq_f32(largest))
         };
-        if range.0 != 0.0 && range.1 != 0.0 { range } else { with_first_zeros(&self.array()) }
+        if range.0 != 0.0 && range.1 != 0.0 { range } else { with_first_zeros(self) }
     }
 
     #[inline(always)]

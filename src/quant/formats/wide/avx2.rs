@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::codec::{self, JUST_BELOW_HALF};
-use super::{HALF, WEIGHTS, Wide, at_most, pack_nibbles, with_first_zeros};
+use super::codec::JUST_BELOW_HALF;
+use super::{HALF, WEIGHTS, Wide, at_most, first_extreme, pack_nibbles, with_first_zeros};
 
 /// An expression for each of four registers (or numbers of registers). A closure would not do: where
 /// the compiler leaves it a function of its own, it is one without the instruction set.
@@ -147,14 +147,6 @@ impl Wide256 {
         // SAFETY: see below.
         unsafe { largest_of_8(_mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d))) }
     }
-
-    /// [`super::codec::extreme`] where weights of both signs have the largest magnitude.
-    #[cold]
-    fn first_extreme(self) -> f32 {
-        let mut weights = [0.0; WEIGHTS];
-        self.store(&mut weights);
-        codec::extreme(&weights)
-    }
 }
 
 /// Bit `j` from the sign of lane `j` of four registers.
@@ -186,11 +178,6 @@ impl Wide for Wide256 {
     fn load(weights: &[f32; WEIGHTS]) -> Self {
         // SAFETY: see above.
         Self(each_of_4!([0, 1, 2, 3], r => unsafe { _mm256_loadu_ps(weights.as_ptr().add(8 * r)) }))
-    }
-
-    #[inline(always)]
-    fn is_finite(self) -> bool {
-        self.largest_magnitude().is_finite()
     }
 
     #[inline(always)]
@@ -316,7 +303,7 @@ impl Wide for Wide256 {
             });
             let ties = _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
             if _mm256_testz_si256(ties, ties) == 0 {
-                return self.first_extreme();
+                return first_extreme(self);
             }
             // A zero of a block of zeros has no sign.
             f32::from_bits(extreme) + 0.0
@@ -336,9 +323,7 @@ impl Wide for Wide256 {
         if range.0 != 0.0 && range.1 != 0.0 {
             return range;
         }
-        let mut weights = [0.0; WEIGHTS];
-        self.store(&mut weights);
-        with_first_zeros(&weights)
+        with_first_zeros(self)
     }
 
     #[inline(always)]

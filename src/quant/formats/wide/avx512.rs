@@ -6,8 +6,8 @@ use super::avx2::{
     MAGNITUDE, SIGN, bytes_of, from_f16, gather_bits, largest_of_8, look_up, range_of_8,
     scatter_bits, to_f16,
 };
-use super::codec::{self, JUST_BELOW_HALF};
-use super::{HALF, WEIGHTS, Wide, with_first_zeros};
+use super::codec::JUST_BELOW_HALF;
+use super::{HALF, WEIGHTS, Wide, first_extreme, with_first_zeros};
 
 /// An expression for each of two registers (or numbers of registers), as `each_of_4` in `avx2`.
 macro_rules! each_of_2 {
@@ -48,14 +48,6 @@ impl Wide512 {
             largest_of_8(_mm256_max_epu32(low, _mm512_extracti32x8_epi32::<1>(largest)))
         }
     }
-
-    /// [`super::codec::extreme`] where weights of both signs have the largest magnitude.
-    #[cold]
-    fn first_extreme(self) -> f32 {
-        let mut weights = [0.0; WEIGHTS];
-        self.store(&mut weights);
-        codec::extreme(&weights)
-    }
 }
 
 /// Bit `j` from lane `j` of two masks.
@@ -80,11 +72,6 @@ impl Wide for Wide512 {
     fn load(weights: &[f32; WEIGHTS]) -> Self {
         // SAFETY: see above.
         Self(each_of_2!([0, 1], r => unsafe { _mm512_loadu_ps(weights.as_ptr().add(16 * r)) }))
-    }
-
-    #[inline(always)]
-    fn is_finite(self) -> bool {
-        self.largest_magnitude().is_finite()
     }
 
     #[inline(always)]
@@ -201,7 +188,7 @@ impl Wide for Wide512 {
             let extreme = largest_of_8(largest).rotate_right(1);
             let other = _mm512_set1_epi32((extreme ^ SIGN as u32) as i32);
             if _mm512_cmpeq_epi32_mask(a, other) | _mm512_cmpeq_epi32_mask(b, other) != 0 {
-                return self.first_extreme();
+                return first_extreme(self);
             }
             // A zero of a block of zeros has no sign.
             f32::from_bits(extreme) + 0.0
@@ -224,9 +211,7 @@ impl Wide for Wide512 {
         if range.0 != 0.0 && range.1 != 0.0 {
             return range;
         }
-        let mut weights = [0.0; WEIGHTS];
-        self.store(&mut weights);
-        with_first_zeros(&weights)
+        with_first_zeros(self)
     }
 
     #[inline(always)]

@@ -27,7 +27,10 @@ pub(super) const HALF: usize = WEIGHTS / 2;
 pub(super) trait Wide: Copy {
     fn load(weights: &[f32; WEIGHTS]) -> Self;
     /// Whether none is NaN or infinite.
-    fn is_finite(self) -> bool;
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.largest_magnitude().is_finite()
+    }
     fn store(self, weights: &mut [f32; WEIGHTS]);
     /// The whole numbers as floats.
     fn from_bytes(bytes: &[u8; WEIGHTS]) -> Self;
@@ -87,11 +90,6 @@ impl Wide for [f32; WEIGHTS] {
     #[inline(always)]
     fn load(weights: &[f32; WEIGHTS]) -> Self {
         *weights
-    }
-
-    #[inline(always)]
-    fn is_finite(self) -> bool {
-        codec::largest_magnitude(&self).is_finite()
     }
 
     #[inline(always)]
@@ -229,8 +227,21 @@ impl Wide for [f32; WEIGHTS] {
 
 /// What [`codec::range`] says where the smallest or largest found is a zero: the first in order.
 #[cold]
-fn with_first_zeros(weights: &[f32; WEIGHTS]) -> (f32, f32) {
-    codec::range(weights)
+fn with_first_zeros<W: Wide>(weights: W) -> (f32, f32) {
+    codec::range(&stored(weights))
+}
+
+/// What [`codec::extreme`] says where weights of both signs have the largest magnitude: the first in
+/// order.
+#[cold]
+fn first_extreme<W: Wide>(weights: W) -> f32 {
+    codec::extreme(&stored(weights))
+}
+
+fn stored<W: Wide>(weights: W) -> [f32; WEIGHTS] {
+    let mut array = [0.0; WEIGHTS];
+    weights.store(&mut array);
+    array
 }
 
 /// Numbers above `MOST`, which may have been negative, cut to it.
