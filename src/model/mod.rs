@@ -5,6 +5,7 @@ mod config;
 mod decoder;
 mod observer;
 mod ops;
+pub mod profile;
 mod rope;
 mod weights;
 
