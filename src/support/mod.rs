@@ -14,4 +14,5 @@ pub mod progress;
 pub mod regular_file;
 pub mod same_file;
 pub mod table;
+pub mod team;
 pub mod units;
