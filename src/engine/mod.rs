@@ -16,7 +16,7 @@ use crate::convert::vocabulary::Vocabulary;
 use crate::gguf::GgufFile;
 use crate::model::{ActivationObserver, BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
-use crate::support::processor::InstructionSet;
+use crate::support::processor;
 use crate::support::units;
 
 pub use build::Build;
@@ -145,7 +145,7 @@ impl Engine {
             path.display(),
             units::duration(started.elapsed()),
             rayon::current_num_threads(),
-            InstructionSet::current().name()
+            processor::in_use()
         );
         Ok(Self { decoder, vocabulary, device, sequences: HashMap::new(), next_id: 0 })
     }

@@ -22,8 +22,35 @@ impl InstructionSet {
     /// The set in use: the best that this machine has, or a weaker one that the environment
     /// variable `QUANTKIT_ISA` (`scalar`, `neon`, `avx2`, `avx512`) asks for.
     pub fn current() -> Self {
-        static CURRENT: OnceLock<InstructionSet> = OnceLock::new();
-        *CURRENT.get_or_init(|| choose(std::env::var("QUANTKIT_ISA").ok().as_deref()))
+        Choice::current().set
+    }
+
+    /// Whether kernels for this set use its dot products of small integers: where the machine has
+    /// them, and `QUANTKIT_ISA` does not end in `-plain` (`avx512-plain`).
+    pub fn uses_dot_product(self) -> bool {
+        self.has_dot_product() && !Choice::current().plain
+    }
+
+    /// Whether this machine has the instructions that multiply small integers and add up the
+    /// products in one step: AVX-512 VNNI, AVX-VNNI, or the dot products of ARMv8.2.
+    pub fn has_dot_product(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.available()
+                && match self {
+                    Self::Avx512 => is_x86_feature_detected!("avx512vnni"),
+                    Self::Avx2 => is_x86_feature_detected!("avxvnni"),
+                    Self::Scalar | Self::Neon => false,
+                }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            self == Self::Neon && std::arch::is_aarch64_feature_detected!("dotprod")
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        {
+            false
+        }
     }
 
     /// The best set of this machine.
@@ -74,20 +101,54 @@ impl InstructionSet {
     }
 }
 
+/// What the kernels use, as `QUANTKIT_ISA` would ask for it: `avx512`, or `avx512-plain` without dot
+/// products.
+pub fn in_use() -> String {
+    let set = InstructionSet::current();
+    let plain = set != InstructionSet::Scalar && !set.uses_dot_product();
+    format!("{}{}", set.name(), if plain { PLAIN } else { "" })
+}
+
+/// What follows the name of a set without its dot products.
+const PLAIN: &str = "-plain";
+
+/// What `QUANTKIT_ISA` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Choice {
+    set: InstructionSet,
+    /// Without dot products.
+    plain: bool,
+}
+
+impl Choice {
+    fn current() -> Self {
+        static CURRENT: OnceLock<Choice> = OnceLock::new();
+        *CURRENT.get_or_init(|| choose(std::env::var("QUANTKIT_ISA").ok().as_deref()))
+    }
+}
+
 /// The wanted set where the machine has it, else the machine's best.
-fn choose(wanted: Option<&str>) -> InstructionSet {
-    let best = InstructionSet::best();
+fn choose(wanted: Option<&str>) -> Choice {
+    let best = Choice { set: InstructionSet::best(), plain: false };
     let Some(wanted) = wanted else { return best };
-    match InstructionSet::ALL.into_iter().find(|set| set.name() == wanted) {
-        Some(set) if set.available() => set,
+    let (name, plain) = match wanted.strip_suffix(PLAIN) {
+        Some(name) => (name, true),
+        None => (wanted, false),
+    };
+    match InstructionSet::ALL.into_iter().find(|set| set.name() == name) {
+        Some(set) if set.available() => Choice { set, plain },
         Some(_) => {
-            tracing::warn!("QUANTKIT_ISA={wanted}: this machine lacks it; using {}", best.name());
+            tracing::warn!(
+                "QUANTKIT_ISA={wanted}: this machine lacks it; using {}",
+                best.set.name()
+            );
             best
         }
         None => {
             tracing::warn!(
-                "QUANTKIT_ISA={wanted}: expected scalar, neon, avx2 or avx512; using {}",
-                best.name()
+                "QUANTKIT_ISA={wanted}: expected scalar, neon, avx2 or avx512, \
+                 with -plain after it for no dot products; using {}",
+                best.set.name()
             );
             best
         }
@@ -100,11 +161,15 @@ mod tests {
 
     #[test]
     fn the_environment_can_only_ask_for_what_is_there() {
-        assert_eq!(choose(None), InstructionSet::best());
-        assert_eq!(choose(Some("scalar")), InstructionSet::Scalar);
-        assert_eq!(choose(Some("abacus")), InstructionSet::best());
+        let best = Choice { set: InstructionSet::best(), plain: false };
+        assert_eq!(choose(None), best);
+        assert_eq!(choose(Some("scalar")).set, InstructionSet::Scalar);
+        assert_eq!(choose(Some("abacus")), best);
+        assert_eq!(choose(Some("-plain")), best);
         for set in InstructionSet::ALL {
-            assert!(choose(Some(set.name())).available());
+            assert!(choose(Some(set.name())).set.available());
+            let plain = choose(Some(&format!("{}-plain", set.name())));
+            assert_eq!(plain.plain, set.available());
         }
     }
 }
