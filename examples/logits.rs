@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     let mut engine = Engine::load(Path::new(model), device)?;
     let sequence = engine.start(tokens.len());
     let items = [StepItem { sequence, tokens: &tokens, logits: LogitsFor::All }];
-    let logits = engine.step(&items)?.remove(0);
-    let bytes: Vec<u8> = logits.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let logits = engine.step(&items)?;
+    let bytes: Vec<u8> = logits.values().iter().flat_map(|value| value.to_le_bytes()).collect();
     std::fs::write(output, bytes).context(output.clone())
 }

@@ -14,6 +14,7 @@ use candle_core::Device;
 
 use crate::convert::vocabulary::Vocabulary;
 use crate::gguf::GgufFile;
+use crate::model::profile::Profile;
 use crate::model::{ActivationObserver, BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
 use crate::support::processor;
@@ -88,23 +89,57 @@ pub struct StepItem<'a> {
 }
 
 /// Logits of one step item: `rows × vocabulary`, row-major.
-#[derive(Debug, Clone, Default)]
-pub struct Logits {
+#[derive(Debug, Clone, Copy)]
+pub struct Logits<'a> {
     /// Width of a row.
     pub vocabulary: usize,
     /// All values.
-    pub values: Vec<f32>,
+    pub values: &'a [f32],
 }
 
-impl Logits {
+impl<'a> Logits<'a> {
     /// The logits of row `index`.
-    pub fn row(&self, index: usize) -> &[f32] {
+    pub fn row(&self, index: usize) -> &'a [f32] {
         &self.values[index * self.vocabulary..(index + 1) * self.vocabulary]
     }
 
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         self.values.len().checked_div(self.vocabulary).unwrap_or(0)
+    }
+}
+
+/// Logits of all items of a step. They lie in the engine's memory until its next step.
+#[derive(Debug, Clone, Copy)]
+pub struct StepLogits<'a> {
+    vocabulary: usize,
+    values: &'a [f32],
+    /// How many rows there are up to the end of each item.
+    ends: &'a [usize],
+}
+
+impl<'a> StepLogits<'a> {
+    /// Rows of `vocabulary` values, dealt out to items: `ends` says how many rows there are up to
+    /// the end of each.
+    pub(crate) fn new(vocabulary: usize, values: &'a [f32], ends: &'a [usize]) -> Self {
+        Self { vocabulary, values, ends }
+    }
+
+    /// Those of item `index`; none where it was [`LogitsFor::None`].
+    pub fn item(&self, index: usize) -> Logits<'a> {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        let values = &self.values[start * self.vocabulary..self.ends[index] * self.vocabulary];
+        Logits { vocabulary: self.vocabulary, values }
+    }
+
+    /// How many items there are.
+    pub fn items(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The rows of all items, one behind another.
+    pub fn values(&self) -> &'a [f32] {
+        self.values
     }
 }
 
@@ -117,6 +152,12 @@ pub struct Engine {
     device: DeviceChoice,
     sequences: HashMap<SequenceId, SequenceCache>,
     next_id: usize,
+    /// The caches of a step's sequences, while it runs.
+    stepping: Vec<SequenceCache>,
+    /// The memory of a step's items, kept from step to step.
+    batch: Vec<BatchItem<'static>>,
+    /// How many rows of logits the last step gave up to the end of each item.
+    ends: Vec<usize>,
 }
 
 impl Engine {
@@ -147,7 +188,16 @@ impl Engine {
             rayon::current_num_threads(),
             processor::in_use()
         );
-        Ok(Self { decoder, vocabulary, device, sequences: HashMap::new(), next_id: 0 })
+        Ok(Self {
+            decoder,
+            vocabulary,
+            device,
+            sequences: HashMap::new(),
+            next_id: 0,
+            stepping: Vec::new(),
+            batch: Vec::new(),
+            ends: Vec::new(),
+        })
     }
 
     /// The model's tokenizer.
@@ -235,14 +285,19 @@ impl Engine {
         self.sequences.remove(&sequence);
     }
 
+    /// Bytes that the weight matrices take in memory.
+    pub fn packed_bytes(&self) -> u64 {
+        self.decoder.packed_bytes()
+    }
+
     /// Runs all items through the model at once: prefills and decodes of any lengths mix freely.
-    /// Returns one [`Logits`] an item, in order (empty for [`LogitsFor::None`]).
+    /// The logits stay until the next step.
     ///
     /// # Errors
     /// A sequence that would outgrow the context, that has ended or that comes twice, an unknown
     /// token, a failed tensor operation. The sequences then hold what they held before.
-    pub fn step(&mut self, items: &[StepItem<'_>]) -> Result<Vec<Logits>, EngineError> {
-        self.step_observed(items, &mut ())
+    pub fn step(&mut self, items: &[StepItem<'_>]) -> Result<StepLogits<'_>, EngineError> {
+        self.step_with(items, Decoder::forward)
     }
 
     /// [`Engine::step`], with somebody who sees what the weight matrices are multiplied with.
@@ -253,22 +308,47 @@ impl Engine {
         &mut self,
         items: &[StepItem<'_>],
         observer: &mut dyn ActivationObserver,
-    ) -> Result<Vec<Logits>, EngineError> {
+    ) -> Result<StepLogits<'_>, EngineError> {
+        self.step_with(items, |decoder, batch| decoder.forward_observed(batch, observer))
+    }
+
+    /// [`Engine::step`], adding to a profile what the model's operations cost.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub fn step_profiled(
+        &mut self,
+        items: &[StepItem<'_>],
+        profile: &mut Profile,
+    ) -> Result<StepLogits<'_>, EngineError> {
+        self.step_with(items, |decoder, batch| decoder.forward_profiled(batch, profile))
+    }
+
+    fn step_with(
+        &mut self,
+        items: &[StepItem<'_>],
+        run: impl for<'d> FnOnce(&'d mut Decoder, &mut [BatchItem<'_>]) -> Result<&'d [f32], ModelError>,
+    ) -> Result<StepLogits<'_>, EngineError> {
         for item in items {
             self.check_item(item)?;
         }
-        let mut caches = self.take_caches(items)?;
-        let mut batch: Vec<BatchItem<'_>> = caches
-            .iter_mut()
-            .zip(items)
-            .map(|(cache, item)| BatchItem { cache, tokens: item.tokens, logits: item.rows() })
-            .collect();
-        let decoder = &self.decoder;
-        // On a worker of the pool, the many small parallel loops of a step start without waking
-        // another thread for each.
-        let result = rayon::scope(|_| decoder.forward_observed(&mut batch, observer));
-        self.sequences.extend(items.iter().map(|item| item.sequence).zip(caches));
-        Ok(split_rows(&result?, self.decoder.vocabulary(), items))
+        self.take_caches(items)?;
+        let mut batch = reuse(std::mem::take(&mut self.batch));
+        batch.extend(self.stepping.iter_mut().zip(items).map(|(cache, item)| BatchItem {
+            cache,
+            tokens: item.tokens,
+            logits: item.rows(),
+        }));
+        let vocabulary = self.decoder.vocabulary();
+        let values = run(&mut self.decoder, &mut batch);
+        self.batch = reuse(batch);
+        self.sequences.extend(items.iter().map(|item| item.sequence).zip(self.stepping.drain(..)));
+        self.ends.clear();
+        self.ends.extend(items.iter().scan(0, |rows, item| {
+            *rows += item.rows();
+            Some(*rows)
+        }));
+        Ok(StepLogits::new(vocabulary, values?, &self.ends))
     }
 
     fn check_item(&self, item: &StepItem<'_>) -> Result<(), EngineError> {
@@ -281,20 +361,27 @@ impl Engine {
     }
 
     /// Takes the items' caches out of the table, so that a step can change several at once.
-    fn take_caches(&mut self, items: &[StepItem<'_>]) -> Result<Vec<SequenceCache>, EngineError> {
-        let mut caches: Vec<SequenceCache> = Vec::with_capacity(items.len());
+    fn take_caches(&mut self, items: &[StepItem<'_>]) -> Result<(), EngineError> {
         for item in items {
             if let Some(cache) = self.sequences.remove(&item.sequence) {
-                caches.push(cache);
+                self.stepping.push(cache);
                 continue;
             }
-            self.sequences.extend(items.iter().map(|item| item.sequence).zip(caches));
+            let taken = items.iter().map(|item| item.sequence).zip(self.stepping.drain(..));
+            self.sequences.extend(taken);
             return Err(EngineError::Unusable(
                 "a step has a sequence that has ended, or the same one twice".to_string(),
             ));
         }
-        Ok(caches)
+        Ok(())
     }
+}
+
+/// The same memory for items of another lifetime.
+fn reuse<'a>(mut items: Vec<BatchItem<'_>>) -> Vec<BatchItem<'a>> {
+    items.clear();
+    // Collecting a vector's own iterator keeps its memory.
+    items.into_iter().map(|_| unreachable!("there is no item")).collect()
 }
 
 impl StepItem<'_> {
@@ -306,17 +393,6 @@ impl StepItem<'_> {
             LogitsFor::All => self.tokens.len(),
         }
     }
-}
-
-/// Deals the rows of a step out to its items.
-fn split_rows(values: &[f32], vocabulary: usize, items: &[StepItem<'_>]) -> Vec<Logits> {
-    let mut rest = values;
-    let mut take = |rows: usize| {
-        let (own, others) = rest.split_at(rows * vocabulary);
-        rest = others;
-        Logits { vocabulary, values: own.to_vec() }
-    };
-    items.iter().map(|item| take(item.rows())).collect()
 }
 
 fn open_device(device: DeviceChoice) -> Result<Device, EngineError> {

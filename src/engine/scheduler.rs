@@ -157,15 +157,20 @@ impl Scheduler {
         let items: Vec<StepItem<'_>> =
             shares.iter().map(|share| self.running[share.index].item(share)).collect();
         let logits = self.engine.step(&items)?;
-        if logits.iter().any(|logits| has_nan(&logits.values)) {
+        if has_nan(logits.values()) {
             return Err(EngineError::Unusable(
                 "the model's logits are not numbers; the model file may be damaged".to_string(),
             ));
         }
+        let tokens: Vec<Option<u32>> = shares
+            .iter()
+            .enumerate()
+            .map(|(item, share)| self.running[share.index].sample(logits.item(item)))
+            .collect();
         let mut events = Vec::new();
         let mut finished = Vec::new();
-        for (share, logits) in shares.iter().zip(&logits) {
-            if let Some(reason) = self.advance(share, logits, &mut events) {
+        for (share, token) in shares.iter().zip(tokens) {
+            if let Some(reason) = self.advance(share, token, &mut events) {
                 finished.push((share.index, reason));
             }
         }
@@ -212,7 +217,7 @@ impl Scheduler {
     fn advance(
         &mut self,
         share: &Share,
-        logits: &Logits,
+        token: Option<u32>,
         events: &mut Vec<Event>,
     ) -> Option<FinishReason> {
         let running = &mut self.running[share.index];
@@ -220,10 +225,8 @@ impl Scheduler {
         if running.prefilled < running.request.prompt.len() {
             return None;
         }
-        if running.generated >= running.request.max_new_tokens {
-            return Some(FinishReason::Length);
-        }
-        let token = running.sampler.sample(logits.row(0));
+        // Only a request for no tokens at all gets none after its prompt.
+        let Some(token) = token else { return Some(FinishReason::Length) };
         let vocabulary = self.engine.vocabulary();
         if !running.request.ignore_end && vocabulary.end_of_generation.contains(&token) {
             return Some(FinishReason::EndOfGeneration);
@@ -265,6 +268,14 @@ impl Running {
         let prompt_done = self.prefilled + share.prompt_tokens == self.request.prompt.len();
         let logits = if prompt_done { LogitsFor::Last } else { LogitsFor::None };
         StepItem { sequence: self.sequence, tokens, logits }
+    }
+}
+
+impl Running {
+    /// The next token, if the step gave logits and one is wanted.
+    fn sample(&mut self, logits: Logits<'_>) -> Option<u32> {
+        let wanted = logits.rows() > 0 && self.generated < self.request.max_new_tokens;
+        wanted.then(|| self.sampler.sample(logits.row(0)))
     }
 }
 

@@ -342,7 +342,7 @@ fn run_windows(
                 let found = variant.step(&window[piece.clone()], scored)?;
                 if scored {
                     let next = &window[piece.start + 1..=piece.end];
-                    positions.extend(compare_rows(&expected, &found, next));
+                    positions.extend(compare_rows(expected, found, next));
                 }
             }
         }
@@ -380,10 +380,10 @@ impl<'a> Run<'a> {
     }
 
     /// The logits of all tokens, or nothing.
-    fn step(&mut self, tokens: &[u32], scored: bool) -> Result<Vec<f32>, EngineError> {
+    fn step(&mut self, tokens: &[u32], scored: bool) -> Result<&[f32], EngineError> {
         let logits = if scored { LogitsFor::All } else { LogitsFor::None };
         let items = [StepItem { sequence: self.sequence, tokens, logits }];
-        Ok(self.engine.step(&items)?.swap_remove(0).values)
+        Ok(self.engine.step(&items)?.values())
     }
 }
 

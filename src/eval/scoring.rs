@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::log_softmax::log_sum_exp;
 use super::prompts::{Candidates, common_prefix};
-use crate::engine::{Engine, EngineError, Logits, LogitsFor, SequenceId, StepItem};
+use crate::engine::{Engine, EngineError, Logits, LogitsFor, SequenceId, StepItem, StepLogits};
 
 /// About how many tokens a step should hold: enough to use the weights well, few enough for their
 /// activations to stay small.
@@ -35,7 +35,7 @@ pub(super) trait Model {
     fn step(
         &mut self,
         items: &[(Self::Sequence, &[u32], LogitsFor)],
-    ) -> Result<Vec<Logits>, EngineError>;
+    ) -> Result<StepLogits<'_>, EngineError>;
 }
 
 impl Model for Engine {
@@ -60,7 +60,7 @@ impl Model for Engine {
     fn step(
         &mut self,
         items: &[(SequenceId, &[u32], LogitsFor)],
-    ) -> Result<Vec<Logits>, EngineError> {
+    ) -> Result<StepLogits<'_>, EngineError> {
         let items: Vec<StepItem<'_>> = items
             .iter()
             .map(|&(sequence, tokens, logits)| StepItem { sequence, tokens, logits })
@@ -161,8 +161,8 @@ impl<M: Model> Scorer<M> {
         let logits = self.step(&items)?;
         let mut sums: Vec<Vec<f64>> = wave
             .par_iter()
-            .zip(&logits)
-            .map(|(candidates, logits)| first_log_probabilities(candidates, logits))
+            .enumerate()
+            .map(|(item, candidates)| first_log_probabilities(candidates, logits.item(item)))
             .collect();
 
         let mut branches = Vec::new();
@@ -184,8 +184,8 @@ impl<M: Model> Scorer<M> {
             let logits = self.step(&items)?;
             let further: Vec<f64> = branches
                 .par_iter()
-                .zip(&logits)
-                .map(|((_, _, _, tokens), logits)| further_log_probability(tokens, logits))
+                .enumerate()
+                .map(|(item, (_, _, _, tokens))| further_log_probability(tokens, logits.item(item)))
                 .collect();
             for (&(question, choice, _, _), further) in branches.iter().zip(further) {
                 sums[question][choice] += further;
@@ -223,7 +223,7 @@ impl<M: Model> Scorer<M> {
     fn step(
         &mut self,
         items: &[(M::Sequence, &[u32], LogitsFor)],
-    ) -> Result<Vec<Logits>, EngineError> {
+    ) -> Result<StepLogits<'_>, EngineError> {
         self.tokens_run += items.iter().map(|(_, tokens, _)| tokens.len() as u64).sum::<u64>();
         self.model.step(items)
     }
@@ -249,7 +249,7 @@ fn own_context<'a>(candidates: &'a Candidates, shared: &[u32]) -> &'a [u32] {
 }
 
 /// The log-probability of each choice's first token, from the logits after the context.
-fn first_log_probabilities(candidates: &Candidates, logits: &Logits) -> Vec<f64> {
+fn first_log_probabilities(candidates: &Candidates, logits: Logits<'_>) -> Vec<f64> {
     let row = logits.row(0);
     let normalizer = log_sum_exp(row);
     candidates
@@ -260,7 +260,7 @@ fn first_log_probabilities(candidates: &Candidates, logits: &Logits) -> Vec<f64>
 }
 
 /// The log-probability of a choice's tokens after the first, from the logits of all but the last.
-fn further_log_probability(choice: &[u32], logits: &Logits) -> f64 {
+fn further_log_probability(choice: &[u32], logits: Logits<'_>) -> f64 {
     choice[1..]
         .iter()
         .enumerate()
@@ -286,6 +286,8 @@ mod tests {
         created: usize,
         steps: usize,
         largest_step: usize,
+        logits: Vec<f32>,
+        ends: Vec<usize>,
     }
 
     fn logit(held: &[u32], token: usize) -> f32 {
@@ -320,25 +322,25 @@ mod tests {
         fn step(
             &mut self,
             items: &[(usize, &[u32], LogitsFor)],
-        ) -> Result<Vec<Logits>, EngineError> {
+        ) -> Result<StepLogits<'_>, EngineError> {
             self.steps += 1;
             let tokens = items.iter().map(|(_, tokens, _)| tokens.len()).sum();
             self.largest_step = self.largest_step.max(tokens);
-            let mut all = Vec::new();
+            self.logits.clear();
+            self.ends.clear();
             for &(sequence, tokens, wanted) in items {
                 assert!(!tokens.is_empty(), "an item has at least one token");
                 let held = self.sequences.get_mut(&sequence).unwrap();
-                let mut values = Vec::new();
                 for (index, &token) in tokens.iter().enumerate() {
                     held.push(token);
                     let last = index + 1 == tokens.len();
                     if wanted == LogitsFor::All || (wanted == LogitsFor::Last && last) {
-                        values.extend((0..VOCABULARY).map(|token| logit(held, token)));
+                        self.logits.extend((0..VOCABULARY).map(|token| logit(held, token)));
                     }
                 }
-                all.push(Logits { vocabulary: VOCABULARY, values });
+                self.ends.push(self.logits.len() / VOCABULARY);
             }
-            Ok(all)
+            Ok(StepLogits::new(VOCABULARY, &self.logits, &self.ends))
         }
     }
 

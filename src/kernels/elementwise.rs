@@ -3,9 +3,8 @@
 //! The loops are written so that the compiler vectorises them, and are compiled once for each
 //! instruction set; the widest that the machine has is picked at run time.
 
-use rayon::prelude::*;
-
 use super::dispatch::for_each_instruction_set;
+use crate::support::team::Team;
 
 /// Rows of a matrix of activations; they may lie inside wider rows.
 #[derive(Debug, Clone, Copy)]
@@ -48,35 +47,58 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Elements below which a loop is over sooner than a second thread has started.
-const PARALLEL_FROM: usize = 1 << 15;
+/// Elements of all matrices below which a loop is over sooner than a second thread has begun.
+const PARALLEL_FROM: usize = 1 << 12;
 
-/// Calls `action` with the index and the slice of every row of `output`, in parallel if it is
-/// worth it.
-fn for_each_row(output: &mut [f32], width: usize, action: impl Fn(usize, &mut [f32]) + Sync) {
-    let rows = output.len() / width;
-    if output.len() < PARALLEL_FROM || rows == 1 {
-        output.chunks_exact_mut(width).enumerate().for_each(|(index, row)| action(index, row));
+/// Tasks that each thread gets of a long loop: one that is held up leaves its own to the others.
+const TASKS_A_THREAD: usize = 4;
+
+/// Calls `action` with the index and the row of every matrix for each of `rows` rows, in parallel if
+/// it is worth it. A matrix's rows are as wide as its length allows.
+///
+/// # Panics
+/// If a matrix's length is no multiple of `rows`.
+pub fn for_each_row<const MATRICES: usize>(
+    team: &Team,
+    rows: usize,
+    matrices: [&mut [f32]; MATRICES],
+    action: impl Fn(usize, [&mut [f32]; MATRICES]) + Sync,
+) {
+    struct Matrix {
+        start: *mut f32,
+        width: usize,
+    }
+    // SAFETY: `rows_of` alone reads it, and its callers keep apart.
+    unsafe impl Sync for Matrix {}
+
+    if rows == 0 {
         return;
     }
-    let rows_a_task = rows.div_ceil(4 * rayon::current_num_threads());
-    output.par_chunks_mut(rows_a_task * width).enumerate().for_each(|(task, rows)| {
-        for (index, row) in rows.chunks_exact_mut(width).enumerate() {
-            action(task * rows_a_task + index, row);
+    let elements: usize = matrices.iter().map(|matrix| matrix.len()).sum();
+    let matrices = matrices.map(|matrix| {
+        assert!(matrix.len().is_multiple_of(rows), "a matrix has whole rows");
+        Matrix { start: matrix.as_mut_ptr(), width: matrix.len() / rows }
+    });
+    let row = |index: usize| {
+        std::array::from_fn(|matrix| {
+            let Matrix { start, width } = matrices[matrix];
+            // SAFETY: inside the matrix, which is borrowed for as long as this function runs, and
+            // each index is handed out once.
+            unsafe { std::slice::from_raw_parts_mut(start.add(index * width), width) }
+        })
+    };
+    let tasks =
+        if elements < PARALLEL_FROM { 1 } else { rows.min(TASKS_A_THREAD * team.threads()) };
+    team.run(tasks, |task| {
+        for index in task * rows / tasks..(task + 1) * rows / tasks {
+            action(index, row(index));
         }
     });
 }
 
-/// Root-mean-square norm of every row, times `weight`: `x / √(mean(x²) + ε) · w`.
-pub fn rms_norm(input: Rows<'_>, weight: &[f32], epsilon: f32, output: &mut [f32]) {
-    assert_eq!((weight.len(), output.len()), (input.width, input.count * input.width));
-    for_each_row(output, input.width, |index, row| {
-        rms_norm_row(input.row(index), weight, epsilon, row);
-    });
-}
-
 for_each_instruction_set! {
-    fn rms_norm_row(input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+    /// Root-mean-square norm of a row, times `weight`: `x / √(mean(x²) + ε) · w`.
+    pub fn rms_norm_row(input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
         // Independent partial sums: the compiler may not reorder a single one.
         let mut sums = [0f32; 32];
         let (chunks, rest) = input.as_chunks::<32>();
@@ -96,17 +118,9 @@ for_each_instruction_set! {
     }
 }
 
-/// The gated activation of SwiGLU: `gate · sigmoid(gate) · up`.
-pub fn silu_multiply(gate: Rows<'_>, up: Rows<'_>, output: &mut [f32]) {
-    assert_eq!((gate.count, gate.width), (up.count, up.width));
-    assert_eq!(output.len(), gate.count * gate.width);
-    for_each_row(output, gate.width, |index, row| {
-        silu_multiply_row(gate.row(index), up.row(index), row);
-    });
-}
-
 for_each_instruction_set! {
-    fn silu_multiply_row(gate: &[f32], up: &[f32], output: &mut [f32]) {
+    /// The gated activation of SwiGLU: `gate · sigmoid(gate) · up`.
+    pub fn silu_multiply_row(gate: &[f32], up: &[f32], output: &mut [f32]) {
         for ((output, &gate), up) in output.iter_mut().zip(gate).zip(up) {
             *output = gate / (1.0 + exponential(-gate)) * up;
         }
@@ -135,74 +149,51 @@ fn exponential(x: f32) -> f32 {
     polynomial * f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
-/// Sum of two matrices.
-pub fn add(left: Rows<'_>, right: Rows<'_>, output: &mut [f32]) {
-    assert_eq!((left.count, left.width), (right.count, right.width));
-    assert_eq!(output.len(), left.count * left.width);
-    for_each_row(output, left.width, |index, row| {
-        for ((output, left), right) in row.iter_mut().zip(left.row(index)).zip(right.row(index)) {
-            *output = left + right;
-        }
-    });
-}
-
-/// Adds `bias` to every row of `values`.
-pub fn add_bias(values: &mut [f32], bias: &[f32]) {
-    for_each_row(values, bias.len(), |_, row| {
-        for (value, bias) in row.iter_mut().zip(bias) {
-            *value += bias;
-        }
-    });
-}
-
-/// The rotation of each token's pairs: cosines and sines, `tokens × pairs`.
-#[derive(Debug, Clone, Copy)]
-pub struct Rotation<'a> {
-    /// Cosines.
-    pub cosines: &'a [f32],
-    /// Sines.
-    pub sines: &'a [f32],
-    /// Pairs of a head that turn; the elements behind them pass unchanged.
-    pub pairs: usize,
-    /// Whether elements i and i + pairs make a pair, rather than 2i and 2i + 1.
-    pub halves: bool,
-}
-
-impl Rotation<'_> {
-    /// Turns every head of every row.
-    pub fn apply(&self, input: Rows<'_>, head_size: usize, output: &mut [f32]) {
-        assert!(input.width.is_multiple_of(head_size) && 2 * self.pairs <= head_size);
-        assert_eq!(self.cosines.len(), input.count * self.pairs);
-        assert_eq!(self.sines.len(), self.cosines.len());
-        for_each_row(output, input.width, |token, row| {
-            let turned = token * self.pairs..(token + 1) * self.pairs;
-            let (cosines, sines) = (&self.cosines[turned.clone()], &self.sines[turned]);
-            let heads = input.row(token).chunks_exact(head_size);
-            for (head, output) in heads.zip(row.chunks_exact_mut(head_size)) {
-                self.turn_head(cosines, sines, head, output);
+for_each_instruction_set! {
+    /// Root-mean-square norm of each head of a row in place, times `weight`, which is as long as a
+    /// head.
+    pub fn norm_heads(row: &mut [f32], weight: &[f32], epsilon: f32) {
+        for head in row.chunks_exact_mut(weight.len()) {
+            let mut sums = [0f32; 16];
+            for chunk in head.chunks(16) {
+                for (sum, value) in sums.iter_mut().zip(chunk) {
+                    *sum += value * value;
+                }
             }
-        });
+            let mean = sums.iter().sum::<f32>() / weight.len() as f32;
+            let scale = 1.0 / (mean + epsilon).sqrt();
+            for (value, weight) in head.iter_mut().zip(weight) {
+                *value *= scale * weight;
+            }
+        }
     }
+}
 
-    fn turn_head(&self, cosines: &[f32], sines: &[f32], head: &[f32], output: &mut [f32]) {
-        let (turning, passing) = head.split_at(2 * self.pairs);
-        let (turned, passed) = output.split_at_mut(2 * self.pairs);
-        passed.copy_from_slice(passing);
-        let angles = cosines.iter().zip(sines);
-        if self.halves {
-            let (first, second) = turning.split_at(self.pairs);
-            let (first_out, second_out) = turned.split_at_mut(self.pairs);
-            let inputs = first.iter().zip(second);
-            let outputs = first_out.iter_mut().zip(second_out);
-            for (((cosine, sine), (x, y)), (x_out, y_out)) in angles.zip(inputs).zip(outputs) {
-                *x_out = x * cosine - y * sine;
-                *y_out = x * sine + y * cosine;
-            }
-        } else {
-            let inputs = turning.as_chunks::<2>().0;
-            let outputs = turned.as_chunks_mut::<2>().0;
-            for (((cosine, sine), [x, y]), out) in angles.zip(inputs).zip(outputs) {
-                *out = [x * cosine - y * sine, x * sine + y * cosine];
+for_each_instruction_set! {
+    /// Turns pairs of elements of each head of a row in place, by rotary position embedding: as
+    /// many pairs as there are cosines and sines; the elements behind them stay. Elements i and
+    /// i + pairs make a pair if `halves`, else elements 2i and 2i + 1.
+    pub fn rotate_heads(
+        row: &mut [f32],
+        head_size: usize,
+        halves: bool,
+        cosines: &[f32],
+        sines: &[f32]
+    ) {
+        let pairs = cosines.len();
+        for head in row.chunks_exact_mut(head_size) {
+            let turning = &mut head[..2 * pairs];
+            let angles = cosines.iter().zip(sines);
+            if halves {
+                let (first, second) = turning.split_at_mut(pairs);
+                for ((cosine, sine), (x, y)) in angles.zip(first.iter_mut().zip(second)) {
+                    (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
+                }
+            } else {
+                for ((cosine, sine), pair) in angles.zip(turning.as_chunks_mut::<2>().0) {
+                    let [x, y] = *pair;
+                    *pair = [x * cosine - y * sine, x * sine + y * cosine];
+                }
             }
         }
     }
@@ -228,39 +219,38 @@ mod tests {
     }
 
     #[test]
-    fn rows_inside_wider_rows_give_the_same() {
-        let (count, width, stride) = (700, 50, 120);
-        let data = wave(count * stride, 4.0);
-        let dense: Vec<f32> =
-            data.chunks(stride).flat_map(|row| row[..width].iter().copied()).collect();
-        let (strided, dense) =
-            (Rows::new(&data, count, width, stride), Rows::new(&dense, count, width, width));
-        let run = |rows: Rows<'_>| {
-            let mut outputs = [(); 3].map(|()| vec![0f32; count * width]);
-            rms_norm(rows, &wave(width, 1.0), 1e-5, &mut outputs[0]);
-            silu_multiply(rows, rows, &mut outputs[1]);
-            add(rows, rows, &mut outputs[2]);
-            outputs
-        };
-        assert_eq!(run(strided), run(dense));
-        assert!(strided.contiguous().is_none() && dense.contiguous().is_some());
+    fn every_row_of_every_matrix_is_handed_out_once() {
+        let team = Team::new(3);
+        for rows in [0, 1, 2, 7, 40, 1000] {
+            let (mut wide, mut narrow) = (vec![0f32; 7 * rows], vec![0f32; 3 * rows]);
+            for_each_row(&team, rows, [&mut wide, &mut narrow], |index, [wide, narrow]| {
+                assert_eq!((wide.len(), narrow.len()), (7, 3));
+                wide.iter_mut().chain(narrow).for_each(|value| *value += (index + 1) as f32);
+            });
+            let expected = |width: usize| -> Vec<f32> {
+                (0..width * rows).map(|index| (index / width + 1) as f32).collect()
+            };
+            assert_eq!((wide, narrow), (expected(7), expected(3)));
+        }
     }
 
     #[test]
-    fn norm_and_activation_follow_their_formulas() {
+    fn norms_and_activation_follow_their_formulas() {
         for width in [1, 31, 32, 100] {
             let (input, weight) = (wave(width, 3.0), wave(width, 1.0));
-            let rows = Rows::new(&input, 1, width, width);
             let mut output = vec![0f32; width];
-            rms_norm(rows, &weight, 1e-5, &mut output);
+            rms_norm_row(&input, &weight, 1e-5, &mut output);
+            let mut heads = [&input[..], &input[..]].concat();
+            norm_heads(&mut heads, &weight, 1e-5);
             let mean = input.iter().map(|x| f64::from(x * x)).sum::<f64>() / width as f64;
             for index in 0..width {
-                let expected = f64::from(input[index]) / (mean + 1e-5).sqrt();
-                assert!(
-                    (f64::from(output[index]) - expected * f64::from(weight[index])).abs() < 1e-5
-                );
+                let expected =
+                    f64::from(input[index]) / (mean + 1e-5).sqrt() * f64::from(weight[index]);
+                for found in [output[index], heads[index], heads[width + index]] {
+                    assert!((f64::from(found) - expected).abs() < 1e-5);
+                }
             }
-            silu_multiply(rows, Rows::new(&weight, 1, width, width), &mut output);
+            silu_multiply_row(&input, &weight, &mut output);
             for index in 0..width {
                 let x = f64::from(input[index]);
                 let expected = x / (1.0 + (-x).exp()) * f64::from(weight[index]);
@@ -273,13 +263,13 @@ mod tests {
     fn a_rotation_turns_its_pairs_and_nothing_else() {
         let (sine, cosine) = 0.5f32.sin_cos();
         let input = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        let rows = Rows::new(&input, 1, 6, 6);
         let turn = |x: f32, y: f32| [x * cosine - y * sine, x * sine + y * cosine];
         let rotated = |halves| {
-            let (cosines, sines) = (&[cosine, 1.0][..], &[sine, 0.0][..]);
-            let mut output = [0f32; 6];
-            Rotation { cosines, sines, pairs: 2, halves }.apply(rows, 6, &mut output);
-            output
+            let mut row = [input, input].concat();
+            rotate_heads(&mut row, 6, halves, &[cosine, 1.0], &[sine, 0.0]);
+            assert_eq!(row[..6], row[6..]);
+            row.truncate(6);
+            row
         };
         let [x, y] = turn(1.0, 2.0);
         assert_eq!(rotated(false), [x, y, 3.0, 4.0, 5.0, 6.0]);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::config::Config;
 use super::ops::Ops;
 
 /// Positions that a segment has room for at least.
@@ -21,14 +20,14 @@ pub(super) struct Segment {
     pub(super) length: usize,
 }
 
-/// Keys and values of all layers, `[layers, 2, kv_heads, capacity, head_size]`; keys come first in
-/// the second dimension.
+/// Keys and values of all layers, as the back end that runs the model holds them.
 #[derive(Debug)]
-pub(super) struct SegmentStorage {
-    /// The elements.
-    pub(super) elements: Tensor,
-    /// One factor a row, `[layers, 2, kv_heads, capacity]`, where the elements need one.
-    pub(super) scales: Option<Tensor>,
+pub(super) enum SegmentStorage {
+    /// For our CPU kernels: elements, `[layers, 2, kv_heads, capacity, head_size]`, keys first, and
+    /// one factor a row.
+    Integers(Vec<i16>, Vec<f32>),
+    /// `[layers, 2, kv_heads, capacity, head_size]` in f16; keys come first in the second dimension.
+    Tensor(Tensor),
 }
 
 /// What a sequence remembers. Forks share what the parent held at that time.
@@ -70,7 +69,12 @@ impl SequenceCache {
     /// Makes room for `count` more positions in the tail. Without room in
     /// the tail, a new segment as large as the expectation or, beyond that, as the whole sequence
     /// follows it, so that nothing is ever copied.
-    pub(super) fn reserve(&mut self, count: usize, config: &Config, ops: &dyn Ops) -> Result<()> {
+    pub(super) fn reserve<O: Ops>(
+        &mut self,
+        count: usize,
+        context_length: usize,
+        ops: &O,
+    ) -> Result<()> {
         let has_room = |segment: &Segment| segment.capacity - segment.length >= count;
         if self.tail.is_none() {
             self.tail = self.take_back_last();
@@ -78,9 +82,9 @@ impl SequenceCache {
         if !self.tail.as_ref().is_some_and(has_room) {
             let expected = self.expected.saturating_sub(self.length);
             let wanted = if expected > 0 { expected } else { self.length.max(SMALLEST_SEGMENT) };
-            let limit = config.context_length.saturating_sub(self.length);
+            let limit = context_length.saturating_sub(self.length);
             let capacity = wanted.min(limit).max(count);
-            let storage = ops.cache_storage(config, capacity)?;
+            let storage = ops.cache_storage(capacity)?;
             let segment = Segment { storage, capacity, length: 0 };
             let filled = self.tail.replace(segment).filter(|segment| segment.length > 0);
             self.shared.extend(filled.map(Arc::new));
@@ -88,12 +92,9 @@ impl SequenceCache {
         Ok(())
     }
 
-    /// The segment that grows; room in it was reserved.
-    pub(super) fn tail(&self) -> Result<&Segment> {
-        match &self.tail {
-            Some(tail) => Ok(tail),
-            None => candle_core::bail!("no room was reserved in the cache"),
-        }
+    /// The segment that grows, where room was reserved.
+    pub(super) fn tail_mut(&mut self) -> Option<&mut Segment> {
+        self.tail.as_mut()
     }
 
     /// The last shared segment, if no fork holds it any more.

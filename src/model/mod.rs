@@ -1,8 +1,10 @@
-//! One decoder, described by data a family, on candle tensors; and its KV cache.
+//! One decoder, described by data a family; and its KV cache.
 
 mod cache;
 mod config;
 mod decoder;
+mod embedding;
+mod forward;
 mod observer;
 mod ops;
 pub mod profile;

@@ -66,18 +66,13 @@ impl RopeFrequencies {
         }
     }
 
-    /// Cosines and sines, each `positions × pairs`, times the magnitude.
-    pub fn table(&self, positions: &[u32]) -> (Vec<f32>, Vec<f32>) {
-        let count = positions.len() * self.frequencies.len();
-        let (mut cosines, mut sines) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for &position in positions {
-            for frequency in &self.frequencies {
-                let (sine, cosine) = (f64::from(position) * frequency).sin_cos();
-                cosines.push(cosine as f32 * self.magnitude);
-                sines.push(sine as f32 * self.magnitude);
-            }
+    /// Appends the cosines and sines of a position, one a pair, times the magnitude.
+    pub fn extend(&self, position: usize, cosines: &mut Vec<f32>, sines: &mut Vec<f32>) {
+        for frequency in &self.frequencies {
+            let (sine, cosine) = (position as f64 * frequency).sin_cos();
+            cosines.push(cosine as f32 * self.magnitude);
+            sines.push(sine as f32 * self.magnitude);
         }
-        (cosines, sines)
     }
 
     /// How many pairs of a head turn.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use super::ops::{KernelOps, Ops, TensorOps};
-use super::weights::Stacking;
+use super::decoder::BackEnd;
+use super::ops::{KernelOps, Ops};
 use super::{BatchItem, Decoder, SequenceCache};
 use crate::gguf::{Array, GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
 
@@ -23,13 +23,16 @@ fn model_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/tiny-{name}.gguf"))
 }
 
-fn load(path: &Path, ops: Box<dyn Ops>) -> Result<Decoder, String> {
+/// Both back ends, on the CPU.
+const BACK_ENDS: [BackEnd; 2] = [BackEnd::Kernels, BackEnd::Tensors(Device::Cpu)];
+
+fn load(path: &Path, back_end: BackEnd) -> Result<Decoder, String> {
     let file = GgufFile::open(path).map_err(|error| error.to_string())?;
-    Decoder::load_with(file, ops, Stacking::OfOneType).map_err(|error| error.to_string())
+    Decoder::load_with(file, back_end).map_err(|error| error.to_string())
 }
 
 fn tiny(name: &str) -> Decoder {
-    load(&model_path(name), Box::new(KernelOps)).unwrap()
+    load(&model_path(name), BackEnd::Kernels).unwrap()
 }
 
 /// The reference's tokens and logits.
@@ -41,8 +44,8 @@ fn reference(name: &str) -> (Vec<u32>, Vec<f32>) {
 }
 
 /// Appends tokens to a cache and returns the logits of all of them.
-fn run(decoder: &Decoder, cache: &mut SequenceCache, tokens: &[u32]) -> Vec<f32> {
-    decoder.forward(&mut [BatchItem { cache, tokens, logits: tokens.len() }]).unwrap()
+fn run(decoder: &mut Decoder, cache: &mut SequenceCache, tokens: &[u32]) -> Vec<f32> {
+    decoder.forward(&mut [BatchItem { cache, tokens, logits: tokens.len() }]).unwrap().to_vec()
 }
 
 #[track_caller]
@@ -59,11 +62,9 @@ fn assert_close(actual: &[f32], expected: &[f32], tolerance: f32) {
 fn every_family_and_scaling_agrees_with_transformers_on_both_back_ends() {
     for name in MODELS {
         let (tokens, logits) = reference(name);
-        let back_ends: [Box<dyn Ops>; 2] =
-            [Box::new(KernelOps), Box::new(TensorOps::new(Device::Cpu))];
-        for ops in back_ends {
-            let decoder = load(&model_path(name), ops).unwrap();
-            let ours = run(&decoder, &mut SequenceCache::new(0), &tokens);
+        for back_end in BACK_ENDS {
+            let mut decoder = load(&model_path(name), back_end).unwrap();
+            let ours = run(&mut decoder, &mut SequenceCache::new(0), &tokens);
             assert_close(&ours, &logits, AGAINST_REFERENCE);
         }
     }
@@ -71,12 +72,12 @@ fn every_family_and_scaling_agrees_with_transformers_on_both_back_ends() {
 
 #[test]
 fn a_prompt_in_chunks_gives_the_logits_of_one_piece() {
-    let decoder = tiny("llama");
+    let mut decoder = tiny("llama");
     let (tokens, _) = reference("llama");
-    let whole = run(&decoder, &mut SequenceCache::new(tokens.len()), &tokens);
+    let whole = run(&mut decoder, &mut SequenceCache::new(tokens.len()), &tokens);
     for (chunk, expected_tokens) in [(1, 0), (1, 40), (7, 5), (16, 0), (39, 100)] {
         let mut cache = SequenceCache::new(expected_tokens);
-        let chunks = tokens.chunks(chunk).flat_map(|tokens| run(&decoder, &mut cache, tokens));
+        let chunks = tokens.chunks(chunk).flat_map(|tokens| run(&mut decoder, &mut cache, tokens));
         assert_close(&chunks.collect::<Vec<_>>(), &whole, AGAINST_ITSELF);
         assert_eq!(cache.length(), tokens.len());
     }
@@ -84,78 +85,79 @@ fn a_prompt_in_chunks_gives_the_logits_of_one_piece() {
 
 #[test]
 fn a_batch_gives_each_sequence_the_logits_that_it_gets_alone() {
-    for ops in [Box::new(KernelOps) as Box<dyn Ops>, Box::new(TensorOps::new(Device::Cpu))] {
-        let decoder = load(&model_path("llama-yarn"), ops).unwrap();
+    for back_end in BACK_ENDS {
+        let mut decoder = load(&model_path("llama-yarn"), back_end).unwrap();
         let (tokens, _) = reference("llama-yarn");
         let parts = [&tokens[..1], &tokens[3..20], &tokens[20..21], &tokens[5..40]];
         let prefixes = [&tokens[..9], &tokens[..0], &tokens[..30], &tokens[..3]];
-        let new_caches = || {
+        let new_caches = |decoder: &mut Decoder| {
             prefixes.map(|prefix| {
                 let mut cache = SequenceCache::new(0);
                 if !prefix.is_empty() {
-                    run(&decoder, &mut cache, prefix);
+                    run(decoder, &mut cache, prefix);
                 }
                 cache
             })
         };
-        let mut caches = new_caches();
+        let mut caches = new_caches(&mut decoder);
         let alone: Vec<f32> = caches
             .iter_mut()
             .zip(parts)
-            .flat_map(|(cache, part)| run(&decoder, cache, part))
+            .flat_map(|(cache, part)| run(&mut decoder, cache, part))
             .collect();
-        let mut caches = new_caches();
+        let mut caches = new_caches(&mut decoder);
         let mut items: Vec<_> = caches
             .iter_mut()
             .zip(parts)
             .map(|(cache, tokens)| BatchItem { cache, tokens, logits: tokens.len() })
             .collect();
-        assert_close(&decoder.forward(&mut items).unwrap(), &alone, AGAINST_ITSELF);
+        assert_close(decoder.forward(&mut items).unwrap(), &alone, AGAINST_ITSELF);
     }
 }
 
 #[test]
 fn only_the_wanted_rows_come_back() {
-    let decoder = tiny("llama");
+    let mut decoder = tiny("llama");
     let (tokens, _) = reference("llama");
-    let all = run(&decoder, &mut SequenceCache::new(0), &tokens);
+    let all = run(&mut decoder, &mut SequenceCache::new(0), &tokens);
     let mut caches = [(); 3].map(|()| SequenceCache::new(0));
     let mut items: Vec<_> = caches
         .iter_mut()
         .zip([2, 0, 1])
         .map(|(cache, logits)| BatchItem { cache, tokens: &tokens, logits })
         .collect();
-    let wanted = decoder.forward(&mut items).unwrap();
     let width = decoder.vocabulary();
+    let wanted = decoder.forward(&mut items).unwrap();
     let last = |rows: usize| &all[all.len() - rows * width..];
-    assert_close(&wanted, &[last(2), last(1)].concat(), AGAINST_ITSELF);
+    assert_close(wanted, &[last(2), last(1)].concat(), AGAINST_ITSELF);
 }
 
 #[test]
 fn forks_and_their_parent_go_on_as_fresh_sequences_would() {
-    let decoder = tiny("llama");
+    let (mut decoder, mut other) = (tiny("llama"), tiny("llama"));
+    let width = decoder.vocabulary();
     let (tokens, _) = reference("llama");
     let (prefix, rest) = tokens.split_at(12);
-    let fresh = |suffix: &[u32]| {
-        let logits = run(&decoder, &mut SequenceCache::new(0), &[prefix, suffix].concat());
-        logits[prefix.len() * decoder.vocabulary()..].to_vec()
+    let mut fresh = |suffix: &[u32]| {
+        let logits = run(&mut other, &mut SequenceCache::new(0), &[prefix, suffix].concat());
+        logits[prefix.len() * width..].to_vec()
     };
     let mut parent = SequenceCache::new(40);
-    run(&decoder, &mut parent, prefix);
+    run(&mut decoder, &mut parent, prefix);
     let mut first = parent.fork(3);
     let mut second = parent.fork(0);
-    assert_close(&run(&decoder, &mut first, &rest[..9]), &fresh(&rest[..9]), AGAINST_ITSELF);
-    assert_close(&run(&decoder, &mut second, &rest[9..]), &fresh(&rest[9..]), AGAINST_ITSELF);
-    assert_close(&run(&decoder, &mut parent, &rest[4..7]), &fresh(&rest[4..7]), AGAINST_ITSELF);
+    assert_close(&run(&mut decoder, &mut first, &rest[..9]), &fresh(&rest[..9]), AGAINST_ITSELF);
+    assert_close(&run(&mut decoder, &mut second, &rest[9..]), &fresh(&rest[9..]), AGAINST_ITSELF);
+    assert_close(&run(&mut decoder, &mut parent, &rest[4..7]), &fresh(&rest[4..7]), AGAINST_ITSELF);
     let mut grandchild = first.fork(1);
     drop((parent, first));
-    let grown = run(&decoder, &mut grandchild, &rest[9..20]);
+    let grown = run(&mut decoder, &mut grandchild, &rest[9..20]);
     let expected = fresh(&rest[..20]);
-    assert_close(&grown, &expected[9 * decoder.vocabulary()..], AGAINST_ITSELF);
+    assert_close(&grown, &expected[9 * width..], AGAINST_ITSELF);
 }
 
 /// All logits of the tokens, in stages: embeddings, layers in two parts, output.
-fn run_in_stages(decoder: &Decoder, tokens: &[u32], at: usize) -> Vec<f32> {
+fn run_in_stages(decoder: &mut Decoder, tokens: &[u32], at: usize) -> Vec<f32> {
     let residual = decoder.begin(tokens).unwrap();
     let residual = decoder.run_layers(0..at, &residual).unwrap();
     let residual = decoder.run_layers(at..decoder.config().layers, &residual).unwrap();
@@ -166,29 +168,24 @@ fn run_in_stages(decoder: &Decoder, tokens: &[u32], at: usize) -> Vec<f32> {
 fn a_forward_pass_in_stages_gives_the_same_logits() {
     for name in MODELS {
         let (tokens, _) = reference(name);
-        let expected = run(&tiny(name), &mut SequenceCache::new(0), &tokens);
-        let separate = load_separately(name);
-        for at in 0..=separate.config().layers {
-            assert_close(&run_in_stages(&separate, &tokens, at), &expected, AGAINST_ITSELF);
+        let expected = run(&mut tiny(name), &mut SequenceCache::new(0), &tokens);
+        let mut decoder = tiny(name);
+        for at in 0..=decoder.config().layers {
+            assert_close(&run_in_stages(&mut decoder, &tokens, at), &expected, AGAINST_ITSELF);
         }
-        let residual = separate.begin(&tokens).unwrap();
-        let residual = separate.run_layers(0..separate.config().layers, &residual).unwrap();
-        let some = separate.finish(&residual, 3..5).unwrap();
-        let width = separate.vocabulary();
+        let residual = decoder.begin(&tokens).unwrap();
+        let residual = decoder.run_layers(0..decoder.config().layers, &residual).unwrap();
+        let some = decoder.finish(&residual, 3..5).unwrap();
+        let width = decoder.vocabulary();
         assert_close(&some, &expected[3 * width..5 * width], AGAINST_ITSELF);
     }
 }
 
-fn load_separately(name: &str) -> Decoder {
-    let file = GgufFile::open(&model_path(name)).unwrap();
-    Decoder::load_with(file, Box::new(KernelOps), Stacking::None).unwrap()
-}
-
 #[test]
 fn an_exchanged_matrix_counts_until_it_is_exchanged_back() {
-    let mut decoder = load_separately("llama");
+    let mut decoder = tiny("llama");
     let (tokens, _) = reference("llama");
-    let before = run_in_stages(&decoder, &tokens, 1);
+    let before = run_in_stages(&mut decoder, &tokens, 1);
     let file = GgufFile::open(&model_path("llama")).unwrap();
     for name in ["token_embd.weight", "blk.0.attn_k.weight", "blk.1.ffn_down.weight"] {
         let tensor = file.tensor(name).unwrap();
@@ -197,12 +194,12 @@ fn an_exchanged_matrix_counts_until_it_is_exchanged_back() {
         let zeroes = vec![0; 4 * tensor.weights() as usize];
         let mut zero = decoder.stand_in(name, GgmlType::F32, zeroes).unwrap();
         decoder.exchange(&mut same);
-        assert_eq!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
+        assert_eq!(run_in_stages(&mut decoder, &tokens, 1), before, "{name}");
         decoder.exchange(&mut zero);
-        assert_ne!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
+        assert_ne!(run_in_stages(&mut decoder, &tokens, 1), before, "{name}");
         decoder.exchange(&mut zero);
         decoder.exchange(&mut same);
-        assert_eq!(run_in_stages(&decoder, &tokens, 1), before, "{name}");
+        assert_eq!(run_in_stages(&mut decoder, &tokens, 1), before, "{name}");
     }
     for (name, problem) in [
         ("blk.9.attn_k.weight", "no such tensor"),
@@ -215,9 +212,9 @@ fn an_exchanged_matrix_counts_until_it_is_exchanged_back() {
 
 #[test]
 fn room_that_nobody_has_is_an_error() {
-    let decoder = tiny("llama");
+    let ops = KernelOps::new(tiny("llama").config());
     for capacity in [1 << 50, usize::MAX] {
-        let error = KernelOps.cache_storage(decoder.config(), capacity).unwrap_err().to_string();
+        let error = ops.cache_storage(capacity).unwrap_err().to_string();
         assert!(error.contains("no memory") && error.contains("fewer"), "{error}");
     }
 }
@@ -248,7 +245,7 @@ fn a_file_that_does_not_fit_is_refused_with_the_name_of_what_does_not() {
     let path = directory.path().join("model.gguf");
     let refusal = |metadata: &dyn Fn(&mut Metadata), tensors: &dyn Fn(&mut Vec<TensorPlan>)| {
         change(&path, metadata, tensors);
-        let error = load(&path, Box::new(KernelOps)).unwrap_err();
+        let error = load(&path, BackEnd::Kernels).unwrap_err();
         assert!(error.contains("model.gguf"), "{error}");
         error
     };

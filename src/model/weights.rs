@@ -2,145 +2,63 @@
 
 use std::collections::HashSet;
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::ModelError;
 use super::config::Config;
-use super::observer::ActivationObserver;
-use super::ops::{Matrix, Ops, with_elements};
+use super::embedding::EMBEDDING;
+use super::ops::{HeadNorms, Ops, Weight};
 use super::rope::RopeFrequencies;
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::quant::formats::dequantize_row;
 use crate::support::progress::{Progress, Unit};
 
-/// `x · Wᵀ + b`, for one or more matrices that share their input. Neighbours of one type are
-/// stacked, so that a step starts fewer products.
+/// Matrices that are multiplied with the same input.
 #[derive(Debug)]
-pub(super) struct Projection {
+pub(super) struct Projection<O: Ops> {
     /// The matrices' names in the file.
-    tensors: Vec<String>,
-    stacks: Vec<Stack>,
+    pub(super) tensors: Vec<String>,
+    /// The matrices, with their biases where they have any.
+    pub(super) weights: Vec<Weight<O>>,
+    /// Their columns.
+    pub(super) columns: usize,
+    /// Weights of all of them together.
+    pub(super) elements: u64,
 }
 
-#[derive(Debug)]
-struct Stack {
-    matrix: Matrix,
-    bias: Option<Tensor>,
-    /// Output features of each of its matrices.
-    widths: Vec<usize>,
-}
-
-impl Projection {
-    /// One `[tokens, width]` view for each of the matrices.
-    pub(super) fn apply(
-        &self,
-        ops: &dyn Ops,
-        input: &Tensor,
-        observer: &mut dyn ActivationObserver,
-    ) -> candle_core::Result<Vec<Tensor>> {
-        self.show(input, observer)?;
-        let matrices: Vec<&Matrix> = self.stacks.iter().map(|stack| &stack.matrix).collect();
-        let products = ops.multiply(input, &matrices)?;
-        let mut outputs = Vec::new();
-        for (stack, mut product) in self.stacks.iter().zip(products) {
-            if let Some(bias) = &stack.bias {
-                product = ops.add_bias(product, bias)?;
-            }
-            let mut start = 0;
-            for &width in &stack.widths {
-                outputs.push(product.narrow(1, start, width)?);
-                start += width;
-            }
-        }
-        Ok(outputs)
-    }
-
-    /// The output of a projection with a single matrix.
-    pub(super) fn apply_one(
-        &self,
-        ops: &dyn Ops,
-        input: &Tensor,
-        observer: &mut dyn ActivationObserver,
-    ) -> candle_core::Result<Tensor> {
-        Ok(self.apply(ops, input, observer)?.swap_remove(0))
-    }
-
-    /// Whether the observer wants to see the input.
-    pub(super) fn is_wanted(&self, observer: &dyn ActivationObserver) -> bool {
-        observer.wants(&self.tensors)
-    }
-
-    /// Lets the observer see the input, if it wants to.
-    pub(super) fn show(
-        &self,
-        input: &Tensor,
-        observer: &mut dyn ActivationObserver,
-    ) -> candle_core::Result<()> {
-        if !self.is_wanted(observer) {
-            return Ok(());
-        }
-        let (_, columns) = input.dims2()?;
-        with_elements(input, |activations| observer.observe(&self.tensors, activations, columns))
-    }
-
-    /// Which stack is the matrix with this name alone.
+impl<O: Ops> Projection<O> {
     fn position(&self, name: &str) -> Option<usize> {
-        let is_alone = self.stacks.len() == self.tensors.len();
-        self.tensors.iter().position(|tensor| is_alone && tensor == name)
+        self.tensors.iter().position(|tensor| tensor == name)
     }
-
-    fn matrix_mut(&mut self, name: &str) -> Option<&mut Matrix> {
-        let position = self.position(name)?;
-        Some(&mut self.stacks[position].matrix)
-    }
-}
-
-/// Which matrices with the same input are stacked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stacking {
-    /// Neighbours of one type.
-    OfOneType,
-    /// None: each can be exchanged.
-    None,
 }
 
 /// One decoder layer.
 #[derive(Debug)]
-pub(super) struct Layer {
-    pub(super) attention_norm: Tensor,
-    pub(super) queries_keys_values: Projection,
-    pub(super) query_norm: Option<Tensor>,
-    pub(super) key_norm: Option<Tensor>,
-    pub(super) attention_output: Projection,
-    pub(super) feed_forward_norm: Tensor,
-    pub(super) gate_up: Projection,
-    pub(super) down: Projection,
+pub(super) struct Layer<O: Ops> {
+    pub(super) attention_norm: O::Vector,
+    pub(super) queries_keys_values: Projection<O>,
+    pub(super) head_norms: Option<HeadNorms<O::Vector>>,
+    pub(super) attention_output: Projection<O>,
+    pub(super) feed_forward_norm: O::Vector,
+    pub(super) gate_up: Projection<O>,
+    pub(super) down: Projection<O>,
 }
 
 /// A decoder's weights, but for the token embedding, which stays in the file.
 #[derive(Debug)]
-pub(super) struct Weights {
-    pub(super) layers: Vec<Layer>,
-    pub(super) output_norm: Tensor,
-    pub(super) output: Projection,
+pub(super) struct Weights<O: Ops> {
+    pub(super) layers: Vec<Layer<O>>,
+    pub(super) output_norm: O::Vector,
+    pub(super) output: Projection<O>,
     pub(super) rope: RopeFrequencies,
 }
 
-/// The name of the token embedding.
-pub(super) const EMBEDDING: &str = "token_embd.weight";
-
-impl Weights {
+impl<O: Ops> Weights<O> {
     /// Checks the file's tensors against the config, then loads them.
-    pub(super) fn load(
-        file: &GgufFile,
-        config: &Config,
-        ops: &dyn Ops,
-        stacking: Stacking,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn load(file: &GgufFile, config: &Config, ops: &O) -> Result<Self, ModelError> {
         check_tensors(file, config)
             .map_err(|problem| ModelError::unsupported(file.path(), problem))?;
-        let loader = Loader { file, ops, stacking };
+        let loader = Loader { file, ops };
         let total = file.tensors().iter().map(TensorInfo::bytes).sum();
         let progress = Progress::new("Loading", total, Unit::Bytes);
         let layers = (0..config.layers).into_par_iter().map(|index| {
@@ -161,16 +79,19 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Whether [`Self::matrix_mut`] finds a matrix.
-    pub(super) fn has_matrix(&self, name: &str) -> bool {
+    /// All matrices, in the order in which a step comes to them.
+    pub(super) fn matrices(&self) -> impl Iterator<Item = (&str, &O::Matrix)> {
         let layers = self.layers.iter().flat_map(|layer| {
             [&layer.queries_keys_values, &layer.attention_output, &layer.gate_up, &layer.down]
         });
-        layers.chain([&self.output]).any(|projection| projection.position(name).is_some())
+        layers.chain([&self.output]).flat_map(|projection| {
+            let matrices = projection.weights.iter().map(|weight| &weight.matrix);
+            projection.tensors.iter().map(String::as_str).zip(matrices)
+        })
     }
 
-    /// The matrix with this name, where no other is stacked with it.
-    pub(super) fn matrix_mut(&mut self, name: &str) -> Option<&mut Matrix> {
+    /// The matrix with this name.
+    pub(super) fn matrix_mut(&mut self, name: &str) -> Option<&mut O::Matrix> {
         let layers = self.layers.iter_mut().flat_map(|layer| {
             [
                 &mut layer.queries_keys_values,
@@ -179,7 +100,10 @@ impl Weights {
                 &mut layer.down,
             ]
         });
-        layers.chain([&mut self.output]).find_map(|projection| projection.matrix_mut(name))
+        layers.chain([&mut self.output]).find_map(|projection| {
+            let position = projection.position(name)?;
+            Some(&mut projection.weights[position].matrix)
+        })
     }
 }
 
@@ -273,26 +197,27 @@ fn check_tensor(file: &GgufFile, expected: Expected) -> Result<String, String> {
     }
 }
 
-struct Loader<'a> {
+struct Loader<'a, O> {
     file: &'a GgufFile,
-    ops: &'a dyn Ops,
-    stacking: Stacking,
+    ops: &'a O,
 }
 
-impl Loader<'_> {
-    fn layer(&self, index: usize) -> Result<Layer, ModelError> {
+impl<O: Ops> Loader<'_, O> {
+    fn layer(&self, index: usize) -> Result<Layer<O>, ModelError> {
         let name = |part: &str| format!("blk.{index}.{part}");
-        let head_norm = |part: &str| {
-            let name = name(part);
-            self.file.tensor(&name).map(|_| self.vector(&name)).transpose()
+        let norm = |part: &str| self.vector(&name(&format!("{part}.weight")));
+        let has_head_norms = self.file.tensor(&name("attn_q_norm.weight")).is_some();
+        let head_norms = if has_head_norms {
+            Some(HeadNorms { queries: norm("attn_q_norm")?, keys: norm("attn_k_norm")? })
+        } else {
+            None
         };
         Ok(Layer {
-            attention_norm: self.vector(&name("attn_norm.weight"))?,
+            attention_norm: norm("attn_norm")?,
             queries_keys_values: self.projection(&["attn_q", "attn_k", "attn_v"].map(name))?,
-            query_norm: head_norm("attn_q_norm.weight")?,
-            key_norm: head_norm("attn_k_norm.weight")?,
+            head_norms,
             attention_output: self.projection(&[name("attn_output")])?,
-            feed_forward_norm: self.vector(&name("ffn_norm.weight"))?,
+            feed_forward_norm: norm("ffn_norm")?,
             gate_up: self.projection(&["ffn_gate", "ffn_up"].map(name))?,
             down: self.projection(&[name("ffn_down")])?,
         })
@@ -305,55 +230,33 @@ impl Loader<'_> {
     }
 
     /// The matrices `<name>.weight` with their biases, where they have any.
-    fn projection(&self, names: &[String]) -> Result<Projection, ModelError> {
-        let matrices = names.iter().map(|name| Ok((name, self.info(&format!("{name}.weight"))?)));
-        let matrices = matrices.collect::<Result<Vec<_>, ModelError>>()?;
-        let stacks = matrices
-            .chunk_by(|(_, a), (_, b)| {
-                self.stacking == Stacking::OfOneType && a.ggml_type == b.ggml_type
-            })
-            .map(|matrices| self.stack(matrices));
-        let tensors = matrices.iter().map(|(_, tensor)| tensor.name.clone()).collect();
-        Ok(Projection { tensors, stacks: stacks.collect::<Result<_, _>>()? })
+    fn projection(&self, names: &[String]) -> Result<Projection<O>, ModelError> {
+        let tensors: Vec<String> = names.iter().map(|name| format!("{name}.weight")).collect();
+        let infos = tensors.iter().map(|name| self.info(name)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Projection {
+            weights: names.iter().map(|name| self.weight(name)).collect::<Result<_, _>>()?,
+            columns: infos[0].columns(),
+            elements: infos.iter().map(|tensor| tensor.weights()).sum(),
+            tensors,
+        })
     }
 
-    fn stack(&self, matrices: &[(&String, &TensorInfo)]) -> Result<Stack, ModelError> {
-        let (_, first) = matrices[0];
-        let widths: Vec<usize> = matrices.iter().map(|(_, tensor)| tensor.rows()).collect();
-        let rows = widths.iter().sum();
-        let load = |bytes: &[u8]| {
-            self.ops
-                .matrix(first.ggml_type, rows, first.columns(), bytes)
-                .map_err(|error| self.unsupported(&format!("the tensor {}: {error}", first.name)))
-        };
-        let matrix = match matrices {
-            [(_, only)] => load(self.file.tensor_bytes(only))?,
-            several => {
-                let bytes = several.iter().map(|(_, tensor)| self.file.tensor_bytes(tensor));
-                load(&bytes.collect::<Vec<_>>().concat())?
-            }
-        };
-        for (_, tensor) in matrices {
-            self.file.release_tensor(tensor);
-        }
-        let mut bias = Vec::new();
-        for ((name, _), width) in matrices.iter().zip(&widths) {
-            bias.push(self.values(&format!("{name}.bias"))?.ok_or(*width));
-        }
-        let bias = if bias.iter().any(Result::is_ok) {
-            let filled = bias.into_iter().map(|bias| bias.unwrap_or_else(|width| vec![0.0; width]));
-            Some(Tensor::from_vec(filled.collect::<Vec<_>>().concat(), rows, self.ops.device())?)
-        } else {
-            None
-        };
-        Ok(Stack { matrix, bias, widths })
+    fn weight(&self, name: &str) -> Result<Weight<O>, ModelError> {
+        let tensor = self.info(&format!("{name}.weight"))?;
+        let bytes = self.file.tensor_bytes(tensor);
+        let matrix = self
+            .ops
+            .matrix(tensor.ggml_type, tensor.rows(), tensor.columns(), bytes)
+            .map_err(|error| self.unsupported(&format!("the tensor {}: {error}", tensor.name)))?;
+        self.file.release_tensor(tensor);
+        let bias = self.values(&format!("{name}.bias"))?;
+        let bias = bias.map(|values| self.ops.vector(values)).transpose()?;
+        Ok(Weight { matrix, bias })
     }
 
-    fn vector(&self, name: &str) -> Result<Tensor, ModelError> {
+    fn vector(&self, name: &str) -> Result<O::Vector, ModelError> {
         self.info(name)?;
-        let values = self.values(name)?.unwrap_or_default();
-        let count = values.len();
-        Ok(Tensor::from_vec(values, count, self.ops.device())?)
+        Ok(self.ops.vector(self.values(name)?.unwrap_or_default())?)
     }
 
     /// The weights of a small tensor, if the file has it.

@@ -174,7 +174,7 @@ impl Bench<'_> {
     }
 
     /// The logits of the model as it is.
-    fn expected(&self, window: &Window<'_>) -> Result<Vec<f32>, SearchError> {
+    fn expected(&mut self, window: &Window<'_>) -> Result<Vec<f32>, SearchError> {
         let logits = self.logits(window, 0, &self.decoder.begin(window.tokens)?)?;
         if logits.iter().all(|logit| logit.is_finite()) {
             return Ok(logits);
@@ -198,19 +198,18 @@ impl Bench<'_> {
         Ok(compare_rows(expected, &logits?, window.next()))
     }
 
-    fn run(&self, layers: Range<usize>, residual: &Residual) -> Result<Residual, SearchError> {
-        // On a worker of the pool, many small parallel loops start without waking others for each.
-        Ok(rayon::scope(|_| self.decoder.run_layers(layers, residual))?)
+    fn run(&mut self, layers: Range<usize>, residual: &Residual) -> Result<Residual, SearchError> {
+        Ok(self.decoder.run_layers(layers, residual)?)
     }
 
     /// The logits of the window's scored positions, from the stream before a layer.
     fn logits(
-        &self,
+        &mut self,
         window: &Window<'_>,
         first: usize,
         residual: &Residual,
     ) -> Result<Vec<f32>, SearchError> {
         let last = self.run(first..self.layers(), residual)?;
-        Ok(rayon::scope(|_| self.decoder.finish(&last, window.scored()))?)
+        Ok(self.decoder.finish(&last, window.scored())?)
     }
 }

@@ -77,7 +77,7 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     let held_out_windows = held_out.as_ref().map(|text| spread(text, text.count()));
 
     let model = GgufFile::open(&options.model)?;
-    let decoder = Decoder::load_separately(model, &Device::Cpu)?;
+    let decoder = Decoder::load(model, &Device::Cpu)?;
     check_context(options, &decoder)?;
     let mut measurements = open_measurements(options)?;
 

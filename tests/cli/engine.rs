@@ -143,7 +143,7 @@ fn a_failed_step_changes_nothing() {
     engine.step(&[item(first, &tokens)]).unwrap();
     let expected = {
         let fork = engine.fork(first, 1);
-        engine.step(&[item(fork, &tokens[..1])]).unwrap().remove(0).values
+        engine.step(&[item(fork, &tokens[..1])]).unwrap().values().to_vec()
     };
     let long = prompt(23, 3);
     for items in [
@@ -155,8 +155,8 @@ fn a_failed_step_changes_nothing() {
         assert!(engine.step(&items).is_err());
         assert_eq!((engine.length(first), engine.length(second)), (10, 0));
     }
-    let logits = engine.step(&[item(first, &tokens[..1])]).unwrap().remove(0);
-    assert_eq!((logits.rows(), &logits.values), (1, &expected));
+    let logits = engine.step(&[item(first, &tokens[..1])]).unwrap().item(0);
+    assert_eq!((logits.rows(), logits.values), (1, &expected[..]));
     engine.end(first);
     assert_eq!(engine.length(first), 0);
     assert!(engine.step(&[item(first, &tokens[..1])]).is_err());
@@ -173,12 +173,14 @@ fn a_step_gives_the_rows_that_were_asked_for() {
         .zip(wanted)
         .map(|(&sequence, logits)| StepItem { sequence, tokens: &tokens, logits })
         .collect();
+    let vocabulary = engine.vocabulary().size;
     let logits = engine.step(&items).unwrap();
-    assert_eq!(logits.iter().map(|logits| logits.rows()).collect::<Vec<_>>(), [0, 1, 6]);
+    let rows: Vec<usize> = (0..logits.items()).map(|item| logits.item(item).rows()).collect();
+    assert_eq!(rows, [0, 1, 6]);
     // Not to the last bit: rows at the edge of a tile are summed in another order.
-    for (last, same) in logits[1].row(0).iter().zip(logits[2].row(5)) {
+    for (last, same) in logits.item(1).row(0).iter().zip(logits.item(2).row(5)) {
         assert!((last - same).abs() < 1e-3, "{last} {same}");
     }
-    let vocabulary = engine.vocabulary().size;
-    assert!(logits[1..].iter().all(|logits| logits.vocabulary == vocabulary));
+    assert_eq!(logits.values().len(), 7 * vocabulary);
+    assert!((0..3).all(|item| logits.item(item).vocabulary == vocabulary));
 }

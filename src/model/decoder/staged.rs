@@ -3,17 +3,17 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
-
-use super::{BatchItem, Decoder, EMBEDDING};
+use super::Decoder;
 use crate::gguf::GgmlType;
-use crate::model::ops::Matrix;
-use crate::model::{ModelError, SequenceCache};
+use crate::model::ModelError;
+use crate::model::embedding::{EMBEDDING, EmbeddingRows};
+use crate::model::forward::AnyMatrix;
 
 /// The residual stream of one sequence's tokens, from its beginning, before some layer.
 #[derive(Debug, Clone)]
 pub struct Residual {
-    hidden: Tensor,
+    /// `[tokens, hidden]`.
+    values: Vec<f32>,
 }
 
 /// Other weights for one of a decoder's matrices, ready to be exchanged with its own.
@@ -21,18 +21,9 @@ pub struct Residual {
 pub struct StandIn {
     name: String,
     /// Packed; the embedding has none unless it is the output matrix too.
-    matrix: Option<Matrix>,
+    matrix: Option<AnyMatrix>,
     /// Looked up row by row: the embedding alone. There is none where it is the file's.
     embedding: Option<EmbeddingRows>,
-}
-
-/// Weights of the embedding that are not the file's.
-#[derive(Debug)]
-pub(super) struct EmbeddingRows {
-    /// Their format.
-    pub(super) ggml_type: GgmlType,
-    /// In ggml's row layout.
-    pub(super) bytes: Vec<u8>,
 }
 
 impl Decoder {
@@ -41,9 +32,9 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn begin(&self, tokens: &[u32]) -> Result<Residual, ModelError> {
-        let mut cache = SequenceCache::new(tokens.len());
-        let items = [BatchItem { cache: &mut cache, tokens, logits: 0 }];
-        Ok(Residual { hidden: self.embed(&items)? })
+        let mut values = vec![0.0; tokens.len() * self.config.hidden];
+        self.embedding.look_up(&self.file, tokens.iter().copied(), &mut values)?;
+        Ok(Residual { values })
     }
 
     /// Runs the sequence through some layers.
@@ -51,24 +42,11 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn run_layers(
-        &self,
+        &mut self,
         layers: Range<usize>,
         residual: &Residual,
     ) -> Result<Residual, ModelError> {
-        let ops = &*self.ops;
-        // Only the number of tokens counts from here on.
-        let tokens = vec![0; residual.hidden.dims()[0]];
-        let mut cache = SequenceCache::new(tokens.len());
-        cache.reserve(tokens.len(), &self.config, ops)?;
-        let items = [BatchItem { cache: &mut cache, tokens: &tokens, logits: 0 }];
-        let rope = self.rope_table(&items)?;
-        let mut hidden = residual.hidden.clone();
-        for (index, layer) in self.weights.layers.iter().enumerate().take(layers.end) {
-            if index >= layers.start {
-                hidden = self.layer(index, layer, &hidden, &rope, &items, &mut ())?;
-            }
-        }
-        Ok(Residual { hidden })
+        Ok(Residual { values: self.model.run_layers(layers, &residual.values)? })
     }
 
     /// The logits of some of the sequence's positions, `rows × vocabulary`, after the last layer.
@@ -76,12 +54,13 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn finish(
-        &self,
+        &mut self,
         residual: &Residual,
         positions: Range<usize>,
     ) -> Result<Vec<f32>, ModelError> {
-        let rows = residual.hidden.narrow(0, positions.start, positions.len())?;
-        Ok(self.output(&rows)?)
+        let hidden = self.config.hidden;
+        let rows = &residual.values[positions.start * hidden..positions.end * hidden];
+        Ok(self.model.output(rows)?.to_vec())
     }
 
     /// Makes other weights ready for the place of a matrix's: as many rows and columns, in ggml's
@@ -104,11 +83,11 @@ impl Decoder {
         let tensor = self.file.tensor(name);
         let tensor = tensor.ok_or_else(|| unsupported(&"the model has no such tensor"))?;
         let pack = || {
-            self.ops
-                .matrix(ggml_type, tensor.rows(), tensor.columns(), &bytes)
+            self.model
+                .pack(ggml_type, tensor.rows(), tensor.columns(), &bytes)
                 .map_err(|error| unsupported(&error))
         };
-        let matrix = if self.weights.has_matrix(name) { Some(pack()?) } else { None };
+        let matrix = if self.model.has_matrix(name) { Some(pack()?) } else { None };
         let is_embedding = name == EMBEDDING;
         if matrix.is_none() && !is_embedding {
             return Err(unsupported(&"this tensor is no matrix that can be exchanged"));
@@ -117,15 +96,13 @@ impl Decoder {
         Ok(StandIn { name: name.to_string(), matrix, embedding })
     }
 
-    /// Exchanges a matrix of this model, loaded by [`Decoder::load_separately`], with its stand-in;
-    /// a second time undoes it.
+    /// Exchanges a matrix of this model with its stand-in; a second time undoes it.
     pub fn exchange(&mut self, stand_in: &mut StandIn) {
         if stand_in.name == EMBEDDING {
-            std::mem::swap(&mut self.embedding_rows, &mut stand_in.embedding);
+            std::mem::swap(&mut self.embedding.other, &mut stand_in.embedding);
         }
         if let Some(other) = &mut stand_in.matrix {
-            let own = self.weights.matrix_mut(&stand_in.name).expect("it was there before");
-            std::mem::swap(own, other);
+            self.model.exchange(&stand_in.name, other);
         }
     }
 }

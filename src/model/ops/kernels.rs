@@ -1,170 +1,268 @@
 //! The operations on the CPU, by quantkit's own kernels.
 
-use std::cell::RefCell;
-use std::marker::PhantomData;
+use candle_core::{Result, bail};
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Storage, Tensor, bail};
-
-use rayon::prelude::*;
-
-use super::{AttentionPart, Matrix, Ops, RopeTable};
+use super::{HeadNorms, Input, Ops, Output, Weight, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::{
     AttentionItem, AttentionShape, CacheRows, CacheSpan, attention, encode_row,
 };
-use crate::kernels::elementwise::{self, Rotation, Rows};
+use crate::kernels::elementwise::{
+    for_each_row, norm_heads, rms_norm_row, rotate_heads, silu_multiply_row,
+};
 use crate::kernels::matmul::{PackedMatrix, multiply_many};
-use crate::model::cache::{Segment, SegmentStorage};
+use crate::model::cache::SegmentStorage;
 use crate::model::config::Config;
+use crate::model::decoder::BatchItem;
+use crate::model::rope::RopePairs;
+use crate::support::team::Team;
 
 /// See [`super::Ops`].
 #[derive(Debug)]
-pub(in crate::model) struct KernelOps;
+pub(in crate::model) struct KernelOps {
+    team: &'static Team,
+    shape: AttentionShape,
+    layers: usize,
+    epsilon: f32,
+    /// Whether elements i and i + pairs turn together, rather than 2i and 2i + 1.
+    halves: bool,
+}
+
+/// The activations of a step, one row a token.
+#[derive(Debug, Default)]
+pub(in crate::model) struct Workspace {
+    tokens: usize,
+    residual: Buffer,
+    cosines: Buffer,
+    sines: Buffer,
+    queries: Buffer,
+    keys: Buffer,
+    values: Buffer,
+    attended: Buffer,
+    gate: Buffer,
+    up: Buffer,
+    logits: Buffer,
+    /// What matrices are multiplied with, where that is not one of the others.
+    input: Buffer,
+}
+
+/// Memory that is kept from step to step.
+#[derive(Debug, Default)]
+struct Buffer {
+    memory: Vec<f32>,
+    length: usize,
+}
+
+impl Buffer {
+    /// Room for so many elements, whatever they are.
+    fn resize(&mut self, length: usize) -> &mut [f32] {
+        if self.memory.len() < length {
+            // Nothing is to be copied.
+            self.memory.clear();
+            self.memory.resize(length, 0.0);
+        }
+        self.length = length;
+        self.values_mut()
+    }
+
+    fn fill(&mut self, values: &[f32]) {
+        self.resize(values.len()).copy_from_slice(values);
+    }
+
+    fn values(&self) -> &[f32] {
+        &self.memory[..self.length]
+    }
+
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[..self.length]
+    }
+}
+
+impl KernelOps {
+    /// The operations of a model.
+    pub(in crate::model) fn new(config: &Config) -> Self {
+        let Config { heads, kv_heads, head_size, attention_scale, .. } = *config;
+        Self {
+            team: Team::global(),
+            shape: AttentionShape { heads, kv_heads, head_size, scale: attention_scale },
+            layers: config.layers,
+            epsilon: config.norm_epsilon,
+            halves: config.family.rope_pairs == RopePairs::Halves,
+        }
+    }
+
+    /// Computes what matrices are multiplied with.
+    fn prepare(&self, x: &mut Workspace, input: Input<'_, Self>) {
+        let tokens = x.tokens;
+        match input {
+            Input::Normalized(weight) => {
+                let width = weight.len();
+                let rows = x.residual.values();
+                let normed = x.input.resize(tokens * width);
+                for_each_row(self.team, tokens, [normed], |token, [normed]| {
+                    let row = &rows[token * width..][..width];
+                    rms_norm_row(row, weight, self.epsilon, normed);
+                });
+            }
+            Input::Attended => x.input.fill(x.attended.values()),
+            Input::Gated => {
+                let (gate, up) = (x.gate.values(), x.up.values());
+                let width = gate.len() / tokens;
+                let gated = x.input.resize(tokens * width);
+                for_each_row(self.team, tokens, [gated], |token, [gated]| {
+                    let row = token * width..(token + 1) * width;
+                    silu_multiply_row(&gate[row.clone()], &up[row], gated);
+                });
+            }
+        }
+    }
+}
 
 impl Ops for KernelOps {
-    fn device(&self) -> &Device {
-        &Device::Cpu
+    type Matrix = PackedMatrix;
+    type Vector = Vec<f32>;
+    type Activations = Workspace;
+
+    fn matrix(
+        &self,
+        kind: GgmlType,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+    ) -> Result<PackedMatrix> {
+        PackedMatrix::pack(kind, rows, columns, bytes).map_err(candle_core::Error::wrap)
     }
 
-    fn matrix(&self, kind: GgmlType, rows: usize, columns: usize, bytes: &[u8]) -> Result<Matrix> {
-        let packed = PackedMatrix::pack(kind, rows, columns, bytes);
-        packed.map(Matrix::Packed).map_err(candle_core::Error::wrap)
+    fn matrix_bytes(&self, matrix: &PackedMatrix) -> usize {
+        matrix.packed_bytes()
     }
 
-    fn multiply(&self, input: &Tensor, matrices: &[&Matrix]) -> Result<Vec<Tensor>> {
-        let packed = matrices.iter().map(|matrix| match matrix {
-            Matrix::Packed(matrix) => Ok(matrix),
-            _ => bail!("a matrix of another back end came to the CPU kernels"),
-        });
-        let packed = packed.collect::<Result<Vec<_>>>()?;
-        let input = input.contiguous()?;
-        let tokens = input.dims()[0];
-        let mut outputs: Vec<Vec<f32>> =
-            packed.iter().map(|matrix| vec![0.0; tokens * matrix.rows()]).collect();
-        let mut slices: Vec<&mut [f32]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
-        with_values(&input, |values| multiply_many(&packed, tokens, values, &mut slices))?;
-        let outputs = outputs.into_iter().zip(packed);
-        outputs
-            .map(|(output, matrix)| Tensor::from_vec(output, (tokens, matrix.rows()), &Device::Cpu))
-            .collect()
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
     }
 
-    fn add_bias(&self, input: Tensor, bias: &Tensor) -> Result<Tensor> {
-        let bias = bias.to_vec1::<f32>()?;
-        write_in_place(&input, |values: &mut [f32]| elementwise::add_bias(values, &bias))?;
-        Ok(input)
+    fn begin(
+        &self,
+        x: &mut Workspace,
+        tokens: usize,
+        residual: &[f32],
+        cosines: &[f32],
+        sines: &[f32],
+    ) -> Result<()> {
+        x.tokens = tokens;
+        x.residual.fill(residual);
+        x.cosines.fill(cosines);
+        x.sines.fill(sines);
+        Ok(())
     }
 
-    fn add(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
-        with_rows(left, |left| {
-            with_rows(right, |right| {
-                output(left.count(), left.width(), |output| elementwise::add(left, right, output))
-            })
-        })??
-    }
-
-    fn rms_norm(&self, input: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
-        with_rows(input, |input| {
-            with_values(weight, |weight: &[f32]| {
-                output(input.count(), input.width(), |output| {
-                    elementwise::rms_norm(input, weight, epsilon, output);
-                })
-            })
-        })??
-    }
-
-    fn silu_multiply(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        with_rows(gate, |gate| {
-            with_rows(up, |up| {
-                output(gate.count(), gate.width(), |output| {
-                    elementwise::silu_multiply(gate, up, output);
-                })
-            })
-        })??
-    }
-
-    fn rope(&self, input: &Tensor, head_size: usize, table: &RopeTable) -> Result<Tensor> {
-        let RopeTable { cosines, sines, pairs, halves } = table;
-        with_rows(input, |input| {
-            with_values(cosines, |cosines: &[f32]| {
-                with_values(sines, |sines: &[f32]| {
-                    let rotation = Rotation { cosines, sines, pairs: *pairs, halves: *halves };
-                    output(input.count(), input.width(), |output| {
-                        rotation.apply(input, head_size, output);
-                    })
-                })
-            })
-        })???
-    }
-
-    fn cache_storage(&self, config: &Config, capacity: usize) -> Result<SegmentStorage> {
-        let shape = [config.layers, 2, config.kv_heads, capacity, config.head_size];
-        let rows = shape[..4].iter().try_fold(1usize, |rows, &count| rows.checked_mul(count));
-        let room = rows.and_then(|rows| {
-            let elements = zeroes::<i16>(rows.checked_mul(config.head_size)?)?;
-            Some((elements, zeroes::<f32>(rows)?))
-        });
-        let Some((elements, scales)) = room else {
-            bail!(
-                "no memory for the keys and values of {capacity} more tokens: let the prompt or \
-                 the output have fewer tokens, or run fewer sequences at once"
-            );
+    fn multiply(
+        &self,
+        x: &mut Workspace,
+        input: Input<'_, Self>,
+        weights: &[Weight<Self>],
+        output: Output,
+    ) -> Result<()> {
+        self.prepare(x, input);
+        let tokens = x.tokens;
+        let width = |index: usize| tokens * weights[index].matrix.rows();
+        let mut product = Vec::new();
+        let mut targets: Vec<&mut [f32]> = match output {
+            Output::QueriesKeysValues => {
+                vec![x.queries.resize(width(0)), x.keys.resize(width(1)), x.values.resize(width(2))]
+            }
+            Output::GateUp => vec![x.gate.resize(width(0)), x.up.resize(width(1))],
+            Output::Logits => vec![x.logits.resize(width(0))],
+            Output::Residual => {
+                product = vec![0.0; x.residual.length];
+                vec![&mut product]
+            }
         };
-        let elements = Tensor::from_vec(elements, &shape, &Device::Cpu)?;
-        let scales = Tensor::from_vec(scales, &shape[..4], &Device::Cpu)?;
-        Ok(SegmentStorage { elements, scales: Some(scales) })
-    }
-
-    fn cache_row_bytes(&self, config: &Config) -> usize {
-        config.head_size * size_of::<i16>() + size_of::<f32>()
-    }
-
-    fn store(&self, segment: &Segment, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
-        let SegmentStorage { elements, scales } = &segment.storage;
-        let &[_, _, kv_heads, capacity, head_size] = elements.dims() else {
-            bail!("a cache segment has five dimensions");
-        };
-        let scales = scales_of(scales)?;
-        for (plane, rows) in [keys, values].into_iter().enumerate() {
-            let first = (2 * layer + plane) * kv_heads * capacity;
-            let planes = first..first + kv_heads * capacity;
-            with_rows(rows, |rows| {
-                write_in_place(elements, |elements: &mut [i16]| {
-                    write_in_place(scales, |scales: &mut [f32]| {
-                        let elements =
-                            &mut elements[planes.start * head_size..planes.end * head_size];
-                        let shape = (segment.length, capacity, head_size);
-                        encode_heads(rows, shape, elements, &mut scales[planes.clone()]);
-                    })
-                })?
-            })??;
+        let matrices: Vec<&PackedMatrix> = weights.iter().map(|weight| &weight.matrix).collect();
+        multiply_many(&matrices, tokens, x.input.values(), &mut targets);
+        for (weight, target) in weights.iter().zip(targets) {
+            for row in target.chunks_exact_mut(weight.matrix.rows()) {
+                for (value, bias) in row.iter_mut().zip(weight.bias.iter().flatten()) {
+                    *value += bias;
+                }
+            }
+        }
+        for (value, update) in x.residual.values_mut().iter_mut().zip(product) {
+            *value += update;
         }
         Ok(())
     }
 
-    fn attention(
+    fn with_input(
         &self,
-        shape: AttentionShape,
+        x: &mut Workspace,
+        input: Input<'_, Self>,
+        action: &mut dyn FnMut(&[f32]),
+    ) -> Result<()> {
+        self.prepare(x, input);
+        action(x.input.values());
+        Ok(())
+    }
+
+    fn rotate_and_store(
+        &self,
+        x: &mut Workspace,
+        norms: Option<&HeadNorms<Vec<f32>>>,
         layer: usize,
-        queries: &Tensor,
-        parts: &[AttentionPart<'_>],
-    ) -> Result<Tensor> {
-        let mut locked = Vec::new();
-        for part in parts {
-            for (segment, length) in part.cache.segments(part.count) {
-                let SegmentStorage { elements, scales } = &segment.storage;
-                let elements = elements.storage_and_layout().0;
-                locked.push((elements, scales_of(scales)?.storage_and_layout().0, segment, length));
+        items: &mut [BatchItem<'_>],
+    ) -> Result<()> {
+        let AttentionShape { kv_heads, head_size, .. } = self.shape;
+        let tokens = x.tokens;
+        let pairs = x.cosines.length / tokens;
+        let (cosines, sines) = (x.cosines.values(), x.sines.values());
+        let matrices = [x.queries.values_mut(), x.keys.values_mut()];
+        for_each_row(self.team, tokens, matrices, |token, [queries, keys]| {
+            if let Some(norms) = norms {
+                norm_heads(queries, &norms.queries, self.epsilon);
+                norm_heads(keys, &norms.keys, self.epsilon);
             }
+            let angles = token * pairs..(token + 1) * pairs;
+            let (cosines, sines) = (&cosines[angles.clone()], &sines[angles]);
+            rotate_heads(queries, head_size, self.halves, cosines, sines);
+            rotate_heads(keys, head_size, self.halves, cosines, sines);
+        });
+        let mut start = 0;
+        for item in items {
+            let count = item.tokens.len();
+            let segment = tail(item)?;
+            let (capacity, length) = (segment.capacity, segment.length);
+            let SegmentStorage::Integers(elements, scales) = &mut segment.storage else {
+                bail!("a cache of another back end came to the CPU kernels");
+            };
+            for (plane, rows) in [x.keys.values(), x.values.values()].into_iter().enumerate() {
+                let width = kv_heads * head_size;
+                for token in 0..count {
+                    for head in 0..kv_heads {
+                        let row =
+                            ((2 * layer + plane) * kv_heads + head) * capacity + length + token;
+                        scales[row] = encode_row(
+                            &rows[(start + token) * width + head * head_size..][..head_size],
+                            &mut elements[row * head_size..][..head_size],
+                        );
+                    }
+                }
+            }
+            start += count;
         }
-        let mut unlocked = locked.iter();
-        let mut items = Vec::with_capacity(parts.len());
-        for part in parts {
-            let segments = part.cache.segments(part.count).count();
-            let mut spans = Vec::with_capacity(segments);
-            for (elements, scales, segment, length) in unlocked.by_ref().take(segments) {
-                let (elements, scales) = (cpu_values::<i16>(elements)?, cpu_values::<f32>(scales)?);
-                let (capacity, length) = (segment.capacity, *length);
+        Ok(())
+    }
+
+    fn attention(&self, x: &mut Workspace, layer: usize, items: &[BatchItem<'_>]) -> Result<()> {
+        let shape = self.shape;
+        let mut parts = Vec::with_capacity(items.len());
+        let mut start = 0;
+        for item in items {
+            let mut spans = Vec::new();
+            for (segment, length) in item.cache.segments(item.tokens.len()) {
+                let SegmentStorage::Integers(elements, scales) = &segment.storage else {
+                    bail!("a cache of another back end came to the CPU kernels");
+                };
+                let capacity = segment.capacity;
                 let count = shape.kv_heads * capacity;
                 let rows = |plane: usize| CacheRows {
                     elements: &elements[plane * count * shape.head_size..]
@@ -174,38 +272,60 @@ impl Ops for KernelOps {
                 let (keys, values) = (rows(2 * layer), rows(2 * layer + 1));
                 spans.push(CacheSpan { keys, values, length, capacity });
             }
-            items.push(AttentionItem { queries: part.start..part.start + part.count, spans });
+            parts.push(AttentionItem { queries: start..start + item.tokens.len(), spans });
+            start += item.tokens.len();
         }
-        let queries = queries.contiguous()?;
-        with_values(&queries, |values: &[f32]| {
-            output(queries.dims()[0], shape.heads * shape.head_size, |output| {
-                attention(shape, values, &items, output);
-            })
-        })?
+        let attended = x.attended.resize(x.queries.length);
+        attention(shape, x.queries.values(), &parts, attended);
+        Ok(())
+    }
+
+    fn keep_wanted(&self, x: &mut Workspace, items: &[BatchItem<'_>]) -> Result<usize> {
+        let width = x.residual.length / x.tokens;
+        let residual = x.residual.values_mut();
+        let (mut kept, mut end) = (0, 0);
+        for item in items {
+            end += item.tokens.len();
+            residual.copy_within((end - item.logits) * width..end * width, kept * width);
+            kept += item.logits;
+        }
+        x.tokens = kept;
+        x.residual.length = kept * width;
+        Ok(kept)
+    }
+
+    fn residual(&self, x: &Workspace) -> Result<Vec<f32>> {
+        Ok(x.residual.values().to_vec())
+    }
+
+    fn logits<'a>(&self, x: &'a Workspace) -> &'a [f32] {
+        x.logits.values()
+    }
+
+    fn cache_storage(&self, capacity: usize) -> Result<SegmentStorage> {
+        let shape = [self.layers, 2, self.shape.kv_heads, capacity];
+        let rows = shape.iter().try_fold(1usize, |rows, &count| rows.checked_mul(count));
+        let room = rows.and_then(|rows| {
+            let elements = zeroes::<i16>(rows.checked_mul(self.shape.head_size)?)?;
+            Some((elements, zeroes::<f32>(rows)?))
+        });
+        let Some((elements, scales)) = room else {
+            bail!(
+                "no memory for the keys and values of {capacity} more tokens: let the prompt or \
+                 the output have fewer tokens, or run fewer sequences at once"
+            );
+        };
+        Ok(SegmentStorage::Integers(elements, scales))
+    }
+
+    fn cache_bytes_per_token(&self) -> usize {
+        let row = self.shape.head_size * size_of::<i16>() + size_of::<f32>();
+        2 * self.layers * self.shape.kv_heads * row
     }
 }
 
-/// Writes rows of all heads, `[tokens][heads][head_size]`, as cache rows `[heads][capacity]` from
-/// position `first` on, the heads in parallel.
-fn encode_heads(
-    rows: Rows<'_>,
-    (first, capacity, head_size): (usize, usize, usize),
-    elements: &mut [i16],
-    scales: &mut [f32],
-) {
-    let heads = elements.par_chunks_mut(capacity * head_size).zip(scales.par_chunks_mut(capacity));
-    // A decode step is over before another thread has started.
-    let heads = heads.with_min_len(if rows.count() < 16 { usize::MAX } else { 1 });
-    heads.enumerate().for_each(|(head, (elements, scales))| {
-        let elements = elements.chunks_exact_mut(head_size).zip(scales).skip(first);
-        for (token, (elements, scale)) in elements.take(rows.count()).enumerate() {
-            *scale = encode_row(&rows.row(token)[head * head_size..][..head_size], elements);
-        }
-    });
-}
-
 /// Zeroes, if there is memory for them. The system hands it out page by page as it is used, which
-/// is why they are not written here, as `resize` or candle's own zeros would do.
+/// is why they are not written here, as `resize` would do.
 fn zeroes<T: Clone + Default>(count: usize) -> Option<Vec<T>> {
     // Memory that can be had now, and is given back, can be had again at once: a `Vec` of zeroes
     // has no constructor that fails.
@@ -214,105 +334,4 @@ fn zeroes<T: Clone + Default>(count: usize) -> Option<Vec<T>> {
     // The compiler may leave out an allocation that nobody uses.
     drop(std::hint::black_box(probe));
     Some(vec![T::default(); count])
-}
-
-fn scales_of(scales: &Option<Tensor>) -> Result<&Tensor> {
-    match scales {
-        Some(scales) => Ok(scales),
-        None => bail!("a cache of another back end came to the CPU kernels"),
-    }
-}
-
-/// A new tensor `[rows, width]` that `fill` writes.
-fn output(rows: usize, width: usize, fill: impl FnOnce(&mut [f32])) -> Result<Tensor> {
-    let mut values = vec![0f32; rows * width];
-    fill(&mut values);
-    Tensor::from_vec(values, (rows, width), &Device::Cpu)
-}
-
-/// Element types that the kernels read and write.
-trait Element: Sized {
-    fn slice(storage: &CpuStorage) -> Option<&[Self]>;
-    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
-}
-
-impl Element for f32 {
-    fn slice(storage: &CpuStorage) -> Option<&[Self]> {
-        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
-    }
-
-    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
-    }
-}
-
-impl Element for i16 {
-    fn slice(storage: &CpuStorage) -> Option<&[Self]> {
-        if let CpuStorage::I16(values) = storage { Some(values) } else { None }
-    }
-
-    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        if let CpuStorage::I16(values) = storage { Some(values) } else { None }
-    }
-}
-
-fn cpu_values<T: Element>(storage: &Storage) -> Result<&[T]> {
-    match storage {
-        Storage::Cpu(storage) => match T::slice(storage) {
-            Some(values) => Ok(values),
-            None => bail!("the CPU kernels expect {}", std::any::type_name::<T>()),
-        },
-        _ => bail!("the CPU kernels expect a tensor in main memory"),
-    }
-}
-
-/// Calls `action` with the elements of a contiguous tensor.
-fn with_values<T: Element, R>(tensor: &Tensor, action: impl FnOnce(&[T]) -> R) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let values = cpu_values(&storage)?;
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(action(&values[start..end])),
-        None => bail!("the CPU kernels expect a contiguous tensor"),
-    }
-}
-
-/// Calls `action` with the rows of a matrix whose rows are contiguous.
-fn with_rows<R>(tensor: &Tensor, action: impl FnOnce(Rows<'_>) -> R) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let values = cpu_values::<f32>(&storage)?;
-    match (layout.dims(), layout.stride()) {
-        (&[count, width], &[stride, 1]) => {
-            Ok(action(Rows::new(&values[layout.start_offset()..], count, width, stride)))
-        }
-        _ => bail!("the CPU kernels expect a matrix with contiguous rows, not {layout:?}"),
-    }
-}
-
-/// Calls `action` with the elements of a contiguous tensor, to change them.
-fn write_in_place<T: Element, R>(tensor: &Tensor, action: impl FnOnce(&mut [T]) -> R) -> Result<R> {
-    struct Write<F, T>(RefCell<F>, PhantomData<fn(T)>);
-
-    impl<T: Element, F: FnMut(&mut [T])> InplaceOp1 for Write<F, T> {
-        fn name(&self) -> &'static str {
-            "write-in-place"
-        }
-
-        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-            match (T::slice_mut(storage), layout.contiguous_offsets()) {
-                (Some(values), Some((start, end))) => {
-                    self.0.borrow_mut()(&mut values[start..end]);
-                    Ok(())
-                }
-                _ => bail!("the CPU kernels expect a contiguous tensor of another type"),
-            }
-        }
-    }
-
-    let (mut action, mut result) = (Some(action), None);
-    let once = |values: &mut [T]| result = action.take().map(|action| action(values));
-    tensor.inplace_op1(&Write(RefCell::new(once), PhantomData))?;
-    match result {
-        Some(result) => Ok(result),
-        None => bail!("a tensor in main memory was not handed to the CPU kernels"),
-    }
 }

@@ -1,110 +1,166 @@
-//! The operations that the decoder is written in. Activations are f32 tensors `[tokens, width]`.
+//! The operations that the decoder is written in, each of which passes over the activations of a
+//! step once.
 //!
-//! There are two implementations: [`kernels`] runs quantkit's own CPU kernels over the tensors'
-//! memory, and [`tensors`] uses candle's operations on whatever device the tensors are.
+//! There are two implementations: [`kernels`] runs quantkit's own CPU kernels over plain buffers
+//! that are kept from step to step, and [`tensors`] uses candle's operations on whatever device its
+//! tensors are.
 
 mod kernels;
 mod tensors;
 
-use candle_core::quantized::QMatMul;
-use candle_core::{CpuStorage, Device, Result, Storage, Tensor};
+use std::fmt::Debug;
 
-use super::cache::{Segment, SegmentStorage, SequenceCache};
-use super::config::Config;
+use candle_core::Result;
+
+use super::cache::{Segment, SegmentStorage};
+use super::decoder::BatchItem;
 use crate::gguf::GgmlType;
-use crate::kernels::attention::AttentionShape;
-use crate::kernels::matmul::PackedMatrix;
 
 pub(super) use kernels::KernelOps;
 pub(super) use tensors::TensorOps;
 
-/// A weight matrix in the form that its device multiplies fastest.
+/// A weight matrix and what is added to its products.
 #[derive(Debug)]
-pub(super) enum Matrix {
-    /// Packed for our CPU kernels.
-    Packed(PackedMatrix),
-    /// In candle's quantized form.
-    Quantized(QMatMul),
-    /// A dense tensor, `[rows, columns]`.
-    Dense(Tensor),
+pub(super) struct Weight<O: Ops> {
+    pub(super) matrix: O::Matrix,
+    pub(super) bias: Option<O::Vector>,
 }
 
-/// The rotation of each token of a step: cosines and sines, `[tokens, pairs]`.
+/// What matrices are multiplied with.
 #[derive(Debug)]
-pub(super) struct RopeTable {
-    pub(super) cosines: Tensor,
-    pub(super) sines: Tensor,
-    pub(super) pairs: usize,
-    /// Whether elements i and i + pairs make a pair, rather than 2i and 2i + 1.
-    pub(super) halves: bool,
+pub(super) enum Input<'a, O: Ops> {
+    /// The residual stream: its rows' root-mean-square norms, times these weights.
+    Normalized(&'a O::Vector),
+    /// What [`Ops::attention`] gave.
+    Attended,
+    /// `gate · sigmoid(gate) · up`.
+    Gated,
 }
 
-/// One sequence's part of an attention: rows of the queries, and the cache that they look at,
-/// whose tail holds as many pending positions as there are rows.
-#[derive(Debug)]
-pub(super) struct AttentionPart<'a> {
-    pub(super) start: usize,
-    pub(super) count: usize,
-    pub(super) cache: &'a SequenceCache,
-}
-
-/// Calls `action` with the elements of a tensor; they are copied only where they must be.
-pub(super) fn with_elements(tensor: &Tensor, action: impl FnOnce(&[f32])) -> Result<()> {
-    {
-        let (storage, layout) = tensor.storage_and_layout();
-        if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
-            (&*storage, layout.contiguous_offsets())
-        {
-            action(&values[start..end]);
-            return Ok(());
-        }
+impl<O: Ops> Clone for Input<'_, O> {
+    fn clone(&self) -> Self {
+        *self
     }
-    action(&tensor.flatten_all()?.to_vec1::<f32>()?);
-    Ok(())
 }
 
-/// A back end.
-pub(super) trait Ops: std::fmt::Debug + Send + Sync {
-    /// Where the tensors are.
-    fn device(&self) -> &Device;
+impl<O: Ops> Copy for Input<'_, O> {}
+
+/// Where products go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// Three products: the queries, keys and values.
+    QueriesKeysValues,
+    /// Two products.
+    GateUp,
+    /// One product, added to the residual stream.
+    Residual,
+    /// One product.
+    Logits,
+}
+
+/// A decoder layer's weights for the norms of its heads, where its family has any.
+#[derive(Debug)]
+pub(super) struct HeadNorms<V> {
+    pub(super) queries: V,
+    pub(super) keys: V,
+}
+
+/// A back end, for one model.
+pub(super) trait Ops: Debug + Send + Sync + Sized + 'static {
+    /// A weight matrix in the form that is multiplied fastest.
+    type Matrix: Debug + Send + Sync;
+    /// Weights of a norm, or a bias.
+    type Vector: Debug + Send + Sync;
+    /// The activations of a step: the residual stream, one row a token, and what one operation
+    /// leaves for the next. Their memory is used again in the next step.
+    type Activations: Debug + Default + Send + Sync;
 
     /// Loads a `rows × columns` matrix whose bytes are in ggml's row layout.
-    fn matrix(&self, kind: GgmlType, rows: usize, columns: usize, bytes: &[u8]) -> Result<Matrix>;
+    fn matrix(
+        &self,
+        kind: GgmlType,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+    ) -> Result<Self::Matrix>;
 
-    /// `input · matrixᵀ` for each of the matrices, which all have as many columns.
-    fn multiply(&self, input: &Tensor, matrices: &[&Matrix]) -> Result<Vec<Tensor>>;
+    /// Bytes that a matrix takes in memory.
+    fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
 
-    /// Adds a bias to every row.
-    fn add_bias(&self, input: Tensor, bias: &Tensor) -> Result<Tensor>;
+    /// Loads a vector.
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
 
-    /// Sum of two matrices.
-    fn add(&self, left: &Tensor, right: &Tensor) -> Result<Tensor>;
+    /// Begins a step of so many tokens with these rows of the residual stream, and the cosines and
+    /// sines by which each token's pairs of elements turn, `[tokens, pairs]`.
+    fn begin(
+        &self,
+        activations: &mut Self::Activations,
+        tokens: usize,
+        residual: &[f32],
+        cosines: &[f32],
+        sines: &[f32],
+    ) -> Result<()>;
 
-    /// Root-mean-square norm of each row, times `weight`.
-    fn rms_norm(&self, input: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor>;
+    /// `input · matrixᵀ + bias` for each of the weights.
+    fn multiply(
+        &self,
+        activations: &mut Self::Activations,
+        input: Input<'_, Self>,
+        weights: &[Weight<Self>],
+        output: Output,
+    ) -> Result<()>;
 
-    /// `gate · sigmoid(gate) · up`.
-    fn silu_multiply(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor>;
+    /// Calls `action` with what [`Ops::multiply`] would multiply matrices with.
+    fn with_input(
+        &self,
+        activations: &mut Self::Activations,
+        input: Input<'_, Self>,
+        action: &mut dyn FnMut(&[f32]),
+    ) -> Result<()>;
 
-    /// Turns every head of every row.
-    fn rope(&self, input: &Tensor, head_size: usize, table: &RopeTable) -> Result<Tensor>;
+    /// Normalizes queries and keys head by head where the family does that, turns them, and writes
+    /// keys and values behind the filled positions of the items' caches.
+    fn rotate_and_store(
+        &self,
+        activations: &mut Self::Activations,
+        norms: Option<&HeadNorms<Self::Vector>>,
+        layer: usize,
+        items: &mut [BatchItem<'_>],
+    ) -> Result<()>;
 
-    /// Room for `capacity` positions of keys and values.
-    fn cache_storage(&self, config: &Config, capacity: usize) -> Result<SegmentStorage>;
-
-    /// Bytes that one head's key or value takes in the cache.
-    fn cache_row_bytes(&self, config: &Config) -> usize;
-
-    /// Writes keys and values, `[tokens, kv_heads · head_size]`, behind the filled positions of a
-    /// segment's layer.
-    fn store(&self, segment: &Segment, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()>;
-
-    /// Causal attention of one layer, `[tokens, heads · head_size]`.
+    /// Causal attention of one layer.
     fn attention(
         &self,
-        shape: AttentionShape,
+        activations: &mut Self::Activations,
         layer: usize,
-        queries: &Tensor,
-        parts: &[AttentionPart<'_>],
-    ) -> Result<Tensor>;
+        items: &[BatchItem<'_>],
+    ) -> Result<()>;
+
+    /// Leaves only the last `item.logits` rows of each item in the residual stream. Gives their
+    /// number.
+    fn keep_wanted(
+        &self,
+        activations: &mut Self::Activations,
+        items: &[BatchItem<'_>],
+    ) -> Result<usize>;
+
+    /// A copy of the residual stream.
+    fn residual(&self, activations: &Self::Activations) -> Result<Vec<f32>>;
+
+    /// The products that went to [`Output::Logits`].
+    fn logits<'a>(&self, activations: &'a Self::Activations) -> &'a [f32];
+
+    /// Room for `capacity` positions of keys and values in all layers.
+    fn cache_storage(&self, capacity: usize) -> Result<SegmentStorage>;
+
+    /// Bytes of one token's keys and values over all layers.
+    fn cache_bytes_per_token(&self) -> usize;
+}
+
+/// The segment that an item's tokens are written to; room in it was reserved.
+fn tail<'a>(item: &'a mut BatchItem<'_>) -> Result<&'a mut Segment> {
+    match item.cache.tail_mut() {
+        Some(tail) => Ok(tail),
+        None => candle_core::bail!("no room was reserved in the cache"),
+    }
 }

@@ -3,135 +3,319 @@
 use candle_core::quantized::{GgmlDType, QMatMul, ggml_file::qtensor_from_ggml};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 
-use super::{AttentionPart, Matrix, Ops, RopeTable};
+use super::{HeadNorms, Input, Ops, Output, Weight, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::AttentionShape;
-use crate::model::cache::{Segment, SegmentStorage};
+use crate::model::cache::{SegmentStorage, SequenceCache};
 use crate::model::config::Config;
+use crate::model::decoder::BatchItem;
+use crate::model::rope::RopePairs;
 use crate::quant::formats::dequantize_row;
 
 /// See [`super::Ops`].
 #[derive(Debug)]
 pub(in crate::model) struct TensorOps {
     device: Device,
+    shape: AttentionShape,
+    layers: usize,
+    epsilon: f32,
+    /// Whether elements i and i + pairs turn together, rather than 2i and 2i + 1.
+    halves: bool,
+}
+
+/// A weight matrix on the device.
+#[derive(Debug)]
+pub(in crate::model) enum TensorMatrix {
+    /// In candle's quantized form, and its bytes.
+    Quantized(QMatMul, usize),
+    /// A dense tensor, `[rows, columns]`.
+    Dense(Tensor),
+}
+
+/// The activations of a step: f32 tensors `[tokens, width]`.
+#[derive(Debug, Default)]
+pub(in crate::model) struct StepTensors {
+    residual: Option<Tensor>,
+    /// Cosines and sines, `[tokens, pairs]`.
+    rotation: Option<(Tensor, Tensor)>,
+    /// Queries, keys and values, or gate and up.
+    products: Vec<Tensor>,
+    attended: Option<Tensor>,
+    logits: Vec<f32>,
+}
+
+/// What an earlier operation of the step has left.
+fn earlier<T>(left: Option<&T>) -> Result<&T> {
+    match left {
+        Some(left) => Ok(left),
+        None => bail!("an operation came before the one that it needs"),
+    }
+}
+
+impl StepTensors {
+    fn products<const COUNT: usize>(&self) -> Result<&[Tensor; COUNT]> {
+        earlier(self.products.as_array())
+    }
 }
 
 impl TensorOps {
-    /// Operations on `device`.
-    pub(in crate::model) fn new(device: Device) -> Self {
-        Self { device }
-    }
-}
-
-impl Ops for TensorOps {
-    fn device(&self) -> &Device {
-        &self.device
-    }
-
-    fn matrix(&self, kind: GgmlType, rows: usize, columns: usize, bytes: &[u8]) -> Result<Matrix> {
-        let shape = [rows, columns];
-        if let Some(dense) = dense_type(kind) {
-            let tensor = Tensor::from_raw_buffer(bytes, dense, &shape, &self.device)?;
-            return Ok(Matrix::Dense(tensor));
+    /// The operations of a model on `device`.
+    pub(in crate::model) fn new(config: &Config, device: Device) -> Self {
+        let Config { heads, kv_heads, head_size, attention_scale, .. } = *config;
+        Self {
+            device,
+            shape: AttentionShape { heads, kv_heads, head_size, scale: attention_scale },
+            layers: config.layers,
+            epsilon: config.norm_epsilon,
+            halves: config.family.rope_pairs == RopePairs::Halves,
         }
-        if let Some(quantized) = quantized_type(kind) {
-            // candle reads the bytes as blocks, which begin with an f16.
-            let aligned = bytes.as_ptr().align_offset(align_of::<u16>()) == 0;
-            let bytes =
-                if aligned { bytes.into() } else { std::borrow::Cow::Owned(bytes.to_vec()) };
-            let tensor = qtensor_from_ggml(quantized, &bytes, shape.to_vec(), &self.device)?;
-            return Ok(Matrix::Quantized(QMatMul::from_qtensor(tensor)?));
-        }
-        let mut values = vec![0f32; rows * columns];
-        dequantize_row(kind, bytes, &mut values).map_err(candle_core::Error::wrap)?;
-        let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
-        Ok(Matrix::Dense(tensor.to_dtype(DType::F16)?.to_device(&self.device)?))
     }
 
-    fn multiply(&self, input: &Tensor, matrices: &[&Matrix]) -> Result<Vec<Tensor>> {
-        let input = input.contiguous()?;
-        let products = matrices.iter().map(|matrix| match matrix {
-            Matrix::Dense(weights) => {
-                let product = input.to_dtype(weights.dtype())?.matmul(&weights.t()?)?;
-                product.to_dtype(DType::F32)
+    fn input(&self, x: &StepTensors, input: Input<'_, Self>) -> Result<Tensor> {
+        match input {
+            Input::Normalized(weight) => self.rms_norm(earlier(x.residual.as_ref())?, weight),
+            Input::Attended => earlier(x.attended.as_ref()).cloned(),
+            Input::Gated => {
+                let [gate, up] = x.products()?;
+                gate.silu()? * up
             }
-            Matrix::Quantized(weights) => weights.forward(&input),
-            Matrix::Packed(_) => bail!("a matrix for the CPU kernels came to another back end"),
-        });
-        products.collect()
+        }
     }
 
-    fn add_bias(&self, input: Tensor, bias: &Tensor) -> Result<Tensor> {
-        input.broadcast_add(bias)
-    }
-
-    fn add(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
-        left + right
-    }
-
-    fn rms_norm(&self, input: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
+    fn rms_norm(&self, input: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let mean = input.sqr()?.mean_keepdim(D::Minus1)?;
-        let scale = (mean + f64::from(epsilon))?.sqrt()?;
+        let scale = (mean + f64::from(self.epsilon))?.sqrt()?;
         input.broadcast_div(&scale)?.broadcast_mul(weight)
     }
 
-    fn silu_multiply(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        gate.silu()? * up
-    }
-
-    fn rope(&self, input: &Tensor, head_size: usize, table: &RopeTable) -> Result<Tensor> {
+    /// Queries or keys: normalised head by head where there is a norm, then turned.
+    fn turn(
+        &self,
+        input: &Tensor,
+        norm: Option<&Tensor>,
+        (cosines, sines): &(Tensor, Tensor),
+    ) -> Result<Tensor> {
+        let head_size = self.shape.head_size;
         let (tokens, width) = input.dims2()?;
-        let pairs = table.pairs;
-        let heads = input.contiguous()?.reshape((tokens, width / head_size, head_size))?;
-        let turning = heads.narrow(2, 0, 2 * pairs)?.contiguous()?;
+        let (heads, pairs) = (width / head_size, cosines.dim(1)?);
+        let mut rows = input.contiguous()?.reshape((tokens, heads, head_size))?;
+        if let Some(norm) = norm {
+            rows = self.rms_norm(&rows, norm)?;
+        }
+        let turning = rows.narrow(2, 0, 2 * pairs)?.contiguous()?;
         // Pairs side by side: `[tokens, heads, pairs, 2]` or `[tokens, heads, 2, pairs]`.
-        let (shape, side) = if table.halves { ([2, pairs], 2) } else { ([pairs, 2], 3) };
-        let split = turning.reshape((tokens, width / head_size, shape[0], shape[1]))?;
+        let (shape, side) = if self.halves { ([2, pairs], 2) } else { ([pairs, 2], 3) };
+        let split = turning.reshape((tokens, heads, shape[0], shape[1]))?;
         let (x, y) =
             (split.narrow(side, 0, 1)?.squeeze(side)?, split.narrow(side, 1, 1)?.squeeze(side)?);
-        let (cosines, sines) = (table.cosines.unsqueeze(1)?, table.sines.unsqueeze(1)?);
+        let (cosines, sines) = (cosines.unsqueeze(1)?, sines.unsqueeze(1)?);
         let first = (x.broadcast_mul(&cosines)? - y.broadcast_mul(&sines)?)?;
         let second = (x.broadcast_mul(&sines)? + y.broadcast_mul(&cosines)?)?;
         let turned = Tensor::stack(&[first, second], side)?.reshape(turning.shape())?;
         if 2 * pairs == head_size {
             return turned.reshape((tokens, width));
         }
-        let passing = heads.narrow(2, 2 * pairs, head_size - 2 * pairs)?;
+        let passing = rows.narrow(2, 2 * pairs, head_size - 2 * pairs)?;
         Tensor::cat(&[turned, passing.contiguous()?], 2)?.reshape((tokens, width))
     }
 
-    fn cache_storage(&self, config: &Config, capacity: usize) -> Result<SegmentStorage> {
-        let shape = (config.layers, 2, config.kv_heads, capacity, config.head_size);
-        let elements = Tensor::zeros(shape, DType::F16, &self.device)?;
-        Ok(SegmentStorage { elements, scales: None })
-    }
-
-    fn cache_row_bytes(&self, config: &Config) -> usize {
-        config.head_size * DType::F16.size_in_bytes()
-    }
-
-    fn store(&self, segment: &Segment, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
-        let elements = &segment.storage.elements;
-        let (_, _, kv_heads, _, head_size) = elements.dims5()?;
-        let planes = elements.get(layer)?;
+    /// Writes keys and values, `[tokens, kv_heads · head_size]`, at `position` of a segment's layer.
+    fn store(&self, planes: &Tensor, position: usize, [keys, values]: [&Tensor; 2]) -> Result<()> {
+        let AttentionShape { kv_heads, head_size, .. } = self.shape;
         for (index, rows) in [keys, values].into_iter().enumerate() {
-            let tokens = rows.dims2()?.0;
-            let heads = rows.contiguous()?.reshape((tokens, kv_heads, head_size))?;
+            let heads = rows.contiguous()?.reshape((rows.dim(0)?, kv_heads, head_size))?;
             let heads = heads.transpose(0, 1)?.to_dtype(DType::F16)?.contiguous()?;
-            planes.get(index)?.slice_set(&heads, 1, segment.length)?;
+            planes.get(index)?.slice_set(&heads, 1, position)?;
+        }
+        Ok(())
+    }
+}
+
+impl TensorMatrix {
+    fn multiply(&self, input: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(weights) => {
+                let product = input.to_dtype(weights.dtype())?.matmul(&weights.t()?)?;
+                product.to_dtype(DType::F32)
+            }
+            Self::Quantized(weights, _) => weights.forward(input),
+        }
+    }
+}
+
+impl Ops for TensorOps {
+    type Matrix = TensorMatrix;
+    type Vector = Tensor;
+    type Activations = StepTensors;
+
+    fn matrix(
+        &self,
+        kind: GgmlType,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+    ) -> Result<TensorMatrix> {
+        let shape = [rows, columns];
+        if let Some(dense) = dense_type(kind) {
+            let tensor = Tensor::from_raw_buffer(bytes, dense, &shape, &self.device)?;
+            return Ok(TensorMatrix::Dense(tensor));
+        }
+        if let Some(quantized) = quantized_type(kind) {
+            // candle reads the bytes as blocks, which begin with an f16.
+            let aligned = bytes.as_ptr().align_offset(align_of::<u16>()) == 0;
+            let aligned =
+                if aligned { bytes.into() } else { std::borrow::Cow::Owned(bytes.to_vec()) };
+            let tensor = qtensor_from_ggml(quantized, &aligned, shape.to_vec(), &self.device)?;
+            return Ok(TensorMatrix::Quantized(QMatMul::from_qtensor(tensor)?, bytes.len()));
+        }
+        let mut values = vec![0f32; rows * columns];
+        dequantize_row(kind, bytes, &mut values).map_err(candle_core::Error::wrap)?;
+        let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
+        Ok(TensorMatrix::Dense(tensor.to_dtype(DType::F16)?.to_device(&self.device)?))
+    }
+
+    fn matrix_bytes(&self, matrix: &TensorMatrix) -> usize {
+        match matrix {
+            TensorMatrix::Quantized(_, bytes) => *bytes,
+            TensorMatrix::Dense(weights) => weights.elem_count() * weights.dtype().size_in_bytes(),
+        }
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Tensor> {
+        let count = values.len();
+        Tensor::from_vec(values, count, &self.device)
+    }
+
+    fn begin(
+        &self,
+        x: &mut StepTensors,
+        tokens: usize,
+        residual: &[f32],
+        cosines: &[f32],
+        sines: &[f32],
+    ) -> Result<()> {
+        let tensor =
+            |rows: &[f32]| Tensor::from_slice(rows, (tokens, rows.len() / tokens), &self.device);
+        x.residual = Some(tensor(residual)?);
+        x.rotation = Some((tensor(cosines)?, tensor(sines)?));
+        Ok(())
+    }
+
+    fn multiply(
+        &self,
+        x: &mut StepTensors,
+        input: Input<'_, Self>,
+        weights: &[Weight<Self>],
+        output: Output,
+    ) -> Result<()> {
+        let input = self.input(x, input)?.contiguous()?;
+        let products = weights.iter().map(|Weight { matrix, bias }| {
+            let product = matrix.multiply(&input)?;
+            match bias {
+                Some(bias) => product.broadcast_add(bias),
+                None => Ok(product),
+            }
+        });
+        let mut products = products.collect::<Result<Vec<_>>>()?;
+        match output {
+            Output::QueriesKeysValues | Output::GateUp => x.products = products,
+            Output::Residual => {
+                x.residual = Some((earlier(x.residual.as_ref())? + products.swap_remove(0))?);
+            }
+            Output::Logits => x.logits = products.swap_remove(0).flatten_all()?.to_vec1()?,
         }
         Ok(())
     }
 
-    fn attention(
+    fn with_input(
         &self,
-        shape: AttentionShape,
+        x: &mut StepTensors,
+        input: Input<'_, Self>,
+        action: &mut dyn FnMut(&[f32]),
+    ) -> Result<()> {
+        action(&self.input(x, input)?.flatten_all()?.to_vec1::<f32>()?);
+        Ok(())
+    }
+
+    fn rotate_and_store(
+        &self,
+        x: &mut StepTensors,
+        norms: Option<&HeadNorms<Tensor>>,
         layer: usize,
-        queries: &Tensor,
-        parts: &[AttentionPart<'_>],
-    ) -> Result<Tensor> {
-        let outputs = parts.iter().map(|part| attend(shape, layer, queries, part));
-        Tensor::cat(&outputs.collect::<Result<Vec<_>>>()?, 0)
+        items: &mut [BatchItem<'_>],
+    ) -> Result<()> {
+        let [queries, keys, values] = x.products()?;
+        let rotation = earlier(x.rotation.as_ref())?;
+        let queries = self.turn(queries, norms.map(|norms| &norms.queries), rotation)?;
+        let keys = self.turn(keys, norms.map(|norms| &norms.keys), rotation)?;
+        let mut start = 0;
+        for item in items {
+            let count = item.tokens.len();
+            let segment = tail(item)?;
+            let planes = elements(&segment.storage)?.get(layer)?;
+            let (keys, values) = (keys.narrow(0, start, count)?, values.narrow(0, start, count)?);
+            self.store(&planes, segment.length, [&keys, &values])?;
+            start += count;
+        }
+        x.products[0] = queries;
+        Ok(())
+    }
+
+    fn attention(&self, x: &mut StepTensors, layer: usize, items: &[BatchItem<'_>]) -> Result<()> {
+        let [queries, _, _] = x.products()?;
+        let mut start = 0;
+        let outputs = items.iter().map(|item| {
+            let count = item.tokens.len();
+            let queries = queries.narrow(0, start, count)?.contiguous()?;
+            start += count;
+            attend(self.shape, layer, &queries, item.cache)
+        });
+        x.attended = Some(Tensor::cat(&outputs.collect::<Result<Vec<_>>>()?, 0)?);
+        Ok(())
+    }
+
+    fn keep_wanted(&self, x: &mut StepTensors, items: &[BatchItem<'_>]) -> Result<usize> {
+        let residual = earlier(x.residual.as_ref())?;
+        let mut end = 0;
+        let mut wanted = Vec::new();
+        for item in items {
+            end += item.tokens.len();
+            if item.logits > 0 {
+                wanted.push(residual.narrow(0, end - item.logits, item.logits)?);
+            }
+        }
+        if !wanted.is_empty() {
+            x.residual = Some(Tensor::cat(&wanted, 0)?);
+        }
+        Ok(items.iter().map(|item| item.logits).sum())
+    }
+
+    fn residual(&self, x: &StepTensors) -> Result<Vec<f32>> {
+        earlier(x.residual.as_ref())?.flatten_all()?.to_vec1()
+    }
+
+    fn logits<'a>(&self, x: &'a StepTensors) -> &'a [f32] {
+        &x.logits
+    }
+
+    fn cache_storage(&self, capacity: usize) -> Result<SegmentStorage> {
+        let AttentionShape { kv_heads, head_size, .. } = self.shape;
+        let shape = (self.layers, 2, kv_heads, capacity, head_size);
+        Ok(SegmentStorage::Tensor(Tensor::zeros(shape, DType::F16, &self.device)?))
+    }
+
+    fn cache_bytes_per_token(&self) -> usize {
+        let AttentionShape { kv_heads, head_size, .. } = self.shape;
+        2 * self.layers * kv_heads * head_size * DType::F16.size_in_bytes()
+    }
+}
+
+fn elements(storage: &SegmentStorage) -> Result<&Tensor> {
+    match storage {
+        SegmentStorage::Tensor(elements) => Ok(elements),
+        SegmentStorage::Integers(..) => {
+            bail!("a cache of the CPU kernels came to another back end")
+        }
     }
 }
 
@@ -141,14 +325,13 @@ fn attend(
     shape: AttentionShape,
     layer: usize,
     queries: &Tensor,
-    part: &AttentionPart<'_>,
+    cache: &SequenceCache,
 ) -> Result<Tensor> {
     let AttentionShape { heads, kv_heads, head_size, scale } = shape;
-    let (tokens, group) = (part.count, heads / kv_heads);
-    let queries = queries.narrow(0, part.start, tokens)?.contiguous()?;
+    let (tokens, group) = (queries.dim(0)?, heads / kv_heads);
     let queries = queries.reshape((tokens, heads, head_size))?.transpose(0, 1)?.contiguous()?;
     let queries = queries.reshape((kv_heads, group * tokens, head_size))?;
-    let (keys, values) = (context(layer, 0, part)?, context(layer, 1, part)?);
+    let (keys, values) = (context(layer, 0, tokens, cache)?, context(layer, 1, tokens, cache)?);
     let positions = keys.dim(1)?;
     let scores = (queries.matmul(&keys.transpose(1, 2)?.contiguous()?)? * f64::from(scale))?;
     let scores = scores.reshape((heads, tokens, positions))?;
@@ -164,11 +347,12 @@ fn attend(
     mixed.reshape((tokens, heads * head_size))
 }
 
-/// A sequence's keys (0) or values (1) of a layer, `[kv_heads, positions, head_size]` in f32.
-fn context(layer: usize, plane: usize, part: &AttentionPart<'_>) -> Result<Tensor> {
-    let spans = part.cache.segments(part.count).map(|(segment, length)| {
-        let elements = segment.storage.elements.get(layer)?.get(plane)?;
-        elements.narrow(1, 0, length)?.to_dtype(DType::F32)
+/// A sequence's keys (0) or values (1) of a layer, those of the `pending` tokens of this step
+/// included, `[kv_heads, positions, head_size]` in f32.
+fn context(layer: usize, plane: usize, pending: usize, cache: &SequenceCache) -> Result<Tensor> {
+    let spans = cache.segments(pending).map(|(segment, length)| {
+        let plane = elements(&segment.storage)?.get(layer)?.get(plane)?;
+        plane.narrow(1, 0, length)?.to_dtype(DType::F32)
     });
     Tensor::cat(&spans.collect::<Result<Vec<_>>>()?, 1)?.contiguous()
 }
