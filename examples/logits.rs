@@ -12,7 +12,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use quantkit::engine::{DeviceChoice, Engine, LogitsFor, StepItem};
+use quantkit::engine::{DeviceChoice, Engine, EngineOptions, LogitsFor, StepItem};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let bytes = std::fs::read(input).context(input.clone())?;
     let tokens: Vec<u32> =
         bytes.as_chunks().0.iter().map(|four| u32::from_le_bytes(*four)).collect();
-    let mut engine = Engine::load(Path::new(model), device)?;
+    let mut engine = Engine::load(Path::new(model), EngineOptions { device, kv_type: None })?;
     let sequence = engine.start(tokens.len());
     let items = [StepItem { sequence, tokens: &tokens, logits: LogitsFor::All }];
     let logits = engine.step(&items)?;

@@ -41,7 +41,7 @@ use std::time::Instant;
 
 use crate::engine::Build;
 use crate::engine::{
-    DeviceChoice, Engine, EngineError, Event, Request, RequestId, Sampling, Scheduler,
+    Engine, EngineError, EngineOptions, Event, Request, RequestId, Sampling, Scheduler,
     SchedulerOptions,
 };
 use crate::gguf;
@@ -66,8 +66,8 @@ pub struct BenchOptions {
     pub workload: Workload,
     /// Directory for `bench.json`, `levels.csv`, `requests.csv` and `requests.parquet`.
     pub output: PathBuf,
-    /// Where the model runs.
-    pub device: DeviceChoice,
+    /// Where and how the model runs.
+    pub engine: EngineOptions,
 }
 
 /// An error of a benchmark.
@@ -112,7 +112,7 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
         gguf::identify(&options.model).map_err(|error| BenchError::io(&options.model, error))?;
     export::check_writable(&options.output)?;
     let started = Instant::now();
-    let engine = Engine::load(&options.model, options.device)?;
+    let engine = Engine::load(&options.model, options.engine)?;
     let load_seconds = started.elapsed().as_secs_f64();
     check_fit(workload, &engine)?;
 
@@ -123,7 +123,8 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
         model: options.model.display().to_string(),
         model_sha256: identity.sha256,
         model_bytes: identity.bytes,
-        device: options.device.to_string(),
+        device: options.engine.device.to_string(),
+        kv_type: options.engine.kv_type_name().to_string(),
         threads: rayon::current_num_threads(),
         machine: machine::Machine::detect(),
         load_average_before,

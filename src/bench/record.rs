@@ -55,6 +55,8 @@ pub struct BenchSummary {
     pub model_bytes: u64,
     /// Where the model ran: `cpu` or `cuda:N`.
     pub device: String,
+    /// Elements of the key-value cache: `i16`, `i8` or `f16`.
+    pub kv_type: String,
     /// Threads that computed.
     pub threads: usize,
     /// What it ran on.

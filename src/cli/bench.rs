@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::options::{DeviceOptions, GlobalOptions, print_json, print_text, say};
+use super::options::{EngineFlags, GlobalOptions, print_json, print_text, say};
 use crate::bench::{
     self, BenchOptions, BenchSummary, Distribution, LevelSummary, PeakScope, Spread, Workload,
 };
@@ -33,7 +33,7 @@ pub struct Arguments {
     output: PathBuf,
 
     #[command(flatten)]
-    device: DeviceOptions,
+    engine: EngineFlags,
 }
 
 /// The options that describe the load; `compare` has them too.
@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         model: arguments.model.clone(),
         workload: Workload::from(&arguments.workload),
         output: arguments.output.clone(),
-        device: arguments.device.device.0,
+        engine: arguments.engine.options(),
     })?;
     if global.json {
         return print_json(&summary);
@@ -89,12 +89,13 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
 fn print(summary: &BenchSummary) -> Result<()> {
     let workload = &summary.workload;
     say!(
-        "{}: {} input + {} output tokens, {} threads, device {}\n",
+        "{}: {} input + {} output tokens, {} threads, device {}, key-value cache {}\n",
         summary.model,
         units::count(workload.input_tokens as u64),
         units::count(workload.output_tokens as u64),
         summary.threads,
         summary.device,
+        summary.kv_type,
     )?;
     say!("{}\nLatency over all requests:\n", throughput_table(summary).to_text())?;
     print_text(&latency_table(summary).to_text())?;

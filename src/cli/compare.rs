@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::bench::WorkloadOptions;
 use super::mmlu_eval::QuestionOptions;
-use super::options::{DeviceOptions, GlobalOptions, print_json, say};
+use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::bench::Workload;
 use crate::report::{self, CompareOptions, Comparison, Step, tables};
 use crate::support::units;
@@ -51,7 +51,7 @@ pub struct Arguments {
     output: PathBuf,
 
     #[command(flatten)]
-    device: DeviceOptions,
+    engine: EngineFlags,
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         every: questions.every,
         subjects: questions.subjects.clone(),
         workload,
-        device: arguments.device.device.0,
+        engine: arguments.engine.options(),
         fresh: arguments.fresh,
         output: arguments.output.clone(),
         notes: arguments.note.clone(),

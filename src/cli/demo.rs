@@ -99,7 +99,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
             every: 1,
             subjects: Vec::new(),
             workload: Some(short_workload()),
-            device: arguments.device.device.0,
+            engine: arguments.device.options(),
             fresh: false,
             output: arguments.output.clone(),
             notes: vec![source.note],

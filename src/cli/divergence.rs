@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::options::{DeviceOptions, GlobalOptions, print_json, say};
+use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::eval::divergence::{DivergenceOptions, DivergenceSummary, VariantDivergence, measure};
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -42,7 +42,7 @@ pub struct Arguments {
     context: usize,
 
     #[command(flatten)]
-    device: DeviceOptions,
+    engine: EngineFlags,
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         text: arguments.text.clone(),
         context: arguments.context,
         chunks: arguments.chunks.map(|chunks| chunks as usize),
-        device: arguments.device.device.0,
+        engine: arguments.engine.options(),
     };
     let summary = measure(&options)?;
     if global.json {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::options::{DeviceOptions, GlobalOptions, print_json};
+use super::options::{EngineFlags, GlobalOptions, print_json};
 use crate::engine::{
     ChatMessage, Engine, FinishReason, Generation, GenerationUpdate, Request, Sampling, generate,
     render_chat,
@@ -45,7 +45,7 @@ pub struct Arguments {
     sampling: SamplingOptions,
 
     #[command(flatten)]
-    device: DeviceOptions,
+    engine: EngineFlags,
 }
 
 /// How tokens are chosen.
@@ -102,7 +102,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let sampling = Sampling::from(&arguments.sampling);
     sampling.check()?;
     let started = Instant::now();
-    let engine = Engine::load(&arguments.model, arguments.device.device.0)?;
+    let engine = Engine::load(&arguments.model, arguments.engine.options())?;
     let load_time = started.elapsed();
     let text = prompt_text(arguments, &engine)?;
     let prompt = engine.vocabulary().encode(&text, true).context("cannot tokenize the prompt")?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::options::{DeviceOptions, GlobalOptions, print_json, say};
+use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::eval::{EvalError, EvalOptions, EvalSummary, Protocol, Score, evaluate};
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -31,7 +31,7 @@ pub struct Arguments {
     output: Option<PathBuf>,
 
     #[command(flatten)]
-    device: DeviceOptions,
+    engine: EngineFlags,
 }
 
 /// The options that say which questions are asked, and how; `compare` has them too.
@@ -97,7 +97,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         every: questions.every,
         subjects: questions.subjects.clone(),
         output,
-        device: arguments.device.device.0,
+        engine: arguments.engine.options(),
     };
     let summary = match evaluate(&options) {
         Err(stopped @ EvalError::Interrupted(_)) => {

@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
-use crate::engine::DeviceChoice;
+use crate::engine::{DeviceChoice, EngineOptions};
 use crate::gguf::GgmlType;
+use crate::kernels::attention::KvType;
 use crate::quant::formats;
 
 /// Options that stand before or after any subcommand.
@@ -29,6 +30,41 @@ pub struct GlobalOptions {
     /// Threads to compute with [default: physical cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+}
+
+/// The options of the subcommands that run a model for its results.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EngineFlags {
+    #[command(flatten)]
+    device: DeviceOptions,
+
+    /// Elements of the key-value cache on the CPU: i8 takes half the memory and time of i16
+    #[arg(long, value_name = "TYPE", value_parser = kv_type_parser(),
+          long_help = "Elements of the key-value cache on the CPU, i16 or i8 [default: i16]. Each \
+                       row has a scale of its own: i16 is more precise than f16; i8 takes half the \
+                       memory. On a CUDA device the cache holds f16.")]
+    kv_type: Option<KvType>,
+}
+
+impl EngineFlags {
+    /// What they say.
+    pub fn options(&self) -> EngineOptions {
+        EngineOptions { device: self.device.device.0, kv_type: self.kv_type }
+    }
+}
+
+fn kv_type_parser() -> impl TypedValueParser<Value = KvType> {
+    PossibleValuesParser::new(KvType::ALL.map(KvType::name)).map(|name| {
+        let kind = KvType::ALL.into_iter().find(|kind| kind.name() == name);
+        kind.expect("the parser has only let these names through")
+    })
+}
+
+impl DeviceOptions {
+    /// What they say.
+    pub fn options(&self) -> EngineOptions {
+        EngineOptions { device: self.device.0, kv_type: None }
+    }
 }
 
 /// The device option of the subcommands that run a model.

@@ -3,14 +3,13 @@
 mod build;
 mod chat;
 mod generation;
+mod options;
 mod sampler;
 mod scheduler;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
-
-use candle_core::Device;
 
 use crate::convert::vocabulary::Vocabulary;
 use crate::gguf::GgufFile;
@@ -23,6 +22,7 @@ use crate::support::units;
 pub use build::Build;
 pub use chat::{ChatMessage, render_chat};
 pub use generation::{Generation, GenerationUpdate, TextStream, generate};
+pub use options::{DeviceChoice, EngineOptions};
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::{Event, FinishReason, Request, RequestId, Scheduler, SchedulerOptions};
 
@@ -41,25 +41,6 @@ pub enum EngineError {
     /// Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-}
-
-/// Where a model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The CPU.
-    Cpu,
-    /// A CUDA device by number; needs a build with `--features cuda`.
-    Cuda(usize),
-}
-
-/// As `--device` takes it and as results record it: `cpu` or `cuda:N`.
-impl std::fmt::Display for DeviceChoice {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Cpu => formatter.write_str("cpu"),
-            Self::Cuda(number) => write!(formatter, "cuda:{number}"),
-        }
-    }
 }
 
 /// A handle to a sequence that lives in the engine.
@@ -149,7 +130,7 @@ impl<'a> StepLogits<'a> {
 pub struct Engine {
     decoder: Decoder,
     vocabulary: Vocabulary,
-    device: DeviceChoice,
+    options: EngineOptions,
     sequences: HashMap<SequenceId, SequenceCache>,
     next_id: usize,
     /// The caches of a step's sequences, while it runs.
@@ -165,15 +146,15 @@ impl Engine {
     ///
     /// # Errors
     /// A file that is no GGUF model that quantkit can run, and a device that is not there.
-    pub fn load(path: &Path, device: DeviceChoice) -> Result<Self, EngineError> {
+    pub fn load(path: &Path, options: EngineOptions) -> Result<Self, EngineError> {
         let started = Instant::now();
-        let tensor_device = open_device(device)?;
+        let device = options.open_device()?;
         let file = GgufFile::open(path)?;
         let unusable =
             |problem: String| EngineError::Unusable(format!("{}: {problem}", path.display()));
         let vocabulary = Vocabulary::from_metadata(file.metadata())
             .map_err(|error| unusable(error.to_string()))?;
-        let decoder = Decoder::load(file, &tensor_device)?;
+        let decoder = Decoder::load(file, &device, options.kv_type.unwrap_or_default())?;
         if vocabulary.size != decoder.vocabulary() {
             return Err(unusable(format!(
                 "the tokenizer has {} tokens, but the model's embedding has {}",
@@ -182,16 +163,18 @@ impl Engine {
             )));
         }
         tracing::info!(
-            "{} loaded in {}: {device}, {} threads, {} kernels",
+            "{} loaded in {}: {}, key-value cache in {}, {} threads, {} kernels",
             path.display(),
             units::duration(started.elapsed()),
+            options.device,
+            options.kv_type_name(),
             rayon::current_num_threads(),
             processor::in_use()
         );
         Ok(Self {
             decoder,
             vocabulary,
-            device,
+            options,
             sequences: HashMap::new(),
             next_id: 0,
             stepping: Vec::new(),
@@ -210,9 +193,9 @@ impl Engine {
         self.decoder.config().context_length
     }
 
-    /// Where the model runs.
-    pub fn device(&self) -> DeviceChoice {
-        self.device
+    /// Where and how the model runs.
+    pub fn options(&self) -> EngineOptions {
+        self.options
     }
 
     /// Checks that a prompt can be run: that it is not empty and fits in the context.
@@ -392,19 +375,5 @@ impl StepItem<'_> {
             LogitsFor::Last => 1,
             LogitsFor::All => self.tokens.len(),
         }
-    }
-}
-
-fn open_device(device: DeviceChoice) -> Result<Device, EngineError> {
-    match device {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(_) if !candle_core::utils::cuda_is_available() => {
-            Err(EngineError::Unusable(
-                "this quantkit was built without CUDA: cargo build --release --features cuda"
-                    .to_string(),
-            ))
-        }
-        DeviceChoice::Cuda(number) => Device::new_cuda(number)
-            .map_err(|error| EngineError::Unusable(format!("the CUDA device {number}: {error}"))),
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::EvalError;
 use super::log_softmax::{log_sum_exp, mean_difference};
 use super::text_windows::{TextWindows, first_scored};
-use crate::engine::{Build, DeviceChoice, Engine, EngineError, LogitsFor, StepItem};
+use crate::engine::{Build, Engine, EngineError, EngineOptions, LogitsFor, StepItem};
 use crate::gguf::{self, GgufFile, ModelIdentity};
 use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
@@ -41,8 +41,8 @@ pub struct DivergenceOptions {
     pub context: usize,
     /// At most this many windows.
     pub chunks: Option<usize>,
-    /// Where the models run.
-    pub device: DeviceChoice,
+    /// Where and how the model runs.
+    pub engine: EngineOptions,
 }
 
 /// A mean with its standard error.
@@ -129,6 +129,8 @@ pub struct DivergenceSummary {
     pub chunks: usize,
     /// Where the models ran.
     pub device: String,
+    /// Elements of the key-value cache: `i16`, `i8` or `f16`.
+    pub kv_type: String,
     /// In the order given.
     pub variants: Vec<VariantDivergence>,
     /// Wall time of the scoring, loading excluded.
@@ -274,7 +276,8 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
         text_sha256,
         context: options.context,
         chunks: windows.count(),
-        device: options.device.to_string(),
+        device: options.engine.device.to_string(),
+        kv_type: options.engine.kv_type_name().to_string(),
         variants: variants.collect::<Result<_, EvalError>>()?,
         seconds,
     })
@@ -289,7 +292,7 @@ fn in_file(path: &Path) -> impl Fn(io::Error) -> EvalError {
 }
 
 fn load(path: &Path, options: &DivergenceOptions) -> Result<Engine, EvalError> {
-    let engine = Engine::load(path, options.device)?;
+    let engine = Engine::load(path, options.engine)?;
     if options.context > engine.context_length() {
         return Err(EvalError::Unusable(format!(
             "{}: windows of {} tokens do not fit into the model's context of {}: lower --context",

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Build;
-use crate::engine::{DeviceChoice, EngineError};
+use crate::engine::{EngineError, EngineOptions};
 pub use run::SCHEMA_VERSION;
 
 /// How a question is asked and scored.
@@ -50,8 +50,8 @@ pub struct EvalOptions {
     pub subjects: Vec<String>,
     /// Directory for `summary.json` and `questions.parquet`.
     pub output: PathBuf,
-    /// Where the model runs.
-    pub device: DeviceChoice,
+    /// Where and how the model runs.
+    pub engine: EngineOptions,
 }
 
 /// Accuracy over a group of questions.
@@ -100,6 +100,8 @@ pub struct EvalSummary {
     pub subjects: Vec<String>,
     /// Where it ran: `cpu` or `cuda:N`.
     pub device: String,
+    /// Elements of the key-value cache: `i16`, `i8` or `f16`.
+    pub kv_type: String,
     /// Over all questions.
     pub overall: Score,
     /// Over MMLU's four categories (those present).

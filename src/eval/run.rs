@@ -36,7 +36,7 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     let model_sha256 = gguf::identify(&options.model)
         .map_err(|source| EvalError::Io { path: options.model.display().to_string(), source })?
         .sha256;
-    let engine = Engine::load(&options.model, options.device)?;
+    let engine = Engine::load(&options.model, options.engine)?;
 
     let started = Instant::now();
     let mut scorer = Scorer::new(engine);
@@ -82,7 +82,8 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
         limit: options.limit,
         every: options.every,
         subjects: options.subjects.clone(),
-        device: options.device.to_string(),
+        device: options.engine.device.to_string(),
+        kv_type: options.engine.kv_type_name().to_string(),
         overall,
         categories,
         subject_scores,

@@ -15,6 +15,7 @@ use super::observer::ActivationObserver;
 use super::ops::{KernelOps, TensorOps};
 use super::profile::{Operation, Profile};
 use crate::gguf::GgufFile;
+use crate::kernels::attention::KvType;
 
 pub use staged::{Residual, StandIn};
 
@@ -33,7 +34,7 @@ pub struct BatchItem<'a> {
 #[derive(Debug, Clone)]
 pub(super) enum BackEnd {
     /// Quantkit's own kernels, on the CPU.
-    Kernels,
+    Kernels(KvType),
     /// Candle's operations, on any device.
     Tensors(Device),
 }
@@ -51,14 +52,14 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads the model of a GGUF file: on the CPU for quantkit's own kernels, elsewhere for
-    /// candle's.
+    /// candle's, where the key-value cache holds f16 whatever `kv_type` says.
     ///
     /// # Errors
     /// An unknown architecture, metadata or tensors that do not fit together, and formats that
     /// cannot be run.
-    pub fn load(file: GgufFile, device: &Device) -> Result<Self, ModelError> {
+    pub fn load(file: GgufFile, device: &Device, kv_type: KvType) -> Result<Self, ModelError> {
         let back_end = match device {
-            Device::Cpu => BackEnd::Kernels,
+            Device::Cpu => BackEnd::Kernels(kv_type),
             device => BackEnd::Tensors(device.clone()),
         };
         Self::load_with(file, back_end)
@@ -67,7 +68,9 @@ impl Decoder {
     pub(super) fn load_with(file: GgufFile, back_end: BackEnd) -> Result<Self, ModelError> {
         let config = Config::from_gguf(&file)?;
         let model: Box<dyn Model> = match back_end {
-            BackEnd::Kernels => Box::new(Forward::load(&file, &config, KernelOps::new(&config))?),
+            BackEnd::Kernels(kv_type) => {
+                Box::new(Forward::load(&file, &config, KernelOps::new(&config, kv_type))?)
+            }
             BackEnd::Tensors(device) => {
                 Box::new(Forward::load(&file, &config, TensorOps::new(&config, device))?)
             }

@@ -9,6 +9,7 @@ use super::decoder::BackEnd;
 use super::ops::{KernelOps, Ops};
 use super::{BatchItem, Decoder, SequenceCache};
 use crate::gguf::{Array, GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
+use crate::kernels::attention::KvType;
 
 const MODELS: [&str; 7] =
     ["llama", "llama-linear", "llama-yarn", "llama-yarn-factor", "llama-llama3", "qwen2", "qwen3"];
@@ -24,7 +25,7 @@ fn model_path(name: &str) -> PathBuf {
 }
 
 /// Both back ends, on the CPU.
-const BACK_ENDS: [BackEnd; 2] = [BackEnd::Kernels, BackEnd::Tensors(Device::Cpu)];
+const BACK_ENDS: [BackEnd; 2] = [BackEnd::Kernels(KvType::I16), BackEnd::Tensors(Device::Cpu)];
 
 fn load(path: &Path, back_end: BackEnd) -> Result<Decoder, String> {
     let file = GgufFile::open(path).map_err(|error| error.to_string())?;
@@ -32,7 +33,7 @@ fn load(path: &Path, back_end: BackEnd) -> Result<Decoder, String> {
 }
 
 fn tiny(name: &str) -> Decoder {
-    load(&model_path(name), BackEnd::Kernels).unwrap()
+    load(&model_path(name), BackEnd::Kernels(KvType::I16)).unwrap()
 }
 
 /// The reference's tokens and logits.
@@ -212,7 +213,7 @@ fn an_exchanged_matrix_counts_until_it_is_exchanged_back() {
 
 #[test]
 fn room_that_nobody_has_is_an_error() {
-    let ops = KernelOps::new(tiny("llama").config());
+    let ops = KernelOps::new(tiny("llama").config(), KvType::I16);
     for capacity in [1 << 50, usize::MAX] {
         let error = ops.cache_storage(capacity).unwrap_err().to_string();
         assert!(error.contains("no memory") && error.contains("fewer"), "{error}");
@@ -245,7 +246,7 @@ fn a_file_that_does_not_fit_is_refused_with_the_name_of_what_does_not() {
     let path = directory.path().join("model.gguf");
     let refusal = |metadata: &dyn Fn(&mut Metadata), tensors: &dyn Fn(&mut Vec<TensorPlan>)| {
         change(&path, metadata, tensors);
-        let error = load(&path, BackEnd::Kernels).unwrap_err();
+        let error = load(&path, BackEnd::Kernels(KvType::I16)).unwrap_err();
         assert!(error.contains("model.gguf"), "{error}");
         error
     };

@@ -45,6 +45,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
         every: 1,
         subjects: Vec::new(),
         device: "cpu".to_string(),
+        kv_type: "i16".to_string(),
         overall: score("all", correct, questions),
         categories: ["STEM", "humanities", "social sciences", "other"]
             .map(|name| score(name, correct / 4, questions / 4))
@@ -133,6 +134,7 @@ pub(super) fn benchmark(model_sha256: &str, speed: f64) -> BenchSummary {
         model_sha256: model_sha256.to_string(),
         model_bytes: 1 << 28,
         device: "cpu".to_string(),
+        kv_type: "i16".to_string(),
         threads: 2,
         machine: machine(),
         load_average_before: Some(0.1),
@@ -207,6 +209,7 @@ pub(super) fn comparison() -> Comparison {
         baseline: variants[0].label.clone(),
         machine: machine(),
         device: "cpu".to_string(),
+        kv_type: "i16".to_string(),
         threads: 2,
         evaluation: settings(),
         workload: Some(workload()),

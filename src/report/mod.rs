@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use crate::bench::{self, BenchError, BenchOptions, BenchSummary, Workload};
-use crate::engine::DeviceChoice;
+use crate::engine::EngineOptions;
 use crate::eval::question_set::QuestionSet;
 use crate::eval::{self, EvalError, EvalOptions, EvalSummary, Protocol, Score};
 use crate::gguf::{self, GgufError};
@@ -55,8 +55,8 @@ pub struct CompareOptions {
     pub subjects: Vec<String>,
     /// The load of the benchmark; none is run when absent.
     pub workload: Option<Workload>,
-    /// Where the models run.
-    pub device: DeviceChoice,
+    /// Where and how the model runs.
+    pub engine: EngineOptions,
     /// Measure everything anew.
     pub fresh: bool,
     /// Directory for the report; each variant's own results go into a directory in it.
@@ -263,8 +263,13 @@ impl Work<'_> {
         model_sha256: &str,
         directory: &Path,
     ) -> Result<(EvalSummary, Vec<QuestionResult>, bool), ReportError> {
-        let device = self.options.device.to_string();
-        let wanted = WantedEvaluation { model_sha256, settings: self.settings, device: &device };
+        let device = self.options.engine.device.to_string();
+        let wanted = WantedEvaluation {
+            model_sha256,
+            settings: self.settings,
+            device: &device,
+            kv_type: self.options.engine.kv_type_name(),
+        };
         let questions = directory.join("questions.parquet");
         if !self.options.fresh {
             let earlier =
@@ -282,7 +287,7 @@ impl Work<'_> {
             every: self.options.every,
             subjects: self.options.subjects.clone(),
             output: directory.to_path_buf(),
-            device: self.options.device,
+            engine: self.options.engine,
         })?;
         Ok((summary, questions::read(&questions)?, false))
     }
@@ -294,11 +299,12 @@ impl Work<'_> {
         workload: &Workload,
         directory: &Path,
     ) -> Result<(BenchSummary, (), bool), ReportError> {
-        let device = self.options.device.to_string();
+        let device = self.options.engine.device.to_string();
         let wanted = WantedBench {
             model_sha256,
             workload,
             device: &device,
+            kv_type: self.options.engine.kv_type_name(),
             threads: rayon::current_num_threads(),
             machine: &self.machine,
         };
@@ -313,7 +319,7 @@ impl Work<'_> {
             model: model.to_path_buf(),
             workload: workload.clone(),
             output: directory.to_path_buf(),
-            device: self.options.device,
+            engine: self.options.engine,
         })?;
         Ok((summary, (), false))
     }
@@ -327,7 +333,8 @@ impl Work<'_> {
             title: words::title(&variants),
             baseline: baseline.to_string(),
             machine: self.machine.clone(),
-            device: self.options.device.to_string(),
+            device: self.options.engine.device.to_string(),
+            kv_type: self.options.engine.kv_type_name().to_string(),
             threads: rayon::current_num_threads(),
             evaluation: self.settings.clone(),
             workload: self.options.workload.clone(),

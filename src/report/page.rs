@@ -286,7 +286,10 @@ fn settings(comparison: &Comparison) -> Vec<(&'static str, String)> {
         ("Cores", format!("{} ({} threads)", machine.physical_cores, machine.logical_cores)),
         ("Memory", units::bytes(machine.memory_bytes)),
         ("System", machine.system.clone()),
-        ("Device, threads", format!("{}, {}", comparison.device, comparison.threads)),
+        (
+            "Device, threads, key-value cache",
+            format!("{}, {}, {}", comparison.device, comparison.threads, comparison.kv_type),
+        ),
         ("quantkit", comparison.quantkit_version.clone()),
         ("Made", comparison.created.clone()),
     ]);

@@ -28,6 +28,8 @@ pub struct Comparison {
     pub machine: Machine,
     /// Where the models ran: `cpu` or `cuda:N`.
     pub device: String,
+    /// Elements of the key-value cache: `i16`, `i8` or `f16`.
+    pub kv_type: String,
     /// Threads that computed.
     pub threads: usize,
     /// How accuracy was measured.

@@ -79,6 +79,7 @@ pub(super) struct WantedEvaluation<'a> {
     pub model_sha256: &'a str,
     pub settings: &'a EvaluationSettings,
     pub device: &'a str,
+    pub kv_type: &'a str,
 }
 
 impl WantedEvaluation<'_> {
@@ -96,6 +97,7 @@ impl WantedEvaluation<'_> {
             (found.every == settings.every, "the choice of rows"),
             (found.subjects == settings.subjects, "the subjects"),
             (found.device == self.device, "the device"),
+            (found.kv_type == self.kv_type, "the key-value cache"),
         ])
     }
 }
@@ -106,6 +108,7 @@ pub(super) struct WantedBench<'a> {
     pub model_sha256: &'a str,
     pub workload: &'a Workload,
     pub device: &'a str,
+    pub kv_type: &'a str,
     pub threads: usize,
     pub machine: &'a Machine,
 }
@@ -122,6 +125,7 @@ impl WantedBench<'_> {
             (found.model_sha256 == self.model_sha256, "the model file"),
             (found.workload == *self.workload, "the workload"),
             (found.device == self.device, "the device"),
+            (found.kv_type == self.kv_type, "the key-value cache"),
             (found.threads == self.threads, "the number of threads"),
             (same_hardware, "the machine"),
         ])
@@ -191,7 +195,12 @@ mod tests {
     fn an_evaluation_is_reused_only_for_the_same_question() {
         let summary = fixtures::evaluation("abc", 40, 100);
         let settings = fixtures::settings();
-        let wanted = WantedEvaluation { model_sha256: "abc", settings: &settings, device: "cpu" };
+        let wanted = WantedEvaluation {
+            model_sha256: "abc",
+            settings: &settings,
+            device: "cpu",
+            kv_type: "i16",
+        };
         assert_eq!(wanted.mismatch(&summary), None);
         let other = Build { executable_sha256: Some("0".repeat(64)), ..Build::current() };
         let cases: [(&str, EvalSummary); 6] = [
@@ -216,6 +225,7 @@ mod tests {
             model_sha256: "abc",
             workload: &workload,
             device: "cpu",
+            kv_type: "i16",
             threads: 2,
             machine: &machine,
         };

@@ -25,6 +25,7 @@ use crate::convert::vocabulary::Vocabulary;
 use crate::eval::divergence::Divergence;
 use crate::eval::text_windows::TextWindows;
 use crate::gguf::{self, GgmlType, GgufFile, TensorInfo};
+use crate::kernels::attention::KvType;
 use crate::model::Decoder;
 use crate::quant::importance::Importance;
 use crate::quant::plan::{Plan, PlannedModel, tensors_sha256};
@@ -77,7 +78,7 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     let held_out_windows = held_out.as_ref().map(|text| spread(text, text.count()));
 
     let model = GgufFile::open(&options.model)?;
-    let decoder = Decoder::load(model, &Device::Cpu)?;
+    let decoder = Decoder::load(model, &Device::Cpu, KvType::default())?;
     check_context(options, &decoder)?;
     let mut measurements = open_measurements(options)?;
 

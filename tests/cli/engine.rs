@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use quantkit::engine::{
-    DeviceChoice, Engine, Event, FinishReason, GenerationUpdate, LogitsFor, Request, RequestId,
+    Engine, EngineOptions, Event, FinishReason, GenerationUpdate, LogitsFor, Request, RequestId,
     Sampling, Scheduler, SchedulerOptions, StepItem, generate,
 };
 
@@ -15,7 +15,7 @@ fn engine(context: usize) -> Engine {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tiny.gguf");
     TinyModel { context, ..TinyModel::default() }.write(&path);
-    Engine::load(&path, DeviceChoice::Cpu).unwrap()
+    Engine::load(&path, EngineOptions::default()).unwrap()
 }
 
 fn prompt(length: usize, seed: usize) -> Vec<u32> {

@@ -95,7 +95,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         run.check_continues(output)?;
     }
 
-    let mut engine = Engine::load(model, arguments.device.device.0)?;
+    let mut engine = Engine::load(model, arguments.device.options())?;
     let chunk_tokens = chunk_tokens(arguments, &engine)?;
     let names: Vec<_> = arguments.text.iter().map(|path| path.display().to_string()).collect();
     let mut sums = match earlier {

@@ -21,6 +21,29 @@ use work::{Scratch, Work};
 
 pub use cache::{CacheRows, encode_row};
 
+/// How the elements of keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvType {
+    /// 16-bit integers with one f32 scale a row: more precise than f16.
+    #[default]
+    I16,
+    /// 8-bit integers with one f32 scale a row: half the memory.
+    I8,
+}
+
+impl KvType {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::I16, Self::I8];
+
+    /// What `--kv-type` and results call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::I16 => "i16",
+            Self::I8 => "i8",
+        }
+    }
+}
+
 /// The shape shared by all sequences of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionShape {

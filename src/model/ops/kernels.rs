@@ -5,7 +5,7 @@ use candle_core::{Result, bail};
 use super::{HeadNorms, Input, Ops, Output, Weight, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::{
-    AttentionItem, AttentionShape, CacheRows, CacheSpan, attention, encode_row,
+    AttentionItem, AttentionShape, CacheRows, CacheSpan, KvType, attention, encode_row,
 };
 use crate::kernels::elementwise::{
     for_each_row, norm_heads, rms_norm_row, rotate_heads, silu_multiply_row,
@@ -23,6 +23,7 @@ pub(in crate::model) struct KernelOps {
     team: &'static Team,
     shape: AttentionShape,
     layers: usize,
+    kv_type: KvType,
     epsilon: f32,
     /// Whether elements i and i + pairs turn together, rather than 2i and 2i + 1.
     halves: bool,
@@ -80,12 +81,13 @@ impl Buffer {
 
 impl KernelOps {
     /// The operations of a model.
-    pub(in crate::model) fn new(config: &Config) -> Self {
+    pub(in crate::model) fn new(config: &Config, kv_type: KvType) -> Self {
         let Config { heads, kv_heads, head_size, attention_scale, .. } = *config;
         Self {
             team: Team::global(),
             shape: AttentionShape { heads, kv_heads, head_size, scale: attention_scale },
             layers: config.layers,
+            kv_type,
             epsilon: config.norm_epsilon,
             halves: config.family.rope_pairs == RopePairs::Halves,
         }
