@@ -8,8 +8,10 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use quantkit::gguf::GgmlType;
-use quantkit::kernels::matmul::PackedMatrix;
+use quantkit::kernels::elementwise::Rows;
+use quantkit::kernels::matmul::{PackedMatrix, Source, Target, Workspace, multiply_many};
 use quantkit::quant::formats::quantize_row;
+use quantkit::support::team::Team;
 
 const TYPES: [GgmlType; 7] = [
     GgmlType::F16,
@@ -51,9 +53,16 @@ fn products(criterion: &mut Criterion) {
             for tokens in TOKENS {
                 let inputs = values(tokens * columns);
                 let mut output = vec![0.0; tokens * rows];
+                let mut workspace = Workspace::default();
                 group.throughput(Throughput::Elements((2 * tokens * rows * columns) as u64));
                 group.bench_function(BenchmarkId::from_parameter(tokens), |bencher| {
-                    bencher.iter(|| matrix.multiply(tokens, black_box(&inputs), &mut output));
+                    bencher.iter(|| {
+                        let rows = Rows::new(black_box(&inputs), tokens, columns, columns);
+                        let targets = &mut [Target::new(&mut output)];
+                        let source = Source::Rows(rows);
+                        let workspace = &mut workspace;
+                        multiply_many(Team::global(), &[&matrix], &source, targets, workspace);
+                    });
                 });
             }
             group.finish();

@@ -1,32 +1,44 @@
-//! Inputs prepared for the kernels: cut into tiles of tokens and interleaved, so that a kernel
-//! reads them from front to back; for quantized weights also rounded to eight bits.
+//! Inputs prepared for the kernels, token by token; for quantized weights rounded to eight bits.
 //!
 //! For quantized weights 32 columns of an input become int8 with a scale of largest magnitude / 127,
-//! rounded to f16: what ggml's Q8_0 does, with ties to even as its x86 code has it.
+//! rounded to f16: what ggml's Q8_0 does, with ties to even as its x86 code has it. Whatever else
+//! the kernels need to know of a block is computed here, once for all rows of all matrices.
 
 use half::f16;
 
 /// Columns that share a scale.
 pub(super) const BLOCK: usize = 32;
-/// 32-bit words that a block takes, a token.
-pub(super) const BLOCK_WORDS: usize = SCALED_SUM + 3;
+/// 32-bit words that a block takes.
+pub(super) const BLOCK_WORDS: usize = CODE_WORDS + PARTS;
+/// Words that a block's codes take: four int8 each.
+pub(super) const CODE_WORDS: usize = BLOCK / 4;
 
-/// Where a block's parts begin, in words a token: eight quads of int8, …
-pub(super) const QUADS: usize = 0;
-/// … the f32 scale, …
-pub(super) const SCALE: usize = 8;
-/// … what a zero point takes from the integer sums: minus the zero point times the i32 sum of the
-/// activations (by [`super::format::Zero`]), …
-pub(super) const ZERO_SUM: usize = 9;
+/// What a token has for each block behind all its codes, an array over the blocks each: the f32
+/// scale, …
+pub(super) const SCALE: usize = 0;
+/// … where a kernel's integer sums begin (by [`super::format::Zero`]): [`MAGIC`]'s bits minus what
+/// the zero point takes, the zero point times the sum of the codes, …
+pub(super) const ZERO_SUM: usize = 1;
 /// … and the sums of the whole block, its first half and its second half times the scale, in f32.
-pub(super) const SCALED_SUM: usize = 14;
+pub(super) const SCALED_SUM: usize = 6;
+const PARTS: usize = SCALED_SUM + 3;
+
+/// 1.5 · 2²³. An integer below 2²² that is added to its bits gives the bits of the float that is as
+/// much larger: sums that begin with them are floats without a conversion. The kernels take it out
+/// again where they scale the sum, `sum · scale − MAGIC · scale` in one rounding.
+pub(super) const MAGIC: f32 = 12_582_912.0;
+
+/// Where a token of `blocks` blocks has a part of a block.
+pub(super) const fn part_at(part: usize, blocks: usize, block: usize) -> usize {
+    (CODE_WORDS + part) * blocks + block
+}
 
 /// What a kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ActivationKind {
-    /// f32: for each column the tile's tokens.
+    /// f32 as they are.
     Float,
-    /// For each 32 columns the parts above, each holding the tile's tokens side by side.
+    /// The codes of all blocks, then the parts above.
     Quantized,
 }
 
@@ -34,53 +46,77 @@ impl ActivationKind {
     /// Both, in the enum's order.
     pub(super) const ALL: [Self; 2] = [Self::Float, Self::Quantized];
 
-    /// 32-bit words that one token of `columns` columns takes.
-    pub(super) fn words(self, columns: usize) -> usize {
+    /// 32-bit words that one token of `columns` columns takes. Tokens that lie a power of two apart
+    /// would share a few sets of the first-level cache, so none do.
+    pub(super) const fn words(self, columns: usize) -> usize {
         match self {
-            Self::Float => columns,
+            Self::Float => columns.next_multiple_of(16) + 16,
             Self::Quantized => columns / BLOCK * BLOCK_WORDS,
         }
     }
 
-    /// Prepares a tile: `inputs` is its tokens × `columns`; `quantize` is [`quantize`] or the like.
+    /// Prepares a token; `quantize` is [`quantize`] or the like.
     #[inline(always)]
     pub(super) fn fill(
         self,
-        inputs: &[f32],
-        columns: usize,
-        tile: &mut [u32],
+        input: &[f32],
+        words: &mut [u32],
         quantize: impl Fn(&[f32; BLOCK]) -> QuantizedBlock,
     ) {
-        let tokens = inputs.len() / columns;
         match self {
-            Self::Float => interleave(inputs, columns, tokens, tile),
+            Self::Float => {
+                for (word, value) in words.iter_mut().zip(input) {
+                    *word = value.to_bits();
+                }
+            }
             Self::Quantized => {
-                for (token, input) in inputs.chunks_exact(columns).enumerate() {
-                    let (blocks, _) = input.as_chunks::<BLOCK>();
-                    let tiles = tile.chunks_exact_mut(BLOCK_WORDS * tokens);
-                    for (block, tile) in blocks.iter().zip(tiles) {
-                        place(&quantize(block), token, tokens, tile);
-                    }
+                let (inputs, _) = input.as_chunks::<BLOCK>();
+                for (block, values) in inputs.iter().enumerate() {
+                    place(&quantize(values), block, inputs.len(), words);
                 }
             }
         }
     }
 }
 
-/// Transposes tokens × columns.
-#[inline(always)]
-fn interleave(inputs: &[f32], columns: usize, tokens: usize, tile: &mut [u32]) {
-    /// Columns moved at a time: what is written stays in the first-level cache.
-    const STRIP: usize = 64;
-    let tiles = tile.chunks_mut(STRIP * tokens);
-    for (start, tile) in (0..columns).step_by(STRIP).zip(tiles) {
-        let end = columns.min(start + STRIP);
-        for (token, input) in inputs.chunks_exact(columns).enumerate() {
-            let slots = tile[token..].iter_mut().step_by(tokens);
-            for (slot, value) in slots.zip(&input[start..end]) {
-                *slot = value.to_bits();
-            }
+/// Tokens as a kernel reads them: `tokens` stretches of `stride` words.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prepared<'a> {
+    pub(super) words: &'a [u32],
+    pub(super) stride: usize,
+    pub(super) tokens: usize,
+}
+
+impl<'a> Prepared<'a> {
+    /// So many tokens of so many columns, prepared as the kind says.
+    pub(super) fn new(
+        kind: ActivationKind,
+        tokens: usize,
+        columns: usize,
+        words: &'a [u32],
+    ) -> Self {
+        Self { words, stride: kind.words(columns), tokens }
+    }
+
+    /// Some of the tokens.
+    pub(super) fn tokens(self, tokens: std::ops::Range<usize>) -> Self {
+        let words = &self.words[tokens.start * self.stride..tokens.end * self.stride];
+        Self { words, stride: self.stride, tokens: tokens.len() }
+    }
+
+    /// Where each of `T` tokens begins: all of its words lie behind.
+    pub(super) fn starts<const T: usize>(self) -> [*const u32; T] {
+        assert_eq!((self.tokens, self.words.len()), (T, T * self.stride), "the tile has T tokens");
+        let mut starts = [self.words.as_ptr(); T];
+        for (token, start) in starts.iter_mut().enumerate() {
+            *start = self.words[token * self.stride..].as_ptr();
         }
+        starts
+    }
+
+    /// The words of each token.
+    pub(super) fn iter(self) -> impl Iterator<Item = &'a [u32]> {
+        (0..self.tokens).map(move |token| &self.words[token * self.stride..][..self.stride])
     }
 }
 
@@ -115,30 +151,30 @@ pub(super) fn scale_and_inverse(largest: f32) -> (f32, f32) {
     (largest / 127.0, if largest != 0.0 { 127.0 / largest } else { 0.0 })
 }
 
-/// The nearest integer, ties to even, below 2^22: adding 1.5 · 2^23 leaves it in the mantissa.
+/// The nearest integer, ties to even, below 2^22.
 #[inline(always)]
 fn nearest_int(value: f32) -> i32 {
-    const MAGIC: f32 = 12_582_912.0;
     (value + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
 }
 
-/// The zero points' shares, from the sums of the whole block, its first half and its second half.
+/// What each zero point takes, from the sums of the whole block, its first half and its second half.
 #[inline(always)]
 fn zero_sums([whole, first, second]: [i32; 3]) -> [i32; 5] {
-    [-8 * whole, -16 * whole, -128 * whole, -32 * first, -32 * second]
+    [8 * whole, 16 * whole, 128 * whole, 32 * first, 32 * second]
 }
 
 #[inline(always)]
-fn place(block: &QuantizedBlock, token: usize, tokens: usize, tile: &mut [u32]) {
-    let mut put = |part: usize, word: u32| tile[part * tokens + token] = word;
-    for (quad, codes) in block.codes.as_chunks::<4>().0.iter().enumerate() {
-        put(QUADS + quad, u32::from_le_bytes(codes.map(|code| code as u8)));
+fn place(block: &QuantizedBlock, index: usize, blocks: usize, words: &mut [u32]) {
+    let codes = &mut words[CODE_WORDS * index..][..CODE_WORDS];
+    for (word, codes) in codes.iter_mut().zip(block.codes.as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(codes.map(|code| code as u8));
     }
+    let mut put = |part: usize, word: u32| words[part_at(part, blocks, index)] = word;
     let [first, second] = block.sums;
-    put(SCALE, block.scale.to_bits());
     let sums = [first + second, first, second];
+    put(SCALE, block.scale.to_bits());
     for (part, sum) in zero_sums(sums).into_iter().enumerate() {
-        put(ZERO_SUM + part, sum as u32);
+        put(ZERO_SUM + part, MAGIC.to_bits().wrapping_sub(sum as u32));
     }
     for (part, sum) in sums.into_iter().enumerate() {
         put(SCALED_SUM + part, (sum as f32 * block.scale).to_bits());
@@ -172,20 +208,22 @@ mod tests {
     }
 
     #[test]
-    fn tokens_lie_side_by_side() {
-        let inputs: Vec<f32> = (0..2 * BLOCK).map(|i| i as f32 - 20.0).collect();
-        let mut tile = vec![0; 2 * BLOCK_WORDS];
-        ActivationKind::Quantized.fill(&inputs, BLOCK, &mut tile, quantize);
-        for token in 0..2 {
-            let block = quantize(inputs[token * BLOCK..][..BLOCK].try_into().unwrap());
-            let word = |part: usize| tile[part * 2 + token];
+    fn a_token_has_its_codes_and_then_its_parts() {
+        let input: Vec<f32> = (0..2 * BLOCK).map(|i| i as f32 - 20.0).collect();
+        let mut words = vec![0; 2 * BLOCK_WORDS];
+        ActivationKind::Quantized.fill(&input, &mut words, quantize);
+        for index in 0..2 {
+            let block = quantize(input[index * BLOCK..][..BLOCK].try_into().unwrap());
+            let word = |part: usize| words[part_at(part, 2, index)];
+            let zero_sum = |zero: usize| MAGIC - f32::from_bits(word(ZERO_SUM + zero));
             let sum: i32 = block.codes.iter().map(|&code| i32::from(code)).sum();
-            assert_eq!(word(QUADS + 7).to_le_bytes()[3] as i8, block.codes[31]);
+            let last = words[CODE_WORDS * (index + 1) - 1];
+            assert_eq!(last.to_le_bytes()[3] as i8, block.codes[31]);
             assert_eq!(f32::from_bits(word(SCALE)), block.scale);
-            assert_eq!(word(ZERO_SUM) as i32, -8 * sum);
-            assert_eq!(word(ZERO_SUM + 1) as i32, -16 * sum);
-            assert_eq!(word(ZERO_SUM + 2) as i32, -128 * sum);
-            assert_eq!(word(ZERO_SUM + 3).wrapping_add(word(ZERO_SUM + 4)) as i32, -32 * sum);
+            assert_eq!(zero_sum(0), 8.0 * sum as f32);
+            assert_eq!(zero_sum(1), 16.0 * sum as f32);
+            assert_eq!(zero_sum(2), 128.0 * sum as f32);
+            assert_eq!(zero_sum(3) + zero_sum(4), 32.0 * sum as f32);
             assert_eq!(f32::from_bits(word(SCALED_SUM)), sum as f32 * block.scale);
         }
     }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::{
-    self, ActivationKind, BLOCK, BLOCK_WORDS, QUADS, SCALE, SCALED_SUM, ZERO_SUM,
+    self, ActivationKind, BLOCK, CODE_WORDS, MAGIC, Prepared, SCALE, SCALED_SUM, ZERO_SUM, part_at,
 };
 use super::float::FloatFormat;
 use super::format::{
@@ -11,16 +11,16 @@ use super::format::{
 };
 use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, quantized_bytes, scales_at};
 
-/// Tokens in a tile, largest first; the last is 1.
-pub(super) const TILES: &[usize] = &[4, 2, 1];
+/// Tokens that are multiplied at a time, at most.
+pub(super) const TILE: usize = 4;
 
 /// Rows in a register.
 const LANES: usize = 8;
 
 /// [`ActivationKind::fill`], compiled for AVX2.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn fill(kind: ActivationKind, inputs: &[f32], columns: usize, tile: &mut [u32]) {
-    kind.fill(inputs, columns, tile, activations::quantize);
+pub(super) fn fill(kind: ActivationKind, input: &[f32], words: &mut [u32]) {
+    kind.fill(input, words, activations::quantize);
 }
 
 /// [`super::portable::multiply_quantized`] with AVX2.
@@ -28,86 +28,94 @@ pub(super) fn fill(kind: ActivationKind, inputs: &[f32], columns: usize, tile: &
 pub(super) fn multiply_quantized<F: QuantizedFormat>(
     panel: &[u8],
     columns: usize,
-    activations: &[u32],
-    tokens: usize,
-    output: &mut [f32],
+    tokens: Prepared<'_>,
+    totals: &mut [f32],
 ) {
     assert!(panel.len() >= quantized_bytes::<F>(columns), "the panel is whole");
-    assert!(activations.len() >= ActivationKind::Quantized.words(columns) * tokens);
-    assert!(output.len() >= QUANTIZED_ROWS * tokens, "the output has room");
+    assert!(tokens.stride >= ActivationKind::Quantized.words(columns), "the tokens are whole");
+    assert!(totals.len() >= QUANTIZED_ROWS * tokens.tokens, "the totals have room");
     let panel = panel.as_ptr();
-    let activations = activations.as_ptr();
-    let output = output.as_mut_ptr();
+    let totals = totals.as_mut_ptr();
     for half in 0..QUANTIZED_ROWS / LANES {
-        // SAFETY: the panel, the activations and the output are as long as the kernel asks: see
-        // above.
+        // SAFETY: the panel, the tokens and the totals are as long as the kernel asks: see above.
         unsafe {
-            match tokens {
-                1 => quantized_tile::<F, 1>(panel, columns, activations, half, output),
-                2 => quantized_tile::<F, 2>(panel, columns, activations, half, output),
-                4 => quantized_tile::<F, 4>(panel, columns, activations, half, output),
-                _ => unreachable!("no tile has {tokens} tokens"),
+            match tokens.tokens {
+                1 => quantized_tile::<F, 1>(panel, columns, tokens.starts(), half, totals),
+                2 => quantized_tile::<F, 2>(panel, columns, tokens.starts(), half, totals),
+                3 => quantized_tile::<F, 3>(panel, columns, tokens.starts(), half, totals),
+                4 => quantized_tile::<F, 4>(panel, columns, tokens.starts(), half, totals),
+                tokens => unreachable!("no tile has {tokens} tokens"),
             }
         }
     }
 }
 
 /// # Safety
-/// `panel` has `quantized_bytes::<F>(columns)` bytes, `activations` the words of `T` tokens of
-/// `columns` columns, `output` room for `T` × 16 values; `half` is 0 or 1.
+/// `panel` has `quantized_bytes::<F>(columns)` bytes, each of `tokens` the words of a token of so
+/// many columns, `totals` room for `T` × 16 values; `half` is 0 or 1.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn quantized_tile<F: QuantizedFormat, const T: usize>(
     panel: *const u8,
     columns: usize,
-    activations: *const u32,
+    tokens: [*const u32; T],
     half: usize,
-    output: *mut f32,
+    totals: *mut f32,
 ) {
-    let mut totals = [_mm256_setzero_ps(); T];
+    let blocks = columns / BLOCK;
+    let mut sums = [_mm256_setzero_ps(); T];
     // SAFETY: every offset stays below the lengths that the caller promises.
     unsafe {
         let scales = panel.add(scales_at::<F>(columns));
-        for block in 0..columns / BLOCK {
+        for block in 0..blocks {
             let codes = panel.add(block * QUANTIZED_ROWS * code_bytes::<F>() + 4 * LANES * half);
-            let activations = activations.add(block * BLOCK_WORDS * T);
-            add_group::<F, T, 0>(codes, activations, scales, block, half, &mut totals);
+            let place = Place { block, blocks, half };
+            add_group::<F, T, 0>(codes, tokens, scales, place, &mut sums);
             if F::GROUP < BLOCK {
-                add_group::<F, T, 1>(codes, activations, scales, block, half, &mut totals);
+                add_group::<F, T, 1>(codes, tokens, scales, place, &mut sums);
             }
         }
-        for (t, total) in totals.into_iter().enumerate() {
-            _mm256_storeu_ps(output.add(t * QUANTIZED_ROWS + LANES * half), total);
+        for (t, sum) in sums.into_iter().enumerate() {
+            _mm256_storeu_ps(totals.add(t * QUANTIZED_ROWS + LANES * half), sum);
         }
     }
+}
+
+/// Which block of how many, and which half of a panel's rows.
+#[derive(Clone, Copy)]
+struct Place {
+    block: usize,
+    blocks: usize,
+    half: usize,
 }
 
 /// Adds the products of one group. Which one is a constant, so that all of this is inlined and the
 /// sums stay in registers.
 ///
 /// # Safety
-/// `codes` and `activations` are those of the 32 columns, `scales` those of the whole panel.
+/// `codes` are those of the 32 columns, `scales` those of the whole panel.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn add_group<F: QuantizedFormat, const T: usize, const GROUP: usize>(
     codes: *const u8,
-    activations: *const u32,
+    tokens: [*const u32; T],
     scales: *const u8,
-    block: usize,
-    half: usize,
+    Place { block, blocks, half }: Place,
     totals: &mut [__m256; T],
 ) {
     let groups = BLOCK / F::GROUP;
     // The sums of the whole block come first, those of its halves after it.
-    let sums_at = if groups == 1 { 0 } else { 1 + GROUP };
+    let sums_at = SCALED_SUM + if groups == 1 { 0 } else { 1 + GROUP };
     // SAFETY: the caller's.
     unsafe {
-        let sums = integer_sums::<F, T, GROUP>(codes, activations);
+        let sums = integer_sums::<F, T, GROUP>(codes, tokens, block, blocks);
         let (scales, offsets) = group_scales::<F>(scales, block * groups + GROUP, half);
+        let magic = _mm256_mul_ps(scales, _mm256_set1_ps(-MAGIC));
         for (t, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
-            let scale = _mm256_mul_ps(scales, broadcast(activations, SCALE * T + t));
-            *total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *total);
+            let scaled = _mm256_fmadd_ps(_mm256_castsi256_ps(sum), scales, magic);
+            let scale = broadcast(tokens[t], part_at(SCALE, blocks, block));
+            *total = _mm256_fmadd_ps(scaled, scale, *total);
             if has_offsets::<F>() {
-                let sum = broadcast(activations, (SCALED_SUM + sums_at) * T + t);
+                let sum = broadcast(tokens[t], part_at(sums_at, blocks, block));
                 *total = _mm256_fmadd_ps(offsets, sum, *total);
             }
         }
@@ -120,25 +128,28 @@ const fn codes_are_large<F: QuantizedFormat>() -> bool {
     matches!(F::ZERO, Zero::OneHundredTwentyEight)
 }
 
-/// The exact sums of (code − zero) times activation over one group, for each token.
+/// The exact sums of (code − zero) times activation over one group, for each token, on top of
+/// [`MAGIC`]'s bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn integer_sums<F: QuantizedFormat, const T: usize, const GROUP: usize>(
     codes: *const u8,
-    activations: *const u32,
+    tokens: [*const u32; T],
+    block: usize,
+    blocks: usize,
 ) -> [__m256i; T] {
-    // SAFETY: a block of 32 columns has code_bytes × 16 bytes of codes and BLOCK_WORDS × T words.
+    // SAFETY: a block of 32 columns has code_bytes × 16 bytes of codes; tokens have all words.
     unsafe {
-        let word = |at: usize| _mm256_set1_epi32(activations.add(at).read() as i32);
-        let mut sums = [_mm256_setzero_si256(); T];
+        let mut sums = [_mm256_set1_epi32(MAGIC.to_bits() as i32); T];
         if let (Some(zero), false) = (F::ZERO.sum_of(GROUP), codes_are_large::<F>()) {
-            for (t, sum) in sums.iter_mut().enumerate() {
-                *sum = word((ZERO_SUM + zero) * T + t);
+            for (sum, token) in sums.iter_mut().zip(tokens) {
+                let word = token.add(part_at(ZERO_SUM + zero, blocks, block)).read();
+                *sum = _mm256_set1_epi32(word as i32);
             }
         }
         for quad in GROUP * F::GROUP / 4..(GROUP + 1) * F::GROUP / 4 {
             let codes = quad_codes::<F>(codes, quad);
-            add_products::<F, T>(&mut sums, codes, activations.add((QUADS + quad) * T));
+            add_products::<F, T>(&mut sums, codes, tokens, CODE_WORDS * block + quad);
         }
         sums
     }
@@ -187,19 +198,20 @@ fn bits_to_fifth(bytes: __m256i, bit: usize) -> __m256i {
     }
 }
 
-/// Adds four columns of codes times activations; `values` holds the quads of `T` tokens.
+/// Adds four columns of codes times activations, which each token has at a word.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn add_products<F: QuantizedFormat, const T: usize>(
     sums: &mut [__m256i; T],
     codes: __m256i,
-    values: *const u32,
+    tokens: [*const u32; T],
+    word: usize,
 ) {
     let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
     let magnitudes = _mm256_abs_epi8(signed);
-    for (t, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: the caller has `T` words there.
-        let values = _mm256_set1_epi32(unsafe { values.add(t).read() } as i32);
+    for (sum, token) in sums.iter_mut().zip(tokens) {
+        // SAFETY: the caller's tokens have the word.
+        let values = _mm256_set1_epi32(unsafe { token.add(word).read() } as i32);
         let pairs = if codes_are_large::<F>() {
             // |code| is at most 128 and activations are at most 127 either way: 2 · 128 · 127 fits.
             _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(values, signed))
@@ -256,90 +268,72 @@ unsafe fn broadcast(words: *const u32, at: usize) -> __m256 {
 pub(super) fn multiply_float<F: FloatFormat<WIDTH>, const WIDTH: usize>(
     panel: &[u8],
     columns: usize,
-    activations: &[u32],
-    tokens: usize,
-    output: &mut [f32],
+    tokens: Prepared<'_>,
+    totals: &mut [f32],
+) {
+    match tokens.tokens {
+        1 => float_rows::<F, WIDTH, 1, 4>(panel, columns, tokens, totals),
+        2 => float_rows::<F, WIDTH, 2, 4>(panel, columns, tokens, totals),
+        3 => float_rows::<F, WIDTH, 3, 2>(panel, columns, tokens, totals),
+        4 => float_rows::<F, WIDTH, 4, 2>(panel, columns, tokens, totals),
+        tokens => unreachable!("no tile has {tokens} tokens"),
+    }
+}
+
+/// All rows of a panel, `R` registers at a time: with few tokens there must be many, so that one sum
+/// need not wait for the other; with more the 16 registers hold no more.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn float_rows<F: FloatFormat<WIDTH>, const WIDTH: usize, const T: usize, const R: usize>(
+    panel: &[u8],
+    columns: usize,
+    tokens: Prepared<'_>,
+    totals: &mut [f32],
 ) {
     assert!(panel.len() >= FLOAT_ROWS * columns * WIDTH, "the panel is whole");
-    assert!(activations.len() >= ActivationKind::Float.words(columns) * tokens);
-    assert!(output.len() >= FLOAT_ROWS * tokens, "the output has room");
-    let activations = activations.as_ptr();
-    // A register file of 16 has room for two registers of rows with four tokens.
-    for first in (0..FLOAT_ROWS).step_by(2 * LANES) {
-        // SAFETY: the panel, the activations and the output are as long as the kernel asks: see
-        // above.
+    assert!(tokens.stride >= ActivationKind::Float.words(columns), "the tokens are whole");
+    assert!(totals.len() >= FLOAT_ROWS * T, "the totals have room");
+    for first in (0..FLOAT_ROWS).step_by(R * LANES) {
+        // SAFETY: the panel, the tokens and the totals are as long as the kernel asks: see above.
         unsafe {
             let panel = panel.as_ptr().add(first * WIDTH);
-            let output = output.as_mut_ptr().add(first);
-            match tokens {
-                1 => float_tile::<F, WIDTH, 1, 4>(panel, columns, activations, output),
-                2 => float_tile::<F, WIDTH, 2, 2>(panel, columns, activations, output),
-                4 => float_tile::<F, WIDTH, 4, 1>(panel, columns, activations, output),
-                _ => unreachable!("no tile has {tokens} tokens"),
-            }
+            let totals = totals.as_mut_ptr().add(first);
+            float_tile::<F, WIDTH, T, R>(panel, columns, tokens.starts(), totals);
         }
     }
 }
 
-/// Multiplies the 16 rows that begin where `panel` and `output` point. `CHAINS` sums run side by side
-/// for each row and token, where a tile alone has too few to hide the latency of an addition.
+/// Multiplies the `R` registers of rows that begin where `panel` and `totals` point.
 ///
 /// # Safety
-/// They point into a panel of `columns` × 32 weights and an output of `T` × 32 values;
-/// `activations` has `columns` × `T` words.
+/// They point into a panel of `columns` × 32 weights and totals of `T` × 32 values; each of `tokens`
+/// has `columns` words.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn float_tile<
-    F: FloatFormat<WIDTH>,
-    const WIDTH: usize,
-    const T: usize,
-    const CHAINS: usize,
->(
+unsafe fn float_tile<F: FloatFormat<WIDTH>, const WIDTH: usize, const T: usize, const R: usize>(
     panel: *const u8,
     columns: usize,
-    activations: *const u32,
-    output: *mut f32,
+    tokens: [*const u32; T],
+    totals: *mut f32,
 ) {
-    let mut totals = [[[_mm256_setzero_ps(); 2]; T]; CHAINS];
+    let mut sums = [[_mm256_setzero_ps(); R]; T];
     // SAFETY: every offset stays below the lengths that the caller promises.
     unsafe {
-        let whole = columns - columns % CHAINS;
-        for column in (0..whole).step_by(CHAINS) {
-            for (chain, totals) in totals.iter_mut().enumerate() {
-                float_column::<F, WIDTH, T>(panel, column + chain, activations, totals);
+        for column in 0..columns {
+            let mut weights = [_mm256_setzero_ps(); R];
+            for (register, weights) in weights.iter_mut().enumerate() {
+                let at = (column * FLOAT_ROWS + register * LANES) * WIDTH;
+                *weights = F::load_8(panel.add(at));
             }
-        }
-        for column in whole..columns {
-            float_column::<F, WIDTH, T>(panel, column, activations, &mut totals[0]);
-        }
-        for t in 0..T {
-            for half in 0..2 {
-                let mut total = totals[0][t][half];
-                for chain in &totals[1..] {
-                    total = _mm256_add_ps(total, chain[t][half]);
+            for (sums, token) in sums.iter_mut().zip(tokens) {
+                let activation = broadcast(token, column);
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = _mm256_fmadd_ps(weights, activation, *sum);
                 }
-                _mm256_storeu_ps(output.add(t * FLOAT_ROWS + LANES * half), total);
             }
         }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn float_column<F: FloatFormat<WIDTH>, const WIDTH: usize, const T: usize>(
-    panel: *const u8,
-    column: usize,
-    activations: *const u32,
-    totals: &mut [[__m256; 2]; T],
-) {
-    // SAFETY: the caller stays within its columns.
-    unsafe {
-        let weights = panel.add(column * FLOAT_ROWS * WIDTH);
-        let low = F::load_8(weights);
-        let high = F::load_8(weights.add(LANES * WIDTH));
-        for (t, totals) in totals.iter_mut().enumerate() {
-            let activation = broadcast(activations, column * T + t);
-            totals[0] = _mm256_fmadd_ps(low, activation, totals[0]);
-            totals[1] = _mm256_fmadd_ps(high, activation, totals[1]);
+        for (t, sums) in sums.into_iter().enumerate() {
+            for (register, sum) in sums.into_iter().enumerate() {
+                _mm256_storeu_ps(totals.add(t * FLOAT_ROWS + register * LANES), sum);
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The one table of kernels: a weight type and an instruction set in, functions out.
 
-use super::activations::{self, ActivationKind};
+use std::ops::Range;
+
+use super::activations::{self, ActivationKind, Prepared};
 use super::float::{Brain, FloatFormat, Half, Single};
 use super::format::{self, QuantizedFormat};
 use super::panel::{self, FLOAT_ROWS, QUANTIZED_ROWS};
@@ -11,7 +13,7 @@ use crate::gguf::GgmlType;
 use crate::support::processor::InstructionSet;
 
 /// Tokens in the largest tile of any instruction set.
-pub(super) const MAX_TILE: usize = 12;
+pub(super) const MAX_TILE: usize = 8;
 
 /// How one type of weights is packed and multiplied on one instruction set.
 #[derive(Debug, Clone, Copy)]
@@ -24,11 +26,59 @@ pub(super) struct Kernel {
     pub(super) panel_bytes: fn(usize) -> usize,
     /// Packs rows in ggml's layout, of so many columns, into a zeroed panel.
     pub(super) pack: fn(&[u8], usize, &mut [u8]),
+    /// Tokens that it multiplies at a time, at most.
+    pub(super) tile: usize,
     multiply: Multiply,
+    /// What is faster with more tokens than that.
+    pub(super) strips: Option<Strips>,
 }
 
-/// Panel, columns, activations, tokens, output (tokens × panel rows).
-type Multiply = unsafe fn(&[u8], usize, &[u32], usize, &mut [f32]);
+/// Panel, columns, tokens, totals (tokens × panel rows).
+type Multiply = unsafe fn(&[u8], usize, Prepared<'_>, &mut [f32]);
+
+/// How the weights of two panels are unpacked, some columns at a time, for many tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Strips {
+    /// Columns that a strip has, at most: a whole number of blocks.
+    pub(super) columns: usize,
+    /// Bytes that it takes then.
+    pub(super) bytes: usize,
+    /// Tokens that it is multiplied with at a time, at most.
+    pub(super) tile: usize,
+    /// Panels, their columns, those of the strip, the strip.
+    pub(super) unpack: unsafe fn([&[u8]; 2], usize, Range<usize>, &mut [u8]),
+    /// Strip, the panels' columns, those of the strip, tokens, totals (tokens × rows of two panels),
+    /// which go on from the columns before.
+    pub(super) multiply: unsafe fn(&[u8], usize, Range<usize>, Prepared<'_>, &mut [f32]),
+}
+
+impl Strips {
+    /// Unpacks some columns of two panels.
+    pub(super) fn unpack(
+        &self,
+        panels: [&[u8]; 2],
+        columns: usize,
+        range: Range<usize>,
+        strip: &mut [u8],
+    ) {
+        // SAFETY: `Kernel::select` is only asked for instruction sets that this machine has.
+        unsafe { (self.unpack)(panels, columns, range, strip) }
+    }
+
+    /// Adds the products of a strip with a tile of tokens to `totals`; at the first columns, these
+    /// begin at zero.
+    pub(super) fn multiply(
+        &self,
+        strip: &[u8],
+        columns: usize,
+        range: Range<usize>,
+        tokens: Prepared<'_>,
+        totals: &mut [f32],
+    ) {
+        // SAFETY: as above.
+        unsafe { (self.multiply)(strip, columns, range, tokens, totals) }
+    }
+}
 
 impl Kernel {
     /// The kernel for the type, if there is one.
@@ -60,12 +110,18 @@ impl Kernel {
             activations: ActivationKind::Quantized,
             panel_bytes: panel::quantized_bytes::<F>,
             pack: panel::pack_quantized::<F>,
+            tile: tile(set),
             multiply: match set {
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx512 => avx512::multiply_quantized::<F>,
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx2 => avx2::multiply_quantized::<F>,
                 _ => portable::multiply_quantized::<F>,
+            },
+            strips: match set {
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512 => Some(avx512::quantized_strips::<F>()),
+                _ => None,
             },
         }
     }
@@ -76,12 +132,18 @@ impl Kernel {
             activations: ActivationKind::Float,
             panel_bytes: panel::float_bytes::<WIDTH>,
             pack: panel::pack_float::<WIDTH>,
+            tile: tile(set),
             multiply: match set {
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx512 => avx512::multiply_float::<F, WIDTH>,
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx2 => avx2::multiply_float::<F, WIDTH>,
                 _ => portable::multiply_float::<F, WIDTH>,
+            },
+            strips: match set {
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512 => Some(avx512::float_strips::<F, WIDTH>()),
+                _ => None,
             },
         }
     }
@@ -91,12 +153,11 @@ impl Kernel {
         &self,
         panel: &[u8],
         columns: usize,
-        activations: &[u32],
-        tokens: usize,
-        output: &mut [f32],
+        tokens: Prepared<'_>,
+        totals: &mut [f32],
     ) {
         // SAFETY: `select` is only asked for instruction sets that this machine has.
-        unsafe { (self.multiply)(panel, columns, activations, tokens, output) }
+        unsafe { (self.multiply)(panel, columns, tokens, totals) }
     }
 }
 
@@ -109,32 +170,26 @@ pub(super) fn usable(set: InstructionSet) -> InstructionSet {
     set
 }
 
-/// Sizes of the tiles that a set's kernels know, largest first.
-pub(super) fn tile_sizes(set: InstructionSet) -> &'static [usize] {
+/// Tokens that a set's kernels multiply at a time, at most.
+fn tile(set: InstructionSet) -> usize {
     match set {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => avx512::TILES,
+        InstructionSet::Avx512 => avx512::TILE,
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => avx2::TILES,
-        _ => portable::TILES,
+        InstructionSet::Avx2 => avx2::TILE,
+        _ => portable::TILE,
     }
 }
 
-/// Prepares one tile of activations with the set's instructions.
-pub(super) fn fill_tile(
-    set: InstructionSet,
-    kind: ActivationKind,
-    inputs: &[f32],
-    columns: usize,
-    tile: &mut [u32],
-) {
+/// Prepares one token with the set's instructions.
+pub(super) fn fill(set: InstructionSet, kind: ActivationKind, input: &[f32], words: &mut [u32]) {
     match set {
         // SAFETY: a matrix only carries a set that this machine has.
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => unsafe { avx512::fill(kind, inputs, columns, tile) },
+        InstructionSet::Avx512 => unsafe { avx512::fill(kind, input, words) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => unsafe { avx2::fill(kind, inputs, columns, tile) },
-        _ => kind.fill(inputs, columns, tile, activations::quantize),
+        InstructionSet::Avx2 => unsafe { avx2::fill(kind, input, words) },
+        _ => kind.fill(input, words, activations::quantize),
     }
 }

@@ -14,18 +14,24 @@ mod avx512;
 mod float;
 mod format;
 mod kernel;
+mod memory;
 mod panel;
 mod portable;
 mod product;
+mod shared;
+mod source;
 #[cfg(test)]
 mod tests;
 
 use rayon::prelude::*;
 
 use self::kernel::Kernel;
+use self::memory::AlignedBytes;
+pub use self::source::{Source, Workspace};
 use crate::gguf::GgmlType;
 use crate::quant::formats::CodecError;
 use crate::support::processor::InstructionSet;
+use crate::support::team::Team;
 
 /// A weight matrix prepared once at load for the machine's best kernel.
 ///
@@ -106,16 +112,6 @@ impl PackedMatrix {
         self.panels.as_slice().len()
     }
 
-    /// `output[t][r] = Σ_c inputs[t][c] · weights[r][c]` for `tokens` rows of inputs, on the
-    /// current rayon pool. `inputs` is `tokens × columns`, `output` is `tokens × rows`, both
-    /// row-major.
-    ///
-    /// # Panics
-    /// If a slice has another length.
-    pub fn multiply(&self, tokens: usize, inputs: &[f32], output: &mut [f32]) {
-        multiply_many(&[self], tokens, inputs, &mut [output]);
-    }
-
     fn panel(&self, index: usize) -> &[u8] {
         &self.panels.as_slice()[index * self.panel_bytes..][..self.panel_bytes]
     }
@@ -125,57 +121,54 @@ impl PackedMatrix {
     }
 }
 
-/// [`PackedMatrix::multiply`] by several matrices with the same inputs (query, key and value; gate
-/// and up): the inputs are prepared once and the work is divided once, which is what counts when
-/// there are few tokens. `outputs[i]` is `tokens × matrices[i].rows()`.
+/// Where a product goes.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// `tokens × rows`, row-major.
+    pub values: &'a mut [f32],
+    /// Added to every token's product, an element a row of the matrix.
+    pub bias: Option<&'a [f32]>,
+    /// Whether the product is added to what the values are, rather than taking their place.
+    pub add: bool,
+}
+
+impl<'a> Target<'a> {
+    /// The product takes the place of the values.
+    pub fn new(values: &'a mut [f32]) -> Self {
+        Self { values, bias: None, add: false }
+    }
+}
+
+/// Multiplies the rows of `source` with several matrices (query, key and value; gate and up):
+/// `targets[i][t][r] = Σ_c source[t][c] · matrices[i][r][c]`. The inputs are prepared once and the
+/// work is divided once, which is what counts when there are few tokens.
 ///
-/// Call it from inside the rayon pool that is to do the work ([`rayon::ThreadPool::install`] around
-/// the whole step): entering a pool costs more than a small product.
+/// A token's results are the same to the bit whatever other tokens there are, however many threads
+/// the team has, and on whatever processor.
 ///
 /// # Panics
-/// If the matrices' columns differ, their number is not that of the outputs, or a slice has another
-/// length.
+/// If the matrices' columns differ from the source's, their number is not that of the targets or
+/// more than eight, or a slice has another length.
 pub fn multiply_many(
+    team: &Team,
     matrices: &[&PackedMatrix],
-    tokens: usize,
-    inputs: &[f32],
-    outputs: &mut [&mut [f32]],
+    source: &Source<'_>,
+    targets: &mut [Target<'_>],
+    workspace: &mut Workspace,
 ) {
-    assert_eq!(matrices.len(), outputs.len(), "an output for each matrix");
-    for (matrix, output) in matrices.iter().zip(outputs.iter()) {
-        assert_eq!(inputs.len(), tokens * matrix.columns, "inputs are tokens × columns");
-        assert_eq!(output.len(), tokens * matrix.rows, "output is tokens × rows");
-        assert_eq!(matrix.set, matrices[0].set, "all are packed for one instruction set");
-    }
-    if tokens == 0 || inputs.is_empty() {
-        outputs.iter_mut().for_each(|output| output.fill(0.0));
+    let (tokens, columns) = (source.tokens(), source.columns());
+    if tokens == 0 || matrices.is_empty() {
         return;
     }
-    product::multiply(matrices, tokens, inputs, outputs);
-}
-
-/// Bytes that begin at a cache line, so that a panel's registers never straddle two.
-#[derive(Debug)]
-struct AlignedBytes {
-    storage: Vec<u8>,
-    start: usize,
-    length: usize,
-}
-
-impl AlignedBytes {
-    const LINE: usize = 64;
-
-    fn zeroed(length: usize) -> Self {
-        let storage = vec![0; length + Self::LINE - 1];
-        let start = storage.as_ptr().align_offset(Self::LINE).min(Self::LINE - 1);
-        Self { storage, start, length }
+    assert_eq!(matrices.len(), targets.len(), "there is a target for each matrix");
+    assert!(matrices.len() <= product::MAX_MATRICES, "no more than eight are multiplied together");
+    source.check();
+    for (matrix, target) in matrices.iter().zip(targets.iter()) {
+        assert_eq!(columns, matrix.columns, "the source has the matrix's columns");
+        assert_eq!(target.values.len(), tokens * matrix.rows, "the target is tokens × rows");
+        let bias = target.bias.map_or(matrix.rows, <[f32]>::len);
+        assert_eq!(bias, matrix.rows, "the bias has the matrix's rows");
+        assert_eq!(matrix.set, matrices[0].set, "all are packed for one instruction set");
     }
-
-    fn as_slice(&self) -> &[u8] {
-        &self.storage[self.start..][..self.length]
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.storage[self.start..][..self.length]
-    }
+    product::multiply(team, matrices, source, targets, workspace);
 }

@@ -2,56 +2,58 @@
 
 use half::f16;
 
-use super::activations::{BLOCK, BLOCK_WORDS, QUADS, SCALE, SCALED_SUM, ZERO_SUM};
+use super::activations::{
+    BLOCK, CODE_WORDS, MAGIC, Prepared, SCALE, SCALED_SUM, ZERO_SUM, part_at,
+};
 use super::float::FloatFormat;
 use super::format::{Codes, QuantizedFormat, Scales, block_columns, code_bytes, scale_bytes};
 use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, scales_at};
 
-/// Tokens in a tile, largest first; the last is 1.
-pub(super) const TILES: &[usize] = &[4, 2, 1];
+/// Tokens that are multiplied at a time, at most.
+pub(super) const TILE: usize = 4;
 
 type Lanes = [f32; QUANTIZED_ROWS];
 
-/// `output[t][r] = Σ_c activations[t][c] · panel[r][c]` for a tile of `tokens` tokens and the rows
-/// of a quantized panel.
+/// `totals[t][r] = Σ_c tokens[t][c] · panel[r][c]` for a tile of tokens and the rows of a quantized
+/// panel.
 ///
-/// The sum over a group's codes is exact, in i32; it is scaled and summed in f32.
+/// The sum over a group's codes is exact, in i32. It is scaled, and these are summed, in f32, each
+/// with one rounding; the other kernels do the same in the same order, so that all results are
+/// equal to the bit, and a token's do not depend on the others in its tile.
 pub(super) fn multiply_quantized<F: QuantizedFormat>(
     panel: &[u8],
     columns: usize,
-    activations: &[u32],
-    tokens: usize,
-    output: &mut [f32],
+    tokens: Prepared<'_>,
+    totals: &mut [f32],
 ) {
-    output.fill(0.0);
-    let blocks_of_32 = activations.chunks_exact(BLOCK_WORDS * tokens).take(columns / BLOCK);
-    for (block, activations) in blocks_of_32.enumerate() {
-        let part = |part: usize, token: usize| activations[part * tokens + token];
-        for group in 0..BLOCK / F::GROUP {
-            let index = block * (BLOCK / F::GROUP) + group;
-            let (scales, offsets) = group_scales::<F>(panel, columns, index);
-            // The sums of the whole block come first, those of its halves after it.
-            let sums_at = if F::GROUP == BLOCK { 0 } else { 1 + group };
-            for (token, output) in output.chunks_exact_mut(QUANTIZED_ROWS).enumerate() {
-                let zero =
-                    F::ZERO.sum_of(group).map_or(0, |sum| part(ZERO_SUM + sum, token) as i32);
-                let mut sums = [zero; QUANTIZED_ROWS];
-                for quad in group * F::GROUP / 4..(group + 1) * F::GROUP / 4 {
-                    let codes = quad_codes::<F>(panel, block, quad);
-                    let values = part(QUADS + quad, token).to_le_bytes().map(|value| value as i8);
-                    for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<4>().0) {
-                        for (&code, value) in codes.iter().zip(values) {
-                            *sum += i32::from(code) * i32::from(value);
-                        }
+    totals.fill(0.0);
+    let blocks = columns / BLOCK;
+    for group in 0..columns / F::GROUP {
+        let (block, half) = (group / (BLOCK / F::GROUP), group % (BLOCK / F::GROUP));
+        let (scales, offsets) = group_scales::<F>(panel, columns, group);
+        // The sums of the whole block come first, those of its halves after it.
+        let sums_at = if F::GROUP == BLOCK { 0 } else { 1 + half };
+        for (token, totals) in tokens.iter().zip(totals.chunks_exact_mut(QUANTIZED_ROWS)) {
+            let part = |part: usize| token[part_at(part, blocks, block)];
+            let zero = F::ZERO.sum_of(half).map_or(MAGIC.to_bits(), |sum| part(ZERO_SUM + sum));
+            let mut sums = [zero as i32; QUANTIZED_ROWS];
+            for quad in half * F::GROUP / 4..(half + 1) * F::GROUP / 4 {
+                let codes = quad_codes::<F>(panel, block, quad);
+                let values = token[CODE_WORDS * block + quad].to_le_bytes();
+                for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<4>().0) {
+                    for (&code, value) in codes.iter().zip(values) {
+                        *sum += i32::from(code) * i32::from(value as i8);
                     }
                 }
-                let scale = f32::from_bits(part(SCALE, token));
-                let scaled_sum = f32::from_bits(part(SCALED_SUM + sums_at, token));
-                for (row, output) in output.iter_mut().enumerate() {
-                    *output += sums[row] as f32 * (scales[row] * scale);
-                    if let Some(offsets) = &offsets {
-                        *output += offsets[row] * scaled_sum;
-                    }
+            }
+            let scale = f32::from_bits(part(SCALE));
+            let scaled_sum = f32::from_bits(part(SCALED_SUM + sums_at));
+            for (row, total) in totals.iter_mut().enumerate() {
+                let sum = f32::from_bits(sums[row] as u32);
+                let scaled = sum.mul_add(scales[row], -MAGIC * scales[row]);
+                *total = scaled.mul_add(scale, *total);
+                if let Some(offsets) = &offsets {
+                    *total = offsets[row].mul_add(scaled_sum, *total);
                 }
             }
         }
@@ -111,26 +113,25 @@ fn group_scales<F: QuantizedFormat>(
     }
 }
 
-/// As [`multiply_quantized`], for floating-point weights: every product and sum in f32.
+/// As [`multiply_quantized`], for floating-point weights: the products are added one by one, in f32,
+/// each with one rounding.
 pub(super) fn multiply_float<F: FloatFormat<WIDTH>, const WIDTH: usize>(
     panel: &[u8],
     columns: usize,
-    activations: &[u32],
-    tokens: usize,
-    output: &mut [f32],
+    tokens: Prepared<'_>,
+    totals: &mut [f32],
 ) {
-    output.fill(0.0);
+    totals.fill(0.0);
     let (panel, _) = panel.as_chunks::<WIDTH>();
-    let panel = panel.chunks_exact(FLOAT_ROWS).take(columns);
-    for (weights, activations) in panel.zip(activations.chunks_exact(tokens)) {
-        let mut column = [0.0; FLOAT_ROWS];
-        for (value, weight) in column.iter_mut().zip(weights) {
+    for (column, weights) in panel.chunks_exact(FLOAT_ROWS).take(columns).enumerate() {
+        let mut values = [0.0; FLOAT_ROWS];
+        for (value, weight) in values.iter_mut().zip(weights) {
             *value = F::value(*weight);
         }
-        for (output, activation) in output.chunks_exact_mut(FLOAT_ROWS).zip(activations) {
-            let activation = f32::from_bits(*activation);
-            for (output, weight) in output.iter_mut().zip(&column) {
-                *output += activation * weight;
+        for (token, totals) in tokens.iter().zip(totals.chunks_exact_mut(FLOAT_ROWS)) {
+            let activation = f32::from_bits(token[column]);
+            for (total, weight) in totals.iter_mut().zip(&values) {
+                *total = activation.mul_add(*weight, *total);
             }
         }
     }

@@ -2,6 +2,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernels::elementwise::Rows;
 use crate::quant::formats::{dequantize_row, known};
 
 /// Numbers that look random and are the same every time.
@@ -98,6 +99,13 @@ fn assert_close(actual: &[f32], expected: &[(f64, f64)], tolerance: f64, what: &
     }
 }
 
+/// The product with plain rows, on the process's team.
+fn multiply(matrix: &PackedMatrix, tokens: usize, inputs: &[f32], output: &mut [f32]) {
+    let source = Source::Rows(Rows::new(inputs, tokens, matrix.columns(), matrix.columns()));
+    let targets = &mut [Target::new(output)];
+    multiply_many(Team::global(), &[matrix], &source, targets, &mut Workspace::default());
+}
+
 fn available() -> impl Iterator<Item = InstructionSet> {
     InstructionSet::ALL.into_iter().filter(|set| set.available())
 }
@@ -110,7 +118,7 @@ fn check(ggml_type: GgmlType, rows: usize, columns: usize, tokens: usize, seed: 
     for set in available() {
         let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
         let mut output = vec![f32::NAN; tokens * rows];
-        matrix.multiply(tokens, &inputs, &mut output);
+        multiply(&matrix, tokens, &inputs, &mut output);
         // Inputs are exact, and so are the sums in integers: what is left is f32 rounding.
         let what = format!("{ggml_type} {set:?} {rows}×{columns}, {tokens} tokens");
         assert_close(&output, &expected, 2e-6, &what);
@@ -164,7 +172,7 @@ fn the_largest_sums_do_not_overflow() {
                 for set in available() {
                     let matrix = PackedMatrix::pack_for(set, ggml_type, 1, columns, &row).unwrap();
                     let mut output = [f32::NAN];
-                    matrix.multiply(1, &inputs, &mut output);
+                    multiply(&matrix, 1, &inputs, &mut output);
                     assert_close(&output, &expected, 2e-6, &format!("{ggml_type} {set:?} {byte}"));
                 }
             }
@@ -186,7 +194,7 @@ fn rounding_the_inputs_costs_half_a_step() {
         for set in available() {
             let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
             let mut output = vec![f32::NAN; tokens * rows];
-            matrix.multiply(tokens, &inputs, &mut output);
+            multiply(&matrix, tokens, &inputs, &mut output);
             for ((&actual, (value, _)), (_, magnitude)) in output.iter().zip(&exact).zip(&weights) {
                 let bound = magnitude * (0.5 / 127.0 + 1.0 / 2048.0);
                 assert!((f64::from(actual) - value).abs() <= bound, "{ggml_type} {set:?}");
@@ -215,10 +223,13 @@ fn many_matrices_are_multiplied_as_each_alone() {
         };
         let (mut together, mut alone) = (outputs(), outputs());
         let references: Vec<&PackedMatrix> = matrices.iter().collect();
-        let mut slices: Vec<&mut [f32]> = together.iter_mut().map(Vec::as_mut_slice).collect();
-        multiply_many(&references, tokens, &inputs, &mut slices);
+        let mut targets: Vec<Target<'_>> =
+            together.iter_mut().map(|output| Target::new(output)).collect();
+        let source = Source::Rows(Rows::new(&inputs, tokens, columns, columns));
+        let workspace = &mut Workspace::default();
+        multiply_many(Team::global(), &references, &source, &mut targets, workspace);
         for (matrix, output) in matrices.iter().zip(&mut alone) {
-            matrix.multiply(tokens, &inputs, output);
+            multiply(matrix, tokens, &inputs, output);
         }
         assert_eq!(together, alone);
     }
@@ -234,10 +245,10 @@ fn a_token_gets_the_same_result_in_any_company() {
         for set in available() {
             let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
             let mut all = vec![0.0; 40 * rows];
-            matrix.multiply(40, &inputs, &mut all);
+            multiply(&matrix, 40, &inputs, &mut all);
             for (input, all) in inputs.chunks_exact(columns).zip(all.chunks_exact(rows)) {
                 let mut one = vec![0.0; rows];
-                matrix.multiply(1, input, &mut one);
+                multiply(&matrix, 1, input, &mut one);
                 assert_eq!(one, all, "{ggml_type} {set:?}");
             }
         }
@@ -258,7 +269,7 @@ fn what_cannot_be_multiplied_is_refused() {
 fn the_empty_product_is_zero() {
     let matrix = PackedMatrix::pack(GgmlType::F16, 3, 0, &[]).unwrap();
     let mut output = [f32::NAN; 6];
-    matrix.multiply(2, &[], &mut output);
+    multiply(&matrix, 2, &[], &mut output);
     assert_eq!(output, [0.0; 6]);
 }
 

@@ -8,9 +8,9 @@ use crate::kernels::attention::{
     AttentionItem, AttentionShape, CacheRows, CacheSpan, KvType, attention, encode_row,
 };
 use crate::kernels::elementwise::{
-    for_each_row, norm_heads, rms_norm_row, rotate_heads, silu_multiply_row,
+    Rows, for_each_row, norm_heads, rms_norm_row, rotate_heads, silu_multiply_row,
 };
-use crate::kernels::matmul::{PackedMatrix, multiply_many};
+use crate::kernels::matmul::{self, PackedMatrix, Source, Target, multiply_many};
 use crate::model::cache::SegmentStorage;
 use crate::model::config::Config;
 use crate::model::decoder::BatchItem;
@@ -43,8 +43,9 @@ pub(in crate::model) struct Workspace {
     gate: Buffer,
     up: Buffer,
     logits: Buffer,
-    /// What matrices are multiplied with, where that is not one of the others.
+    /// What matrices are multiplied with, for who wants to see it.
     input: Buffer,
+    products: matmul::Workspace,
 }
 
 /// Memory that is kept from step to step.
@@ -93,6 +94,24 @@ impl KernelOps {
         }
     }
 
+    fn multiply_into<const COUNT: usize>(
+        &self,
+        weights: &[Weight<Self>],
+        source: &Source<'_>,
+        targets: [&mut [f32]; COUNT],
+        add: bool,
+        workspace: &mut matmul::Workspace,
+    ) {
+        let matrices: [&PackedMatrix; COUNT] = std::array::from_fn(|index| &weights[index].matrix);
+        let mut index = 0;
+        let mut targets = targets.map(|values| {
+            let bias = weights[index].bias.as_deref();
+            index += 1;
+            Target { values, bias, add }
+        });
+        multiply_many(self.team, &matrices, source, &mut targets, workspace);
+    }
+
     /// Computes what matrices are multiplied with.
     fn prepare(&self, x: &mut Workspace, input: Input<'_, Self>) {
         let tokens = x.tokens;
@@ -118,6 +137,12 @@ impl KernelOps {
             }
         }
     }
+}
+
+/// A matrix of so many rows.
+fn rows_of(rows: usize, values: &[f32]) -> Rows<'_> {
+    let width = values.len() / rows.max(1);
+    Rows::new(values, rows, width, width)
 }
 
 impl Ops for KernelOps {
@@ -165,32 +190,46 @@ impl Ops for KernelOps {
         weights: &[Weight<Self>],
         output: Output,
     ) -> Result<()> {
-        self.prepare(x, input);
         let tokens = x.tokens;
+        let Workspace { residual, queries, keys, values, attended, gate, up, logits, .. } = x;
         let width = |index: usize| tokens * weights[index].matrix.rows();
-        let mut product = Vec::new();
-        let mut targets: Vec<&mut [f32]> = match output {
-            Output::QueriesKeysValues => {
-                vec![x.queries.resize(width(0)), x.keys.resize(width(1)), x.values.resize(width(2))]
-            }
-            Output::GateUp => vec![x.gate.resize(width(0)), x.up.resize(width(1))],
-            Output::Logits => vec![x.logits.resize(width(0))],
-            Output::Residual => {
-                product = vec![0.0; x.residual.length];
-                vec![&mut product]
-            }
-        };
-        let matrices: Vec<&PackedMatrix> = weights.iter().map(|weight| &weight.matrix).collect();
-        multiply_many(&matrices, tokens, x.input.values(), &mut targets);
-        for (weight, target) in weights.iter().zip(targets) {
-            for row in target.chunks_exact_mut(weight.matrix.rows()) {
-                for (value, bias) in row.iter_mut().zip(weight.bias.iter().flatten()) {
-                    *value += bias;
+        let workspace = &mut x.products;
+        match (input, output) {
+            (Input::Normalized(weight), _) => {
+                let rows = rows_of(tokens, residual.values());
+                let source = Source::Normalized { rows, weight, epsilon: self.epsilon };
+                match output {
+                    Output::QueriesKeysValues => {
+                        let targets = [
+                            queries.resize(width(0)),
+                            keys.resize(width(1)),
+                            values.resize(width(2)),
+                        ];
+                        self.multiply_into(weights, &source, targets, false, workspace);
+                    }
+                    Output::GateUp => {
+                        let targets = [gate.resize(width(0)), up.resize(width(1))];
+                        self.multiply_into(weights, &source, targets, false, workspace);
+                    }
+                    Output::Logits => {
+                        let targets = [logits.resize(width(0))];
+                        self.multiply_into(weights, &source, targets, false, workspace);
+                    }
+                    Output::Residual => bail!("no product of the residual stream goes into it"),
                 }
             }
-        }
-        for (value, update) in x.residual.values_mut().iter_mut().zip(product) {
-            *value += update;
+            (Input::Attended, Output::Residual) => {
+                let source = Source::Rows(rows_of(tokens, attended.values()));
+                let targets = [residual.values_mut()];
+                self.multiply_into(weights, &source, targets, true, workspace);
+            }
+            (Input::Gated, Output::Residual) => {
+                let gate = rows_of(tokens, gate.values());
+                let source = Source::Gated { gate, up: rows_of(tokens, up.values()) };
+                let targets = [residual.values_mut()];
+                self.multiply_into(weights, &source, targets, true, workspace);
+            }
+            _ => bail!("only products of the residual stream go elsewhere"),
         }
         Ok(())
     }

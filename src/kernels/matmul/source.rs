@@ -1,0 +1,177 @@
+//! What matrices are multiplied with, and its preparation for the kernels.
+
+use std::ops::Range;
+
+use super::activations::{ActivationKind, Prepared};
+use super::kernel;
+use super::shared::Shared;
+use crate::kernels::elementwise::{Rows, rms_norm_row, silu_multiply_row};
+use crate::support::processor::InstructionSet;
+use crate::support::team::Team;
+
+/// Elements of inputs below which a second thread costs more than it brings.
+const PARALLEL_FROM: usize = 1 << 13;
+
+/// Tasks a thread gets where there is work for more than one.
+const TASKS_A_THREAD: usize = 4;
+
+/// The inputs of a product, a row a token. What is computed on the way never becomes a matrix: a row
+/// is prepared for the kernels as soon as it is there.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// Rows as they are.
+    Rows(Rows<'a>),
+    /// The root-mean-square norm of each row times `weight`, as
+    /// [`rms_norm_row`](crate::kernels::elementwise::rms_norm_row) has it.
+    Normalized {
+        /// What the norm is taken of.
+        rows: Rows<'a>,
+        /// A factor for each column.
+        weight: &'a [f32],
+        /// What is added to the mean square.
+        epsilon: f32,
+    },
+    /// `gate · sigmoid(gate) · up`, as
+    /// [`silu_multiply_row`](crate::kernels::elementwise::silu_multiply_row) has it.
+    Gated {
+        /// What goes through the sigmoid.
+        gate: Rows<'a>,
+        /// What it is multiplied with.
+        up: Rows<'a>,
+    },
+}
+
+impl<'a> Source<'a> {
+    /// Number of rows.
+    pub fn tokens(&self) -> usize {
+        self.rows().count()
+    }
+
+    /// Elements in a row.
+    pub fn columns(&self) -> usize {
+        self.rows().width()
+    }
+
+    fn rows(&self) -> &Rows<'a> {
+        match self {
+            Self::Rows(rows) | Self::Normalized { rows, .. } | Self::Gated { gate: rows, .. } => {
+                rows
+            }
+        }
+    }
+
+    /// # Panics
+    /// If the parts do not fit each other.
+    pub(super) fn check(&self) {
+        match self {
+            Self::Rows(_) => {}
+            Self::Normalized { rows, weight, .. } => {
+                assert_eq!(weight.len(), rows.width(), "the norm has a weight for each column");
+            }
+            Self::Gated { gate, up } => {
+                let shapes = [gate, up].map(|rows| (rows.count(), rows.width()));
+                assert_eq!(shapes[0], shapes[1], "gate and up have one shape");
+            }
+        }
+    }
+
+    /// One row, computed in `buffer` where it has to be.
+    fn row<'b>(&'b self, token: usize, buffer: &'b mut [f32]) -> &'b [f32] {
+        match self {
+            Self::Rows(rows) => return rows.row(token),
+            Self::Normalized { rows, weight, epsilon } => {
+                rms_norm_row(rows.row(token), weight, *epsilon, buffer);
+            }
+            Self::Gated { gate, up } => {
+                silu_multiply_row(gate.row(token), up.row(token), buffer);
+            }
+        }
+        buffer
+    }
+}
+
+/// Memory for a product's prepared inputs, kept from one product to the next: once it has grown to
+/// the largest, products allocate nothing.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    /// By [`ActivationKind`].
+    words: [Vec<u32>; 2],
+    /// A row for each task.
+    rows: Vec<f32>,
+}
+
+/// The inputs as the kernels read them, by [`ActivationKind`]; empty where none was asked for.
+pub(super) struct Inputs<'a> {
+    tokens: usize,
+    columns: usize,
+    words: [&'a [u32]; 2],
+}
+
+impl<'a> Inputs<'a> {
+    /// Prepares the source for each kind of kernel that `wanted` says takes part.
+    pub(super) fn prepare(
+        team: &Team,
+        set: InstructionSet,
+        source: &Source<'_>,
+        wanted: impl Fn(ActivationKind) -> bool,
+        workspace: &'a mut Workspace,
+    ) -> Self {
+        let (tokens, columns) = (source.tokens(), source.columns());
+        let lengths = ActivationKind::ALL
+            .map(|kind| if wanted(kind) { tokens * kind.words(columns) } else { 0 });
+        let tasks = if tokens * columns < PARALLEL_FROM {
+            1
+        } else {
+            tokens.min(team.threads() * TASKS_A_THREAD)
+        };
+        let Workspace { words: [floats, quantized], rows } = workspace;
+        let mut words = [room(floats, lengths[0]), room(quantized, lengths[1])];
+        let rows = room(rows, tasks * columns);
+        {
+            let words = words.each_mut().map(|words| Shared::of(words));
+            let rows = Shared::of(rows);
+            team.run(tasks, |task| {
+                // SAFETY: no other task has this row.
+                let buffer = unsafe { rows.slice(task * columns..(task + 1) * columns) };
+                for token in part(tokens, tasks, task) {
+                    let row = source.row(token, buffer);
+                    for (kind, words) in ActivationKind::ALL.into_iter().zip(&words) {
+                        if !words.is_empty() {
+                            let length = kind.words(columns);
+                            // SAFETY: no other task has this token.
+                            let words =
+                                unsafe { words.slice(token * length..(token + 1) * length) };
+                            kernel::fill(set, kind, row, words);
+                        }
+                    }
+                }
+            });
+        }
+        Self { tokens, columns, words: words.map(|words| &*words) }
+    }
+
+    /// The tokens as prepared for kernels of a kind.
+    pub(super) fn of(&self, kind: ActivationKind) -> Prepared<'a> {
+        Prepared::new(kind, self.tokens, self.columns, self.words[kind as usize])
+    }
+
+    /// Words that a token takes, at least.
+    pub(super) fn words_a_token(&self) -> usize {
+        let wanted = |kind: &ActivationKind| !self.words[*kind as usize].is_empty();
+        let kind = ActivationKind::ALL.into_iter().find(wanted);
+        kind.map_or(1, |kind| kind.words(self.columns))
+    }
+}
+
+/// The first `length` elements of a vector that only ever grows.
+fn room<T: Copy + Default>(vector: &mut Vec<T>, length: usize) -> &mut [T] {
+    if vector.len() < length {
+        vector.resize(length, T::default());
+    }
+    &mut vector[..length]
+}
+
+/// Part `index` of `count` parts of `0..total` that are as equal as can be.
+pub(super) fn part(total: usize, count: usize, index: usize) -> Range<usize> {
+    index * total / count..(index + 1) * total / count
+}
