@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::EngineError;
+use crate::kernels::elementwise::position_of_largest;
 
 /// How tokens are chosen. The default is greedy: always the most likely token.
 ///
@@ -99,7 +100,7 @@ impl Sampler {
     /// remembers it.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let token = if self.sampling.temperature == 0.0 && self.sampling.repeat_penalty == 1.0 {
-            most_likely(logits)
+            position_of_largest(logits) as u32
         } else {
             self.collect_candidates(logits);
             self.draw()
@@ -168,17 +169,6 @@ impl Sampler {
         let chosen = shortest_prefix(&weights, self.random.random::<f64>()) - 1;
         candidates[chosen].token
     }
-}
-
-/// The token with the largest logit, the first of equals.
-fn most_likely(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > best.1 {
-            best = (token, logit);
-        }
-    }
-    best.0 as u32
 }
 
 /// The length (at least 1) of the shortest prefix whose sum reaches `fraction` of the whole.

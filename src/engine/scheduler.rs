@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use serde::Serialize;
 
 use super::{Engine, EngineError, Logits, LogitsFor, Sampler, Sampling, SequenceId, StepItem};
+use crate::kernels::elementwise::has_nan;
 
 /// A prompt to continue.
 #[derive(Debug, Clone)]
@@ -246,11 +247,6 @@ impl Scheduler {
             None
         }
     }
-}
-
-/// Without an early end, so that the compiler can look at many values at once.
-fn has_nan(values: &[f32]) -> bool {
-    values.iter().fold(false, |found, value| found | value.is_nan())
 }
 
 /// A running sequence's part of a step: a decode token if `prompt_tokens` is 0.
