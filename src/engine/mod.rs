@@ -17,6 +17,7 @@ use crate::model::profile::Profile;
 use crate::model::{ActivationObserver, BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
 use crate::support::processor;
+use crate::support::reuse::emptied;
 use crate::support::units;
 
 pub use build::Build;
@@ -316,7 +317,7 @@ impl Engine {
             self.check_item(item)?;
         }
         self.take_caches(items)?;
-        let mut batch = reuse(std::mem::take(&mut self.batch));
+        let mut batch = emptied(std::mem::take(&mut self.batch));
         batch.extend(self.stepping.iter_mut().zip(items).map(|(cache, item)| BatchItem {
             cache,
             tokens: item.tokens,
@@ -324,7 +325,7 @@ impl Engine {
         }));
         let vocabulary = self.decoder.vocabulary();
         let values = run(&mut self.decoder, &mut batch);
-        self.batch = reuse(batch);
+        self.batch = emptied(batch);
         self.sequences.extend(items.iter().map(|item| item.sequence).zip(self.stepping.drain(..)));
         self.ends.clear();
         self.ends.extend(items.iter().scan(0, |rows, item| {
@@ -358,13 +359,6 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// The same memory for items of another lifetime.
-fn reuse<'a>(mut items: Vec<BatchItem<'_>>) -> Vec<BatchItem<'a>> {
-    items.clear();
-    // Collecting a vector's own iterator keeps its memory.
-    items.into_iter().map(|_| unreachable!("there is no item")).collect()
 }
 
 impl StepItem<'_> {
