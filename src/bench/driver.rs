@@ -53,6 +53,10 @@ pub(super) struct Trace {
     pub decode: Duration,
     /// Tokens that came in `decode`.
     pub decode_tokens: u64,
+    /// The part of `decode` in which as many requests as the concurrency were in flight.
+    pub full_decode: Duration,
+    /// Tokens that came in `full_decode`.
+    pub full_decode_tokens: u64,
 }
 
 /// Runs one repeat: sends all `prompts`, `concurrency` of them in flight at once.
@@ -100,6 +104,10 @@ pub(super) fn drive<S: Server>(
         } else {
             trace.decode += now - before;
             trace.decode_tokens += step.tokens.len() as u64;
+            if in_flight.len() == concurrency {
+                trace.full_decode += now - before;
+                trace.full_decode_tokens += step.tokens.len() as u64;
+            }
         }
         for id in &step.tokens {
             trace.requests[in_flight[id]].tokens.push(now);
@@ -219,6 +227,15 @@ mod tests {
         for pair in trace.requests.windows(2) {
             assert!(pair[0].submitted <= pair[1].submitted);
         }
+    }
+
+    #[test]
+    fn only_steps_of_all_requests_count_as_full() {
+        // Three prompts of one concurrency of three are through at 100, 200 and 300 ms; none decodes
+        // before. Two more come in as these end, so that the last two decode alone.
+        let (trace, ..) = simulate(5, 5, 3);
+        assert_eq!((trace.full_decode, trace.full_decode_tokens), (Duration::from_millis(40), 12));
+        assert_eq!((trace.decode, trace.decode_tokens), (Duration::from_millis(80), 20));
     }
 
     #[test]

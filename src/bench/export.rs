@@ -110,6 +110,7 @@ fn level_row(level: &LevelSummary) -> Row {
     row.extend(distribution("end_to_end_ms", Some(level.end_to_end_ms)));
     row.extend(spread("prefill_tokens_per_second", Some(level.prefill_tokens_per_second)));
     row.extend(spread("decode_tokens_per_second", level.decode_tokens_per_second));
+    row.extend(spread("full_decode_tokens_per_second", level.full_decode_tokens_per_second));
     row.extend(spread("output_tokens_per_second", Some(level.output_tokens_per_second)));
     row.extend(spread("requests_per_second", Some(level.requests_per_second)));
     row.push(number("peak_memory_bytes", level.peak_memory.map(|peak| peak.bytes as f64)));

@@ -103,6 +103,8 @@ fn repeat(trace: &Trace, records: &[&RequestRecord]) -> RepeatSummary {
         prefill_tokens_per_second: rate(input_tokens as f64, trace.prefill),
         decode_tokens_per_second: (trace.decode_tokens > 0)
             .then(|| rate(trace.decode_tokens as f64, trace.decode)),
+        full_decode_tokens_per_second: (trace.full_decode_tokens > 0)
+            .then(|| rate(trace.full_decode_tokens as f64, trace.full_decode)),
         output_tokens_per_second: rate(output_tokens as f64, total),
         requests_per_second: rate(records.len() as f64, total),
     }
@@ -153,6 +155,7 @@ pub(super) fn level(
         end_to_end_ms: pooled(&|record| Some(record.end_to_end_ms)).expect(present),
         prefill_tokens_per_second: spread(&|r| Some(r.prefill_tokens_per_second)).expect(present),
         decode_tokens_per_second: spread(&|r| r.decode_tokens_per_second),
+        full_decode_tokens_per_second: spread(&|r| r.full_decode_tokens_per_second),
         output_tokens_per_second: spread(&|r| Some(r.output_tokens_per_second)).expect(present),
         requests_per_second: spread(&|r| Some(r.requests_per_second)).expect(present),
         peak_memory,

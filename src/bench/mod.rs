@@ -17,6 +17,7 @@
 //! | end-to-end latency | last token − submission |
 //! | prefill tokens/s | prompt tokens / time in which at least one request waited for its first token |
 //! | decode tokens/s | tokens that came in the remaining time / that time |
+//! | full decode tokens/s | the same of the part of that time in which as many requests as the concurrency decoded |
 //! | output tokens/s | all generated tokens / time from the first submission to the last token |
 //! | requests/s | requests / the same time |
 //!
@@ -25,14 +26,17 @@
 //! default), all prompts are submitted together, and prefill and decode tokens/s are
 //! llama-batched-bench's `S_PP` and `S_TG`, with two differences: sequences whose prompt is through
 //! already decode while the others' prompts are being read, which counts as prefill time; and the
-//! decode phase ends with fewer sequences than it began with, as the early ones finish first.
+//! decode phase ends with fewer sequences than it began with, as the early ones finish first, which
+//! full decode tokens/s leave out.
 //!
 //! Before the first level an untimed warm-up of short requests at the largest concurrency touches
 //! all weights.
 
 mod driver;
 mod export;
+mod limits;
 mod metrics;
+pub mod profile;
 mod record;
 mod workload;
 

@@ -139,6 +139,10 @@ pub struct LevelSummary {
     pub prefill_tokens_per_second: Spread,
     /// Tokens generated while no prompt was being read, over that time; absent like `tpot_ms`.
     pub decode_tokens_per_second: Option<Spread>,
+    /// The same of the time in which as many requests as the concurrency were decoding; absent where
+    /// there was none.
+    #[serde(default)]
+    pub full_decode_tokens_per_second: Option<Spread>,
     /// All generated tokens over the whole time.
     pub output_tokens_per_second: Spread,
     /// Finished requests over the whole time.
@@ -172,6 +176,9 @@ pub struct RepeatSummary {
     pub prefill_tokens_per_second: f64,
     /// `decode_tokens / decode_seconds`.
     pub decode_tokens_per_second: Option<f64>,
+    /// The same of the time in which as many requests as the concurrency were decoding.
+    #[serde(default)]
+    pub full_decode_tokens_per_second: Option<f64>,
     /// `output_tokens / seconds`.
     pub output_tokens_per_second: f64,
     /// Requests over `seconds`.

@@ -14,6 +14,7 @@ mod inspect;
 mod join;
 mod mmlu_eval;
 mod options;
+mod profile;
 mod quantize;
 mod search;
 mod split;
@@ -50,6 +51,7 @@ enum Command {
     MmluEval(mmlu_eval::Arguments),
     Divergence(divergence::Arguments),
     Bench(bench::Arguments),
+    Profile(profile::Arguments),
     Compare(compare::Arguments),
     Demo(demo::Arguments),
 }
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::MmluEval(arguments) => mmlu_eval::run(&arguments, &global),
         Command::Divergence(arguments) => divergence::run(&arguments, &global),
         Command::Bench(arguments) => bench::run(&arguments, &global),
+        Command::Profile(arguments) => profile::run(&arguments, &global),
         Command::Compare(arguments) => compare::run(&arguments, &global),
         Command::Demo(arguments) => demo::run(&arguments, &global),
     });

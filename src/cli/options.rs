@@ -53,7 +53,8 @@ impl EngineFlags {
     }
 }
 
-fn kv_type_parser() -> impl TypedValueParser<Value = KvType> {
+/// Takes the name of a type of the key-value cache.
+pub(super) fn kv_type_parser() -> impl TypedValueParser<Value = KvType> {
     PossibleValuesParser::new(KvType::ALL.map(KvType::name)).map(|name| {
         let kind = KvType::ALL.into_iter().find(|kind| kind.name() == name);
         kind.expect("the parser has only let these names through")

@@ -4,3 +4,4 @@ pub mod attention;
 mod dispatch;
 pub mod elementwise;
 pub mod matmul;
+pub mod peak;

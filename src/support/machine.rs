@@ -40,6 +40,17 @@ pub fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
+/// Size in bytes of the largest cache of the first processor, the one next to memory.
+pub fn last_level_cache() -> Option<u64> {
+    let caches = fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;
+    let size = |cache: fs::DirEntry| {
+        let text = fs::read_to_string(cache.path().join("size")).ok()?;
+        let kibibytes: u64 = text.trim().strip_suffix('K')?.parse().ok()?;
+        kibibytes.checked_mul(1024)
+    };
+    caches.flatten().filter_map(size).max()
+}
+
 /// Bytes that new allocations can take without swapping.
 pub fn available_memory() -> Option<u64> {
     kibibytes("/proc/meminfo", "MemAvailable")

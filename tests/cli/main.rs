@@ -14,6 +14,7 @@ mod http_server;
 mod importance;
 mod inspect;
 mod mmlu_eval;
+mod profile;
 mod quantize;
 mod quantize_reference;
 mod quantize_sources;
