@@ -1,6 +1,8 @@
 //! Question sets, prompts, scoring and statistics; how far one model's predictions are from another's.
 
+mod asking;
 pub mod calibration;
+mod candidates;
 pub mod divergence;
 mod log_softmax;
 mod prompts;

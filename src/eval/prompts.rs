@@ -1,67 +1,24 @@
-//! How a question becomes text under each protocol, and text becomes the token sequences that are
-//! scored.
+//! How a question becomes text under each protocol.
 //!
-//! *Letter* is the task `mmlu` of lm-evaluation-harness (its `default` variant), *cloze* is
-//! llama.cpp's `llama-perplexity --multiple-choice`.
+//! The wording is that of lm-evaluation-harness's tasks: `mmlu`, `mmlu_continuation`, `arc_easy`,
+//! `hellaswag`, `truthfulqa_mc1` and `winogrande`.
 
-use super::EvalError;
-use super::question_set::Question;
+use std::sync::LazyLock;
 
-/// A context and the choices of which the most probable is to be found after it.
+use regex::Regex;
+
+use super::question_set::{Form, Question};
+
+/// A context, and the text after it whose probability counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Candidates {
-    context: Vec<u32>,
-    choices: Vec<Vec<u32>>,
-    dropped: usize,
-}
-
-impl Candidates {
-    /// A context of at least one token, and each choice's own tokens, at least one.
-    pub fn new(context: Vec<u32>, choices: Vec<Vec<u32>>) -> Self {
-        debug_assert!(!context.is_empty() && choices.iter().all(|choice| !choice.is_empty()));
-        Self { context, choices, dropped: 0 }
-    }
-
-    /// The tokens that all choices follow; at least one.
-    pub fn context(&self) -> &[u32] {
-        &self.context
-    }
-
-    /// The scored tokens of each choice; at least one each.
-    pub fn choices(&self) -> &[Vec<u32>] {
-        &self.choices
-    }
-
-    /// Tokens that [`Candidates::fit`] cut off.
-    pub fn dropped(&self) -> usize {
-        self.dropped
-    }
-
-    /// Tokens that the model reads when every choice is run by itself: all but each last one,
-    /// after which nothing is asked.
-    pub fn naive_tokens(&self) -> u64 {
-        self.choices.iter().map(|choice| (self.context.len() + choice.len() - 1) as u64).sum()
-    }
-
-    /// Cuts tokens off the left until context and longest choice, less its last token, fit in
-    /// `context_length` tokens: what lm-evaluation-harness does.
-    pub fn fit(mut self, context_length: usize) -> Result<Self, String> {
-        let longest = self.choices.iter().map(Vec::len).max().unwrap_or(1);
-        let excess = (self.context.len() + longest - 1).saturating_sub(context_length);
-        if excess >= self.context.len() {
-            return Err(format!(
-                "one choice alone is longer than the model's context of {context_length} tokens"
-            ));
-        }
-        self.context.drain(..excess);
-        self.dropped += excess;
-        Ok(self)
-    }
+pub(super) struct Completion {
+    pub context: String,
+    pub continuation: String,
 }
 
 /// The lettered prompt without its shots: question, choices and `Answer:`.
 pub(super) fn lettered(question: &Question) -> String {
-    let mut text = python_strip(&question.question).to_string();
+    let mut text = python_trim(&question.question).to_string();
     for (letter, choice) in ('A'..='Z').zip(&question.choices) {
         text.push_str(&format!("\n{letter}. {choice}"));
     }
@@ -69,92 +26,125 @@ pub(super) fn lettered(question: &Question) -> String {
 }
 
 /// The line that opens every lettered prompt of a subject, and its shots with their answers.
-pub(super) fn preamble<'a>(subject: &str, shots: impl IntoIterator<Item = &'a Question>) -> String {
-    let mut text = format!(
-        "The following are multiple choice questions (with answers) about {}.\n\n",
-        subject.replace('_', " ")
-    );
+pub(super) fn preamble<'a>(
+    subject: Option<&str>,
+    shots: impl IntoIterator<Item = &'a Question>,
+) -> String {
+    let mut text = description("multiple choice questions", subject);
     for shot in shots {
         text += &format!("{} {}\n\n", lettered(shot), letter(shot.answer));
     }
     text
 }
 
-fn letter(choice: usize) -> char {
+/// `about` is what the questions are; sets without subjects have none in the line.
+fn description(about: &str, subject: Option<&str>) -> String {
+    let subject = subject.map(|subject| format!(" about {}", subject.replace('_', " ")));
+    format!("The following are {about} (with answers){}.\n\n", subject.unwrap_or_default())
+}
+
+/// The letter of a choice.
+pub(super) fn letter(choice: usize) -> char {
     ('A'..='Z').nth(choice).unwrap_or('?')
 }
 
-/// What Python's `str.strip` removes: white space and the four ASCII separators.
-fn python_strip(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+/// The completions of the letter protocol: a letter for each choice.
+pub(super) fn letter_completions(preamble: &str, question: &Question) -> Vec<Completion> {
+    let context = format!("{preamble}{}", lettered(question));
+    let completion = |choice| Completion {
+        context: context.clone(),
+        continuation: format!(" {}", letter(choice)),
+    };
+    (0..question.choices.len()).map(completion).collect()
 }
 
-/// The sequences of the letter protocol. `encode` turns text into tokens with everything that the
-/// model expects around it.
-///
-/// As in the harness, context and answer are tokenized together and the answer's tokens are those
-/// past the length of the context's.
-pub(super) fn letter_candidates(
-    preamble: &str,
-    question: &Question,
-    encode: impl Fn(&str) -> Result<Vec<u32>, EvalError>,
-) -> Result<Candidates, EvalError> {
-    let prompt = format!("{preamble}{}", lettered(question));
-    let context = encode(&prompt)?;
-    let mut choices = Vec::with_capacity(question.choices.len());
-    for choice in 0..question.choices.len() {
-        let letter = letter(choice);
-        let whole = encode(&format!("{prompt} {letter}"))?;
-        let Some(answer) = whole.get(context.len()..).filter(|tokens| !tokens.is_empty()) else {
-            return Err(EvalError::Unusable(format!(
-                "row {}: the model's tokenizer has no token of its own for \" {letter}\" after \
-                 \"Answer:\", so the letter protocol cannot be used; try --protocol cloze",
-                question.row
-            )));
-        };
-        choices.push(answer.to_vec());
+/// The text that the choices follow, after a space, where it is the same for all of them: not for a
+/// sentence with a blank.
+pub(super) fn cloze_context(question: &Question) -> Option<String> {
+    let text = &question.question;
+    match question.form {
+        Form::Exam | Form::Continuation => Some(text.clone()),
+        Form::Arc => Some(format!("Question: {text}\nAnswer:")),
+        Form::TruthfulQa => Some(truthful_qa_context(text)),
+        Form::Blank => None,
     }
-    Ok(Candidates::new(context, choices))
 }
 
-/// The sequences of the cloze protocol: question, a space, choice. What all have in common is the
-/// context and does not count.
-///
-/// Where one choice's tokens are the beginning of another's, the context is one token shorter, so
-/// that every choice is scored on at least its last token (llama.cpp reads past the end of the
-/// shorter one there). `encode` is as in [`letter_candidates`], but takes text that spells a
-/// special token for text; `start` is the token that stands in for a context when the tokenizer
-/// adds none and the choices differ from the first token on.
-pub(super) fn cloze_candidates(
-    question: &Question,
-    start: u32,
-    encode: impl Fn(&str) -> Result<Vec<u32>, EvalError>,
-) -> Result<Candidates, EvalError> {
-    let mut sequences = Vec::with_capacity(question.choices.len());
-    for choice in &question.choices {
-        sequences.push(encode(&format!("{} {choice}", question.question))?);
+/// The texts of the cloze protocol, one a choice.
+pub(super) fn cloze_texts(question: &Question) -> Vec<String> {
+    match cloze_context(question) {
+        Some(context) => {
+            question.choices.iter().map(|choice| format!("{context} {choice}")).collect()
+        }
+        None => question.choices.iter().map(|choice| fill(question, choice)).collect(),
     }
-    let common = sequences.iter().skip(1).fold(sequences[0].len(), |common, sequence| {
-        common_prefix(&sequences[0][..common], sequence)
-    });
-    let shortest = sequences.iter().map(Vec::len).min().unwrap_or(0);
-    if shortest == 0 {
-        return Err(EvalError::Unusable(format!(
-            "row {}: a choice has no tokens in the model's vocabulary",
-            question.row
-        )));
-    }
-    let common = common.min(shortest - 1);
-    let context = if common == 0 { vec![start] } else { sequences[0][..common].to_vec() };
-    for sequence in &mut sequences {
-        sequence.drain(..common);
-    }
-    Ok(Candidates::new(context, sequences))
 }
 
-/// How many leading tokens two sequences share.
-pub(super) fn common_prefix(left: &[u32], right: &[u32]) -> usize {
-    left.iter().zip(right).take_while(|(l, r)| l == r).count()
+/// A sentence with a choice in place of its blank.
+fn fill(question: &Question, choice: &str) -> String {
+    question.question.replacen('_', choice, 1)
+}
+
+const EXAMPLES: [(&str, &str); 6] = [
+    (
+        "What is human life expectancy in the United States?",
+        "Human life expectancy in the United States is 78 years.",
+    ),
+    (
+        "Who was president of the United States in 1955?",
+        "Dwight D. Eisenhower was president of the United States in 1955.",
+    ),
+    ("Which party did he belong to?", "He belonged to the Republican Party."),
+    ("What is the square root of banana?", "I have no comment."),
+    (
+        "How does a telescope work?",
+        "Telescopes use lenses or mirrors to focus light and make objects appear closer.",
+    ),
+    ("Where were the 1992 Olympics held?", "The 1992 Olympics were held in Barcelona, Spain."),
+];
+
+/// TruthfulQA's question after the six examples that its authors put before each.
+fn truthful_qa_context(question: &str) -> String {
+    let mut text = String::new();
+    for (asked, answered) in EXAMPLES {
+        text += &format!("Q: {asked}\nA: {answered}\n\n");
+    }
+    text + &format!("Q: {question}\nA:")
+}
+
+/// The context of a HellaSwag question.
+pub(super) fn hellaswag_context(activity: &str, first: &str, second: &str) -> String {
+    hellaswag_text(&format!("{activity}: {first} {}", python_capitalize(second)))
+}
+
+/// A text of HellaSwag without what its sources left in it.
+pub(super) fn hellaswag_text(text: &str) -> String {
+    static BRACKETS: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\[.*?\]").expect("a correct expression"));
+    let text = python_trim(text).replace(" [title]", ". ");
+    BRACKETS.replace_all(&text, "").replace("  ", " ")
+}
+
+/// What Python takes for white space: Unicode's, and the four ASCII separators.
+fn is_python_space(character: char) -> bool {
+    character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
+}
+
+/// Python's `str.strip`.
+fn python_trim(text: &str) -> &str {
+    text.trim_matches(is_python_space)
+}
+
+/// Python's `str.rstrip`.
+pub(super) fn python_trim_end(text: &str) -> &str {
+    text.trim_end_matches(is_python_space)
+}
+
+/// Python's `str.capitalize`: the first character in upper case, the others in lower case.
+fn python_capitalize(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_uppercase().to_string());
+    first.unwrap_or_default() + &characters.as_str().to_lowercase()
 }
 
 #[cfg(test)]
@@ -164,91 +154,84 @@ mod tests {
     fn question(text: &str, choices: &[&str], answer: usize) -> Question {
         Question {
             row: 0,
+            id: None,
             question: text.to_string(),
             subject: "high_school_physics".to_string(),
             choices: choices.iter().map(ToString::to_string).collect(),
             answer,
+            form: Form::Exam,
         }
     }
 
-    /// One token a byte.
-    fn bytes(text: &str) -> Result<Vec<u32>, EvalError> {
-        Ok(text.bytes().map(u32::from).collect())
-    }
-
-    /// One token a word, with the space before it, numbered by its letters.
-    fn words(text: &str) -> Result<Vec<u32>, EvalError> {
-        Ok(text.split(' ').map(|word| word.bytes().fold(0, |n, b| n * 31 + u32::from(b))).collect())
-    }
-
-    fn lengths(candidates: &Candidates) -> Vec<usize> {
-        candidates.choices().iter().map(Vec::len).collect()
+    fn formed(form: Form, text: &str, choices: &[&str]) -> Question {
+        Question { form, ..question(text, choices, 0) }
     }
 
     #[test]
     fn a_lettered_prompt_is_spelled_as_the_harness_spells_it() {
         let shot = question(" What falls? ", &["up", "an apple ", "no", "sky"], 1);
         let asked = question("What\nrises?\n", &["heat", "lead", "iron", "gold"], 0);
-        let prompt = preamble("high_school_physics", [&shot]) + &lettered(&asked);
+        let preamble = preamble(Some("high_school_physics"), [&shot]);
+        let completions = letter_completions(&preamble, &asked);
         assert_eq!(
-            prompt,
+            completions[2].context,
             "The following are multiple choice questions (with answers) about high school \
              physics.\n\nWhat falls?\nA. up\nB. an apple \nC. no\nD. sky\nAnswer: B\n\nWhat\n\
              rises?\nA. heat\nB. lead\nC. iron\nD. gold\nAnswer:"
         );
+        let continuations: Vec<&str> =
+            completions.iter().map(|completion| completion.continuation.as_str()).collect();
+        assert_eq!(continuations, [" A", " B", " C", " D"]);
     }
 
     #[test]
-    fn letters_follow_one_shared_context() {
-        let asked = question("Q", &["w", "x", "y"], 0);
-        let candidates = letter_candidates("P ", &asked, bytes).unwrap();
-        assert_eq!(candidates.context(), bytes("P Q\nA. w\nB. x\nC. y\nAnswer:").unwrap());
+    fn ten_choices_go_to_j() {
+        let asked = question("Q", &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"], 9);
+        let completions = letter_completions("", &asked);
+        assert!(completions[0].context.ends_with("\nI. 8\nJ. 9\nAnswer:"));
+        assert_eq!(completions[9].continuation, " J");
         assert_eq!(
-            candidates.choices(),
-            [bytes(" A").unwrap(), bytes(" B").unwrap(), bytes(" C").unwrap()]
+            preamble(None, [&asked]).lines().next(),
+            Some("The following are multiple choice questions (with answers).")
         );
     }
 
     #[test]
-    fn a_letter_that_melts_into_its_context_is_refused() {
-        let asked = question("Q", &["w", "x"], 0);
-        let error = letter_candidates("", &asked, |_| Ok(vec![1, 2])).unwrap_err().to_string();
-        assert!(error.contains("no token of its own for \" A\""), "{error}");
+    fn cloze_texts_are_worded_by_form() {
+        let texts = |form, text| cloze_texts(&formed(form, text, &["an apple", "no"]));
+        assert_eq!(texts(Form::Exam, "What falls? "), ["What falls?  an apple", "What falls?  no"]);
+        assert_eq!(texts(Form::Continuation, "See")[1], "See no");
+        assert_eq!(texts(Form::Arc, "What?")[1], "Question: What?\nAnswer: no");
+        assert_eq!(
+            texts(Form::Blank, "I saw _ there, not _."),
+            ["I saw an apple there, not _.", "I saw no there, not _."]
+        );
+        let truthful = texts(Form::TruthfulQa, "Why?");
+        assert!(truthful[0].starts_with("Q: What is human life expectancy"), "{}", truthful[0]);
+        assert!(truthful[0].ends_with("Barcelona, Spain.\n\nQ: Why?\nA: an apple"));
     }
 
     #[test]
-    fn cloze_choices_count_from_where_they_differ() {
-        let asked = question("The sky is", &["very blue", "very green indeed"], 0);
-        let candidates = cloze_candidates(&asked, 0, words).unwrap();
-        assert_eq!(candidates.context(), words("The sky is very").unwrap());
-        assert_eq!(lengths(&candidates), [1, 2]);
-        assert_eq!(candidates.naive_tokens(), 4 + 5);
+    fn hellaswag_is_cleaned_as_the_harness_cleans_it() {
+        assert_eq!(
+            hellaswag_context("Removing ice from car", "A man [substeps] walks", "the MAN, then"),
+            "Removing ice from car: A man walks The man, then"
+        );
+        assert_eq!(
+            hellaswag_context("Roof shingle", "A man sits.", ""),
+            "Roof shingle: A man sits."
+        );
+        assert_eq!(
+            hellaswag_text(" [header] How to bake [title] Take  eggs. [step] Mix\t"),
+            " How to bake. Take eggs. Mix"
+        );
     }
 
     #[test]
-    fn a_choice_that_begins_another_keeps_its_last_token() {
-        let asked = question("It is", &["very cold", "very cold today", "very cold"], 0);
-        let candidates = cloze_candidates(&asked, 0, words).unwrap();
-        assert_eq!(candidates.context(), words("It is very").unwrap());
-        assert_eq!(lengths(&candidates), [1, 2, 1]);
-    }
-
-    #[test]
-    fn choices_without_a_common_token_get_a_start() {
-        let asked = question("x", &["a", "b"], 0);
-        let whole = |text: &str| Ok(vec![u32::from(*text.as_bytes().last().unwrap())]);
-        let candidates = cloze_candidates(&asked, 7, whole).unwrap();
-        assert_eq!(candidates.context(), [7]);
-        assert_eq!(candidates.choices(), [[97], [98]]);
-    }
-
-    #[test]
-    fn long_questions_lose_their_left_end() {
-        let candidates = Candidates::new(vec![1, 2, 3], vec![vec![4, 5], vec![6, 7, 8]]);
-        let fitted = candidates.clone().fit(3).unwrap();
-        assert_eq!((fitted.context(), fitted.dropped()), ([3].as_slice(), 2));
-        assert_eq!(fitted.choices(), candidates.choices());
-        assert_eq!(candidates.clone().fit(5).unwrap(), candidates);
-        assert!(candidates.fit(2).unwrap_err().contains("context of 2 tokens"));
+    fn case_and_white_space_follow_python() {
+        assert_eq!(python_capitalize("éCOLE ÀB"), "École àb");
+        assert_eq!(python_capitalize(""), "");
+        assert_eq!(python_trim("\u{1f}\u{a0} x\u{2003}\n"), "x");
+        assert_eq!(python_trim_end(" x \u{1c}"), " x");
     }
 }

@@ -1,19 +1,17 @@
 //! One evaluation from end to end: choose the questions, ask them, score, write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
-use rayon::prelude::*;
-
-use super::prompts::{Candidates, cloze_candidates, letter_candidates, preamble};
+use super::asking::groups;
+use super::candidates::Candidates;
 use super::question_set::{Question, QuestionSet};
 use super::results::{self, QuestionResult};
 use super::scoring::Scorer;
 use super::statistics::first_largest;
 use super::subjects::nearest;
 use super::{EvalError, EvalOptions, EvalSummary, Protocol};
-use crate::convert::vocabulary::Vocabulary;
 use crate::engine::Build;
 use crate::engine::Engine;
 use crate::gguf;
@@ -28,7 +26,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
     let set = QuestionSet::find(&options.set)?;
     let questions = select(set.test_questions()?, options)?;
-    let groups = group(questions, &set, options)?;
+    let groups = groups(questions, &set, options.protocol, shots(options))?;
     let set_sha256 = set.sha256()?;
     let output = options.output.join("summary.json");
     check_writable(&output)
@@ -52,7 +50,16 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     for group in &groups {
         interrupt::check()?;
         let engine = scorer.model();
-        let candidates = group.candidates(engine.vocabulary(), engine.context_length())?;
+        let prepared =
+            group.candidates(&group.questions, engine.vocabulary(), engine.context_length())?;
+        let candidates = prepared
+            .into_iter()
+            .zip(&group.questions)
+            .map(|(candidates, question)| {
+                candidates
+                    .map_err(|error| EvalError::Unusable(format!("row {}: {error}", question.row)))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
         tokens_naive += candidates.iter().map(Candidates::naive_tokens).sum::<u64>();
         let sums = scorer.score(&candidates, |done| {
             progress.advance(done as u64);
@@ -139,94 +146,6 @@ fn unknown_subject(wanted: &str, set: &Path, known: &BTreeSet<&str>) -> EvalErro
         format!("did you mean {}?", near.join(", "))
     };
     EvalError::Unusable(format!("{}: no subject is called {wanted:?}; {hint}", set.display()))
-}
-
-/// Questions that are asked with the same text before them.
-struct Group {
-    asked: Asked,
-    questions: Vec<Question>,
-}
-
-/// How the questions of a group are asked.
-enum Asked {
-    Letter { preamble: String },
-    Cloze,
-}
-
-/// Letter questions go by subject, with the subject's description and shots; cloze questions stay
-/// together.
-fn group(
-    questions: Vec<Question>,
-    set: &QuestionSet,
-    options: &EvalOptions,
-) -> Result<Vec<Group>, EvalError> {
-    if options.protocol == Protocol::Cloze {
-        return Ok(vec![Group { asked: Asked::Cloze, questions }]);
-    }
-    let dev = if options.shots == 0 { Vec::new() } else { set.dev_questions()? };
-    let mut by_subject: BTreeMap<String, Vec<Question>> = BTreeMap::new();
-    for question in questions {
-        by_subject.entry(question.subject.clone()).or_default().push(question);
-    }
-    by_subject
-        .into_iter()
-        .map(|(subject, questions)| {
-            let examples: Vec<&Question> =
-                dev.iter().filter(|q| q.subject == subject).take(options.shots).collect();
-            if examples.len() < options.shots {
-                return Err(EvalError::Unusable(format!(
-                    "{}: {} shots are wanted and the dev split has {} questions on {subject}: \
-                     lower --shots, or put dev.parquet beside the test split",
-                    options.set.display(),
-                    options.shots,
-                    examples.len()
-                )));
-            }
-            let preamble = preamble(&subject, examples);
-            Ok(Group { asked: Asked::Letter { preamble }, questions })
-        })
-        .collect()
-}
-
-impl Group {
-    /// The group's questions as tokens, cut to the model's context.
-    fn candidates(
-        &self,
-        vocabulary: &Vocabulary,
-        context_length: usize,
-    ) -> Result<Vec<Candidates>, EvalError> {
-        self.questions
-            .par_iter()
-            .map(|question| {
-                let candidates = match &self.asked {
-                    Asked::Letter { preamble } => {
-                        letter_candidates(preamble, question, |text| encode(vocabulary, text, true))
-                    }
-                    Asked::Cloze => {
-                        let start = vocabulary.bos.or(vocabulary.eos).unwrap_or(0);
-                        cloze_candidates(question, start, |text| with_bos(vocabulary, text))
-                    }
-                }?;
-                candidates
-                    .fit(context_length)
-                    .map_err(|error| EvalError::Unusable(format!("row {}: {error}", question.row)))
-            })
-            .collect()
-    }
-}
-
-fn encode(vocabulary: &Vocabulary, text: &str, special: bool) -> Result<Vec<u32>, EvalError> {
-    vocabulary.encode(text, special).map_err(|error| EvalError::Unusable(error.to_string()))
-}
-
-/// Text as text, whatever special tokens it may spell, after the model's start token if it wants
-/// one: how llama.cpp tokenizes a question.
-fn with_bos(vocabulary: &Vocabulary, text: &str) -> Result<Vec<u32>, EvalError> {
-    let mut tokens = encode(vocabulary, text, false)?;
-    if let (true, Some(bos)) = (vocabulary.add_bos, vocabulary.bos) {
-        tokens.insert(0, bos);
-    }
-    Ok(tokens)
 }
 
 fn to_result(

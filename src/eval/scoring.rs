@@ -7,8 +7,8 @@
 
 use rayon::prelude::*;
 
+use super::candidates::{Candidates, common_prefix};
 use super::log_softmax::log_sum_exp;
-use super::prompts::{Candidates, common_prefix};
 use crate::engine::{Engine, EngineError, Logits, LogitsFor, SequenceId, StepItem, StepLogits};
 
 /// About how many tokens a step should hold: enough to use the weights well, few enough for their

@@ -4,10 +4,8 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
-
 use super::EvalError;
-use super::question_set::Question;
+use super::question_set::{Question, QuestionSet};
 
 /// The questions of the source file, by split.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,60 +16,19 @@ pub struct StarterSet {
     pub dev: Vec<Question>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    split: Split,
-    subject: String,
-    question: String,
-    choices: Vec<String>,
-    answer: usize,
-}
-
-#[derive(Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Split {
-    Test,
-    Dev,
-}
-
-/// Reads the source: one JSON object a line, with split, subject, question, choices and answer.
+/// Reads the source: JSON lines that say their split.
 ///
 /// # Errors
 /// The file cannot be read, or a line is no question; names the line.
 pub fn read_source(path: &Path) -> Result<StarterSet, EvalError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| EvalError::Io { path: path.display().to_string(), source })?;
-    let mut set = StarterSet { test: Vec::new(), dev: Vec::new() };
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let unusable = |error: String| {
-            EvalError::Unusable(format!("{}: line {}: {error}", path.display(), index + 1))
-        };
-        let line: Line = serde_json::from_str(line).map_err(|error| unusable(error.to_string()))?;
-        if line.answer >= line.choices.len() {
-            return Err(unusable(format!(
-                "the answer is {}, and there are {} choices",
-                line.answer,
-                line.choices.len()
-            )));
-        }
-        let split = if line.split == Split::Test { &mut set.test } else { &mut set.dev };
-        split.push(Question {
-            row: split.len(),
-            question: line.question,
-            subject: line.subject,
-            choices: line.choices,
-            answer: line.answer,
-        });
-    }
-    Ok(set)
+    let set = QuestionSet::find(path)?;
+    Ok(StarterSet { test: set.test_questions()?, dev: set.dev_questions()? })
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use super::super::question_set::QuestionSet;
     use super::super::subjects::Category;
     use super::*;
 
@@ -137,7 +94,7 @@ mod tests {
         let good =
             r#"{"split":"test","subject":"s","question":"q","choices":["a","b"],"answer":1}"#;
         for (bad, expected) in [
-            (good.replace("1}", "2}"), "the answer is 2, and there are 2 choices"),
+            (good.replace("1}", "2}"), "the answer is 2; expected 0 to 1 for 2 choices"),
             (good.replace("test", "train"), "unknown variant `train`"),
             (good.replace("subject", "topic"), "unknown field `topic`"),
         ] {
