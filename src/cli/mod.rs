@@ -6,6 +6,7 @@ mod compare;
 mod convert;
 mod demo;
 mod divergence;
+mod eval_set;
 mod export;
 mod fetch;
 mod generate;
@@ -48,6 +49,7 @@ enum Command {
     Join(join::Arguments),
     Inspect(inspect::Arguments),
     Generate(generate::Arguments),
+    EvalSet(eval_set::Arguments),
     MmluEval(mmlu_eval::Arguments),
     Divergence(divergence::Arguments),
     Bench(bench::Arguments),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Join(arguments) => join::run(&arguments, &global),
         Command::Inspect(arguments) => inspect::run(&arguments, &global),
         Command::Generate(arguments) => generate::run(&arguments, &global),
+        Command::EvalSet(arguments) => eval_set::run(&arguments, &global),
         Command::MmluEval(arguments) => mmlu_eval::run(&arguments, &global),
         Command::Divergence(arguments) => divergence::run(&arguments, &global),
         Command::Bench(arguments) => bench::run(&arguments, &global),

@@ -7,6 +7,7 @@ mod convert;
 mod demo;
 mod divergence;
 mod engine;
+mod eval_set;
 mod export;
 mod fetch;
 mod generate;

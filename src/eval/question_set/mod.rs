@@ -12,6 +12,7 @@ mod json_lines;
 mod layouts;
 mod locate;
 mod parquet;
+mod summary;
 mod task_file;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::EvalError;
 use crate::support::hash::sha256_reader;
+pub use summary::{SetSummary, SubjectSummary, summarize};
 
 /// Choices are lettered A, B, C, …
 const MOST_CHOICES: usize = 26;
