@@ -1,62 +1,95 @@
-//! Attention in the shape of SmolLM2-135M: a prefill of a whole prompt, and decode steps late in
-//! a long context. One iteration is one layer.
+//! Attention in the shape of SmolLM2-135M: a prefill of a whole prompt, and decode steps late in a
+//! long context. One iteration is one layer; the layers take turns, as in a model, so that keys and
+//! values come from where they would.
+//!
+//! Throughput is operations for prefill (two a multiply-add), bytes of keys and values for decode.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use quantkit::kernels::attention::{
-    AttentionItem, AttentionShape, CacheRows, CacheSpan, attention_with,
+    AttentionItem, AttentionScratch, AttentionShape, KeyValues, KvShape, KvType, Span,
+    attention_with,
 };
+use quantkit::kernels::elementwise::Rows;
 use quantkit::support::processor::InstructionSet;
+use quantkit::support::team::Team;
 
-const SHAPE: AttentionShape = AttentionShape { heads: 9, kv_heads: 3, head_size: 64, scale: 0.125 };
+const SHAPE: AttentionShape = AttentionShape {
+    heads: 9,
+    kv_heads: 3,
+    head_size: 64,
+    scale: 0.125,
+    softcap: None,
+    window: None,
+};
 
-/// One sequence's keys or values, with numbers that vary.
-fn cache(length: usize) -> (Vec<i16>, Vec<f32>) {
-    let rows = SHAPE.kv_heads * length;
-    let elements = (0..rows * SHAPE.head_size).map(|cell| (cell * 7919 % 1013) as i16 - 506);
-    (elements.collect(), vec![1.0 / 506.0; rows])
+const LAYERS: usize = 30;
+
+/// One sequence's keys and values, with numbers that vary.
+fn store(kind: KvType, length: usize) -> KeyValues {
+    let AttentionShape { kv_heads, head_size, .. } = SHAPE;
+    let shape = KvShape { layers: LAYERS, kv_heads, head_size };
+    let mut store = KeyValues::allocate(kind, shape, length).expect("there is memory");
+    for (layer, position) in (0..LAYERS * length).map(|place| (place / length, place % length)) {
+        let row = |seed: usize| -> Vec<f32> {
+            let first = (position * 7919 + seed) * 64;
+            (first..).take(kv_heads * head_size).map(|cell| (cell % 1013) as f32 / 506.0).collect()
+        };
+        store.write(layer, position, &row(layer), &row(layer + 99));
+    }
+    store
 }
 
-fn rows((elements, scales): &(Vec<i16>, Vec<f32>)) -> CacheRows<'_> {
-    CacheRows { elements, scales }
+/// What a case's throughput is told in.
+enum Unit {
+    Operations,
+    Bytes,
 }
 
 /// `sequences` sequences with `tokens` new tokens at the end of `context` positions.
 fn measure(
     criterion: &mut Criterion,
-    group: &str,
+    unit: &Unit,
+    kind: KvType,
     sequences: usize,
     tokens: usize,
     context: usize,
 ) {
-    let caches: Vec<_> = (0..sequences).map(|_| (cache(context), cache(context))).collect();
-    let items: Vec<_> = caches
-        .iter()
-        .enumerate()
-        .map(|(index, (keys, values))| AttentionItem {
-            queries: index * tokens..(index + 1) * tokens,
-            spans: vec![CacheSpan {
-                keys: rows(keys),
-                values: rows(values),
-                length: context,
-                capacity: context,
-            }],
-        })
-        .collect();
-    let elements = sequences * tokens * SHAPE.heads * SHAPE.head_size;
+    let stores: Vec<_> = (0..sequences).map(|_| store(kind, context)).collect();
+    let spans: Vec<_> = stores.iter().map(|store| [Span { store, length: context }]).collect();
+    let items = spans.iter().enumerate().map(|(index, spans)| AttentionItem {
+        queries: index * tokens..(index + 1) * tokens,
+        spans,
+    });
+    let items: Vec<_> = items.collect();
+    let width = SHAPE.heads * SHAPE.head_size;
+    let rows = sequences * tokens;
     let queries: Vec<f32> =
-        (0..elements).map(|element| (element * 31 % 997) as f32 / 498.5 - 1.0).collect();
-    let mut output = vec![0.0; elements];
-    let seen: usize = (0..tokens).map(|token| context - token).sum();
-    let multiplications = 2 * sequences * seen * SHAPE.heads * SHAPE.head_size;
-    let mut group = criterion.benchmark_group(group);
-    group.throughput(Throughput::Elements(2 * multiplications as u64)).sample_size(10);
+        (0..rows * width).map(|element| (element * 31 % 997) as f32 / 498.5 - 1.0).collect();
+    let queries = Rows::new(&queries, rows, width, width);
+    let mut output = vec![0.0; rows * width];
+    let (name, throughput) = match unit {
+        Unit::Operations => {
+            let seen: usize = (0..tokens).map(|token| context - token).sum();
+            ("prefill", Throughput::Elements((4 * sequences * seen * width) as u64))
+        }
+        Unit::Bytes => {
+            let bytes = stores[0].shape().bytes_per_token(kind) / LAYERS;
+            ("decode", Throughput::Bytes((sequences * context * bytes) as u64))
+        }
+    };
+    let mut group = criterion.benchmark_group(format!("{name} {}", kind.name()));
+    group.throughput(throughput).sample_size(10);
     for set in InstructionSet::ALL.into_iter().filter(|set| set.available()) {
         let name = format!("{sequences} × {tokens} of {context}");
         group.bench_function(BenchmarkId::new(set.name(), name), |bencher| {
+            let (team, mut scratch) = (Team::global(), AttentionScratch::default());
+            let mut layers = (0..LAYERS).cycle();
             bencher.iter(|| {
-                attention_with(set, SHAPE, black_box(&queries), &items, &mut output);
+                let layer = layers.next().expect("a cycle");
+                let queries = black_box(queries);
+                attention_with(set, team, SHAPE, layer, queries, &items, &mut output, &mut scratch);
             });
         });
     }
@@ -64,15 +97,20 @@ fn measure(
 }
 
 fn prefill(criterion: &mut Criterion) {
-    measure(criterion, "prefill", 1, 512, 512);
-    measure(criterion, "prefill", 1, 2560, 2560);
-    measure(criterion, "prefill", 8, 24, 160);
+    let unit = Unit::Operations;
+    measure(criterion, &unit, KvType::I16, 1, 512, 512);
+    measure(criterion, &unit, KvType::I16, 1, 2560, 2560);
+    measure(criterion, &unit, KvType::I16, 8, 24, 160);
+    measure(criterion, &unit, KvType::I8, 1, 2560, 2560);
 }
 
 fn decode(criterion: &mut Criterion) {
-    measure(criterion, "decode", 1, 1, 128);
-    measure(criterion, "decode", 1, 1, 3000);
-    measure(criterion, "decode", 8, 1, 3000);
+    let unit = Unit::Bytes;
+    for kind in KvType::ALL {
+        measure(criterion, &unit, kind, 1, 1, 128);
+        measure(criterion, &unit, kind, 1, 1, 3000);
+        measure(criterion, &unit, kind, 8, 1, 3000);
+    }
 }
 
 criterion_group!(benches, prefill, decode);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use super::ops::Ops;
+use crate::kernels::attention::KeyValues;
 
 /// Positions that a segment has room for at least.
 const SMALLEST_SEGMENT: usize = 16;
@@ -23,9 +24,8 @@ pub(super) struct Segment {
 /// Keys and values of all layers, as the back end that runs the model holds them.
 #[derive(Debug)]
 pub(super) enum SegmentStorage {
-    /// For our CPU kernels: elements, `[layers, 2, kv_heads, capacity, head_size]`, keys first, and
-    /// one factor a row.
-    Integers(Vec<i16>, Vec<f32>),
+    /// For our CPU kernels.
+    Integers(KeyValues),
     /// `[layers, 2, kv_heads, capacity, head_size]` in f16; keys come first in the second dimension.
     Tensor(Tensor),
 }

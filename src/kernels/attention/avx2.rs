@@ -17,7 +17,7 @@ unsafe fn tile(work: &Work<'_>, scratch: &mut Scratch) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn stream(work: &Work<'_>, scratch: &mut Scratch) {
     // SAFETY: as above.
-    unsafe { stream::attend::<Avx2, 2>(work, scratch) }
+    unsafe { stream::attend::<Avx2, 2, 2>(work, scratch) }
 }
 
 /// 8 lanes.
@@ -26,6 +26,9 @@ struct Avx2(__m256);
 
 impl Vector for Avx2 {
     const LANES: usize = 8;
+
+    type Pairs = __m256i;
+    type Sums = __m256i;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -37,12 +40,6 @@ impl Vector for Avx2 {
     unsafe fn load(source: *const f32) -> Self {
         // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe { Self(_mm256_loadu_ps(source)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_short(source: *const i16) -> Self {
-        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
-        unsafe { Self(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(source.cast())))) }
     }
 
     #[inline(always)]
@@ -94,25 +91,14 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn hide_from(self, limits: *const i32, position: i32) -> Self {
-        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
-        unsafe {
-            let limits = _mm256_loadu_si256(limits.cast());
-            let seen = _mm256_cmpgt_epi32(limits, _mm256_set1_epi32(position));
-            let hidden = _mm256_set1_ps(f32::NEG_INFINITY);
-            Self(_mm256_blendv_ps(hidden, self.0, _mm256_castsi256_ps(seen)))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn exp2(self) -> Self {
         // SAFETY: registers only; the caller has the instruction set.
         unsafe {
             let whole =
                 _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0);
             let part = _mm256_sub_ps(self.0, whole);
-            let mut power = _mm256_set1_ps(EXP2[5]);
-            for coefficient in EXP2[..5].iter().rev() {
+            let mut power = _mm256_set1_ps(EXP2[4]);
+            for coefficient in EXP2[..4].iter().rev() {
                 power = _mm256_fmadd_ps(power, part, _mm256_set1_ps(*coefficient));
             }
             // 2^whole is added to the exponent's bits: the power lies in [0.7, 1.5) and the sum
@@ -125,19 +111,118 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot_rows(query: *const f32, rows: *const f32, stride: usize, columns: usize) -> Self {
+    unsafe fn divide(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { Self(_mm256_div_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_subtract(self, other: Self, subtrahend: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { Self(_mm256_fmsub_ps(self.0, other.0, subtrahend.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn smaller(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { Self(_mm256_min_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn keep_if_seen(self, firsts: *const i32, ends: *const i32, position: i32) -> Self {
         // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe {
-            let mut sums = [_mm256_setzero_ps(); 8];
-            for column in (0..columns).step_by(8) {
-                let query = _mm256_loadu_ps(query.add(column));
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let key = _mm256_loadu_ps(rows.add(row * stride + column));
-                    *sum = _mm256_fmadd_ps(query, key, *sum);
-                }
-            }
-            Self(sum_each(sums))
+            let position = _mm256_set1_epi32(position);
+            let early = _mm256_cmpgt_epi32(_mm256_loadu_si256(firsts.cast()), position);
+            let seen = _mm256_cmpgt_epi32(_mm256_loadu_si256(ends.cast()), position);
+            let kept = _mm256_castsi256_ps(_mm256_andnot_si256(early, seen));
+            Self(_mm256_blendv_ps(_mm256_set1_ps(f32::NEG_INFINITY), self.0, kept))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn keep_lanes(self, first: i32, end: i32) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe {
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let early = _mm256_cmpgt_epi32(_mm256_set1_epi32(first), lanes);
+            let seen = _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lanes);
+            let kept = _mm256_castsi256_ps(_mm256_andnot_si256(early, seen));
+            Self(_mm256_blendv_ps(_mm256_set1_ps(f32::NEG_INFINITY), self.0, kept))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn no_pairs() -> Self::Pairs {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn no_sums() -> Self::Sums {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(source: *const i16) -> Self::Pairs {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe { _mm256_loadu_si256(source.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(source: *const i16) -> Self::Pairs {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe { _mm256_set1_epi32(source.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(sums: Self::Sums, left: Self::Pairs, right: Self::Pairs) -> Self::Sums {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(left, right)) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_sums(sums: Self::Sums) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { Self(_mm256_cvtepi32_ps(sums)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(self, second: Self, target: *mut i16) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe {
+            let first = _mm256_cvtps_epi32(self.0);
+            let second = _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(second.0));
+            let pairs = _mm256_blend_epi16::<0b1010_1010>(first, second);
+            _mm256_storeu_si256(target.cast(), pairs);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded(self, target: *mut i16) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe {
+            let whole = _mm256_cvtps_epi32(self.0);
+            let low = _mm256_castsi256_si128(whole);
+            let high = _mm256_extracti128_si256::<1>(whole);
+            _mm_storeu_si128(target.cast(), _mm_packs_epi32(low, high));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(source: *const i8, target: *mut i16) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe {
+            let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(source.cast()));
+            _mm256_storeu_si256(target.cast(), wide);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a prefetch of whatever address has no effect but on the caches.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
@@ -182,23 +267,6 @@ impl Avx2 {
         // SAFETY: the array has the register's size.
         unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), self.0) };
         lanes
-    }
-}
-
-/// The sum of vector i's lanes in lane i.
-#[inline(always)]
-unsafe fn sum_each(vectors: [__m256; 8]) -> __m256 {
-    // SAFETY: registers only; the callers have the instruction set.
-    unsafe {
-        let mut halves = [_mm256_setzero_ps(); 2];
-        for (half, four) in halves.iter_mut().zip(vectors.chunks_exact(4)) {
-            *half =
-                _mm256_hadd_ps(_mm256_hadd_ps(four[0], four[1]), _mm256_hadd_ps(four[2], four[3]));
-        }
-        _mm256_add_ps(
-            _mm256_permute2f128_ps::<0x20>(halves[0], halves[1]),
-            _mm256_permute2f128_ps::<0x31>(halves[0], halves[1]),
-        )
     }
 }
 

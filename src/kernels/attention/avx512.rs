@@ -1,4 +1,4 @@
-//! [`Vector`] on AVX-512.
+//! [`Vector`] on AVX-512 with VNNI.
 
 use std::arch::x86_64::*;
 
@@ -8,16 +8,16 @@ use super::{Kernels, stream, tile};
 
 pub(super) const KERNELS: Kernels = Kernels { lanes: 16, tile, stream };
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile(work: &Work<'_>, scratch: &mut Scratch) {
     // SAFETY: the instruction set is enabled here, and the caller made sure that it is there.
     unsafe { tile::attend::<Avx512, 8>(work, scratch) }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn stream(work: &Work<'_>, scratch: &mut Scratch) {
     // SAFETY: as above.
-    unsafe { stream::attend::<Avx512, 4>(work, scratch) }
+    unsafe { stream::attend::<Avx512, 4, 4>(work, scratch) }
 }
 
 /// 16 lanes.
@@ -26,6 +26,9 @@ struct Avx512(__m512);
 
 impl Vector for Avx512 {
     const LANES: usize = 16;
+
+    type Pairs = __m512i;
+    type Sums = __m512i;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -37,14 +40,6 @@ impl Vector for Avx512 {
     unsafe fn load(source: *const f32) -> Self {
         // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe { Self(_mm512_loadu_ps(source)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_short(source: *const i16) -> Self {
-        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
-        unsafe {
-            Self(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(source.cast()))))
-        }
     }
 
     #[inline(always)]
@@ -96,24 +91,14 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn hide_from(self, limits: *const i32, position: i32) -> Self {
-        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
-        unsafe {
-            let limits = _mm512_loadu_si512(limits.cast());
-            let seen = _mm512_cmpgt_epi32_mask(limits, _mm512_set1_epi32(position));
-            Self(_mm512_mask_blend_ps(seen, _mm512_set1_ps(f32::NEG_INFINITY), self.0))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn exp2(self) -> Self {
         // SAFETY: registers only; the caller has the instruction set.
         unsafe {
             let whole =
                 _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0);
             let part = _mm512_sub_ps(self.0, whole);
-            let mut power = _mm512_set1_ps(EXP2[5]);
-            for coefficient in EXP2[..5].iter().rev() {
+            let mut power = _mm512_set1_ps(EXP2[4]);
+            for coefficient in EXP2[..4].iter().rev() {
                 power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(*coefficient));
             }
             let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(self.0, _mm512_set1_ps(EXP2_FLOOR));
@@ -122,19 +107,115 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot_rows(query: *const f32, rows: *const f32, stride: usize, columns: usize) -> Self {
+    unsafe fn divide(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { Self(_mm512_div_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_subtract(self, other: Self, subtrahend: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { Self(_mm512_fmsub_ps(self.0, other.0, subtrahend.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn smaller(self, other: Self) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { Self(_mm512_min_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn keep_if_seen(self, firsts: *const i32, ends: *const i32, position: i32) -> Self {
         // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
         unsafe {
-            let mut sums = [_mm512_setzero_ps(); 16];
-            for column in (0..columns).step_by(16) {
-                let query = _mm512_loadu_ps(query.add(column));
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let key = _mm512_loadu_ps(rows.add(row * stride + column));
-                    *sum = _mm512_fmadd_ps(query, key, *sum);
-                }
-            }
-            Self(sum_each(sums))
+            let position = _mm512_set1_epi32(position);
+            let begun = _mm512_cmple_epi32_mask(_mm512_loadu_si512(firsts.cast()), position);
+            let seen =
+                _mm512_mask_cmpgt_epi32_mask(begun, _mm512_loadu_si512(ends.cast()), position);
+            Self(_mm512_mask_blend_ps(seen, _mm512_set1_ps(f32::NEG_INFINITY), self.0))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn keep_lanes(self, first: i32, end: i32) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe {
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let begun = _mm512_cmpge_epi32_mask(lanes, _mm512_set1_epi32(first));
+            let kept = _mm512_mask_cmplt_epi32_mask(begun, lanes, _mm512_set1_epi32(end));
+            Self(_mm512_mask_blend_ps(kept, _mm512_set1_ps(f32::NEG_INFINITY), self.0))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn no_pairs() -> Self::Pairs {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn no_sums() -> Self::Sums {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(source: *const i16) -> Self::Pairs {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe { _mm512_loadu_si512(source.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(source: *const i16) -> Self::Pairs {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe { _mm512_set1_epi32(source.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(sums: Self::Sums, left: Self::Pairs, right: Self::Pairs) -> Self::Sums {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { _mm512_dpwssd_epi32(sums, left, right) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_sums(sums: Self::Sums) -> Self {
+        // SAFETY: registers only; the caller has the instruction set.
+        unsafe { Self(_mm512_cvtepi32_ps(sums)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(self, second: Self, target: *mut i16) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe {
+            let first = _mm512_cvtps_epi32(self.0);
+            let second = _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(second.0));
+            let pairs = _mm512_mask_blend_epi16(0xAAAA_AAAA, first, second);
+            _mm512_storeu_si512(target.cast(), pairs);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded(self, target: *mut i16) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe {
+            let rounded = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(self.0));
+            _mm256_storeu_si256(target.cast(), rounded);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(source: *const i8, target: *mut i16) {
+        // SAFETY: the caller's pointers cover what the trait says, and the instruction set is there.
+        unsafe {
+            let wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(source.cast()));
+            _mm512_storeu_si512(target.cast(), wide);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a prefetch of whatever address has no effect but on the caches.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
@@ -182,43 +263,12 @@ impl Vector for Avx512 {
     }
 }
 
-/// The sum of vector i's lanes in lane i.
-#[inline(always)]
-unsafe fn sum_each(vectors: [__m512; 16]) -> __m512 {
-    // SAFETY: registers only; the callers have the instruction set.
-    unsafe {
-        let mut quarters = [_mm512_setzero_ps(); 4];
-        for (quarter, four) in quarters.iter_mut().zip(vectors.chunks_exact(4)) {
-            let first = _mm512_add_ps(
-                _mm512_unpacklo_ps(four[0], four[1]),
-                _mm512_unpackhi_ps(four[0], four[1]),
-            );
-            let second = _mm512_add_ps(
-                _mm512_unpacklo_ps(four[2], four[3]),
-                _mm512_unpackhi_ps(four[2], four[3]),
-            );
-            let (first, second) = (_mm512_castps_pd(first), _mm512_castps_pd(second));
-            *quarter = _mm512_add_ps(
-                _mm512_castpd_ps(_mm512_unpacklo_pd(first, second)),
-                _mm512_castpd_ps(_mm512_unpackhi_pd(first, second)),
-            );
-        }
-        let fold = |a, b| {
-            _mm512_add_ps(
-                _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
-                _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
-            )
-        };
-        fold(fold(quarters[0], quarters[1]), fold(quarters[2], quarters[3]))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::vector::tests::check_exp2;
     use crate::support::processor::InstructionSet;
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     unsafe fn check() {
         // SAFETY: the instruction set is enabled here.
         unsafe { check_exp2::<super::Avx512>() }

@@ -1,12 +1,16 @@
-//! Causal attention over cached keys and values.
+//! Causal attention over cached keys and values, in integers.
+//!
+//! Queries are rounded to 16 bits as keys are; products with keys are added up exactly; the softmax
+//! is in f32; its weights are rounded to 16 bits with a step of their own for each row and 64 keys,
+//! and their products with values are again added up exactly. [`store`] says why nothing overflows.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod cache;
 mod plan;
 mod scalar;
+mod store;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -16,33 +20,13 @@ mod work;
 
 use std::ops::Range;
 
+use crate::kernels::elementwise::Rows;
 use crate::support::processor::InstructionSet;
+use crate::support::team::Team;
 use work::{Scratch, Work};
 
-pub use cache::{CacheRows, encode_row};
-
-/// How the elements of keys and values are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KvType {
-    /// 16-bit integers with one f32 scale a row: more precise than f16.
-    #[default]
-    I16,
-    /// 8-bit integers with one f32 scale a row: half the memory.
-    I8,
-}
-
-impl KvType {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::I16, Self::I8];
-
-    /// What `--kv-type` and results call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::I16 => "i16",
-            Self::I8 => "i8",
-        }
-    }
-}
+pub use plan::AttentionScratch;
+pub use store::{KeyValues, KvShape, KvType, LayerWriter};
 
 /// The shape shared by all sequences of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,22 +37,28 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_size: usize,
-    /// Factor on the scores, usually 1/√head_size.
+    /// Factor on the scores, usually 1/√head_size. Positive.
     pub scale: f32,
+    /// Scores s become c · tanh(s / c).
+    pub softcap: Option<f32>,
+    /// A query sees its own position and the ones before it, this many in all.
+    pub window: Option<usize>,
 }
 
-/// A contiguous stretch of a sequence's cache, in one layer. The rows of `keys` and `values` are
-/// laid out `[kv_heads][capacity]`; positions `0..length` are filled.
+impl AttentionShape {
+    /// Query heads that read one key/value head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// A contiguous stretch of a sequence: the positions `0..length` of a store.
 #[derive(Debug, Clone, Copy)]
-pub struct CacheSpan<'a> {
-    /// Keys.
-    pub keys: CacheRows<'a>,
-    /// Values.
-    pub values: CacheRows<'a>,
+pub struct Span<'a> {
+    /// Keys and values.
+    pub store: &'a KeyValues,
     /// Filled positions.
     pub length: usize,
-    /// Allocated positions: the stride between heads, in rows.
-    pub capacity: usize,
 }
 
 /// One sequence's part of a step. The spans, in order, hold its whole context, the new tokens'
@@ -79,7 +69,7 @@ pub struct AttentionItem<'a> {
     /// The rows of the step's query matrix that belong to this sequence.
     pub queries: Range<usize>,
     /// Its context.
-    pub spans: Vec<CacheSpan<'a>>,
+    pub spans: &'a [Span<'a>],
 }
 
 impl AttentionItem<'_> {
@@ -87,41 +77,66 @@ impl AttentionItem<'_> {
     fn context(&self) -> usize {
         self.spans.iter().map(|span| span.length).sum()
     }
+
+    /// The positions that one of its tokens sees.
+    fn visible(&self, token: usize, window: Option<usize>) -> Range<usize> {
+        let end = self.context() - (self.queries.len() - 1 - token);
+        end.saturating_sub(window.unwrap_or(usize::MAX))..end
+    }
 }
 
-/// Softmax(Q·Kᵀ·scale)·V for every item, on the current rayon pool. `queries` and `output` are
-/// `[rows][heads][head_size]`; rows of `output` that no item names are left as they are.
+/// Softmax(Q·Kᵀ·scale)·V of one layer for every item. `queries` are rows of `heads · head_size`,
+/// `output` is `[rows][heads · head_size]`; rows of `output` that no item names are left as they
+/// are. A row that sees something that is not finite becomes NaN.
 ///
 /// # Panics
 /// If the parts do not fit together: heads that are no multiple of the key/value heads, an item
 /// whose rows lie outside the matrices or are another item's too, an item with more queries than
-/// positions, or a span shorter than its lengths say.
+/// positions, a store of another shape or shorter than its span, or a window of nothing.
 pub fn attention(
+    team: &Team,
     shape: AttentionShape,
-    queries: &[f32],
+    layer: usize,
+    queries: Rows<'_>,
     items: &[AttentionItem<'_>],
     output: &mut [f32],
+    scratch: &mut AttentionScratch,
 ) {
-    attention_with(InstructionSet::current(), shape, queries, items, output);
+    let set = InstructionSet::current();
+    attention_with(set, team, shape, layer, queries, items, output, scratch);
 }
 
 /// [`attention`] with the kernels of one instruction set, which the machine must have.
 ///
 /// # Panics
 /// As [`attention`], and if the machine lacks the instruction set.
+#[allow(clippy::too_many_arguments, reason = "those of `attention`, and the set")]
 pub fn attention_with(
     instruction_set: InstructionSet,
+    team: &Team,
     shape: AttentionShape,
-    queries: &[f32],
+    layer: usize,
+    queries: Rows<'_>,
     items: &[AttentionItem<'_>],
     output: &mut [f32],
+    scratch: &mut AttentionScratch,
 ) {
-    check(shape, queries, items, output);
+    check(shape, layer, queries, items, output, scratch);
     assert!(instruction_set.available(), "this machine lacks {}", instruction_set.name());
+    let step = Step { shape, layer, queries, items };
     match kernels(instruction_set) {
-        Some(kernels) => plan::attention(kernels, shape, queries, items, output),
-        None => scalar::attention(shape, queries, items, output),
+        Some(kernels) => plan::attention(kernels, team, step, output, scratch),
+        None => scalar::attention(team, step, output),
     }
+}
+
+/// What one call of [`attention`] reads.
+#[derive(Debug, Clone, Copy)]
+struct Step<'a> {
+    shape: AttentionShape,
+    layer: usize,
+    queries: Rows<'a>,
+    items: &'a [AttentionItem<'a>],
 }
 
 /// The kernels of one instruction set. Both leave in the scratch each row's weighted sum of
@@ -129,43 +144,46 @@ pub fn attention_with(
 struct Kernels {
     /// f32 values in a register.
     lanes: usize,
-    /// For up to `lanes × tile::PANEL_VECTORS × tile::MAX_PANELS` rows.
+    /// For up to `lanes × tile::MAX_VECTORS` rows.
     tile: unsafe fn(&Work<'_>, &mut Scratch),
     /// For up to `stream::MAX_ROWS` rows.
     stream: unsafe fn(&Work<'_>, &mut Scratch),
 }
 
-/// The vector kernels of an instruction set that has some.
+/// The vector kernels of an instruction set that has some. Those for AVX-512 need VNNI.
 fn kernels(instruction_set: InstructionSet) -> Option<&'static Kernels> {
     match instruction_set {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => Some(&avx512::KERNELS),
+        InstructionSet::Avx512 if instruction_set.uses_dot_product() => Some(&avx512::KERNELS),
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => Some(&avx2::KERNELS),
+        InstructionSet::Avx512 | InstructionSet::Avx2 => Some(&avx2::KERNELS),
         _ => None,
     }
 }
 
 /// Every length that the kernels rely on.
-fn check(shape: AttentionShape, queries: &[f32], items: &[AttentionItem<'_>], output: &[f32]) {
+fn check(
+    shape: AttentionShape,
+    layer: usize,
+    queries: Rows<'_>,
+    items: &[AttentionItem<'_>],
+    output: &[f32],
+    scratch: &mut AttentionScratch,
+) {
     let AttentionShape { heads, kv_heads, head_size, .. } = shape;
     assert!(head_size > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads), "bad shape {shape:?}");
-    let width = heads * head_size;
-    assert_eq!(queries.len(), output.len(), "queries and output differ in shape");
-    assert!(queries.len().is_multiple_of(width), "queries are no whole rows of {width}");
-    let mut taken = vec![false; queries.len() / width];
+    assert!(shape.window != Some(0), "a window of nothing");
+    assert_eq!(queries.width(), heads * head_size, "queries of another width");
+    assert_eq!(queries.count() * queries.width(), output.len(), "queries and output differ");
+    scratch.claim_rows(queries.count(), items.iter().map(|item| item.queries.clone()));
     for item in items {
         assert!(item.queries.len() <= item.context(), "more queries than positions");
-        for row in &mut taken[item.queries.clone()] {
-            assert!(!*row, "two items share a row");
-            *row = true;
-        }
-        for span in &item.spans {
-            assert!(span.length <= span.capacity, "a span is longer than its capacity");
-            let rows = kv_heads * span.capacity;
+        for Span { store, length } in item.spans {
+            assert!(*length <= store.capacity(), "a span is longer than its store");
+            let held = store.shape();
             assert!(
-                span.keys.hold(rows, head_size) && span.values.hold(rows, head_size),
-                "a span's keys or values are shorter than its capacity"
+                layer < held.layers && (held.kv_heads, held.head_size) == (kv_heads, head_size),
+                "a store of {held:?} cannot have layer {layer} of {shape:?}"
             );
         }
     }

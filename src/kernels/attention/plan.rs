@@ -3,125 +3,180 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::prelude::*;
+use super::work::{KEY_BLOCK, Scratch, Work};
+use super::{AttentionItem, Kernels, Step, stream, tile};
+use crate::support::team::Team;
 
-use super::work::{KEY_BLOCK, Scratch, Work, visible};
-use super::{AttentionItem, AttentionShape, Kernels, stream, tile};
-
-/// Steps with fewer multiplications than this are not worth waking other threads for.
+/// Steps with fewer multiplications than this are not worth other threads.
 const SERIAL_BELOW: usize = 1 << 18;
 
 /// Tasks a thread, so that a thread that falls behind can be helped.
 const TASKS_PER_THREAD: usize = 4;
 
-/// Keys of a part when a sequence is split along its keys, at least.
-const KEYS_PER_PART: usize = 256;
+/// Blocks of keys of a part when a sequence is split along its keys, at least.
+const BLOCKS_PER_PART: usize = 4;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// Memory that one call of [`super::attention`] after the other uses again.
+#[derive(Debug, Default)]
+pub struct AttentionScratch {
+    tasks: Vec<Task>,
+    partials: Vec<f32>,
+    taken: Vec<bool>,
+}
+
+impl AttentionScratch {
+    /// # Panics
+    /// If ranges overlap, or reach beyond the rows.
+    pub(super) fn claim_rows(&mut self, rows: usize, ranges: impl Iterator<Item = Range<usize>>) {
+        self.taken.clear();
+        self.taken.resize(rows, false);
+        for range in ranges {
+            for taken in &mut self.taken[range] {
+                assert!(!*taken, "two items share a row");
+                *taken = true;
+            }
+        }
+    }
+}
+
 /// A kernel call. Calls with the same item, head and rows are neighbours.
 #[derive(Debug)]
-struct Task<'a> {
-    work: Work<'a>,
+struct Task {
+    item: usize,
+    kv_head: usize,
+    rows: Range<usize>,
+    blocks: Range<usize>,
     /// Where in the buffer of partial results its own go; `None` if it covers all keys.
     partial: Option<usize>,
 }
 
-impl Task<'_> {
-    /// f32 values of its partial result: each row's sums, maximum and total.
-    fn partial_length(&self) -> usize {
-        self.work.rows.len() * (self.work.shape.head_size + 2)
+impl Task {
+    fn work<'a>(&self, step: Step<'a>) -> Work<'a> {
+        Work {
+            shape: step.shape,
+            layer: step.layer,
+            queries: step.queries,
+            item: &step.items[self.item],
+            kv_head: self.kv_head,
+            rows: self.rows.clone(),
+            blocks: self.blocks.clone(),
+        }
     }
 }
 
 /// See [`super::attention`].
 pub(super) fn attention(
     kernels: &Kernels,
-    shape: AttentionShape,
-    queries: &[f32],
-    items: &[AttentionItem<'_>],
+    team: &Team,
+    step: Step<'_>,
     output: &mut [f32],
+    scratch: &mut AttentionScratch,
 ) {
-    let multiplications: usize = items
+    let multiplications: usize = step
+        .items
         .iter()
         .map(|item| item.queries.len() * item.context())
         .sum::<usize>()
-        .saturating_mul(shape.heads * shape.head_size);
+        .saturating_mul(step.shape.heads * step.shape.head_size);
     let serial = multiplications < SERIAL_BELOW;
-    let wanted = if serial { 1 } else { rayon::current_num_threads() * TASKS_PER_THREAD };
-    let (tasks, partial_length) = plan(kernels, shape, queries, items, wanted);
-    let mut partials = vec![0.0; partial_length];
+    let wanted = if serial { 1 } else { team.threads() * TASKS_PER_THREAD };
+    let AttentionScratch { tasks, partials, .. } = scratch;
+    let partial_length = plan(kernels, step, wanted, tasks);
+    if partials.len() < partial_length {
+        partials.resize(partial_length, 0.0);
+    }
     let targets = Targets { output: output.as_mut_ptr(), partials: partials.as_mut_ptr() };
-    let run = |task: &Task<'_>| {
+    let run = |index: usize| {
         SCRATCH.with_borrow_mut(|scratch| {
             // SAFETY: `plan` made tasks that fit the kernels and do not overlap, `super::check`
             // checked the lengths, and the kernels are those of an instruction set that is there.
-            unsafe { targets.run(kernels, task, scratch) }
+            unsafe { targets.run(kernels, &tasks[index], step, scratch) }
         });
     };
     if serial {
-        tasks.iter().for_each(run);
+        (0..tasks.len()).for_each(run);
     } else {
-        tasks.par_iter().with_max_len(1).for_each(run);
+        team.run(tasks.len(), run);
     }
-    merge(&tasks, &partials, output);
+    if partial_length > 0 {
+        merge(step, tasks, partials, output);
+    }
 }
 
-/// The step's tasks, at least `wanted` of them if the keys are long enough, and how many values
-/// their partial results take.
-fn plan<'a>(
-    kernels: &Kernels,
-    shape: AttentionShape,
-    queries: &'a [f32],
-    items: &'a [AttentionItem<'a>],
-    wanted: usize,
-) -> (Vec<Task<'a>>, usize) {
-    let rows = |item: &AttentionItem<'_>| item.queries.len() * (shape.heads / shape.kv_heads);
-    let count_tiles = |panels: usize| -> usize {
-        items.iter().map(|item| row_tiles(kernels, rows(item), panels).count()).sum()
-    };
-    // Tall tiles where there are enough of them all the same.
-    let panels = count_tiles(1) * shape.kv_heads / wanted;
-    let panels = panels.clamp(1, tile::MAX_PANELS);
-    let tiles = count_tiles(panels);
-    let parts = wanted.div_ceil((tiles * shape.kv_heads).max(1));
-    let mut tasks = Vec::new();
-    let mut partial_length = 0;
-    for item in items {
+/// Makes the step's tasks, about `wanted` of them or more if the keys are long enough, and returns
+/// how many values their partial results take.
+fn plan(kernels: &Kernels, step: Step<'_>, wanted: usize, tasks: &mut Vec<Task>) -> usize {
+    let shape = step.shape;
+    tasks.clear();
+    for (index, item) in step.items.iter().enumerate() {
         for kv_head in 0..shape.kv_heads {
-            for rows in row_tiles(kernels, rows(item), panels) {
-                let work = Work { shape, queries, item, kv_head, rows, keys: 0..0 };
-                let seen = visible(item, (work.rows.end - 1) / work.group());
-                let length = seen.div_ceil(parts).max(KEYS_PER_PART).next_multiple_of(KEY_BLOCK);
-                for start in (0..seen).step_by(length) {
-                    let keys = start..seen.min(start + length);
-                    let mut task = Task { work: Work { keys, ..work.clone() }, partial: None };
-                    if length < seen {
-                        task.partial = Some(partial_length);
-                        partial_length += task.partial_length();
-                    }
-                    tasks.push(task);
-                }
+            for rows in row_tiles(kernels, item.queries.len() * shape.group()) {
+                let mut task = Task { item: index, kv_head, rows, blocks: 0..0, partial: None };
+                let visible = task.work(step).visible_to_any();
+                task.blocks = blocks(item, visible);
+                tasks.push(task);
             }
         }
     }
-    (tasks, partial_length)
+    let all: usize = tasks.iter().map(|task| task.blocks.len()).sum();
+    split(tasks, all.div_ceil(wanted).max(BLOCKS_PER_PART), shape.head_size)
+}
+
+/// Splits tasks of more blocks than `limit` into about equal parts.
+fn split(tasks: &mut Vec<Task>, limit: usize, head_size: usize) -> usize {
+    let whole = tasks.len();
+    let mut partial_length = 0;
+    if tasks.iter().all(|task| task.blocks.len() <= limit) {
+        return 0;
+    }
+    for index in 0..whole {
+        let Task { item, kv_head, rows, blocks, .. } = &tasks[index];
+        let (item, kv_head, rows, blocks) = (*item, *kv_head, rows.clone(), blocks.clone());
+        let parts = blocks.len().div_ceil(limit).max(1);
+        let length = blocks.len().div_ceil(parts).max(1);
+        for start in blocks.clone().step_by(length) {
+            let blocks = start..blocks.end.min(start + length);
+            let partial = (parts > 1).then_some(partial_length);
+            if parts > 1 {
+                partial_length += rows.len() * (head_size + 2);
+            }
+            tasks.push(Task { item, kv_head, rows: rows.clone(), blocks, partial });
+        }
+    }
+    tasks.drain(..whole);
+    partial_length
+}
+
+/// The blocks, counted over all spans, that hold these positions.
+fn blocks(item: &AttentionItem<'_>, positions: Range<usize>) -> Range<usize> {
+    let (mut first, mut end) = (0, 0);
+    let (mut before, mut start) = (0, 0);
+    for span in item.spans {
+        let stop = start + span.length;
+        if (start..stop).contains(&positions.start) {
+            first = before + (positions.start - start) / KEY_BLOCK;
+        }
+        if start < positions.end {
+            end = before + (positions.end.min(stop) - start).div_ceil(KEY_BLOCK);
+        }
+        before += span.length.div_ceil(KEY_BLOCK);
+        start = stop;
+    }
+    first..end
 }
 
 /// Cuts rows into stretches of about the same number of registers: what the stream kernel can
-/// take, or tiles of at most `panels` panels.
-fn row_tiles(
-    kernels: &Kernels,
-    rows: usize,
-    panels: usize,
-) -> impl Iterator<Item = Range<usize>> + use<> {
+/// take, or tiles.
+fn row_tiles(kernels: &Kernels, rows: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let step = if rows <= stream::MAX_ROWS {
         rows.max(1)
     } else {
         let vectors = rows.div_ceil(kernels.lanes);
-        vectors.div_ceil(vectors.div_ceil(tile::PANEL_VECTORS * panels)) * kernels.lanes
+        vectors.div_ceil(vectors.div_ceil(tile::MAX_VECTORS)) * kernels.lanes
     };
     (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
 }
@@ -138,25 +193,28 @@ unsafe impl Sync for Targets {}
 impl Targets {
     /// # Safety
     /// The kernels' instruction set; a task of [`plan`], whose places no other thread uses now.
-    unsafe fn run(&self, kernels: &Kernels, task: &Task<'_>, scratch: &mut Scratch) {
-        let work = &task.work;
+    unsafe fn run(&self, kernels: &Kernels, task: &Task, step: Step<'_>, scratch: &mut Scratch) {
+        let work = task.work(step);
         let size = work.shape.head_size;
-        let kernel =
-            if work.rows.len() <= stream::MAX_ROWS { kernels.stream } else { kernels.tile };
+        // The same for all rows of an item, so that none has other bits for being in the last tile.
+        let rows = work.item.queries.len() * work.group();
+        let kernel = if rows <= stream::MAX_ROWS { kernels.stream } else { kernels.tile };
         // SAFETY: the caller's.
-        unsafe { kernel(work, scratch) };
+        unsafe { kernel(&work, scratch) };
+        let rows = &scratch.rows;
         for (index, row) in work.rows.clone().enumerate() {
-            let sums = &scratch.sums[index * scratch.padded..][..size];
-            let (maximum, total) = (scratch.maxima[index], scratch.totals[index]);
+            let sums = &rows.sums[index * rows.padded..][..size];
+            let (maximum, total) = (rows.maxima[index], rows.totals[index]);
             // SAFETY: the row's place in the output, or the task's place among the partial
             // results, both within their buffers and this task's own.
             unsafe {
                 match task.partial {
                     None => {
-                        let target = self.output.add(work.offset(row));
+                        let target = self.output.add(offset(&work, row));
                         let target = std::slice::from_raw_parts_mut(target, size);
+                        let factor = 1.0 / total;
                         for (target, sum) in target.iter_mut().zip(sums) {
-                            *target = sum / total;
+                            *target = sum * factor;
                         }
                     }
                     Some(place) => {
@@ -171,18 +229,28 @@ impl Targets {
     }
 }
 
+/// Where a row's values begin in the output matrix.
+fn offset(work: &Work<'_>, row: usize) -> usize {
+    let (token, head) = work.token_and_head(row);
+    (token * work.shape.heads + head) * work.shape.head_size
+}
+
 /// Adds up the partial results of the tasks that share their rows.
-fn merge(tasks: &[Task<'_>], partials: &[f32], output: &mut [f32]) {
-    let partial_tasks = tasks.iter().filter_map(|task| Some((&task.work, task.partial?)));
-    let partial_tasks: Vec<_> = partial_tasks.collect();
-    // A stretch of the same rows begins where the keys begin.
-    for group in partial_tasks.chunk_by(|_, next| next.0.keys.start > 0) {
-        let work = group[0].0;
-        let size = work.shape.head_size;
+fn merge(step: Step<'_>, tasks: &[Task], partials: &[f32], output: &mut [f32]) {
+    let size = step.shape.head_size;
+    let same_rows = |one: &Task, next: &Task| {
+        (one.item, one.kv_head, one.rows.start) == (next.item, next.kv_head, next.rows.start)
+    };
+    for group in tasks.chunk_by(same_rows) {
+        let Some(first) = group[0].partial else { continue };
+        let work = group[0].work(step);
+        let rows = work.rows.len();
+        // A group's partial results follow each other.
+        let partials = &partials[first..][..group.len() * rows * (size + 2)];
         for (index, row) in work.rows.clone().enumerate() {
             let parts = || {
-                group.iter().map(|(_, place)| {
-                    let part = &partials[place + index * (size + 2)..][..size + 2];
+                partials.chunks_exact(rows * (size + 2)).map(|part| {
+                    let part = &part[index * (size + 2)..][..size + 2];
                     (&part[..size], part[size], part[size + 1])
                 })
             };
@@ -190,7 +258,7 @@ fn merge(tasks: &[Task<'_>], partials: &[f32], output: &mut [f32]) {
             let total: f32 = parts()
                 .map(|(_, part_maximum, total)| total * (part_maximum - maximum).exp2())
                 .sum();
-            let output = &mut output[work.offset(row)..][..size];
+            let output = &mut output[offset(&work, row)..][..size];
             output.fill(0.0);
             for (sums, part_maximum, _) in parts() {
                 let factor = (part_maximum - maximum).exp2() / total;

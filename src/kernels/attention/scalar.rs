@@ -1,68 +1,85 @@
-//! The specification: plain loops, two passes, one query row and head at a time.
+//! The specification: plain loops, two passes, one query row and head at a time. Queries are rounded
+//! as the kernels round them; weights are not.
 
-use rayon::prelude::*;
-
-use super::{AttentionItem, AttentionShape};
+use super::store::round_query;
+use super::{AttentionItem, AttentionShape, Step};
+use crate::support::team::Team;
 
 /// See [`super::attention`].
-pub(super) fn attention(
-    shape: AttentionShape,
-    queries: &[f32],
-    items: &[AttentionItem<'_>],
-    output: &mut [f32],
-) {
-    let mut owners = vec![None; queries.len() / (shape.heads * shape.head_size)];
+pub(super) fn attention(team: &Team, step: Step<'_>, output: &mut [f32]) {
+    let Step { shape, layer, queries, items } = step;
+    let width = shape.heads * shape.head_size;
+    let output = Output(output.as_mut_ptr());
     for item in items {
-        for row in item.queries.clone() {
-            owners[row] = Some(item);
-        }
-    }
-    let heads = queries.par_chunks_exact(shape.head_size);
-    output.par_chunks_exact_mut(shape.head_size).zip(heads).enumerate().for_each(
-        |(index, (output, query))| {
-            let (row, head) = (index / shape.heads, index % shape.heads);
-            if let Some(item) = owners[row] {
-                let hidden = item.queries.end - 1 - row;
-                let kv_head = head / (shape.heads / shape.kv_heads);
-                one_head(shape, kv_head, query, item, item.context() - hidden, output);
+        team.run(item.queries.len(), |token| {
+            let row = item.queries.start + token;
+            let query = queries.row(row);
+            // SAFETY: a token's row is nobody else's, as `super::check` made sure.
+            let output = unsafe { output.row(row, width) };
+            let heads = query.chunks_exact(shape.head_size);
+            for (head, (query, output)) in
+                heads.zip(output.chunks_exact_mut(shape.head_size)).enumerate()
+            {
+                one_head(shape, layer, head / shape.group(), query, item, token, output);
             }
-        },
-    );
+        });
+    }
 }
 
-/// One query of one head over the first `visible` positions of `item`.
+/// The output matrix.
+struct Output(*mut f32);
+
+// SAFETY: threads take different rows of it.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// # Safety
+    /// The row is there, and nobody else uses it.
+    #[allow(clippy::mut_from_ref, reason = "threads take different rows")]
+    unsafe fn row(&self, row: usize, width: usize) -> &mut [f32] {
+        // SAFETY: the caller's.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(row * width), width) }
+    }
+}
+
+/// One query of one head.
 fn one_head(
     shape: AttentionShape,
+    layer: usize,
     kv_head: usize,
     query: &[f32],
     item: &AttentionItem<'_>,
-    visible: usize,
+    token: usize,
     output: &mut [f32],
 ) {
-    let size = shape.head_size;
-    let rows = || {
-        item.spans.iter().flat_map(|span| {
-            let first = kv_head * span.capacity;
-            let keys = span.keys.part(first, span.length, size);
-            let values = span.values.part(first, span.length, size);
-            keys.rows(size).zip(values.rows(size))
+    let visible = item.visible(token, shape.window);
+    let mut rounded = vec![0; query.len()];
+    let scale = round_query(query, &mut rounded);
+    let places = || {
+        let spans = item.spans.iter();
+        let places = spans.flat_map(|span| (0..span.length).map(|position| (span.store, position)));
+        places.skip(visible.start).take(visible.len())
+    };
+    let mut scores: Vec<f32> = places()
+        .map(|(store, position)| {
+            let products = rounded.iter().enumerate().map(|(index, &query)| {
+                f64::from(query) * f64::from(store.elements(layer, kv_head, position, index).0)
+            });
+            let key_scale = store.scales(layer, kv_head, position).0;
+            let score = products.sum::<f64>() as f32 * key_scale * scale * shape.scale;
+            shape.softcap.map_or(score, |cap| cap * (score / cap).tanh())
         })
-    };
-    let dot = |(key, scale): (&[i16], f32)| -> f32 {
-        query.iter().zip(key).map(|(query, &key)| query * (f32::from(key) * scale)).sum()
-    };
-    let mut scores: Vec<f32> =
-        rows().take(visible).map(|(key, _)| dot(key) * shape.scale).collect();
+        .collect();
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for score in &mut scores {
         *score = (*score - largest).exp();
     }
     let total: f32 = scores.iter().sum();
     output.fill(0.0);
-    for (score, (_, (value, scale))) in scores.iter().zip(rows()) {
-        let weight = score / total;
-        for (output, &value) in output.iter_mut().zip(value) {
-            *output += weight * (f32::from(value) * scale);
+    for (score, (store, position)) in scores.iter().zip(places()) {
+        let weight = score / total * store.scales(layer, kv_head, position).1;
+        for (index, output) in output.iter_mut().enumerate() {
+            *output += weight * store.elements(layer, kv_head, position, index).1;
         }
     }
 }

@@ -1,49 +1,57 @@
-//! A few query rows (decode): the keys and values are read once, and all rows use each of them
-//! while it is at hand.
+//! A few query rows (decode): each key and value is read once, and all rows use it while it is at
+//! hand. Keys lie across the lanes when they are scored, the elements of values when they are added
+//! up.
 
+use super::store::TILE;
 use super::vector::Vector;
-use super::work::{KEY_BLOCK, Scratch, Work};
+use super::work::{
+    Block, KEY_BLOCK, RowScratch, SMALLEST_WEIGHT, Scratch, WEIGHT_LIMIT, Work, place,
+};
 
 /// Rows from which on the tile kernel is the faster one.
 pub(super) const MAX_ROWS: usize = 8;
 
-/// Rows whose sums stay in registers together.
+/// Rows that share the loads of a key or value.
 const ROWS_AT_ONCE: usize = 4;
 
-/// Minus the lane's number, for hiding the lanes from a position on.
-const RAMP: [i32; 16] = [0, -1, -2, -3, -4, -5, -6, -7, -8, -9, -10, -11, -12, -13, -14, -15];
-
-/// Fills `scratch.sums`, `maxima` and `totals` for up to [`MAX_ROWS`] rows. `WIDTH` registers of
-/// a row's sums are worked on at once.
+/// Fills `sums`, `maxima` and `totals` for up to [`MAX_ROWS`] rows. `KEYS` registers of keys, and
+/// `WIDTH` registers of a row's sums, are worked on at once.
 ///
 /// # Safety
 /// `V`'s instruction set; lengths as [`super::attention`] checks them.
 #[inline(always)]
-pub(super) unsafe fn attend<V: Vector, const WIDTH: usize>(work: &Work<'_>, scratch: &mut Scratch) {
-    let rows = work.rows.len();
-    scratch.prepare(work.shape.head_size, rows);
-    let scale = work.exponent_scale();
-    for (query, row) in scratch.queries.chunks_exact_mut(scratch.padded).zip(work.rows.clone()) {
-        for (query, element) in query.iter_mut().zip(work.query(row)) {
-            *query = element * scale;
-        }
-    }
+pub(super) unsafe fn attend<V: Vector, const KEYS: usize, const WIDTH: usize>(
+    work: &Work<'_>,
+    scratch: &mut Scratch,
+) {
+    let count = work.rows.len();
+    let size = work.shape.head_size;
+    let Scratch { widened, rows } = scratch;
+    rows.prepare(work, count);
     for block in work.blocks() {
-        // SAFETY: `prepare` made room for these rows and this head size.
+        // SAFETY: `prepare` made room for these rows and this head size; the blocks are there.
         unsafe {
-            scratch.widen::<V>(block);
-            for (index, row) in work.rows.clone().enumerate() {
-                let seen = work.visible(row).saturating_sub(block.position).min(block.length);
-                score::<V>(scratch, index, seen);
-                exponentiate::<V>(scratch, index);
-            }
+            let block = block.widen::<V>(size, widened);
             let mut row = 0;
-            while row < rows {
-                match (rows - row).min(ROWS_AT_ONCE) {
-                    1 => accumulate::<V, WIDTH, 1>(scratch, row, block.length),
-                    2 => accumulate::<V, WIDTH, 2>(scratch, row, block.length),
-                    3 => accumulate::<V, WIDTH, 3>(scratch, row, block.length),
-                    _ => accumulate::<V, WIDTH, 4>(scratch, row, block.length),
+            while row < count {
+                match (count - row).min(ROWS_AT_ONCE) {
+                    1 => score::<V, KEYS, 1>(rows, row, block, size),
+                    2 => score::<V, KEYS, 2>(rows, row, block, size),
+                    3 => score::<V, KEYS, 3>(rows, row, block, size),
+                    _ => score::<V, KEYS, 4>(rows, row, block, size),
+                }
+                row += ROWS_AT_ONCE;
+            }
+            for row in 0..count {
+                exponentiate::<V>(rows, row, block, work.shape.softcap);
+            }
+            row = 0;
+            while row < count {
+                match (count - row).min(ROWS_AT_ONCE) {
+                    1 => accumulate::<V, WIDTH, 1>(rows, row, block),
+                    2 => accumulate::<V, WIDTH, 2>(rows, row, block),
+                    3 => accumulate::<V, WIDTH, 3>(rows, row, block),
+                    _ => accumulate::<V, WIDTH, 4>(rows, row, block),
                 }
                 row += ROWS_AT_ONCE;
             }
@@ -51,72 +59,144 @@ pub(super) unsafe fn attend<V: Vector, const WIDTH: usize>(work: &Work<'_>, scra
     }
 }
 
-/// `weights[row][key] = keys[key] · queries[row]` for the first `seen` keys of the block, and -∞
-/// for the others.
+/// `scores[row][key] = keys[key] · queries[row]`, but for all scales, for the block's keys rounded up
+/// to a register.
 #[inline(always)]
-unsafe fn score<V: Vector>(scratch: &mut Scratch, row: usize, seen: usize) {
-    let padded = scratch.padded;
-    for key in (0..KEY_BLOCK).step_by(V::LANES) {
-        // SAFETY: the scratch holds KEY_BLOCK keys and scores, a multiple of the lanes, and the
-        // padded head size is one too; the ramp has as many elements as the widest register.
+unsafe fn score<V: Vector, const KEYS: usize, const ROWS: usize>(
+    rows: &mut RowScratch,
+    first: usize,
+    block: Block,
+    size: usize,
+) {
+    let mut key = 0;
+    while key < block.length {
+        // SAFETY: whole tiles of keys are there, and a register's lanes divide their length.
         unsafe {
-            let target = scratch.weights.as_mut_ptr().add(row * KEY_BLOCK + key);
-            if key >= seen {
-                V::splat(f32::NEG_INFINITY).store(target);
-                continue;
+            if key + (KEYS - 1) * V::LANES < block.length {
+                score_keys::<V, KEYS, ROWS>(rows, first, block, size, key);
+                key += KEYS * V::LANES;
+            } else {
+                score_keys::<V, 1, ROWS>(rows, first, block, size, key);
+                key += V::LANES;
             }
-            let query = scratch.queries.as_ptr().add(row * padded);
-            let keys = scratch.keys.as_ptr().add(key * padded);
-            let scores = V::dot_rows(query, keys, padded, padded);
-            scores.hide_from(RAMP.as_ptr(), key as i32 - seen as i32).store(target);
         }
     }
 }
 
-/// Turns a row's scores into weights relative to its new maximum, and updates its maximum, total
-/// and factor.
 #[inline(always)]
-unsafe fn exponentiate<V: Vector>(scratch: &mut Scratch, row: usize) {
-    let weights = scratch.weights[row * KEY_BLOCK..][..KEY_BLOCK].as_mut_ptr();
-    let old = scratch.maxima[row];
-    // SAFETY: KEY_BLOCK weights are there, a multiple of the lanes.
+unsafe fn score_keys<V: Vector, const KEYS: usize, const ROWS: usize>(
+    rows: &mut RowScratch,
+    first: usize,
+    block: Block,
+    size: usize,
+    key: usize,
+) {
+    let stride = rows.padded;
+    // SAFETY: rows `first..first + ROWS` are there, and KEYS registers of keys from `key` on.
     unsafe {
+        let queries = rows.queries.as_ptr().cast::<i16>().add(first * stride);
+        let mut starts = [block.keys; KEYS];
+        for (index, start) in starts.iter_mut().enumerate() {
+            let key = key + index * V::LANES;
+            *start = start.add(key / TILE * TILE * stride + key % TILE * 2);
+        }
+        let mut sums = [[V::no_sums(); KEYS]; ROWS];
+        for pair in 0..size.div_ceil(2) {
+            let mut keys = [V::no_pairs(); KEYS];
+            for (keys, start) in keys.iter_mut().zip(starts) {
+                let address = start.add(pair * TILE * 2);
+                V::prefetch(address.wrapping_add(KEY_BLOCK * stride).cast());
+                *keys = V::load_pairs(address);
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let query = V::splat_pair(queries.add(row * stride + 2 * pair));
+                for (sum, keys) in sums.iter_mut().zip(keys) {
+                    *sum = V::add_products(*sum, keys, query);
+                }
+            }
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            let scores = rows.scores.as_mut_ptr().add((first + row) * KEY_BLOCK + key);
+            for (index, sum) in sums.into_iter().enumerate() {
+                V::from_sums(sum).store(scores.add(index * V::LANES));
+            }
+        }
+    }
+}
+
+/// Turns a row's scores into integer weights relative to its new maximum, and updates its maximum,
+/// total, factor and step.
+#[inline(always)]
+unsafe fn exponentiate<V: Vector>(
+    rows: &mut RowScratch,
+    row: usize,
+    block: Block,
+    softcap: Option<f32>,
+) {
+    let position = place(block.position);
+    let (begin, end) = (rows.firsts[row] - position, rows.ends[row] - position);
+    let end = end.min(place(block.length));
+    let old = rows.maxima[row];
+    let keys = block.length.next_multiple_of(V::LANES);
+    // SAFETY: a row has KEY_BLOCK scores and weights, a multiple of the lanes, and there are scales
+    // for whole tiles.
+    unsafe {
+        let scores = rows.scores.as_mut_ptr().add(row * KEY_BLOCK);
+        let weights = rows.weights.as_mut_ptr().cast::<i16>().add(row * KEY_BLOCK);
+        let scale = V::splat(rows.scales[row]);
         let mut largest = V::splat(old);
-        for key in (0..KEY_BLOCK).step_by(V::LANES) {
-            largest = largest.larger(V::load(weights.add(key)));
+        for key in (0..keys).step_by(V::LANES) {
+            let scales = V::load(block.key_scales.add(key)).multiply(scale);
+            let mut score = V::load(scores.add(key)).multiply(scales);
+            if let Some(softcap) = softcap {
+                score = score.soft_cap(softcap);
+            }
+            let key_number = place(key);
+            score = score.keep_lanes(begin - key_number, end - key_number);
+            largest = largest.larger(score);
+            score.store(scores.add(key));
         }
         let maximum = largest.largest();
         let maxima = V::splat(maximum);
         let mut total = V::splat(0.0);
-        for key in (0..KEY_BLOCK).step_by(V::LANES) {
-            let weight = V::load(weights.add(key)).subtract(maxima).exp2();
+        let mut weighted = V::splat(0.0);
+        for key in (0..keys).step_by(V::LANES) {
+            let weight = V::load(scores.add(key)).subtract(maxima).exp2();
             total = total.add(weight);
-            weight.store(weights.add(key));
+            let weight = weight.multiply(V::load(block.value_scales.add(key)));
+            weighted = weighted.add(weight);
+            weight.store(scores.add(key));
+        }
+        let sum = weighted.total().max(SMALLEST_WEIGHT);
+        let inverse = V::splat(WEIGHT_LIMIT / sum);
+        for key in (0..keys).step_by(V::LANES) {
+            V::load(scores.add(key)).multiply(inverse).store_rounded(weights.add(key));
         }
         let factor = (old - maximum).exp2();
-        scratch.maxima[row] = maximum;
-        scratch.totals[row] = scratch.totals[row] * factor + total.total();
-        scratch.factors[row] = factor;
+        rows.maxima[row] = maximum;
+        rows.totals[row] = rows.totals[row] * factor + total.total();
+        rows.factors[row] = factor;
+        rows.steps[row] = sum / WEIGHT_LIMIT;
     }
 }
 
-/// `sums[row] = sums[row] · factor + Σ_key weights[row][key] · values[key]` for `ROWS` rows from
-/// `first` on.
+/// `sums[row] = sums[row] · factor + step · Σ_key weights[row][key] · values[key]` for `ROWS` rows
+/// from `first` on.
 #[inline(always)]
 unsafe fn accumulate<V: Vector, const WIDTH: usize, const ROWS: usize>(
-    scratch: &mut Scratch,
+    rows: &mut RowScratch,
     first: usize,
-    length: usize,
+    block: Block,
 ) {
     let mut column = 0;
-    while column < scratch.padded {
+    while column < rows.padded {
         // SAFETY: the columns stay within the padded head size, a multiple of the lanes.
         unsafe {
-            if column + WIDTH * V::LANES <= scratch.padded {
-                accumulate_columns::<V, WIDTH, ROWS>(scratch, first, column, length);
+            if column + WIDTH * V::LANES <= rows.padded {
+                accumulate_columns::<V, WIDTH, ROWS>(rows, first, block, column);
                 column += WIDTH * V::LANES;
             } else {
-                accumulate_columns::<V, 1, ROWS>(scratch, first, column, length);
+                accumulate_columns::<V, 1, ROWS>(rows, first, block, column);
                 column += V::LANES;
             }
         }
@@ -125,41 +205,41 @@ unsafe fn accumulate<V: Vector, const WIDTH: usize, const ROWS: usize>(
 
 #[inline(always)]
 unsafe fn accumulate_columns<V: Vector, const WIDTH: usize, const ROWS: usize>(
-    scratch: &mut Scratch,
+    rows: &mut RowScratch,
     first: usize,
+    block: Block,
     column: usize,
-    length: usize,
 ) {
-    let padded = scratch.padded;
-    // SAFETY: rows `first..first + ROWS`, columns `column..column + WIDTH · LANES` and `length`
-    // keys are there.
+    let stride = rows.padded;
+    // SAFETY: rows `first..first + ROWS`, columns `column..column + WIDTH · LANES` and the block's
+    // pairs of values are there.
     unsafe {
-        let sums = scratch.sums.as_mut_ptr().add(first * padded + column);
-        let values = scratch.values.as_ptr().add(column);
-        let weights = scratch.weights.as_ptr().add(first * KEY_BLOCK);
-        let mut registers = [[V::splat(0.0); WIDTH]; ROWS];
-        for (row, registers) in registers.iter_mut().enumerate() {
-            let factor = V::splat(scratch.factors[first + row]);
-            for (index, register) in registers.iter_mut().enumerate() {
-                *register = V::load(sums.add(row * padded + index * V::LANES)).multiply(factor);
+        let values = block.values.add(2 * column);
+        let weights = rows.weights.as_ptr().cast::<i16>().add(first * KEY_BLOCK);
+        let mut registers = [[V::no_sums(); WIDTH]; ROWS];
+        for pair in 0..block.length.div_ceil(2) {
+            let mut pairs = [V::no_pairs(); WIDTH];
+            for (index, pairs) in pairs.iter_mut().enumerate() {
+                let address = values.add((pair * stride + index * V::LANES) * 2);
+                V::prefetch(address.wrapping_add(KEY_BLOCK * stride).cast());
+                *pairs = V::load_pairs(address);
             }
-        }
-        for key in 0..length {
-            let value: [V; WIDTH] =
-                std::array::from_fn(|index| V::load(values.add(key * padded + index * V::LANES)));
             for (row, registers) in registers.iter_mut().enumerate() {
-                let weight = V::splat(*weights.add(row * KEY_BLOCK + key));
-                for (register, value) in registers.iter_mut().zip(value) {
-                    *register = weight.multiply_add(value, *register);
+                let weight = V::splat_pair(weights.add(row * KEY_BLOCK + 2 * pair));
+                for (register, pairs) in registers.iter_mut().zip(pairs) {
+                    *register = V::add_products(*register, pairs, weight);
                 }
             }
         }
         for (row, registers) in registers.into_iter().enumerate() {
+            let row = first + row;
+            let (factor, step) = (V::splat(rows.factors[row]), V::splat(rows.steps[row]));
+            let sums = rows.sums.as_mut_ptr().add(row * stride + column);
             for (index, register) in registers.into_iter().enumerate() {
-                register.store(sums.add(row * padded + index * V::LANES));
+                let target = sums.add(index * V::LANES);
+                let past = V::load(target).multiply(factor);
+                V::from_sums(register).multiply_add(step, past).store(target);
             }
         }
     }
 }
-
-const _: () = assert!(KEY_BLOCK.is_multiple_of(RAMP.len()));

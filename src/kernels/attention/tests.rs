@@ -17,24 +17,9 @@ impl Numbers {
         }
         sum * deviation * 1.732
     }
-}
 
-/// Keys or values.
-#[derive(Default)]
-struct Buffer {
-    elements: Vec<i16>,
-    scales: Vec<f32>,
-}
-
-impl Buffer {
-    fn push(&mut self, row: &[f32]) {
-        let start = self.elements.len();
-        self.elements.resize(start + row.len(), 0);
-        self.scales.push(encode_row(row, &mut self.elements[start..]));
-    }
-
-    fn rows(&self) -> CacheRows<'_> {
-        CacheRows { elements: &self.elements, scales: &self.scales }
+    fn row(&mut self, length: usize, deviation: f32) -> Vec<f32> {
+        (0..length).map(|_| self.next(deviation)).collect()
     }
 }
 
@@ -49,141 +34,313 @@ fn case(tokens: usize, spans: &[usize]) -> Case {
     Case { tokens, spans: spans.to_vec() }
 }
 
-/// Compares every instruction set of this machine with the scalar version.
-fn compare(heads: usize, kv_heads: usize, head_size: usize, deviation: f32, cases: &[Case]) {
-    let shape =
-        AttentionShape { heads, kv_heads, head_size, scale: 1.0 / (head_size as f32).sqrt() };
-    let mut numbers = Numbers((heads * 31 + head_size) as u64);
-    // What lies beyond a span's length must not matter.
-    let buffers: Vec<Vec<(Buffer, usize)>> = cases
-        .iter()
-        .map(|case| {
-            let spans = case.spans.iter().flat_map(|&length| [length; 2]);
-            spans
-                .enumerate()
-                .map(|(index, length)| {
-                    let capacity = length + index / 2 % 3;
-                    let deviation = if index % 2 == 0 { deviation } else { 1.0 };
-                    let mut buffer = Buffer::default();
-                    for cell in 0..kv_heads * capacity {
-                        let filled = cell % capacity < length;
-                        let row: Vec<f32> = (0..head_size)
-                            .map(|_| if filled { numbers.next(deviation) } else { f32::NAN })
-                            .collect();
-                        buffer.push(&row);
-                    }
-                    (buffer, length)
-                })
-                .collect()
-        })
-        .collect();
-    // A row before and after each item that nobody may touch.
-    let mut row = 1;
-    let items: Vec<AttentionItem<'_>> = cases
-        .iter()
-        .zip(&buffers)
-        .map(|(case, buffers)| {
-            let queries = row..row + case.tokens;
-            row = queries.end + 1;
-            let spans = buffers.chunks_exact(2).map(|pair| {
-                let ((keys, length), (values, _)) = (&pair[0], &pair[1]);
-                let capacity = keys.scales.len() / kv_heads;
-                (keys.rows(), values.rows(), *length, capacity)
-            });
-            let spans = spans
-                .map(|(keys, values, length, capacity)| CacheSpan {
-                    keys,
-                    values,
-                    length,
-                    capacity,
-                })
-                .collect();
-            AttentionItem { queries, spans }
-        })
-        .collect();
-    let queries: Vec<f32> = (0..row * heads * head_size).map(|_| numbers.next(1.0)).collect();
-    let untouched = vec![7.5; queries.len()];
-    let mut expected = untouched.clone();
-    attention_with(InstructionSet::Scalar, shape, &queries, &items, &mut expected);
-    // The larger the scores, the more their last bits weigh in the exponential.
-    let tolerance = 2e-5 * deviation.max(1.0);
-    for set in InstructionSet::ALL.into_iter().filter(|set| set.available()) {
-        let mut output = untouched.clone();
-        attention_with(set, shape, &queries, &items, &mut output);
-        for (index, (output, expected)) in output.iter().zip(&expected).enumerate() {
-            let distance = (output - expected).abs();
-            assert!(
-                distance <= tolerance * expected.abs().max(0.1),
-                "{}: {heads} heads, {kv_heads} kv heads, head size {head_size}, {cases:?}: \
-                 element {index} is {output}, not {expected}",
-                set.name()
-            );
+/// Layers of the stores; attention is over the last.
+const LAYERS: usize = 2;
+
+/// A step over stores of random contents.
+struct Setup {
+    shape: AttentionShape,
+    kind: KvType,
+    /// The standard deviation of keys.
+    deviation: f32,
+}
+
+impl Setup {
+    fn new(heads: usize, kv_heads: usize, head_size: usize) -> Self {
+        let scale = 1.0 / (head_size as f32).sqrt();
+        let shape =
+            AttentionShape { heads, kv_heads, head_size, scale, softcap: None, window: None };
+        Self { shape, kind: KvType::I16, deviation: 1.0 }
+    }
+
+    /// A store, with rubbish beyond its length.
+    fn store(&self, numbers: &mut Numbers, length: usize, rubbish: usize) -> KeyValues {
+        let AttentionShape { kv_heads, head_size, .. } = self.shape;
+        let shape = KvShape { layers: LAYERS, kv_heads, head_size };
+        let mut store = KeyValues::allocate(self.kind, shape, length + rubbish).unwrap();
+        let width = kv_heads * head_size;
+        for position in 0..store.capacity() {
+            let (mut keys, values) = (numbers.row(width, self.deviation), numbers.row(width, 1.0));
+            if position >= length {
+                keys.fill(f32::NAN);
+            }
+            store.write(LAYERS - 1, position, &keys, &values);
+        }
+        store
+    }
+
+    /// Compares every instruction set of this machine with the scalar version.
+    fn compare(&self, cases: &[Case]) {
+        let AttentionShape { heads, head_size, .. } = self.shape;
+        let mut numbers = Numbers((heads * 31 + head_size) as u64);
+        let stores: Vec<Vec<_>> = cases
+            .iter()
+            .map(|case| {
+                let lengths = case.spans.iter().enumerate();
+                lengths
+                    .map(|(index, &length)| (self.store(&mut numbers, length, index % 20), length))
+                    .collect()
+            })
+            .collect();
+        let spans: Vec<Vec<_>> = stores
+            .iter()
+            .map(|stores| {
+                stores.iter().map(|(store, length)| Span { store, length: *length }).collect()
+            })
+            .collect();
+        // A row before and after each item that nobody may touch.
+        let mut row = 1;
+        let items: Vec<AttentionItem<'_>> = cases
+            .iter()
+            .zip(&spans)
+            .map(|(case, spans)| {
+                let queries = row..row + case.tokens;
+                row = queries.end + 1;
+                AttentionItem { queries, spans }
+            })
+            .collect();
+        let queries = numbers.row(row * (heads * head_size + 3), 1.0);
+        let queries = Rows::new(&queries, row, heads * head_size, heads * head_size + 3);
+        let expected = self.run(InstructionSet::Scalar, queries, &items);
+        // Weights are rounded; and the larger the scores, the more their last bits weigh.
+        let tolerance = 4e-4 + 2e-5 * self.deviation;
+        for set in InstructionSet::ALL.into_iter().filter(|set| set.available()) {
+            let output = self.run(set, queries, &items);
+            for (index, (output, expected)) in output.iter().zip(&expected).enumerate() {
+                assert!(
+                    (output - expected).abs() <= tolerance,
+                    "{}: {:?}, {cases:?}: element {index} is {output}, not {expected}",
+                    set.name(),
+                    self.shape
+                );
+            }
         }
     }
+
+    fn run(&self, set: InstructionSet, queries: Rows<'_>, items: &[AttentionItem<'_>]) -> Vec<f32> {
+        let mut output = vec![7.5; queries.count() * queries.width()];
+        let mut scratch = AttentionScratch::default();
+        let team = Team::new(3);
+        let (shape, layer) = (self.shape, LAYERS - 1);
+        attention_with(set, &team, shape, layer, queries, items, &mut output, &mut scratch);
+        output
+    }
+}
+
+/// 16-bit integers, no window, no cap.
+fn compare(heads: usize, kv_heads: usize, head_size: usize, cases: &[Case]) {
+    Setup::new(heads, kv_heads, head_size).compare(cases);
 }
 
 #[test]
 fn no_items_and_no_queries_leave_the_output_alone() {
-    compare(4, 2, 64, 1.0, &[]);
-    compare(4, 2, 64, 1.0, &[case(0, &[5])]);
+    compare(4, 2, 64, &[]);
+    compare(4, 2, 64, &[case(0, &[5])]);
 }
 
 #[test]
 fn one_key_is_its_value() {
-    compare(9, 3, 64, 1.0, &[case(1, &[1])]);
-    compare(2, 2, 16, 1.0, &[case(1, &[0, 1, 0])]);
+    compare(9, 3, 64, &[case(1, &[1])]);
+    compare(2, 2, 16, &[case(1, &[0, 1, 0])]);
 }
 
 #[test]
 fn every_head_size() {
-    for head_size in [1, 7, 8, 16, 20, 64, 72, 80, 96, 100, 128, 256] {
-        compare(4, 2, head_size, 1.0, &[case(1, &[70]), case(20, &[30, 40])]);
+    for head_size in [1, 7, 8, 16, 20, 50, 64, 72, 80, 96, 100, 128, 256] {
+        compare(4, 2, head_size, &[case(1, &[70]), case(20, &[30, 40])]);
     }
 }
 
 #[test]
 fn every_grouping_of_heads() {
-    for (heads, kv_heads) in [(1, 1), (5, 5), (9, 3), (8, 1), (14, 2), (12, 4), (70, 1)] {
-        compare(heads, kv_heads, 32, 1.0, &[case(1, &[67]), case(3, &[67]), case(33, &[100])]);
+    for (heads, kv_heads) in
+        [(1, 1), (5, 5), (9, 3), (4, 1), (5, 1), (6, 1), (8, 1), (14, 2), (12, 4), (70, 1)]
+    {
+        compare(heads, kv_heads, 32, &[case(1, &[67]), case(3, &[67]), case(33, &[100])]);
     }
 }
 
 #[test]
 fn every_number_of_queries() {
-    for tokens in 1..=70 {
-        compare(3, 1, 16, 1.0, &[case(tokens, &[tokens]), case(tokens, &[9, tokens + 61])]);
+    for tokens in (1..=70).chain([128, 299, 300]) {
+        compare(3, 1, 16, &[case(tokens, &[tokens]), case(tokens, &[9, tokens + 61])]);
     }
 }
 
 #[test]
 fn spans_that_end_anywhere_in_a_tile() {
     for length in [1, 15, 16, 17, 31, 63, 64, 65, 127, 128, 129] {
-        compare(6, 2, 64, 1.0, &[case(1, &[length, 3]), case(17, &[length, 90 - length / 2])]);
-        compare(6, 2, 64, 1.0, &[case(2, &[1, 1, length, 1, length]), case(1, &[length])]);
+        compare(6, 2, 64, &[case(1, &[length, 3]), case(17, &[length, 90 - length / 2])]);
+        compare(6, 2, 64, &[case(2, &[1, 1, length, 1, length]), case(1, &[length])]);
     }
 }
 
 #[test]
 fn long_contexts_are_split_and_merged() {
-    compare(9, 3, 64, 1.0, &[case(1, &[3000])]);
-    compare(3, 1, 64, 1.0, &[case(2, &[1000, 700, 800])]);
-    compare(2, 2, 128, 1.0, &[case(12, &[2100])]);
-    compare(1, 1, 64, 1.0, &[case(300, &[900])]);
+    compare(9, 3, 64, &[case(1, &[3000])]);
+    compare(3, 1, 64, &[case(2, &[1000, 700, 800])]);
+    compare(2, 2, 128, &[case(12, &[2100])]);
+    compare(1, 1, 64, &[case(300, &[900])]);
 }
 
 #[test]
 fn sharp_softmaxes() {
-    compare(6, 2, 64, 30.0, &[case(1, &[700]), case(40, &[128, 200])]);
+    let setup = Setup { deviation: 30.0, ..Setup::new(6, 2, 64) };
+    setup.compare(&[case(1, &[700]), case(40, &[128, 200])]);
+}
+
+#[test]
+fn windows_that_begin_anywhere() {
+    let mut setup = Setup::new(6, 2, 32);
+    for window in [1, 2, 15, 16, 17, 63, 64, 65, 100, 1000] {
+        setup.shape.window = Some(window);
+        setup.compare(&[case(1, &[1]), case(1, &[90, 75]), case(50, &[200]), case(3, &[20, 3])]);
+    }
+    setup.shape.window = Some(600);
+    setup.compare(&[case(1, &[3000]), case(20, &[1500, 1500])]);
+}
+
+#[test]
+fn capped_scores() {
+    let mut setup = Setup { deviation: 8.0, ..Setup::new(4, 2, 64) };
+    for cap in [0.5, 20.0, 100.0] {
+        setup.shape.softcap = Some(cap);
+        setup.compare(&[case(1, &[70]), case(30, &[30, 40])]);
+    }
+}
+
+#[test]
+fn eight_bits() {
+    for head_size in [7, 64, 80] {
+        let mut setup = Setup { kind: KvType::I8, ..Setup::new(6, 2, head_size) };
+        setup.compare(&[case(1, &[70]), case(30, &[30, 40]), case(1, &[1000]), case(2, &[5])]);
+        setup.shape.window = Some(33);
+        setup.compare(&[case(1, &[70]), case(30, &[30, 40])]);
+    }
+}
+
+/// Attention over one store whose rows are `row(position)`, with every query as given.
+fn over(
+    set: InstructionSet,
+    setup: &Setup,
+    length: usize,
+    tokens: usize,
+    query: &[f32],
+    row: impl Fn(usize) -> (Vec<f32>, Vec<f32>),
+) -> Vec<f32> {
+    let AttentionShape { kv_heads, head_size, .. } = setup.shape;
+    let shape = KvShape { layers: LAYERS, kv_heads, head_size };
+    let mut store = KeyValues::allocate(setup.kind, shape, length).unwrap();
+    for position in 0..length {
+        let (keys, values) = row(position);
+        store.write(LAYERS - 1, position, &keys, &values);
+    }
+    let queries = query.repeat(tokens);
+    let spans = [Span { store: &store, length }];
+    let items = [AttentionItem { queries: 0..tokens, spans: &spans }];
+    setup.run(set, Rows::new(&queries, tokens, query.len(), query.len()), &items)
+}
+
+#[test]
+fn extremes_do_not_overflow() {
+    let size = 256;
+    let setup = Setup::new(1, 1, size);
+    let spike = |value: f32| {
+        let mut row = vec![0.0; size];
+        row[9] = value;
+        row
+    };
+    let rows = [vec![1.0; size], vec![-1e3; size], spike(3e4), spike(-1e-3), vec![0.0; size]];
+    for set in InstructionSet::ALL.into_iter().filter(|set| set.available()) {
+        for (key, value, tokens) in rows
+            .iter()
+            .flat_map(|key| rows.iter().map(move |value| (key, value)))
+            .flat_map(|(key, value)| [1, 20].map(|tokens| (key, value, tokens)))
+        {
+            // All positions are alike, so the output is their value, whatever the query.
+            for query in &rows {
+                let output =
+                    over(set, &setup, 130, tokens, query, |_| (key.clone(), value.clone()));
+                for (output, value) in output.iter().zip(value.iter().cycle()) {
+                    assert!((output - value).abs() <= value.abs() * 1e-3, "{output} {value}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_gives_nan_to_those_who_see_it() {
+    let setup = Setup::new(2, 1, 16);
+    let good = vec![1.0; 16];
+    for set in InstructionSet::ALL.into_iter().filter(|set| set.available()) {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut row = good.clone();
+            row[3] = bad;
+            for tokens in [2, 40] {
+                for (key, value) in [(&row, &good), (&good, &row)] {
+                    // The last position but one.
+                    let output = over(set, &setup, 100, tokens, &[0.1; 32], |position| {
+                        if position == 98 {
+                            (key.clone(), value.clone())
+                        } else {
+                            (good.clone(), good.clone())
+                        }
+                    });
+                    let (before, after) = output.split_at((tokens - 2) * 32);
+                    assert!(before.iter().all(|value| (value - 1.0).abs() < 1e-3));
+                    assert!(after.iter().all(|value| value.is_nan()), "{after:?}");
+                }
+                let mut query = vec![0.1; 32];
+                query[20] = bad;
+                let output =
+                    over(set, &setup, 100, tokens, &query, |_| (good.clone(), good.clone()));
+                for row in output.chunks_exact(32) {
+                    assert!(row[..16].iter().all(|value| (value - 1.0).abs() < 1e-3));
+                    assert!(row[16..].iter().all(|value| value.is_nan()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_whatever_rows_are_beside_it() {
+    let setup = Setup::new(3, 1, 64);
+    let mut numbers = Numbers(5);
+    let store = setup.store(&mut numbers, 200, 0);
+    let queries = numbers.row(90 * 192, 1.0);
+    let spans = [Span { store: &store, length: 200 }];
+    for set in InstructionSet::ALL.into_iter().filter(|set| set.available()) {
+        let run = |range: Range<usize>, length: usize| {
+            let spans = [Span { length, ..spans[0] }];
+            let items = [AttentionItem { queries: 0..range.len(), spans: &spans }];
+            let queries = &queries[range.start * 192..range.end * 192];
+            setup.run(set, Rows::new(queries, range.len(), 192, 192), &items)
+        };
+        let all = run(0..90, 200);
+        // The last of these sees as much as it does among all.
+        for range in [0..90, 7..64, 30..51, 83..90] {
+            let some = run(range.clone(), 110 + range.end);
+            let expected = &all[range.start * 192..range.end * 192];
+            let differing = some.iter().zip(expected).position(|(some, all)| some != all);
+            assert_eq!(differing, None, "{}: {range:?}", set.name());
+        }
+        let (one, two) = (run(4..5, 115), run(3..5, 115));
+        assert!(one == two[192..], "{}", set.name());
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn any_batch(
-        group in 1usize..5,
+        group in 1usize..9,
         kv_heads in 1usize..4,
         head_size in 1usize..100,
-        cases in prop::collection::vec((1usize..50, prop::collection::vec(0usize..150, 0..4)), 0..5),
+        window in prop::option::of(1usize..200),
+        eight_bits: bool,
+        cases in prop::collection::vec((1usize..50, prop::collection::vec(0usize..150, 0..4)), 0..4),
     ) {
         let cases: Vec<Case> = cases
             .into_iter()
@@ -192,12 +349,25 @@ proptest! {
                 Case { tokens, spans }
             })
             .collect();
-        compare(group * kv_heads, kv_heads, head_size, 1.0, &cases);
+        let mut setup = Setup::new(group * kv_heads, kv_heads, head_size);
+        setup.shape.window = window;
+        setup.kind = if eight_bits { KvType::I8 } else { KvType::I16 };
+        setup.compare(&cases);
     }
 }
 
 #[test]
 #[should_panic(expected = "more queries than positions")]
 fn queries_without_positions_are_refused() {
-    compare(1, 1, 8, 1.0, &[case(3, &[2])]);
+    compare(1, 1, 8, &[case(3, &[2])]);
+}
+
+#[test]
+#[should_panic(expected = "two items share a row")]
+fn rows_of_two_items_are_refused() {
+    let setup = Setup::new(1, 1, 8);
+    let store = setup.store(&mut Numbers(1), 4, 0);
+    let spans = [Span { store: &store, length: 4 }];
+    let items = [0..2, 1..3].map(|queries| AttentionItem { queries, spans: &spans });
+    setup.run(InstructionSet::Scalar, Rows::new(&[0.0; 24], 3, 8, 8), &items);
 }

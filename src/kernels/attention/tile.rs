@@ -1,19 +1,16 @@
-//! Many query rows at once (prefill). The rows lie across the lanes: a score, a weight or an
-//! output element of up to three registers of rows is one broadcast key or value element times
-//! those registers, and the softmax never crosses lanes.
+//! Many query rows at once (prefill). The rows lie across the lanes: a score, or an element of the
+//! output, of up to three registers of rows is one broadcast pair of a key's or of two values'
+//! elements times those registers, and the softmax never crosses lanes.
 
+use super::store::TILE;
 use super::vector::Vector;
-use super::work::{Block, KEY_BLOCK, Panel, Scratch, Work};
+use super::work::{Block, KEY_BLOCK, RowScratch, SMALLEST_WEIGHT, Scratch, WEIGHT_LIMIT, Work};
 
-/// Registers of rows in a panel, at most: what the micro-kernels hold next to their sums.
-pub(super) const PANEL_VECTORS: usize = 3;
+/// Registers of rows, at most: what the micro-kernels hold next to their sums.
+pub(super) const MAX_VECTORS: usize = 3;
 
-/// Panels in a tile, at most. They share the widening of each block of keys and values.
-pub(super) const MAX_PANELS: usize = 4;
-
-/// Fills `scratch.sums`, `maxima` and `totals` for up to `MAX_PANELS × PANEL_VECTORS × LANES` rows.
-/// `UNROLL` is how many keys (or output elements) share a load of the rows; it divides both
-/// [`KEY_BLOCK`] and the padded head size.
+/// Fills `sums`, `maxima` and `totals` for up to `MAX_VECTORS × LANES` rows. `UNROLL` is how many
+/// keys (or output elements) share a load of the rows; it divides [`TILE`].
 ///
 /// # Safety
 /// `V`'s instruction set; lengths as [`super::attention`] checks them.
@@ -24,141 +21,137 @@ pub(super) unsafe fn attend<V: Vector, const UNROLL: usize>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let vectors = work.rows.len().div_ceil(V::LANES);
-        match vectors.div_ceil(vectors.div_ceil(PANEL_VECTORS)) {
-            1 => attend_panels::<V, UNROLL, 1>(work, scratch),
-            2 => attend_panels::<V, UNROLL, 2>(work, scratch),
-            _ => attend_panels::<V, UNROLL, 3>(work, scratch),
+        match work.rows.len().div_ceil(V::LANES) {
+            0 | 1 => attend_rows::<V, UNROLL, 1>(work, scratch),
+            2 => attend_rows::<V, UNROLL, 2>(work, scratch),
+            _ => attend_rows::<V, UNROLL, 3>(work, scratch),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn attend_panels<V: Vector, const UNROLL: usize, const VECTORS: usize>(
+unsafe fn attend_rows<V: Vector, const UNROLL: usize, const VECTORS: usize>(
     work: &Work<'_>,
     scratch: &mut Scratch,
 ) {
     let lanes = VECTORS * V::LANES;
     let size = work.shape.head_size;
-    let count = work.rows.len().div_ceil(lanes);
-    scratch.prepare(size, count * lanes);
-    scratch.prepare_panels(count, lanes);
-    // SAFETY: `prepare` made room for this many rows and lanes, and for this head size.
-    unsafe {
-        lay_queries::<V>(work, scratch, count, lanes);
-        let panel_rows = |panel: usize| {
-            let first = work.rows.start + panel * lanes;
-            first..work.rows.end.min(first + lanes)
-        };
-        for block in work.blocks() {
-            scratch.widen::<V>(block);
-            let Scratch { panels, keys, values, weights, padded, .. } = &mut *scratch;
-            for (index, panel) in panels[..count].iter_mut().enumerate() {
-                let rows = panel_rows(index);
-                let end = block.position + block.length;
-                if block.position >= work.visible(rows.end - 1) {
-                    continue;
-                }
-                let length = block.length;
-                score::<V, UNROLL, VECTORS>(panel, keys, weights, *padded, size, length);
-                if end > work.visible(rows.start) {
-                    hide_the_future::<V, VECTORS>(panel, weights, block);
-                }
-                exponentiate::<V, VECTORS>(panel, weights, length);
-                accumulate::<V, UNROLL, VECTORS>(panel, values, weights, *padded, length);
+    let Scratch { widened, rows } = scratch;
+    rows.prepare(work, lanes);
+    lay_queries(rows, lanes);
+    rows.laid_sums.clear(rows.padded * lanes, 0.0);
+    // What every row sees.
+    let common = work.visible(work.rows.end - 1).start..work.visible(work.rows.start).end;
+    for block in work.blocks() {
+        // SAFETY: `prepare` made room for this many rows and this head size; the blocks are there.
+        unsafe {
+            let block = block.widen::<V>(size, widened);
+            score::<V, UNROLL, VECTORS>(rows, block, size);
+            if let Some(softcap) = work.shape.softcap {
+                cap::<V>(&mut rows.scores, &rows.scales, lanes, block.length, softcap);
             }
+            if block.position < common.start || block.position + block.length > common.end {
+                hide::<V, VECTORS>(rows, block);
+            }
+            exponentiate::<V, VECTORS>(rows, block, work.shape.softcap.is_some());
+            accumulate::<V, UNROLL, VECTORS>(rows, block, size);
         }
-        collect_results::<V>(scratch, count, lanes);
     }
+    // SAFETY: both hold `lanes` rows of `padded` elements, multiples of a register's lanes.
+    unsafe { collect_sums::<V>(rows, lanes) };
 }
 
-/// Lays the scaled queries across the panels' lanes. Lanes without a row hold zeros.
-#[inline(always)]
-unsafe fn lay_queries<V: Vector>(
-    work: &Work<'_>,
-    scratch: &mut Scratch,
-    count: usize,
-    lanes: usize,
-) {
-    let scale = work.exponent_scale();
-    let padded = scratch.padded;
-    for (index, row) in work.rows.clone().enumerate() {
-        let query = &mut scratch.queries[index * padded..];
-        for (query, element) in query.iter_mut().zip(work.query(row)) {
-            *query = element * scale;
+/// Lays the queries' pairs across the lanes.
+fn lay_queries(rows: &mut RowScratch, lanes: usize) {
+    let size = rows.padded;
+    rows.laid_queries.grow(size * lanes / 2);
+    let laid = rows.laid_queries.integers();
+    for (lane, query) in rows.queries.integers().chunks_exact(size).take(lanes).enumerate() {
+        let pairs = query.as_chunks::<2>().0;
+        for (target, pair) in
+            laid.as_chunks_mut::<2>().0[lane..].iter_mut().step_by(lanes).zip(pairs)
+        {
+            *target = *pair;
         }
-        let seen = i32::try_from(work.visible(row)).unwrap_or(i32::MAX);
-        scratch.panels[index / lanes].limits[index % lanes] = seen;
-    }
-    let rows = scratch.queries.chunks(lanes * padded);
-    for (panel, rows) in scratch.panels[..count].iter_mut().zip(rows) {
-        // SAFETY: a panel's queries are `lanes` rows of `padded` elements, multiples of the lanes
-        // of a register both, on either side.
-        unsafe { transpose::<V>(rows, padded, &mut panel.queries, lanes) };
     }
 }
 
-/// Brings the panels' results into rows.
+/// Brings the sums into rows.
 #[inline(always)]
-unsafe fn collect_results<V: Vector>(scratch: &mut Scratch, count: usize, lanes: usize) {
-    let Scratch { panels, sums, maxima, totals, padded, .. } = scratch;
-    for (index, panel) in panels[..count].iter().enumerate() {
-        let rows = index * lanes..(index + 1) * lanes;
-        // SAFETY: as in `lay_queries`, the other way round.
-        unsafe { transpose::<V>(&panel.sums, lanes, &mut sums[rows.start * *padded..], *padded) };
-        maxima[rows.clone()].copy_from_slice(&panel.maxima[..lanes]);
-        totals[rows].copy_from_slice(&panel.totals[..lanes]);
-    }
-}
-
-/// `target[column][row] = source[row][column]`; `source` has rows of `columns` elements, `target`
-/// rows of `rows`.
-#[inline(always)]
-unsafe fn transpose<V: Vector>(source: &[f32], columns: usize, target: &mut [f32], rows: usize) {
-    assert!(source.len() >= rows * columns && target.len() >= rows * columns);
-    for row in (0..rows).step_by(V::LANES) {
-        for column in (0..columns).step_by(V::LANES) {
-            // SAFETY: the block lies within both, as just checked; the callers' rows and columns
-            // are multiples of the lanes.
+unsafe fn collect_sums<V: Vector>(rows: &mut RowScratch, lanes: usize) {
+    let size = rows.padded;
+    assert!(rows.laid_sums.len() >= lanes * size && rows.sums.len() >= lanes * size);
+    let (source, target) = (rows.laid_sums.as_ptr(), rows.sums.as_mut_ptr());
+    for element in (0..size).step_by(V::LANES) {
+        for lane in (0..lanes).step_by(V::LANES) {
+            // SAFETY: the block lies within both, as just checked.
             unsafe {
-                let source = source.as_ptr().add(row * columns + column);
-                let target = target.as_mut_ptr().add(column * rows + row);
-                V::transpose(source, columns, target, rows);
+                V::transpose(
+                    source.add(element * lanes + lane),
+                    lanes,
+                    target.add(lane * size + element),
+                    size,
+                );
             }
         }
     }
 }
 
-/// `weights[key][row] = keys[key] · queries[row]`, for `length` keys rounded up to `UNROLL`: the
-/// keys beyond are left over from an earlier block, and nobody reads their scores.
+/// `scores[key][row] = keys[key] · queries[row]`, but for the queries' scales, for the block's keys
+/// rounded up to `UNROLL`.
 #[inline(always)]
 unsafe fn score<V: Vector, const UNROLL: usize, const VECTORS: usize>(
-    panel: &Panel,
-    keys: &[f32],
-    weights: &mut [f32],
-    padded: usize,
+    rows: &mut RowScratch,
+    block: Block,
     size: usize,
-    length: usize,
 ) {
     let lanes = VECTORS * V::LANES;
-    let queries = panel.queries.as_ptr();
-    for key in (0..length).step_by(UNROLL) {
-        // SAFETY: the scratch holds KEY_BLOCK keys, a multiple of UNROLL.
+    let queries = rows.laid_queries.as_ptr().cast::<i16>();
+    let scores = rows.scores.as_mut_ptr();
+    let mut key = 0;
+    while key < block.length {
+        // SAFETY: whole tiles of keys and scales are there, and UNROLL divides their length.
         unsafe {
-            let keys = keys.as_ptr().add(key * padded);
-            let mut scores = [[V::splat(0.0); VECTORS]; UNROLL];
-            for column in 0..size {
-                let rows = load::<V, VECTORS>(queries.add(column * lanes));
-                for (key, scores) in scores.iter_mut().enumerate() {
-                    let element = V::splat(*keys.add(key * padded + column));
-                    for (score, row) in scores.iter_mut().zip(rows) {
-                        *score = element.multiply_add(row, *score);
+            let keys = block.keys.add(key / TILE * TILE * rows.padded + key % TILE * 2);
+            let mut sums = [[V::no_sums(); VECTORS]; UNROLL];
+            for pair in 0..size.div_ceil(2) {
+                let queries = load_pairs::<V, VECTORS>(queries.add(pair * lanes * 2));
+                for (index, sums) in sums.iter_mut().enumerate() {
+                    let element = V::splat_pair(keys.add((pair * TILE + index) * 2));
+                    for (sum, query) in sums.iter_mut().zip(queries) {
+                        *sum = V::add_products(*sum, query, element);
                     }
                 }
             }
-            let target = weights.as_mut_ptr().add(key * lanes);
-            for (key, scores) in scores.into_iter().enumerate() {
-                store(scores, target.add(key * lanes));
+            for (index, sums) in sums.into_iter().enumerate() {
+                let scale = V::splat(*block.key_scales.add(key + index));
+                for (vector, sum) in sums.into_iter().enumerate() {
+                    let target = scores.add((key + index) * lanes + vector * V::LANES);
+                    V::from_sums(sum).multiply(scale).store(target);
+                }
+            }
+        }
+        key += UNROLL;
+    }
+}
+
+/// Scores of the queries' scales become `log₂ e · cap · tanh(natural score / cap)`.
+#[inline(always)]
+unsafe fn cap<V: Vector>(
+    scores: &mut [f32],
+    scales: &[f32],
+    lanes: usize,
+    length: usize,
+    softcap: f32,
+) {
+    assert!(scores.len() >= length * lanes && scales.len() >= lanes);
+    for lane in (0..lanes).step_by(V::LANES) {
+        // SAFETY: as just checked.
+        unsafe {
+            let scale = V::load(scales.as_ptr().add(lane));
+            for key in 0..length {
+                let place = scores.as_mut_ptr().add(key * lanes + lane);
+                V::load(place).multiply(scale).soft_cap(softcap).store(place);
             }
         }
     }
@@ -166,109 +159,157 @@ unsafe fn score<V: Vector, const UNROLL: usize, const VECTORS: usize>(
 
 /// Scores of positions that a row must not see become -∞.
 #[inline(always)]
-unsafe fn hide_the_future<V: Vector, const VECTORS: usize>(
-    panel: &Panel,
-    weights: &mut [f32],
-    block: Block<'_>,
-) {
+unsafe fn hide<V: Vector, const VECTORS: usize>(rows: &mut RowScratch, block: Block) {
+    let lanes = VECTORS * V::LANES;
+    let scores = rows.scores.as_mut_ptr();
     for key in 0..block.length {
-        let position = i32::try_from(block.position + key).unwrap_or(i32::MAX);
-        for vector in 0..VECTORS {
-            // SAFETY: `weights` and `limits` hold VECTORS registers a key.
+        let position = super::work::place(block.position + key);
+        for lane in (0..lanes).step_by(V::LANES) {
+            // SAFETY: there are `lanes` scores a key, and as many firsts and ends.
             unsafe {
-                let limits = panel.limits.as_ptr().add(vector * V::LANES);
-                let index = (key * VECTORS + vector) * V::LANES;
-                let scores = weights.as_mut_ptr().add(index);
-                V::load(scores).hide_from(limits, position).store(scores);
+                let (firsts, ends) = (rows.firsts.as_ptr().add(lane), rows.ends.as_ptr().add(lane));
+                let scores = scores.add(key * lanes + lane);
+                V::load(scores).keep_if_seen(firsts, ends, position).store(scores);
             }
         }
     }
 }
 
-/// Turns scores into weights relative to the new maxima, and updates maxima, totals and factors.
+/// Turns scores into integer weights relative to the new maxima, and updates maxima, totals, factors
+/// and steps.
 #[inline(always)]
 unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
-    panel: &mut Panel,
-    weights: &mut [f32],
-    length: usize,
+    rows: &mut RowScratch,
+    block: Block,
+    capped: bool,
 ) {
     let lanes = VECTORS * V::LANES;
-    let weights = weights.as_mut_ptr();
-    // SAFETY: `weights` holds `lanes` values a key; the others hold `lanes` values.
+    let scores = rows.scores.as_mut_ptr();
+    let weights = rows.weights.as_mut_ptr().cast::<i16>();
+    // SAFETY: `scores` holds `lanes` values a key, `weights` as many pairs for two keys; the others
+    // hold `lanes` values; values have scales for whole tiles.
     unsafe {
-        let old = load::<V, VECTORS>(panel.maxima.as_ptr());
-        let mut maxima = old;
-        for key in 0..length {
-            let scores = load::<V, VECTORS>(weights.add(key * lanes));
-            for (maximum, score) in maxima.iter_mut().zip(scores) {
-                *maximum = maximum.larger(score);
+        let mut scales = [V::splat(1.0); VECTORS];
+        if !capped {
+            scales = load::<V, VECTORS>(rows.scales.as_ptr());
+        }
+        let mut largest = [V::splat(f32::NEG_INFINITY); VECTORS];
+        for key in 0..block.length {
+            let scores = load::<V, VECTORS>(scores.add(key * lanes));
+            for (largest, score) in largest.iter_mut().zip(scores) {
+                *largest = largest.larger(score);
             }
+        }
+        let old = load::<V, VECTORS>(rows.maxima.as_ptr());
+        let mut maxima = old;
+        for (vector, maximum) in maxima.iter_mut().enumerate() {
+            *maximum = maximum.larger(largest[vector].multiply(scales[vector]));
         }
         let mut totals = [V::splat(0.0); VECTORS];
-        for key in 0..length {
-            let mut scores = load::<V, VECTORS>(weights.add(key * lanes));
-            for ((score, maximum), total) in scores.iter_mut().zip(maxima).zip(&mut totals) {
-                *score = score.subtract(maximum).exp2();
-                *total = total.add(*score);
+        let mut weighted = [V::splat(0.0); VECTORS];
+        for key in 0..block.length {
+            let step = V::splat(*block.value_scales.add(key));
+            let mut scores_of_key = load::<V, VECTORS>(scores.add(key * lanes));
+            for (vector, score) in scores_of_key.iter_mut().enumerate() {
+                let exponent = score.multiply_subtract(scales[vector], maxima[vector]);
+                let weight = exponent.exp2();
+                totals[vector] = totals[vector].add(weight);
+                *score = weight.multiply(step);
+                weighted[vector] = weighted[vector].add(*score);
             }
-            store(scores, weights.add(key * lanes));
+            store(scores_of_key, scores.add(key * lanes));
         }
-        let mut factors = load::<V, VECTORS>(panel.totals.as_ptr());
-        let past = factors;
-        for (vector, factor) in factors.iter_mut().enumerate() {
-            *factor = old[vector].subtract(maxima[vector]).exp2();
-            totals[vector] = past[vector].multiply_add(*factor, totals[vector]);
+        let mut factors = old;
+        let mut steps = old;
+        let mut inverses = old;
+        let past = load::<V, VECTORS>(rows.totals.as_ptr());
+        for vector in 0..VECTORS {
+            factors[vector] = old[vector].subtract(maxima[vector]).exp2();
+            totals[vector] = past[vector].multiply_add(factors[vector], totals[vector]);
+            let sum = V::splat(SMALLEST_WEIGHT).larger(weighted[vector]);
+            inverses[vector] = V::splat(WEIGHT_LIMIT).divide(sum);
+            steps[vector] = sum.multiply(V::splat(1.0 / WEIGHT_LIMIT));
         }
-        store(maxima, panel.maxima.as_mut_ptr());
-        store(totals, panel.totals.as_mut_ptr());
-        store(factors, panel.factors.as_mut_ptr());
+        store(maxima, rows.maxima.as_mut_ptr());
+        store(totals, rows.totals.as_mut_ptr());
+        store(factors, rows.factors.as_mut_ptr());
+        store(steps, rows.steps.as_mut_ptr());
+        for pair in 0..block.length.div_ceil(2) {
+            let first = load::<V, VECTORS>(scores.add(2 * pair * lanes));
+            let mut second = [V::splat(0.0); VECTORS];
+            if 2 * pair + 1 < block.length {
+                second = load::<V, VECTORS>(scores.add((2 * pair + 1) * lanes));
+            }
+            for vector in 0..VECTORS {
+                let target = weights.add((pair * lanes + vector * V::LANES) * 2);
+                let second = second[vector].multiply(inverses[vector]);
+                first[vector].multiply(inverses[vector]).store_pairs(second, target);
+            }
+        }
     }
 }
 
-/// `sums[element][row] = sums[element][row] · factor + Σ_key weights[key][row] · values[key][element]`.
+/// `sums[element][row] = sums[element][row] · factor + step · Σ_key weights[key][row] · values[key][element]`.
 #[inline(always)]
 unsafe fn accumulate<V: Vector, const UNROLL: usize, const VECTORS: usize>(
-    panel: &mut Panel,
-    values: &[f32],
-    weights: &[f32],
-    padded: usize,
-    length: usize,
+    rows: &mut RowScratch,
+    block: Block,
+    size: usize,
 ) {
     let lanes = VECTORS * V::LANES;
-    let weights = weights.as_ptr();
-    for element in (0..padded).step_by(UNROLL) {
-        // SAFETY: the padded head size is a multiple of UNROLL, and `length` keys are there.
+    let weights = rows.weights.as_ptr().cast::<i16>();
+    let target = rows.laid_sums.as_mut_ptr();
+    let mut element = 0;
+    while element < size {
+        // SAFETY: the padded head size is a multiple of UNROLL, and pairs of values are whole.
         unsafe {
-            let factors = load::<V, VECTORS>(panel.factors.as_ptr());
-            let values = values.as_ptr().add(element);
-            let target = panel.sums.as_mut_ptr().add(element * lanes);
-            let mut sums = [[V::splat(0.0); VECTORS]; UNROLL];
-            for (element, sums) in sums.iter_mut().enumerate() {
-                *sums = load(target.add(element * lanes));
-                for (sum, factor) in sums.iter_mut().zip(factors) {
-                    *sum = sum.multiply(factor);
-                }
-            }
-            for key in 0..length {
-                let rows = load::<V, VECTORS>(weights.add(key * lanes));
-                for (element, sums) in sums.iter_mut().enumerate() {
-                    let value = V::splat(*values.add(key * padded + element));
-                    for (sum, weight) in sums.iter_mut().zip(rows) {
-                        *sum = value.multiply_add(weight, *sum);
+            let values = block.values.add(2 * element);
+            let mut sums = [[V::no_sums(); VECTORS]; UNROLL];
+            for pair in 0..block.length.div_ceil(2) {
+                let weights = load_pairs::<V, VECTORS>(weights.add(pair * lanes * 2));
+                for (index, sums) in sums.iter_mut().enumerate() {
+                    let value = V::splat_pair(values.add((pair * rows.padded + index) * 2));
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum = V::add_products(*sum, weight, value);
                     }
                 }
             }
-            for (element, sums) in sums.into_iter().enumerate() {
-                store(sums, target.add(element * lanes));
+            let factors = load::<V, VECTORS>(rows.factors.as_ptr());
+            let steps = load::<V, VECTORS>(rows.steps.as_ptr());
+            for (index, sums) in sums.into_iter().enumerate() {
+                for (vector, sum) in sums.into_iter().enumerate() {
+                    let target = target.add((element + index) * lanes + vector * V::LANES);
+                    let past = V::load(target).multiply(factors[vector]);
+                    V::from_sums(sum).multiply_add(steps[vector], past).store(target);
+                }
             }
         }
+        element += UNROLL;
     }
 }
 
 #[inline(always)]
 unsafe fn load<V: Vector, const VECTORS: usize>(source: *const f32) -> [V; VECTORS] {
     // SAFETY: the caller's pointer covers VECTORS registers.
-    std::array::from_fn(|vector| unsafe { V::load(source.add(vector * V::LANES)) })
+    unsafe {
+        let mut vectors = [V::splat(0.0); VECTORS];
+        for (index, vector) in vectors.iter_mut().enumerate() {
+            *vector = V::load(source.add(index * V::LANES));
+        }
+        vectors
+    }
+}
+
+#[inline(always)]
+unsafe fn load_pairs<V: Vector, const VECTORS: usize>(source: *const i16) -> [V::Pairs; VECTORS] {
+    // SAFETY: the caller's pointer covers VECTORS registers.
+    unsafe {
+        let mut vectors = [V::load_pairs(source); VECTORS];
+        for (index, vector) in vectors.iter_mut().enumerate().skip(1) {
+            *vector = V::load_pairs(source.add(2 * index * V::LANES));
+        }
+        vectors
+    }
 }
 
 #[inline(always)]
@@ -279,4 +320,4 @@ unsafe fn store<V: Vector, const VECTORS: usize>(vectors: [V; VECTORS], target: 
     }
 }
 
-const _: () = assert!(KEY_BLOCK.is_multiple_of(16));
+const _: () = assert!(KEY_BLOCK.is_multiple_of(TILE));

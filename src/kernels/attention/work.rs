@@ -2,10 +2,13 @@
 
 use std::ops::{Deref, DerefMut, Range};
 
+use super::store::{HeadMemory, KvType, TILE, padded};
 use super::vector::Vector;
-use super::{AttentionItem, AttentionShape, CacheRows};
+use super::{AttentionItem, AttentionShape};
+use crate::kernels::elementwise::Rows;
 
-/// Keys that are widened, scored and weighted together.
+/// Keys that are scored and weighted together: the weights of one row and block are rounded to 16
+/// bits with a step of their own.
 pub(super) const KEY_BLOCK: usize = 64;
 
 /// Elements that a cache line of f32 holds; scratch rows are padded to whole lines.
@@ -13,29 +16,41 @@ const LINE: usize = 16;
 
 /// The largest exponent of a row that has seen nothing. Finite, so that a block of which a row sees
 /// nothing does not subtract an infinity from another.
-const NO_MAXIMUM: f32 = f32::MIN;
+pub(super) const NO_MAXIMUM: f32 = f32::MIN;
+
+/// The sum of a row's and block's weights as integers. With values of 16 bits, their products' sum
+/// stays below 2³¹.
+pub(super) const WEIGHT_LIMIT: f32 = 32_700.0;
+
+/// Weights that sum up to less than this, times the steps of the values, are taken for nothing.
+pub(super) const SMALLEST_WEIGHT: f32 = 1e-33;
 
 /// A stretch of the query rows of one item and one key/value head, against a stretch of the keys.
 /// The heads of a group count as rows: row r is token `r / group` and head `r % group`.
 #[derive(Debug, Clone)]
 pub(super) struct Work<'a> {
     pub(super) shape: AttentionShape,
+    pub(super) layer: usize,
     /// The whole query matrix of the step.
-    pub(super) queries: &'a [f32],
+    pub(super) queries: Rows<'a>,
     pub(super) item: &'a AttentionItem<'a>,
     pub(super) kv_head: usize,
     pub(super) rows: Range<usize>,
-    /// Positions, none of them hidden from the last row.
-    pub(super) keys: Range<usize>,
+    /// Blocks of the item's spans, of which each begins with a new block.
+    pub(super) blocks: Range<usize>,
 }
 
-/// Neighbouring positions within one span.
+/// Neighbouring positions within one span, in 16 bits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Block<'a> {
-    /// One row a position.
-    pub(super) keys: CacheRows<'a>,
-    /// One row a position.
-    pub(super) values: CacheRows<'a>,
+pub(super) struct Block {
+    /// Tiles of keys.
+    pub(super) keys: *const i16,
+    /// Pairs of values.
+    pub(super) values: *const i16,
+    /// One a key.
+    pub(super) key_scales: *const f32,
+    /// One a value.
+    pub(super) value_scales: *const f32,
     /// The first one's position in the context.
     pub(super) position: usize,
     pub(super) length: usize,
@@ -44,54 +59,127 @@ pub(super) struct Block<'a> {
 impl<'a> Work<'a> {
     /// Query heads that read one key/value head.
     pub(super) fn group(&self) -> usize {
-        self.shape.heads / self.shape.kv_heads
-    }
-
-    /// Where a row's values begin in the query and output matrices.
-    pub(super) fn offset(&self, row: usize) -> usize {
-        let token = self.item.queries.start + row / self.group();
-        let head = self.kv_head * self.group() + row % self.group();
-        (token * self.shape.heads + head) * self.shape.head_size
+        self.shape.group()
     }
 
     /// A row's query.
     pub(super) fn query(&self, row: usize) -> &'a [f32] {
-        &self.queries[self.offset(row)..][..self.shape.head_size]
+        let size = self.shape.head_size;
+        let (token, head) = self.token_and_head(row);
+        &self.queries.row(token)[head * size..][..size]
     }
 
-    /// How many positions a row sees.
-    pub(super) fn visible(&self, row: usize) -> usize {
-        visible(self.item, row / self.group())
+    /// The row of the step's matrices and the query head that a row stands for.
+    pub(super) fn token_and_head(&self, row: usize) -> (usize, usize) {
+        let token = self.item.queries.start + row / self.group();
+        (token, self.kv_head * self.group() + row % self.group())
     }
 
-    /// The factor that turns dot products into exponents of two.
+    /// The positions that a row sees.
+    pub(super) fn visible(&self, row: usize) -> Range<usize> {
+        self.item.visible(row / self.group(), self.shape.window)
+    }
+
+    /// The positions that some row sees.
+    pub(super) fn visible_to_any(&self) -> Range<usize> {
+        self.visible(self.rows.start).start..self.visible(self.rows.end - 1).end
+    }
+
+    /// The factor that turns a query's dot products into exponents of two.
     pub(super) fn exponent_scale(&self) -> f32 {
         self.shape.scale * std::f32::consts::LOG2_E
     }
 
-    /// The keys and values in blocks of at most [`KEY_BLOCK`], in order.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = Block<'a>> + use<'a> {
-        let Work { keys, kv_head, item, .. } = self.clone();
-        let size = self.shape.head_size;
-        let mut end = 0;
+    /// The blocks, in order.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = StoredBlock<'a>> + use<'a> {
+        let Work { layer, kv_head, item, blocks, .. } = self.clone();
+        let (mut before, mut position) = (0, 0);
         item.spans.iter().flat_map(move |span| {
-            let start = end;
-            end += span.length;
-            let from = keys.start.max(start).min(end);
-            let to = keys.end.min(end).max(from);
-            (from..to).step_by(KEY_BLOCK).map(move |position| {
-                let length = KEY_BLOCK.min(to - position);
-                let first = kv_head * span.capacity + position - start;
-                let part = |rows: CacheRows<'a>| rows.part(first, length, size);
-                Block { keys: part(span.keys), values: part(span.values), position, length }
+            let count = span.length.div_ceil(KEY_BLOCK);
+            let from = blocks.start.clamp(before, before + count) - before;
+            let to = blocks.end.clamp(before, before + count) - before;
+            let first = position;
+            before += count;
+            position += span.length;
+            (from..to).map(move |index| {
+                let start = index * KEY_BLOCK;
+                StoredBlock {
+                    memory: span.store.head(layer, kv_head),
+                    kind: span.store.kind(),
+                    start,
+                    position: first + start,
+                    length: KEY_BLOCK.min(span.length - start),
+                }
             })
         })
     }
 }
 
-/// How many positions an item's token sees.
-pub(super) fn visible(item: &AttentionItem<'_>, token: usize) -> usize {
-    item.context() - (item.queries.len() - 1 - token)
+/// A block as it lies in its store.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StoredBlock<'a> {
+    memory: HeadMemory<'a>,
+    kind: KvType,
+    /// The first position within the store, a multiple of [`KEY_BLOCK`].
+    start: usize,
+    /// The first one's position in the context.
+    pub(super) position: usize,
+    pub(super) length: usize,
+}
+
+impl StoredBlock<'_> {
+    /// The block in 16 bits, in place or widened.
+    ///
+    /// # Safety
+    /// `V`'s instruction set; the positions are in the store.
+    #[inline(always)]
+    pub(super) unsafe fn widen<V: Vector>(&self, head_size: usize, widened: &mut Widened) -> Block {
+        let size = padded(head_size);
+        // SAFETY: whole tiles are there, and `start` is a multiple of their positions.
+        unsafe {
+            let (keys, values) = match self.kind {
+                KvType::I16 => (
+                    self.memory.keys.cast::<i16>().add(self.start * size),
+                    self.memory.values.cast::<i16>().add(self.start * size),
+                ),
+                KvType::I8 => {
+                    let elements = self.length.next_multiple_of(TILE) * size;
+                    let offset = self.start * size;
+                    widen::<V>(self.memory.keys.add(offset).cast(), elements, &mut widened.keys);
+                    widen::<V>(
+                        self.memory.values.add(offset).cast(),
+                        elements,
+                        &mut widened.values,
+                    );
+                    (widened.keys.integers().as_ptr(), widened.values.integers().as_ptr())
+                }
+            };
+            Block {
+                keys,
+                values,
+                key_scales: self.memory.key_scales.add(self.start),
+                value_scales: self.memory.value_scales.add(self.start),
+                position: self.position,
+                length: self.length,
+            }
+        }
+    }
+}
+
+/// Widens integers, a multiple of a tile of them.
+///
+/// # Safety
+/// `V`'s instruction set; so many integers are there.
+#[inline(always)]
+unsafe fn widen<V: Vector>(source: *const i8, elements: usize, target: &mut Lines) {
+    target.grow(elements / 2);
+    let target = target.integers().as_mut_ptr();
+    let mut element = 0;
+    while element < elements {
+        // SAFETY: the caller's; the target just grew.
+        unsafe { V::widen(source.add(element), target.add(element)) };
+        element += 2 * V::LANES;
+    }
 }
 
 /// f32 values that begin on a cache line.
@@ -104,7 +192,7 @@ struct Line([f32; LINE]);
 
 impl Lines {
     /// At least `length` values; new ones are zero.
-    fn grow(&mut self, length: usize) {
+    pub(super) fn grow(&mut self, length: usize) {
         let lines = length.div_ceil(LINE);
         if self.0.len() < lines {
             self.0.resize(lines, Line([0.0; LINE]));
@@ -112,9 +200,17 @@ impl Lines {
     }
 
     /// At least `length` values, of which the first `length` become `value`.
-    fn clear(&mut self, length: usize, value: f32) {
+    pub(super) fn clear(&mut self, length: usize, value: f32) {
         self.grow(length);
         self[..length].fill(value);
+    }
+
+    /// The values' memory as twice as many integers.
+    pub(super) fn integers(&mut self) -> &mut [i16] {
+        // SAFETY: two integers take a value's place, and any bits are integers.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * LINE * 2)
+        }
     }
 }
 
@@ -134,173 +230,93 @@ impl DerefMut for Lines {
     }
 }
 
+/// A block whose integers have fewer than 16 bits in the store.
+#[derive(Debug, Default)]
+pub(super) struct Widened {
+    keys: Lines,
+    values: Lines,
+}
+
 /// A thread's working memory, kept between calls.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// The head size that the padding of `keys` and `values` was cleared for.
-    head_size: usize,
-    /// The head size rounded up to whole cache lines: the stride of most rows below. What lies
-    /// beyond the head size is zero.
+    pub(super) widened: Widened,
+    pub(super) rows: RowScratch,
+}
+
+/// What belongs to the rows of a call.
+#[derive(Debug, Default)]
+pub(super) struct RowScratch {
+    /// The head size rounded up to whole cache lines: the stride of most rows below.
     pub(super) padded: usize,
-    /// The scaled queries: `[rows][padded]`.
+    /// The queries as 16-bit integers: `[rows][padded]`; in the tile kernel they are then laid across
+    /// lanes in `laid_queries`, `[padded / 2][lanes][2]`.
     pub(super) queries: Lines,
-    /// A block's keys, widened: `[KEY_BLOCK][padded]`.
-    pub(super) keys: Lines,
-    /// A block's values, widened: `[KEY_BLOCK][padded]`.
-    pub(super) values: Lines,
-    /// A block's scores, then weights: `[rows][KEY_BLOCK]`; in the tile kernel
-    /// `[KEY_BLOCK][lanes]`, for one panel at a time.
+    pub(super) laid_queries: Lines,
+    /// What each row's sums of products are multiplied by, after the keys' scales, to be exponents.
+    pub(super) scales: Lines,
+    /// The positions that each row sees.
+    pub(super) firsts: Vec<i32>,
+    pub(super) ends: Vec<i32>,
+    /// A block's scores, then its weights: `[rows][KEY_BLOCK]`; in the tile kernel
+    /// `[KEY_BLOCK][lanes]`.
+    pub(super) scores: Lines,
+    /// A block's weights as 16-bit integers, in pairs of keys: `[rows][KEY_BLOCK]`; in the tile
+    /// kernel `[KEY_BLOCK / 2][lanes][2]`.
     pub(super) weights: Lines,
-    /// The tile kernel's rows, a few registers of them together.
-    pub(super) panels: Vec<Panel>,
     /// The result: each row's weighted sum of the values, `[rows][padded]`, relative to 2^maximum.
     pub(super) sums: Lines,
+    /// The tile kernel's sums, `[padded][lanes]`.
+    pub(super) laid_sums: Lines,
     /// Each row's largest exponent so far.
     pub(super) maxima: Lines,
     /// Each row's sum of weights, relative to 2^maximum.
     pub(super) totals: Lines,
     /// What each row's sums shrink by in the current block.
     pub(super) factors: Lines,
+    /// The step between each row's integer weights in the current block.
+    pub(super) steps: Lines,
 }
 
-/// Rows that lie across the lanes of a few registers.
-#[derive(Debug, Default)]
-pub(super) struct Panel {
-    /// The scaled queries: `[padded][lanes]`.
-    pub(super) queries: Lines,
-    /// The weighted sums of the values: `[padded][lanes]`.
-    pub(super) sums: Lines,
-    /// Each lane's largest exponent so far.
-    pub(super) maxima: Lines,
-    /// Each lane's sum of weights, relative to 2^maximum.
-    pub(super) totals: Lines,
-    /// What each lane's sums shrink by in the current block.
-    pub(super) factors: Lines,
-    /// How many positions each lane's row sees.
-    pub(super) limits: Vec<i32>,
-}
-
-impl Scratch {
-    /// Makes room for `rows` rows and forgets the last result.
-    pub(super) fn prepare(&mut self, head_size: usize, rows: usize) {
-        if self.head_size != head_size {
-            (self.head_size, self.padded) = (head_size, head_size.next_multiple_of(LINE));
-            self.keys.clear(KEY_BLOCK * self.padded, 0.0);
-            self.values.clear(KEY_BLOCK * self.padded, 0.0);
-        }
-        self.queries.clear(self.padded * rows, 0.0);
-        self.sums.clear(self.padded * rows, 0.0);
-        self.weights.grow(KEY_BLOCK * rows);
-        self.factors.grow(rows);
-        self.totals.clear(rows, 0.0);
-        self.maxima.clear(rows, NO_MAXIMUM);
-    }
-
-    /// Makes room for this many panels of so many lanes, which see nothing yet.
-    pub(super) fn prepare_panels(&mut self, panels: usize, lanes: usize) {
-        self.weights.grow(KEY_BLOCK * lanes);
-        if self.panels.len() < panels {
-            self.panels.resize_with(panels, Panel::default);
-        }
-        for panel in &mut self.panels[..panels] {
-            panel.queries.grow(self.padded * lanes);
-            panel.sums.clear(self.padded * lanes, 0.0);
-            panel.factors.grow(lanes);
-            panel.totals.clear(lanes, 0.0);
-            panel.maxima.clear(lanes, NO_MAXIMUM);
-            panel.limits.clear();
-            panel.limits.resize(lanes, 0);
-        }
-    }
-
-    /// Widens a block's keys and values.
-    ///
-    /// # Safety
-    /// `V`'s instruction set; `self` prepared for the block's head size.
-    #[inline(always)]
-    pub(super) unsafe fn widen<V: Vector>(&mut self, block: Block<'_>) {
-        // SAFETY: the caller's.
-        unsafe {
-            widen_rows::<V>(block.keys, self.head_size, &mut self.keys, self.padded);
-            widen_rows::<V>(block.values, self.head_size, &mut self.values, self.padded);
-        }
-    }
-}
-
-/// Widens rows of `size` elements into rows that lie `stride` apart.
-#[inline(always)]
-unsafe fn widen_rows<V: Vector>(
-    source: CacheRows<'_>,
-    size: usize,
-    target: &mut [f32],
-    stride: usize,
-) {
-    let whole = size - size % V::LANES;
-    for ((source, scale), target) in source.rows(size).zip(target.chunks_exact_mut(stride)) {
-        let target = &mut target[..size];
-        for index in (0..whole).step_by(V::LANES) {
-            // SAFETY: `whole` elements are there on both sides.
-            unsafe {
-                let elements = V::load_short(source.as_ptr().add(index));
-                elements.multiply(V::splat(scale)).store(target.as_mut_ptr().add(index));
+impl RowScratch {
+    /// Makes room for `lanes` rows, of which the work's are used, rounds their queries, and forgets
+    /// the last result.
+    pub(super) fn prepare(&mut self, work: &Work<'_>, lanes: usize) {
+        let size = padded(work.shape.head_size);
+        self.padded = size;
+        self.queries.grow(lanes * size / 2);
+        self.scales.clear(lanes, f32::MIN_POSITIVE);
+        self.firsts.clear();
+        self.ends.clear();
+        let elements = self.queries.integers().chunks_exact_mut(size);
+        for ((row, elements), scale) in work.rows.clone().zip(elements).zip(self.scales.iter_mut())
+        {
+            let step = super::store::round_query(work.query(row), elements);
+            *scale = (step * work.exponent_scale()).max(f32::MIN_POSITIVE);
+            if step.is_nan() {
+                *scale = f32::NAN;
             }
+            let visible = work.visible(row);
+            self.firsts.push(place(visible.start));
+            self.ends.push(place(visible.end));
         }
-        for (target, &source) in target[whole..].iter_mut().zip(&source[whole..]) {
-            *target = f32::from(source) * scale;
-        }
+        // Lanes without a row see what the last one sees, so that they hide nothing.
+        let last =
+            (self.firsts.last().copied().unwrap_or(0), self.ends.last().copied().unwrap_or(0));
+        self.firsts.resize(lanes, last.0);
+        self.ends.resize(lanes, last.1);
+        self.queries.integers()[work.rows.len() * size..lanes * size].fill(0);
+        self.scores.grow(KEY_BLOCK * lanes);
+        self.weights.grow(KEY_BLOCK * lanes / 2);
+        self.sums.clear(size * lanes, 0.0);
+        self.maxima.clear(lanes, NO_MAXIMUM);
+        self.totals.clear(lanes, 0.0);
+        self.factors.grow(lanes);
+        self.steps.grow(lanes);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::CacheSpan;
-    use super::*;
-
-    #[test]
-    fn blocks_follow_the_spans() {
-        let head = |kv_head: usize, position: usize| (kv_head * 1000 + position) as f32;
-        let span = |first: usize, length: usize, capacity: usize| -> Vec<f32> {
-            (0..2 * capacity)
-                .map(|index| (index / capacity, index % capacity))
-                .map(
-                    |(kv_head, place)| {
-                        if place < length { head(kv_head, first + place) } else { f32::NAN }
-                    },
-                )
-                .collect()
-        };
-        let lengths = [3, 0, 70, 129];
-        let mut first = 0;
-        let data: Vec<_> = lengths
-            .iter()
-            .map(|&length| {
-                let data = span(first, length, length + 5);
-                first += length;
-                data
-            })
-            .collect();
-        let spans = data
-            .iter()
-            .zip(lengths)
-            .map(|(scales, length)| {
-                let rows = CacheRows { elements: &[1; 300][..scales.len()], scales };
-                CacheSpan { keys: rows, values: rows, length, capacity: length + 5 }
-            })
-            .collect();
-        let item = AttentionItem { queries: 0..1, spans };
-        let shape = AttentionShape { heads: 2, kv_heads: 2, head_size: 1, scale: 1.0 };
-        for keys in [0..202, 1..2, 2..4, 10..150, 73..202, 201..202, 5..5] {
-            let rows = 0..1;
-            let work =
-                Work { shape, queries: &[], item: &item, kv_head: 1, rows, keys: keys.clone() };
-            let mut seen = Vec::new();
-            for block in work.blocks() {
-                assert!((1..=KEY_BLOCK).contains(&block.length));
-                assert_eq!(block.position, keys.start + seen.len());
-                seen.extend(block.keys.rows(1).map(|(key, scale)| f32::from(key[0]) * scale));
-            }
-            let expected: Vec<f32> = keys.map(|position| head(1, position)).collect();
-            assert_eq!(seen, expected);
-        }
-    }
+/// A position or a number of keys as the kernels compare it.
+pub(super) fn place(position: usize) -> i32 {
+    i32::try_from(position).unwrap_or(i32::MAX)
 }

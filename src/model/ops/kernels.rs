@@ -1,11 +1,14 @@
 //! The operations on the CPU, by quantkit's own kernels.
 
+use std::ops::Range;
+
 use candle_core::{Result, bail};
 
-use super::{HeadNorms, Input, Ops, Output, Weight, tail};
+use super::{HeadNorms, Input, Ops, Output, Weight, attention_shape, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::{
-    AttentionItem, AttentionShape, CacheRows, CacheSpan, KvType, attention, encode_row,
+    AttentionItem, AttentionScratch, AttentionShape, KeyValues, KvShape, KvType, LayerWriter, Span,
+    attention,
 };
 use crate::kernels::elementwise::{
     Rows, for_each_row, norm_heads, rms_norm_row, rotate_heads, silu_multiply_row,
@@ -15,6 +18,7 @@ use crate::model::cache::SegmentStorage;
 use crate::model::config::Config;
 use crate::model::decoder::BatchItem;
 use crate::model::rope::RopePairs;
+use crate::support::reuse::emptied;
 use crate::support::team::Team;
 
 /// See [`super::Ops`].
@@ -22,7 +26,7 @@ use crate::support::team::Team;
 pub(in crate::model) struct KernelOps {
     team: &'static Team,
     shape: AttentionShape,
-    layers: usize,
+    kv_shape: KvShape,
     kv_type: KvType,
     epsilon: f32,
     /// Whether elements i and i + pairs turn together, rather than 2i and 2i + 1.
@@ -46,6 +50,21 @@ pub(in crate::model) struct Workspace {
     /// What matrices are multiplied with, for who wants to see it.
     input: Buffer,
     products: matmul::Workspace,
+    attention: AttentionScratch,
+    // Memory of vectors that are filled anew in every layer.
+    places: Vec<Place<'static>>,
+    spans: Vec<Span<'static>>,
+    parts: Vec<AttentionItem<'static>>,
+}
+
+/// Where a sequence's keys and values of a layer go.
+#[derive(Debug)]
+struct Place<'a> {
+    /// Its tokens in the step.
+    tokens: Range<usize>,
+    /// The position of the first of them in the segment.
+    position: usize,
+    writer: LayerWriter<'a>,
 }
 
 /// Memory that is kept from step to step.
@@ -83,11 +102,11 @@ impl Buffer {
 impl KernelOps {
     /// The operations of a model.
     pub(in crate::model) fn new(config: &Config, kv_type: KvType) -> Self {
-        let Config { heads, kv_heads, head_size, attention_scale, .. } = *config;
+        let Config { layers, kv_heads, head_size, .. } = *config;
         Self {
             team: Team::global(),
-            shape: AttentionShape { heads, kv_heads, head_size, scale: attention_scale },
-            layers: config.layers,
+            shape: attention_shape(config),
+            kv_shape: KvShape { layers, kv_heads, head_size },
             kv_type,
             epsilon: config.norm_epsilon,
             halves: config.family.rope_pairs == RopePairs::Halves,
@@ -252,12 +271,21 @@ impl Ops for KernelOps {
         layer: usize,
         items: &mut [BatchItem<'_>],
     ) -> Result<()> {
-        let AttentionShape { kv_heads, head_size, .. } = self.shape;
-        let tokens = x.tokens;
-        let pairs = x.cosines.length / tokens;
-        let (cosines, sines) = (x.cosines.values(), x.sines.values());
+        let mut places: Vec<Place<'_>> = emptied(std::mem::take(&mut x.places));
+        let mut end = 0;
+        for item in items.iter_mut() {
+            let first = end;
+            end += item.tokens.len();
+            let segment = tail(item)?;
+            let position = segment.length;
+            let writer = key_values_mut(&mut segment.storage)?.writer(layer);
+            places.push(Place { tokens: first..end, position, writer });
+        }
+        let pairs = x.cosines.length / x.tokens;
+        let (cosines, sines, values) = (x.cosines.values(), x.sines.values(), x.values.values());
+        let head_size = self.shape.head_size;
         let matrices = [x.queries.values_mut(), x.keys.values_mut()];
-        for_each_row(self.team, tokens, matrices, |token, [queries, keys]| {
+        for_each_row(self.team, x.tokens, matrices, |token, [queries, keys]| {
             if let Some(norms) = norms {
                 norm_heads(queries, &norms.queries, self.epsilon);
                 norm_heads(keys, &norms.keys, self.epsilon);
@@ -266,58 +294,36 @@ impl Ops for KernelOps {
             let (cosines, sines) = (&cosines[angles.clone()], &sines[angles]);
             rotate_heads(queries, head_size, self.halves, cosines, sines);
             rotate_heads(keys, head_size, self.halves, cosines, sines);
+            let values = &values[token * keys.len()..][..keys.len()];
+            let place = &places[places.partition_point(|place| place.tokens.end <= token)];
+            place.writer.write(place.position + token - place.tokens.start, keys, values);
         });
-        let mut start = 0;
-        for item in items {
-            let count = item.tokens.len();
-            let segment = tail(item)?;
-            let (capacity, length) = (segment.capacity, segment.length);
-            let SegmentStorage::Integers(elements, scales) = &mut segment.storage else {
-                bail!("a cache of another back end came to the CPU kernels");
-            };
-            for (plane, rows) in [x.keys.values(), x.values.values()].into_iter().enumerate() {
-                let width = kv_heads * head_size;
-                for token in 0..count {
-                    for head in 0..kv_heads {
-                        let row =
-                            ((2 * layer + plane) * kv_heads + head) * capacity + length + token;
-                        scales[row] = encode_row(
-                            &rows[(start + token) * width + head * head_size..][..head_size],
-                            &mut elements[row * head_size..][..head_size],
-                        );
-                    }
-                }
-            }
-            start += count;
-        }
+        x.places = emptied(places);
         Ok(())
     }
 
     fn attention(&self, x: &mut Workspace, layer: usize, items: &[BatchItem<'_>]) -> Result<()> {
-        let shape = self.shape;
-        let mut parts = Vec::with_capacity(items.len());
-        let mut start = 0;
+        let mut spans: Vec<Span<'_>> = emptied(std::mem::take(&mut x.spans));
         for item in items {
-            let mut spans = Vec::new();
             for (segment, length) in item.cache.segments(item.tokens.len()) {
-                let SegmentStorage::Integers(elements, scales) = &segment.storage else {
-                    bail!("a cache of another back end came to the CPU kernels");
-                };
-                let capacity = segment.capacity;
-                let count = shape.kv_heads * capacity;
-                let rows = |plane: usize| CacheRows {
-                    elements: &elements[plane * count * shape.head_size..]
-                        [..count * shape.head_size],
-                    scales: &scales[plane * count..][..count],
-                };
-                let (keys, values) = (rows(2 * layer), rows(2 * layer + 1));
-                spans.push(CacheSpan { keys, values, length, capacity });
+                spans.push(Span { store: key_values(&segment.storage)?, length });
             }
-            parts.push(AttentionItem { queries: start..start + item.tokens.len(), spans });
-            start += item.tokens.len();
         }
+        let mut parts: Vec<AttentionItem<'_>> = emptied(std::mem::take(&mut x.parts));
+        let (mut rest, mut start) = (&spans[..], 0);
+        for item in items {
+            let (own, others) = rest.split_at(item.cache.segments(item.tokens.len()).count());
+            parts.push(AttentionItem { queries: start..start + item.tokens.len(), spans: own });
+            start += item.tokens.len();
+            rest = others;
+        }
+        let width = self.shape.heads * self.shape.head_size;
+        let queries = Rows::new(x.queries.values(), x.tokens, width, width);
         let attended = x.attended.resize(x.queries.length);
-        attention(shape, x.queries.values(), &parts, attended);
+        let scratch = &mut x.attention;
+        attention(self.team, self.shape, layer, queries, &parts, attended, scratch);
+        x.parts = emptied(parts);
+        x.spans = emptied(spans);
         Ok(())
     }
 
@@ -344,35 +350,30 @@ impl Ops for KernelOps {
     }
 
     fn cache_storage(&self, capacity: usize) -> Result<SegmentStorage> {
-        let shape = [self.layers, 2, self.shape.kv_heads, capacity];
-        let rows = shape.iter().try_fold(1usize, |rows, &count| rows.checked_mul(count));
-        let room = rows.and_then(|rows| {
-            let elements = zeroes::<i16>(rows.checked_mul(self.shape.head_size)?)?;
-            Some((elements, zeroes::<f32>(rows)?))
-        });
-        let Some((elements, scales)) = room else {
-            bail!(
+        match KeyValues::allocate(self.kv_type, self.kv_shape, capacity) {
+            Some(memory) => Ok(SegmentStorage::Integers(memory)),
+            None => bail!(
                 "no memory for the keys and values of {capacity} more tokens: let the prompt or \
                  the output have fewer tokens, or run fewer sequences at once"
-            );
-        };
-        Ok(SegmentStorage::Integers(elements, scales))
+            ),
+        }
     }
 
     fn cache_bytes_per_token(&self) -> usize {
-        let row = self.shape.head_size * size_of::<i16>() + size_of::<f32>();
-        2 * self.layers * self.shape.kv_heads * row
+        self.kv_shape.bytes_per_token(self.kv_type)
     }
 }
 
-/// Zeroes, if there is memory for them. The system hands it out page by page as it is used, which
-/// is why they are not written here, as `resize` would do.
-fn zeroes<T: Clone + Default>(count: usize) -> Option<Vec<T>> {
-    // Memory that can be had now, and is given back, can be had again at once: a `Vec` of zeroes
-    // has no constructor that fails.
-    let mut probe = Vec::<T>::new();
-    probe.try_reserve_exact(count).ok()?;
-    // The compiler may leave out an allocation that nobody uses.
-    drop(std::hint::black_box(probe));
-    Some(vec![T::default(); count])
+fn key_values(storage: &SegmentStorage) -> Result<&KeyValues> {
+    match storage {
+        SegmentStorage::Integers(memory) => Ok(memory),
+        SegmentStorage::Tensor(_) => bail!("a cache of another back end came to the CPU kernels"),
+    }
+}
+
+fn key_values_mut(storage: &mut SegmentStorage) -> Result<&mut KeyValues> {
+    match storage {
+        SegmentStorage::Integers(memory) => Ok(memory),
+        SegmentStorage::Tensor(_) => bail!("a cache of another back end came to the CPU kernels"),
+    }
 }

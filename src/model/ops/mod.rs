@@ -13,8 +13,10 @@ use std::fmt::Debug;
 use candle_core::Result;
 
 use super::cache::{Segment, SegmentStorage};
+use super::config::Config;
 use super::decoder::BatchItem;
 use crate::gguf::GgmlType;
+use crate::kernels::attention::AttentionShape;
 
 pub(super) use kernels::KernelOps;
 pub(super) use tensors::TensorOps;
@@ -162,5 +164,17 @@ fn tail<'a>(item: &'a mut BatchItem<'_>) -> Result<&'a mut Segment> {
     match item.cache.tail_mut() {
         Some(tail) => Ok(tail),
         None => candle_core::bail!("no room was reserved in the cache"),
+    }
+}
+
+/// The attention of every layer.
+fn attention_shape(config: &Config) -> AttentionShape {
+    AttentionShape {
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_size: config.head_size,
+        scale: config.attention_scale,
+        softcap: None,
+        window: None,
     }
 }

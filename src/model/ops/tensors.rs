@@ -3,7 +3,7 @@
 use candle_core::quantized::{GgmlDType, QMatMul, ggml_file::qtensor_from_ggml};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 
-use super::{HeadNorms, Input, Ops, Output, Weight, tail};
+use super::{HeadNorms, Input, Ops, Output, Weight, attention_shape, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::AttentionShape;
 use crate::model::cache::{SegmentStorage, SequenceCache};
@@ -61,10 +61,9 @@ impl StepTensors {
 impl TensorOps {
     /// The operations of a model on `device`.
     pub(in crate::model) fn new(config: &Config, device: Device) -> Self {
-        let Config { heads, kv_heads, head_size, attention_scale, .. } = *config;
         Self {
             device,
-            shape: AttentionShape { heads, kv_heads, head_size, scale: attention_scale },
+            shape: attention_shape(config),
             layers: config.layers,
             epsilon: config.norm_epsilon,
             halves: config.family.rope_pairs == RopePairs::Halves,
@@ -313,7 +312,7 @@ impl Ops for TensorOps {
 fn elements(storage: &SegmentStorage) -> Result<&Tensor> {
     match storage {
         SegmentStorage::Tensor(elements) => Ok(elements),
-        SegmentStorage::Integers(..) => {
+        SegmentStorage::Integers(_) => {
             bail!("a cache of the CPU kernels came to another back end")
         }
     }
@@ -327,7 +326,7 @@ fn attend(
     queries: &Tensor,
     cache: &SequenceCache,
 ) -> Result<Tensor> {
-    let AttentionShape { heads, kv_heads, head_size, scale } = shape;
+    let AttentionShape { heads, kv_heads, head_size, scale, .. } = shape;
     let (tokens, group) = (queries.dim(0)?, heads / kv_heads);
     let queries = queries.reshape((tokens, heads, head_size))?.transpose(0, 1)?.contiguous()?;
     let queries = queries.reshape((kv_heads, group * tokens, head_size))?;

@@ -1,0 +1,535 @@
+//! The memory of keys and values: integers, each row with a scale of its own, laid out for
+//! instructions that multiply pairs of 16-bit integers and add up both products.
+//!
+//! Keys lie in tiles of [`TILE`] positions, `[head_size / 2][TILE][2]`: neighbouring pairs are the
+//! same two dimensions of neighbouring positions. Values lie in pairs of positions,
+//! `[positions / 2][head_size][2]`. A register of either is used as it is: no conversion, and no
+//! sum across lanes.
+//!
+//! Sums are kept in 32 bits. The norms of a key and of a query, as integers, stay below
+//! [`NORM_LIMIT`], so that by Cauchy and Schwarz no partial sum of their product reaches 2³¹.
+//!
+//! In f16, the large elements that keys have (tens, where most are below one) would be rounded a
+//! hundred times more coarsely than the small ones, in the same memory.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+
+use memmap2::MmapMut;
+
+use crate::kernels::dispatch::for_each_instruction_set;
+
+/// Positions in a tile of keys.
+pub(super) const TILE: usize = 16;
+
+/// Head sizes are padded to a multiple of this, so that every kernel has whole registers.
+pub(super) const HEAD_MULTIPLE: usize = 16;
+
+/// The largest norm of a row of integers, before rounding. Rounding adds at most √head_size / 2; the
+/// square of 46,300 is below 2³¹.
+const NORM_LIMIT: f32 = 46_000.0;
+
+/// Rows without an element larger than this are stored as zeros.
+const SMALLEST: f32 = 1e-30;
+
+/// Memory from which on huge pages are asked for.
+#[cfg(target_os = "linux")]
+const HUGE_FROM: usize = 8 << 20;
+
+/// How the elements of keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvType {
+    /// 16-bit integers with one f32 scale a row: more precise than f16.
+    #[default]
+    I16,
+    /// 8-bit integers with one f32 scale a row: half the memory.
+    I8,
+}
+
+impl KvType {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::I16, Self::I8];
+
+    /// What `--kv-type` and results call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::I16 => "i16",
+            Self::I8 => "i8",
+        }
+    }
+
+    /// Bytes of an element.
+    fn bytes(self) -> usize {
+        match self {
+            Self::I16 => 2,
+            Self::I8 => 1,
+        }
+    }
+
+    /// The largest element.
+    fn limit(self) -> f32 {
+        match self {
+            Self::I16 => 32_767.0,
+            Self::I8 => 127.0,
+        }
+    }
+}
+
+/// What a position's keys and values consist of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Key/value heads of a layer.
+    pub kv_heads: usize,
+    /// Elements of a key, and of a value.
+    pub head_size: usize,
+}
+
+impl KvShape {
+    /// Bytes that a position takes, over all layers.
+    pub fn bytes_per_token(&self, kind: KvType) -> usize {
+        let row = padded(self.head_size) * kind.bytes() + size_of::<f32>();
+        2 * self.layers * self.kv_heads * row
+    }
+}
+
+/// A head size with its padding.
+pub(super) fn padded(head_size: usize) -> usize {
+    head_size.next_multiple_of(HEAD_MULTIPLE)
+}
+
+/// Keys and values of a stretch of a sequence, in all layers.
+#[derive(Debug)]
+pub struct KeyValues {
+    memory: MmapMut,
+    kind: KvType,
+    shape: KvShape,
+    capacity: usize,
+}
+
+/// Where one head's keys and values of a layer begin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HeadMemory<'a> {
+    /// `[positions / TILE][head_size / 2][TILE][2]`
+    pub(super) keys: *const u8,
+    /// `[positions / 2][head_size][2]`
+    pub(super) values: *const u8,
+    /// One a position; NaN where the key or the value was not finite.
+    pub(super) key_scales: *const f32,
+    /// One a position; always finite.
+    pub(super) value_scales: *const f32,
+    memory: PhantomData<&'a [u8]>,
+}
+
+impl KeyValues {
+    /// Room for at least `capacity` positions; `None` if there is no memory for them. The system
+    /// hands the memory out as it is used.
+    pub fn allocate(kind: KvType, shape: KvShape, capacity: usize) -> Option<Self> {
+        let capacity = capacity.max(1).checked_next_multiple_of(TILE)?;
+        let bytes = capacity.checked_mul(shape.bytes_per_token(kind))?;
+        // Lengths beyond this are refused by the system in ways that differ.
+        isize::try_from(bytes).ok()?;
+        let memory = MmapMut::map_anon(bytes.max(1)).ok()?;
+        #[cfg(target_os = "linux")]
+        if bytes >= HUGE_FROM {
+            // Without huge pages it is only slower.
+            let _ = memory.advise(memmap2::Advice::HugePage);
+        }
+        Some(Self { memory, kind, shape, capacity })
+    }
+
+    /// Positions that there is room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How the elements are stored.
+    pub fn kind(&self) -> KvType {
+        self.kind
+    }
+
+    /// What a position consists of.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// Stores one position's keys and values of a layer, `[kv_heads · head_size]` each.
+    ///
+    /// # Panics
+    /// If the layer or the position is not there, or a length is another.
+    pub fn write(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
+        self.writer(layer).write(position, keys, values);
+    }
+
+    /// A handle for storing a layer's keys and values from several threads.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn writer(&mut self, layer: usize) -> LayerWriter<'_> {
+        assert!(layer < self.shape.layers, "no layer {layer}");
+        let offset = layer * self.shape.kv_heads * self.head_bytes();
+        // SAFETY: the layers' heads follow each other, and this layer is there.
+        let start = unsafe { self.memory.as_mut_ptr().add(offset) };
+        let (kind, shape, capacity) = (self.kind, self.shape, self.capacity);
+        LayerWriter { start, kind, shape, capacity, memory: PhantomData }
+    }
+
+    /// One head of a layer.
+    ///
+    /// # Panics
+    /// If there is no such layer or head.
+    pub(super) fn head(&self, layer: usize, kv_head: usize) -> HeadMemory<'_> {
+        assert!(layer < self.shape.layers && kv_head < self.shape.kv_heads, "no such head");
+        let offset = (layer * self.shape.kv_heads + kv_head) * self.head_bytes();
+        let plane = self.capacity * padded(self.shape.head_size) * self.kind.bytes();
+        // SAFETY: the heads follow each other, and this one is there with all its parts.
+        unsafe {
+            let keys = self.memory.as_ptr().add(offset);
+            let key_scales = keys.add(2 * plane).cast::<f32>();
+            HeadMemory {
+                keys,
+                values: keys.add(plane),
+                key_scales,
+                value_scales: key_scales.add(self.capacity),
+                memory: PhantomData,
+            }
+        }
+    }
+
+    /// Bytes of one head of one layer.
+    fn head_bytes(&self) -> usize {
+        self.capacity * self.shape.bytes_per_token(self.kind)
+            / (self.shape.layers * self.shape.kv_heads)
+    }
+
+    /// Element `index` of the key and of the value at a position, as integers.
+    pub(super) fn elements(
+        &self,
+        layer: usize,
+        kv_head: usize,
+        position: usize,
+        index: usize,
+    ) -> (f32, f32) {
+        assert!(position < self.capacity && index < self.shape.head_size);
+        let head = self.head(layer, kv_head);
+        let places = [
+            (head.keys, key_place(self.shape.head_size, position, index)),
+            (head.values, value_place(self.shape.head_size, position, index)),
+        ];
+        // SAFETY: both places lie within the head, as just checked.
+        let [key, value] = places.map(|(start, place)| unsafe {
+            match self.kind {
+                KvType::I16 => f32::from(*start.cast::<i16>().add(place)),
+                KvType::I8 => f32::from(*start.cast::<i8>().add(place)),
+            }
+        });
+        (key, value)
+    }
+
+    /// The scales of the key and of the value at a position.
+    pub(super) fn scales(&self, layer: usize, kv_head: usize, position: usize) -> (f32, f32) {
+        assert!(position < self.capacity);
+        let head = self.head(layer, kv_head);
+        // SAFETY: there are as many scales as positions.
+        unsafe { (*head.key_scales.add(position), *head.value_scales.add(position)) }
+    }
+}
+
+/// Where an element of a key lies, in elements.
+fn key_place(head_size: usize, position: usize, index: usize) -> usize {
+    let (tile, within) = (position / TILE, position % TILE);
+    tile * TILE * padded(head_size) + (index / 2 * TILE + within) * 2 + index % 2
+}
+
+/// Where an element of a value lies, in elements.
+fn value_place(head_size: usize, position: usize, index: usize) -> usize {
+    (position / 2 * padded(head_size) + index) * 2 + position % 2
+}
+
+/// Stores keys and values of one layer. Several threads may use it at once, for different positions.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerWriter<'a> {
+    start: *mut u8,
+    kind: KvType,
+    shape: KvShape,
+    capacity: usize,
+    memory: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: the memory is this handle's and its copies' alone, and they only write to it, atomically.
+unsafe impl Send for LayerWriter<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for LayerWriter<'_> {}
+
+impl LayerWriter<'_> {
+    /// Stores one position's keys and values, `[kv_heads · head_size]` each. A head whose key or
+    /// value is not finite makes every attention that sees it NaN.
+    ///
+    /// # Panics
+    /// If the position is not there, or a length is another.
+    pub fn write(&self, position: usize, keys: &[f32], values: &[f32]) {
+        let KvShape { kv_heads, head_size, .. } = self.shape;
+        assert!(position < self.capacity, "no room for position {position}");
+        assert_eq!((keys.len(), values.len()), (kv_heads * head_size, kv_heads * head_size));
+        let rows = keys.chunks_exact(head_size).zip(values.chunks_exact(head_size));
+        for (kv_head, (key, value)) in rows.enumerate() {
+            self.write_head(kv_head, position, key, value);
+        }
+    }
+
+    fn write_head(&self, kv_head: usize, position: usize, key: &[f32], value: &[f32]) {
+        let size = padded(self.shape.head_size);
+        let plane = self.capacity * size * self.kind.bytes();
+        let head_bytes = 2 * (plane + self.capacity * size_of::<f32>());
+        let norm_limit = match self.kind {
+            KvType::I16 => NORM_LIMIT,
+            // They cannot get as large.
+            KvType::I8 => f32::INFINITY,
+        };
+        let mut key_scale = row_scale(key, self.kind.limit(), norm_limit);
+        let mut value_scale = row_scale(value, self.kind.limit(), f32::INFINITY);
+        if !(key_scale.is_finite() && value_scale.is_finite()) {
+            (key_scale, value_scale) = (f32::NAN, 0.0);
+        }
+        // SAFETY: the head and the position are there; so are their places.
+        unsafe {
+            let keys = self.start.add(kv_head * head_bytes);
+            let values = keys.add(plane);
+            let key_scales = keys.add(2 * plane).cast::<f32>();
+            let value_scales = key_scales.add(self.capacity);
+            store_scale(key_scales.add(position), key_scale);
+            store_scale(value_scales.add(position), value_scale);
+            let limit = self.kind.limit();
+            let mut elements = [0; CHUNK];
+            for (chunk, row) in key.chunks(CHUNK).enumerate() {
+                round_row(row, inverse(key_scale), limit, &mut elements);
+                let place = key_place(size, position, chunk * CHUNK);
+                // The element that is missing from an odd head size is zero.
+                let pairs = elements[..row.len().next_multiple_of(2)].chunks_exact(2);
+                for (index, pair) in pairs.enumerate() {
+                    self.store_pair(keys, place + index * 2 * TILE, pair[0], pair[1]);
+                }
+            }
+            for (chunk, row) in value.chunks(CHUNK).enumerate() {
+                round_row(row, inverse(value_scale), limit, &mut elements);
+                let place = value_place(size, position, chunk * CHUNK);
+                for (index, &element) in elements[..row.len()].iter().enumerate() {
+                    self.store_one(values, place + 2 * index, element);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// `place` and the one after it lie in the plane that begins at `plane`; `place` is even.
+    #[inline(always)]
+    unsafe fn store_pair(&self, plane: *mut u8, place: usize, first: i16, second: i16) {
+        // SAFETY: the caller's; planes begin on a cache line.
+        unsafe {
+            match self.kind {
+                KvType::I16 => {
+                    let [a, b] = first.to_ne_bytes();
+                    let [c, d] = second.to_ne_bytes();
+                    let pair = plane.cast::<i16>().add(place).cast::<u32>();
+                    let bits = u32::from_ne_bytes([a, b, c, d]);
+                    AtomicU32::from_ptr(pair).store(bits, Ordering::Relaxed);
+                }
+                KvType::I8 => {
+                    let bits = u16::from_ne_bytes([first as u8, second as u8]);
+                    let pair = plane.add(place).cast::<u16>();
+                    AtomicU16::from_ptr(pair).store(bits, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// `place` lies in the plane that begins at `plane`.
+    #[inline(always)]
+    unsafe fn store_one(&self, plane: *mut u8, place: usize, element: i16) {
+        // SAFETY: the caller's; planes begin on a cache line.
+        unsafe {
+            match self.kind {
+                KvType::I16 => {
+                    let element_place = plane.cast::<u16>().add(place);
+                    AtomicU16::from_ptr(element_place).store(element as u16, Ordering::Relaxed);
+                }
+                KvType::I8 => {
+                    AtomicU8::from_ptr(plane.add(place)).store(element as u8, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The place is there, aligned, and read by nobody now.
+unsafe fn store_scale(place: *mut f32, scale: f32) {
+    // SAFETY: the caller's.
+    unsafe { AtomicU32::from_ptr(place.cast()).store(scale.to_bits(), Ordering::Relaxed) };
+}
+
+/// Elements that are rounded at a time; even.
+const CHUNK: usize = 64;
+
+/// Rounds a query as keys are rounded, to 16 bits, and returns its scale: never 0, and NaN if an
+/// element is not finite. Elements beyond the query's become 0.
+pub(super) fn round_query(query: &[f32], elements: &mut [i16]) -> f32 {
+    let scale = row_scale(query, KvType::I16.limit(), NORM_LIMIT);
+    for (query, elements) in query.chunks(CHUNK).zip(elements.chunks_mut(CHUNK)) {
+        round_row(query, inverse(scale), KvType::I16.limit(), elements);
+    }
+    elements[query.len()..].fill(0);
+    if scale == 0.0 { f32::MIN_POSITIVE } else { scale }
+}
+
+/// 1 / scale; 0 for rows that are stored as zeros.
+fn inverse(scale: f32) -> f32 {
+    if scale > 0.0 { 1.0 / scale } else { 0.0 }
+}
+
+for_each_instruction_set! {
+    /// The step between a row's integers, so that neither their magnitude nor their norm is above its
+    /// limit: 0 for a row of (almost) nothing, NaN if an element is not finite.
+    fn row_scale(row: &[f32], limit: f32, norm_limit: f32) -> f32 {
+        // The bits of absolute values are in the order of the values, infinity and NaN last.
+        let mut largest = 0;
+        for value in row {
+            largest = largest.max(value.to_bits() & 0x7FFF_FFFF);
+        }
+        let largest = f32::from_bits(largest);
+        if !largest.is_finite() {
+            return f32::NAN;
+        }
+        if largest < SMALLEST {
+            return 0.0;
+        }
+        if norm_limit == f32::INFINITY {
+            return largest / limit;
+        }
+        // Independent partial sums: the compiler may not reorder a single one. Squares of the
+        // values themselves might overflow.
+        let inverse = 1.0 / largest;
+        let mut sums = [0f32; 16];
+        let (chunks, rest) = row.as_chunks::<16>();
+        for chunk in chunks {
+            for (sum, value) in sums.iter_mut().zip(chunk) {
+                *sum += (value * inverse) * (value * inverse);
+            }
+        }
+        for (sum, value) in sums.iter_mut().zip(rest) {
+            *sum += (value * inverse) * (value * inverse);
+        }
+        let norm = sums.iter().sum::<f32>().sqrt();
+        largest * (1.0 / limit).max(norm / norm_limit)
+    }
+}
+
+for_each_instruction_set! {
+    /// `row · inverse` rounded to integers, none larger than `limit`, or zeros if `inverse` is 0;
+    /// the element that an odd row lacks becomes zero too.
+    fn round_row(row: &[f32], inverse: f32, limit: f32, elements: &mut [i16]) {
+        /// Adding 1.5·2²³ rounds to a whole number and leaves it in the low bits.
+        const ROUND: f32 = 12_582_912.0;
+        if inverse == 0.0 {
+            elements.fill(0);
+            return;
+        }
+        for (element, value) in elements.iter_mut().zip(row) {
+            *element = ((value * inverse).clamp(-limit, limit) + ROUND).to_bits() as i16;
+        }
+        if let Some(element) = elements.get_mut(row.len()) {
+            *element = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(size: usize, seed: f32) -> Vec<f32> {
+        (0..size).map(|i| (i as f32 * 1.3 + seed).sin() * seed).collect()
+    }
+
+    #[test]
+    fn what_is_written_comes_back_to_within_half_a_step() {
+        for kind in [KvType::I16, KvType::I8] {
+            for head_size in [1, 7, 16, 50, 64, 80, 256] {
+                let shape = KvShape { layers: 2, kv_heads: 3, head_size };
+                let mut store = KeyValues::allocate(kind, shape, 37).unwrap();
+                assert_eq!(store.capacity(), 48);
+                let token = |layer: usize, position: usize| {
+                    let seed = (layer * 100 + position + 1) as f32;
+                    (row(3 * head_size, seed), row(3 * head_size, seed * 0.01))
+                };
+                for layer in 0..2 {
+                    for position in (0..48).rev() {
+                        let (keys, values) = token(layer, position);
+                        store.write(layer, position, &keys, &values);
+                    }
+                }
+                for (layer, position) in (0..96).map(|i| (i / 48, i % 48)) {
+                    let (keys, values) = token(layer, position);
+                    for (index, (key, value)) in keys.iter().zip(values).enumerate() {
+                        let (kv_head, index) = (index / head_size, index % head_size);
+                        let scales = store.scales(layer, kv_head, position);
+                        let elements = store.elements(layer, kv_head, position, index);
+                        assert!((elements.0 * scales.0 - key).abs() <= scales.0 * 0.51);
+                        assert!((elements.1 * scales.1 - value).abs() <= scales.1 * 0.51);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_norm_is_too_large_and_no_range_wasted() {
+        let spike = |size: usize| {
+            let mut row = vec![0.0; size];
+            row[size / 2] = -3e30;
+            row
+        };
+        for size in [1, 2, 64, 256, 512] {
+            for row in [vec![1e-20; size], vec![1e38; size], row(size, 4.0), spike(size)] {
+                let mut elements = vec![0; size];
+                let scale = round_query(&row, &mut elements);
+                let norm = elements.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>().sqrt();
+                assert!(norm * norm < 2f64.powi(31), "{norm}");
+                assert!(norm > 32_700.0, "{norm}");
+                let worst = row.iter().zip(&elements).map(|(v, &e)| v / scale - f32::from(e));
+                assert!(worst.fold(0f32, |worst, e| worst.max(e.abs())) < 0.51);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_without_magnitude_or_with_too_much() {
+        let mut elements = [1; 3];
+        let tiny = f32::from_bits(1);
+        for nothing in [[0.0; 3], [tiny, -tiny, 0.0]] {
+            assert_eq!(round_query(&nothing, &mut elements), f32::MIN_POSITIVE);
+            assert_eq!(elements, [0; 3]);
+        }
+        for broken in [f32::NAN, f32::INFINITY] {
+            assert!(round_query(&[1.0, broken, 2.0], &mut elements).is_nan());
+            let shape = KvShape { layers: 1, kv_heads: 1, head_size: 2 };
+            let mut store = KeyValues::allocate(KvType::I16, shape, 2).unwrap();
+            store.write(0, 0, &[1.0, 2.0], &[1.0, broken]);
+            store.write(0, 1, &[broken, 2.0], &[1.0, 2.0]);
+            for position in 0..2 {
+                let (key, value) = store.scales(0, 0, position);
+                assert!(key.is_nan() && value == 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn room_that_nobody_has_is_none() {
+        let shape = KvShape { layers: 2, kv_heads: 1, head_size: 8 };
+        for capacity in [1 << 50, usize::MAX, usize::MAX - 15] {
+            assert!(KeyValues::allocate(KvType::I16, shape, capacity).is_none());
+        }
+    }
+}
