@@ -5,13 +5,14 @@ pub mod calibration;
 mod candidates;
 pub mod divergence;
 mod log_softmax;
+pub mod paired;
 mod prompts;
 pub mod question_set;
 mod results;
 mod run;
 mod scoring;
 pub mod starter_set;
-mod statistics;
+pub mod statistics;
 pub mod subjects;
 pub mod text_windows;
 

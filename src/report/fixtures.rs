@@ -1,14 +1,16 @@
 //! Records of made-up measurements, for the tests of this module.
 
-use super::paired::Paired;
 use super::record::{Comparison, EvaluationSettings, SCHEMA_VERSION, Speed, SpeedRatio, Variant};
 use super::sizes::{ModelSize, TypeShare};
-use super::{wilson_interval, words};
+use super::words;
 use crate::bench::{
     self, BenchSummary, Distribution, LevelSummary, PeakMemory, PeakScope, RepeatSummary, Spread,
     Workload,
 };
 use crate::engine::Build;
+use crate::eval::paired::{GroupDifference, Paired};
+use crate::eval::statistics::intervals;
+use crate::eval::statistics::reliability::Reliability;
 use crate::eval::{self, EvalSummary, Protocol, Score};
 use crate::support::machine::Machine;
 
@@ -166,9 +168,12 @@ pub(super) fn variant(label: &str, correct: usize, speed: f64) -> Variant {
             types: vec![TypeShare { name: "F16".to_string(), tensors: 211, bytes: file_bytes }],
         },
         times_smaller: f64::from(260 << 20) / file_bytes as f64,
-        accuracy_interval: wilson_interval(correct, 120),
+        accuracy_interval: intervals::wilson(correct, 120),
         evaluation,
         evaluation_reused: false,
+        reliability: Reliability::of(
+            (0..120).map(|index| (0.3 + index as f64 / 200.0, index % 3 == 0)),
+        ),
         paired: None,
         speed: Some(Speed {
             reused: false,
@@ -192,15 +197,33 @@ pub(super) fn comparison() -> Comparison {
         variant("Example-135M.Q4_K_M", 56, 1.5),
     ];
     for (variant, (lost, won)) in variants.iter_mut().skip(1).zip([(7, 3), (2, 2)]) {
+        let group = |name: &str, holm_p| GroupDifference {
+            name: name.to_string(),
+            questions: 60,
+            difference: -0.033,
+            interval: [-0.09, 0.02],
+            right_to_wrong: lost as usize,
+            wrong_to_right: won as usize,
+            mcnemar_p: 0.02,
+            holm_p,
+        };
         variant.paired = Some(Paired {
             questions: 120,
             difference: (f64::from(won) - f64::from(lost)) / 120.0,
             standard_error: 0.026,
             interval: [-0.087, 0.021],
+            unpaired_standard_error: 0.065,
+            unpaired_interval: [-0.16, 0.09],
             mcnemar_p: 0.344,
             right_to_wrong: lost as usize,
             wrong_to_right: won as usize,
+            wrong_to_other_wrong: 6,
             agreement: 0.87,
+            answer_probability_change: 0.031,
+            choice_divergence: 0.012,
+            questions_for_one_point: 6_538,
+            categories: vec![group("STEM", 0.04), group("humanities", 0.5)],
+            subjects: vec![group("astronomy", 0.04), group("high_school_biology", 1.0)],
         });
     }
     let mut comparison = Comparison {

@@ -6,8 +6,8 @@
 
 #[cfg(test)]
 mod fixtures;
+mod flips;
 mod page;
-mod paired;
 mod plots;
 mod questions;
 mod record;
@@ -22,13 +22,16 @@ use std::time::{Instant, SystemTime};
 
 use crate::bench::{self, BenchError, BenchOptions, BenchSummary, Workload};
 use crate::engine::EngineOptions;
+use crate::eval::paired::{Answer, Paired};
 use crate::eval::question_set::QuestionSet;
+use crate::eval::statistics::intervals;
+use crate::eval::statistics::reliability::Reliability;
 use crate::eval::{self, EvalError, EvalOptions, EvalSummary, Protocol, Score};
 use crate::gguf::{self, GgufError};
 use crate::support::atomic_file::{self, write_atomically};
 use crate::support::interrupt;
 use crate::support::machine::Machine;
-pub use paired::{Answer, Paired, SIGNIFICANCE, wilson_interval};
+use flips::Flips;
 use questions::QuestionResult;
 pub use record::{Comparison, EvaluationSettings, SCHEMA_VERSION, Speed, SpeedRatio, Variant};
 use runs::{Naming, WantedBench, WantedEvaluation};
@@ -147,7 +150,9 @@ pub fn compare(
     }
     let variants = against_baseline(measured, baseline)?;
     let comparison = work.comparison(&variants, &names[baseline].label);
-    write(&comparison, &variants, &options.output)?;
+    let questions = QuestionSet::find(&options.set)?.test_questions()?;
+    let flips = Flips::of(&variants, baseline, &questions);
+    write(&comparison, &variants, &flips, &options.output)?;
     Ok(comparison)
 }
 
@@ -248,9 +253,10 @@ impl Work<'_> {
             directory: naming.directory.clone(),
             size,
             times_smaller: 1.0,
-            accuracy_interval: wilson_interval(*correct, *asked),
+            accuracy_interval: intervals::wilson(*correct, *asked),
             evaluation,
             evaluation_reused,
+            reliability: reliability(&questions),
             paired: None,
             speed,
         };
@@ -350,6 +356,12 @@ impl Work<'_> {
     }
 }
 
+/// How well the model's confidence tells how often it is right.
+fn reliability(questions: &[QuestionResult]) -> Option<Reliability> {
+    let answers = questions.iter().map(QuestionResult::answer);
+    Reliability::of(answers.map(|answer| (answer.confidence(), answer.correct())))
+}
+
 /// An earlier summary with its questions' results, where they are there and belong to it.
 fn with_questions(
     summary: EvalSummary,
@@ -388,8 +400,8 @@ fn against_baseline(
 ) -> Result<Vec<Measured>, ReportError> {
     let file_bytes = measured[baseline].variant.size.file_bytes;
     let levels = measured[baseline].variant.speed.as_ref().map(|speed| speed.levels.clone());
-    let reference: Vec<Answer> =
-        measured[baseline].questions.iter().map(QuestionResult::answer).collect();
+    let reference = measured[baseline].questions.clone();
+    let reference: Vec<Answer<'_>> = reference.iter().map(QuestionResult::answer).collect();
     for index in 0..measured.len() {
         if !questions::same_questions(&measured[baseline].questions, &measured[index].questions) {
             return Err(ReportError::Unusable(format!(
@@ -400,7 +412,7 @@ fn against_baseline(
         let Measured { variant, questions } = &mut measured[index];
         variant.times_smaller = record::ratio(file_bytes as f64, variant.size.file_bytes as f64);
         if index != baseline {
-            let answers: Vec<Answer> = questions.iter().map(QuestionResult::answer).collect();
+            let answers: Vec<Answer<'_>> = questions.iter().map(QuestionResult::answer).collect();
             variant.paired = Paired::of(&reference, &answers);
         }
         if let (Some(speed), Some(levels)) = (&mut variant.speed, &levels) {
@@ -416,7 +428,12 @@ fn against_baseline(
 }
 
 /// Writes the report's files; `report.html` last, as it is what says that all is there.
-fn write(comparison: &Comparison, measured: &[Measured], output: &Path) -> Result<(), ReportError> {
+fn write(
+    comparison: &Comparison,
+    measured: &[Measured],
+    flips: &Flips,
+    output: &Path,
+) -> Result<(), ReportError> {
     let put = |name: &str, bytes: &[u8]| {
         let path = output.join(name);
         write_atomically(&path, bytes).map_err(|error| ReportError::io(&path, error))
@@ -428,5 +445,5 @@ fn write(comparison: &Comparison, measured: &[Measured], output: &Path) -> Resul
         .map_err(|error| ReportError::io(&output.join("compare.json"), error.into()))?;
     put("compare.json", &json)?;
     put("report.md", page::markdown(comparison)?.as_bytes())?;
-    put("report.html", page::html(comparison)?.as_bytes())
+    put("report.html", page::html(comparison, flips)?.as_bytes())
 }

@@ -6,7 +6,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
 
 use super::ReportError;
-use super::plots::{self, Bar, Interval, Line};
+use super::flips::Flips;
+use super::plots::{self, Bar, Interval, Line, SharePoint};
 use super::record::{Comparison, Variant};
 use super::{tables, words};
 use crate::bench::{LevelSummary, Spread};
@@ -14,9 +15,14 @@ use crate::eval::Protocol;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
-/// The report as one self-contained HTML page.
-pub(super) fn html(comparison: &Comparison) -> Result<String, ReportError> {
-    render("report.html", include_str!("templates/report.html.j2"), html_context(comparison))
+/// The report as one self-contained HTML page, with the list of changed answers.
+pub(super) fn html(comparison: &Comparison, flips: &Flips) -> Result<String, ReportError> {
+    let context = context! {
+        flips => flips.context(),
+        script => include_str!("templates/flips.js"),
+        ..html_context(comparison)
+    };
+    render("report.html", include_str!("templates/report.html.j2"), context)
 }
 
 /// The report as GitHub-flavoured Markdown.
@@ -58,6 +64,7 @@ fn html_context(comparison: &Comparison) -> Value {
         cards => cards(comparison, &short),
         accuracy_plot => accuracy_plot(comparison, &short),
         size_plot => size_plot(comparison, &short),
+        reliability_plot => reliability_plot(comparison),
         speed_plots => speed_plots(comparison),
         colors,
         legend,
@@ -90,6 +97,10 @@ fn page_context(comparison: &Comparison, table: &dyn Fn(Table) -> Value) -> Valu
         variants => table(tables::variants(comparison)),
         differences => (comparison.variants.len() > 1)
             .then(|| table(tables::differences(comparison))),
+        changes => (comparison.variants.len() > 1).then(|| table(tables::changes(comparison))),
+        category_differences => tables::category_differences(comparison).map(table),
+        subject_differences => tables::subject_differences(comparison).map(table),
+        reliability => table(tables::reliability(comparison)),
         categories => tables::categories(comparison).map(table),
         subjects => tables::subjects(comparison).map(table),
         speeds,
@@ -185,6 +196,20 @@ fn accuracy_plot(comparison: &Comparison, short: &[String]) -> String {
         .collect();
     let chance = comparison.variants.first().map_or(0.0, |v| v.evaluation.overall.chance);
     plots::intervals(&rows, chance * 100.0, &format!("chance {:.0} %", chance * 100.0))
+}
+
+fn reliability_plot(comparison: &Comparison) -> String {
+    let points = |variant: &Variant| -> Vec<SharePoint> {
+        let bins = variant.reliability.iter().flat_map(|reliability| &reliability.bins);
+        let total = variant.evaluation.overall.questions as f64;
+        bins.map(|bin| SharePoint {
+            x: bin.confidence * 100.0,
+            y: bin.accuracy * 100.0,
+            share: bin.questions as f64 / total,
+        })
+        .collect()
+    };
+    plots::reliability(&comparison.variants.iter().map(points).collect::<Vec<_>>())
 }
 
 fn size_plot(comparison: &Comparison, short: &[String]) -> String {
@@ -304,14 +329,14 @@ mod tests {
     #[test]
     fn the_html_page_is_self_contained_and_names_every_variant() {
         let comparison = fixtures::comparison();
-        let page = html(&comparison).unwrap();
+        let page = html(&comparison, &Flips::default()).unwrap();
         for variant in &comparison.variants {
             assert!(page.contains(&variant.label), "{} is missing", variant.label);
         }
         for outside in ["http:", "https:", "src=", "href=", "@import", "url("] {
             assert!(!page.contains(outside), "the page refers to something outside: {outside}");
         }
-        assert_eq!(page.matches("<svg").count(), 6);
+        assert_eq!(page.matches("<svg").count(), 7);
         assert!(page.contains("made up &amp; &lt;only&gt;"), "text is escaped");
     }
 
@@ -321,8 +346,8 @@ mod tests {
         comparison.workload = None;
         comparison.variants.iter_mut().for_each(|variant| variant.speed = None);
         comparison.headline = words::headline(&comparison);
-        let page = html(&comparison).unwrap();
-        assert_eq!(page.matches("<svg").count(), 2);
+        let page = html(&comparison, &Flips::default()).unwrap();
+        assert_eq!(page.matches("<svg").count(), 3);
         assert!(!page.contains("Speed") && !markdown(&comparison).unwrap().contains("## Speed"));
     }
 

@@ -54,6 +54,15 @@ pub(super) struct Line {
     pub points: Vec<Option<[f64; 3]>>,
 }
 
+/// A point that stands for a share of all.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SharePoint {
+    pub x: f64,
+    pub y: f64,
+    /// From 0 to 1.
+    pub share: f64,
+}
+
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub(super) type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
@@ -150,6 +159,42 @@ pub(super) fn lines(title: &str, levels: &[usize], series: &[Line]) -> String {
                     stroke(area, &[(x, low), (x, high)], &rgb(number).mix(0.5), 2)?;
                 }
                 area.draw(&Circle::new((x, y), 4, rgb(number).filled()))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Accuracy over confidence, both in percent, a line a series; the dashed diagonal is where they
+/// are equal. A point's area grows with its share of the questions.
+pub(super) fn reliability(series: &[Vec<SharePoint>]) -> String {
+    let (left, right, top, bottom) = (56, WIDTH as i32 - 18, 12, 268);
+    svg("Accuracy over confidence", bottom + 46, |area| {
+        let ends = [0.0, 100.0];
+        let across = Axis::around(ends.into_iter(), [left, right]);
+        let up = Axis::around(ends.into_iter(), [bottom, top]);
+        for &tick in &up.ticks {
+            let y = up.at(tick);
+            stroke(area, &[(left, y), (right, y)], &INK.mix(0.12), 1)?;
+            text(area, &up.name(tick), (left - 8, y), HPos::Right, TICK_SIZE, 0.7)?;
+            let x = across.at(tick);
+            let anchor = across.anchor(x, 20);
+            text(area, &across.name(tick), (x, bottom + 14), anchor, TICK_SIZE, 0.7)?;
+        }
+        let middle = ((left + right) / 2, bottom + 34);
+        text(area, "confidence", middle, HPos::Center, TICK_SIZE, 0.7)?;
+        for start in (0..100).step_by(4) {
+            let (from, to) = (f64::from(start), f64::from(start + 2));
+            let ends = [from, to].map(|place| (across.at(place), up.at(place)));
+            stroke(area, &ends, &INK.mix(0.55), 1)?;
+        }
+        for (number, points) in series.iter().enumerate() {
+            let place = |point: &SharePoint| (across.at(point.x), up.at(point.y));
+            let path: Vec<(i32, i32)> = points.iter().map(place).collect();
+            stroke(area, &path, &rgb(number).mix(1.0), 2)?;
+            for point in points {
+                let radius = (2.0 + 10.0 * point.share.sqrt()).round() as i32;
+                area.draw(&Circle::new(place(point), radius, rgb(number).mix(0.7).filled()))?;
             }
         }
         Ok(())
@@ -294,6 +339,16 @@ mod tests {
         assert!(plot.contains("currentColor") && !plot.contains("#010203"));
         assert!(!plot.contains("http"));
         assert!(plot.contains("a &amp; b"), "labels are escaped");
+    }
+
+    #[test]
+    fn a_reliability_plot_has_a_circle_a_bin_and_a_diagonal() {
+        let point = |x, y| SharePoint { x, y, share: 0.25 };
+        let series = [vec![point(30.0, 25.0), point(60.0, 70.0)], vec![point(90.0, 50.0)]];
+        let plot = reliability(&series);
+        assert_eq!(plot.matches("<circle").count(), 3);
+        let lines = |plot: &str| plot.matches("<polyline").count();
+        assert!(lines(&reliability(&[])) >= 25, "the diagonal is dashed");
     }
 
     #[test]

@@ -6,15 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Array, ListBuilder, RecordBatch,
-    StringArray,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Array, ListBuilder,
+    PrimitiveArray, RecordBatch, StringArray,
 };
 use arrow::datatypes::{Float64Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::ReportError;
-use super::paired::Answer;
 use crate::eval::EvalSummary;
+use crate::eval::paired::Answer;
 use crate::support::contain::contain_panics;
 use crate::support::parquet_file::write_parquet;
 
@@ -22,21 +22,26 @@ use crate::support::parquet_file::write_parquet;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct QuestionResult {
     /// Row in the set's test split.
-    pub row: i64,
+    pub row: usize,
     /// Subject.
     pub subject: String,
     /// The right choice.
-    pub answer: i64,
+    pub answer: usize,
     /// The choice that was made.
-    pub prediction: i64,
+    pub prediction: usize,
     /// Log-probability of each choice.
     pub log_probabilities: Vec<f64>,
 }
 
 impl QuestionResult {
     /// What the comparison needs of it.
-    pub fn answer(&self) -> Answer {
-        Answer { prediction: self.prediction, correct: self.prediction == self.answer }
+    pub fn answer(&self) -> Answer<'_> {
+        Answer {
+            subject: &self.subject,
+            answer: self.answer,
+            prediction: self.prediction,
+            log_probabilities: &self.log_probabilities,
+        }
     }
 }
 
@@ -68,8 +73,8 @@ fn read_rows(file: File) -> Result<Vec<QuestionResult>, String> {
     Ok(results)
 }
 
-/// Appends a batch's rows; `None` where a column is missing, of another type or not all there, or
-/// where `correct` contradicts the answer.
+/// Appends a batch's rows; `None` where a column is missing, of another type or not all there, where
+/// a choice is none of those that have a log-probability, or where `correct` contradicts the answer.
 fn append(batch: &RecordBatch, results: &mut Vec<QuestionResult>) -> Option<()> {
     let column =
         |name: &str| batch.column_by_name(name).filter(|column| column.logical_null_count() == 0);
@@ -83,14 +88,18 @@ fn append(batch: &RecordBatch, results: &mut Vec<QuestionResult>) -> Option<()> 
         let list = lists.value(index);
         let log_probabilities =
             list.as_primitive_opt::<Float64Type>().filter(|list| list.null_count() == 0)?;
+        let choice = |column: &PrimitiveArray<Int64Type>| {
+            let choice = usize::try_from(column.value(index)).ok()?;
+            (choice < log_probabilities.len()).then_some(choice)
+        };
         let result = QuestionResult {
-            row: rows.value(index),
+            row: usize::try_from(rows.value(index)).ok()?,
             subject: subjects.value(index).to_string(),
-            answer: answers.value(index),
-            prediction: predictions.value(index),
+            answer: choice(answers)?,
+            prediction: choice(predictions)?,
             log_probabilities: log_probabilities.values().to_vec(),
         };
-        if result.answer().correct != correct.value(index) {
+        if result.answer().correct() != correct.value(index) {
             return None;
         }
         results.push(result);
@@ -105,7 +114,7 @@ pub(super) fn agree(results: &[QuestionResult], summary: &EvalSummary) -> bool {
     for result in results {
         let (questions, correct) = found.entry(&result.subject).or_default();
         *questions += 1;
-        *correct += usize::from(result.answer().correct);
+        *correct += usize::from(result.answer().correct());
     }
     let told: BTreeMap<&str, (usize, usize)> = summary
         .subject_scores
@@ -141,7 +150,7 @@ pub(super) fn write_joined(
     ];
     for (label, results) in variants {
         let correct: BooleanArray =
-            results.iter().map(|result| Some(result.answer().correct)).collect();
+            results.iter().map(|result| Some(result.answer().correct())).collect();
         let mut lists = ListBuilder::new(Float64Builder::new());
         for result in *results {
             lists.append_value(result.log_probabilities.iter().copied().map(Some));
@@ -156,15 +165,15 @@ pub(super) fn write_joined(
         .map_err(|error| ReportError::io(path, error))
 }
 
-fn integers(results: &[QuestionResult], of: fn(&QuestionResult) -> i64) -> ArrayRef {
-    Arc::new(Int64Array::from_iter_values(results.iter().map(of)))
+fn integers(results: &[QuestionResult], of: fn(&QuestionResult) -> usize) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(results.iter().map(|result| of(result) as i64)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn result(row: i64, prediction: i64) -> QuestionResult {
+    fn result(row: usize, prediction: usize) -> QuestionResult {
         QuestionResult {
             row,
             subject: "astronomy".to_string(),

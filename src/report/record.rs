@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::paired::Paired;
 use super::sizes::ModelSize;
 use crate::bench::{LevelSummary, Workload};
+use crate::eval::paired::Paired;
+use crate::eval::statistics::reliability::Reliability;
 use crate::eval::{EvalSummary, Protocol};
 use crate::support::machine::Machine;
 
 /// Version of the fields of [`Comparison`].
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Several variants of a model, measured in the same way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,6 +94,8 @@ pub struct Variant {
     pub evaluation_reused: bool,
     /// 95 % Wilson interval of the accuracy.
     pub accuracy_interval: [f64; 2],
+    /// Whether it is right as often as it is sure; absent without questions.
+    pub reliability: Option<Reliability>,
     /// Against the baseline; absent for the baseline itself.
     pub paired: Option<Paired>,
     /// How fast it is; absent with `--no-bench`.

@@ -3,6 +3,7 @@
 use super::record::{Comparison, SpeedRatio, Variant};
 use super::words;
 use crate::bench::{LevelSummary, Spread};
+use crate::eval::paired::{GroupDifference, Paired};
 use crate::eval::{EvalSummary, Score};
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -39,27 +40,112 @@ pub fn differences(comparison: &Comparison) -> Table {
         ("Variant", Align::Left),
         ("Difference ± s.e.", Align::Right),
         ("95 % interval", Align::Right),
+        ("Unpaired interval", Align::Right),
         ("McNemar p", Align::Right),
+        ("Questions for 1 point", Align::Right),
+    ]);
+    for (label, paired) in paired(comparison) {
+        table.row([
+            label,
+            format!("{} ± {:.1}", signed(paired.difference), paired.standard_error * 100.0),
+            words::interval(paired.interval),
+            words::interval(paired.unpaired_interval),
+            p_value(paired.mcnemar_p),
+            units::count(paired.questions_for_one_point),
+        ]);
+    }
+    table
+}
+
+/// How each variant's answers differ from the baseline's.
+pub fn changes(comparison: &Comparison) -> Table {
+    let mut table = Table::new([
+        ("Variant", Align::Left),
         ("Right → wrong", Align::Right),
         ("Wrong → right", Align::Right),
+        ("Wrong → other wrong", Align::Right),
         ("Same choice", Align::Right),
+        ("Mean |Δp| of the answer", Align::Right),
+        ("KL over the choices", Align::Right),
     ]);
-    let short = words::short_labels(&comparison.variants);
-    for (variant, label) in comparison.variants.iter().zip(&short) {
-        let Some(paired) = &variant.paired else { continue };
-        let [low, high] = paired.interval.map(|bound| bound * 100.0);
+    for (label, paired) in paired(comparison) {
         table.row([
-            label.clone(),
-            format!("{} ± {:.1}", signed(paired.difference), paired.standard_error * 100.0),
-            format!("{low:+.1} to {high:+.1}").replace('-', "−"),
-            if paired.mcnemar_p < 0.001 {
-                "< 0.001".to_string()
-            } else {
-                format!("{:.3}", paired.mcnemar_p)
-            },
-            paired.right_to_wrong.to_string(),
-            paired.wrong_to_right.to_string(),
+            label,
+            units::count(paired.right_to_wrong as u64),
+            units::count(paired.wrong_to_right as u64),
+            units::count(paired.wrong_to_other_wrong as u64),
             words::percent(paired.agreement),
+            format!("{:.2} %", paired.answer_probability_change * 100.0),
+            format!("{:.5}", paired.choice_divergence),
+        ]);
+    }
+    table
+}
+
+/// The variants that are compared with the baseline, by their short labels.
+fn paired(comparison: &Comparison) -> impl Iterator<Item = (String, &Paired)> {
+    let short = words::short_labels(&comparison.variants);
+    let variants = comparison.variants.iter().zip(short);
+    variants.filter_map(|(variant, label)| Some((label, variant.paired.as_ref()?)))
+}
+
+/// Each variant's difference in each category, with Holm's p-values over the categories.
+pub fn category_differences(comparison: &Comparison) -> Option<Table> {
+    group_differences(comparison, "Category", |paired| &paired.categories)
+}
+
+/// Each variant's difference in each subject, with Holm's p-values over the subjects.
+pub fn subject_differences(comparison: &Comparison) -> Option<Table> {
+    group_differences(comparison, "Subject", |paired| &paired.subjects)
+}
+
+fn group_differences(
+    comparison: &Comparison,
+    what: &str,
+    groups: fn(&Paired) -> &[GroupDifference],
+) -> Option<Table> {
+    let variants: Vec<(String, &[GroupDifference])> =
+        paired(comparison).map(|(label, paired)| (label, groups(paired))).collect();
+    let (_, first) = variants.first().filter(|(_, groups)| !groups.is_empty())?;
+    let mut columns = vec![(what.to_string(), Align::Left), ("Questions".into(), Align::Right)];
+    for (label, _) in &variants {
+        columns.push((label.clone(), Align::Right));
+        columns.push(("95 % interval".into(), Align::Right));
+        columns.push(("Holm p".into(), Align::Right));
+    }
+    let mut table = Table::new(columns);
+    for (index, group) in first.iter().enumerate() {
+        let mut row = vec![group.name.replace('_', " "), units::count(group.questions as u64)];
+        for (_, groups) in &variants {
+            let group = &groups[index];
+            row.extend([
+                signed(group.difference),
+                words::interval(group.interval),
+                p_value(group.holm_p),
+            ]);
+        }
+        table.row(row);
+    }
+    Some(table)
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.001 { "< 0.001".to_string() } else { format!("{p:.3}") }
+}
+
+/// Whether each variant is right as often as it is sure.
+pub fn reliability(comparison: &Comparison) -> Table {
+    let mut table = Table::new([
+        ("Variant", Align::Left),
+        ("Calibration error", Align::Right),
+        ("Confidence − accuracy", Align::Right),
+    ]);
+    for variant in &comparison.variants {
+        let Some(reliability) = &variant.reliability else { continue };
+        table.row([
+            variant.label.clone(),
+            format!("{:.2} %", reliability.expected_calibration_error * 100.0),
+            format!("{} points", signed(reliability.overconfidence)),
         ]);
     }
     table

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::record::{Comparison, SpeedRatio, Variant};
 use crate::bench::PeakScope;
+use crate::eval::paired::Paired;
 use crate::support::calendar::civil_date;
 use crate::support::units;
 
@@ -73,11 +74,13 @@ fn about(variant: &Variant, name: &str, baseline: &Variant, baseline_name: &str)
         units::bytes(baseline.size.file_bytes)
     );
     let speed = variant.speed.as_ref().and_then(|speed| speed_phrase(&speed.ratios));
-    let accuracy = accuracy_phrase(variant, baseline);
-    match speed {
-        Some(speed) => format!("{size}. {speed}. {accuracy}."),
-        None => format!("{size}. {accuracy}."),
-    }
+    let verdict = variant.paired.as_ref().map(|paired| verdict(name, paired));
+    [Some(size), speed, verdict]
+        .into_iter()
+        .flatten()
+        .map(|words| words + ".")
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn times_smaller(times: f64) -> String {
@@ -113,33 +116,30 @@ fn speed_phrase(ratios: &[SpeedRatio]) -> Option<String> {
     ))
 }
 
-fn accuracy_phrase(variant: &Variant, baseline: &Variant) -> String {
-    let (own, other) = (&variant.evaluation.overall, &baseline.evaluation.overall);
-    let Some(paired) = &variant.paired else { return String::new() };
-    let questions = units::count(paired.questions as u64);
-    let figures = format!("{} instead of {}", percent(own.accuracy), percent(other.accuracy));
-    let flips = paired.right_to_wrong + paired.wrong_to_right;
-    if flips == 0 {
-        return format!("Each of the {questions} questions has the same outcome ({figures})");
-    }
-    let test = p_value(paired.mcnemar_p);
-    if own.correct == other.correct {
-        return format!(
-            "Accuracy is the same ({}): of {questions} questions {flips} changed their outcome, as \
-             many one way as the other",
-            percent(own.accuracy)
-        );
-    }
-    let direction = if own.correct > other.correct { "higher" } else { "lower" };
-    let verdict = if paired.distinguishable() {
-        "more than chance explains"
-    } else {
-        "not distinguishable from no change"
+/// What a variant loses or gains against the baseline, in a sentence without its full stop: the
+/// difference with its interval, whether chance explains it, and how many answers changed.
+pub fn verdict(name: &str, paired: &Paired) -> String {
+    let points = format!("{:.1} points of accuracy", paired.difference.abs() * 100.0);
+    let change = match paired.difference {
+        0.0 => format!("{name} neither loses nor gains accuracy"),
+        difference if difference < 0.0 => format!("{name} loses {points}"),
+        _ => format!("{name} gains {points}"),
     };
-    let change = points(paired.difference.abs());
+    let verdict =
+        if paired.distinguishable() { "more than chance explains" } else { "no difference shown" };
     format!(
-        "Accuracy is {change} {direction} ({figures}), {verdict} on {questions} questions ({test})"
+        "{change} (95 % interval {}, {}): {verdict} on these {} questions; {} of the answers changed",
+        interval(paired.interval),
+        p_value(paired.mcnemar_p),
+        units::count(paired.questions as u64),
+        percent(paired.changed() as f64 / paired.questions as f64),
     )
+}
+
+/// `−1.1 to +0.3`, in points.
+pub(super) fn interval(interval: [f64; 2]) -> String {
+    let [low, high] = interval.map(|bound| format!("{:+.1}", bound * 100.0).replace('-', "−"));
+    format!("{low} to {high}")
 }
 
 /// What the reader should keep in mind, as far as the figures themselves tell.
@@ -155,17 +155,18 @@ pub(super) fn caveats(comparison: &Comparison) -> Vec<String> {
             percent(overall.chance)
         ));
     }
-    let widest = comparison
-        .variants
-        .iter()
-        .filter_map(|variant| variant.paired.as_ref())
-        .map(|paired| (paired.interval[1] - paired.interval[0]) / 2.0)
-        .fold(0.0, f64::max);
-    if widest > 0.0 {
+    let paired = || comparison.variants.iter().filter_map(|variant| variant.paired.as_ref());
+    let widest =
+        paired().map(|paired| (paired.interval[1] - paired.interval[0]) / 2.0).fold(0.0, f64::max);
+    let needed = paired().map(|paired| paired.questions_for_one_point).max();
+    if let Some(needed) = needed {
         caveats.push(format!(
-            "With {} questions, a change in accuracy of less than about {} cannot be seen.",
+            "With {} questions, a change in accuracy of less than about {} cannot be seen. To see one \
+             of 1 point with a probability of 80 %, {} questions are needed where answers change as \
+             often as here.",
             units::count(overall.questions as u64),
-            points(widest)
+            points(widest),
+            units::count(needed)
         ));
     }
     caveats.extend(speed_caveats(comparison));
@@ -260,6 +261,23 @@ mod tests {
         for part in ["Q4_0 is 3.2× smaller than F16", "concurrency 1", "McNemar p"] {
             assert!(headline[0].contains(part), "{part} is missing in {:?}", headline[0]);
         }
+    }
+
+    #[test]
+    fn a_verdict_names_direction_interval_and_changes() {
+        let comparison = fixtures::comparison();
+        let mut paired = comparison.variants[1].paired.clone().unwrap();
+        assert_eq!(
+            verdict("Q4_0", &paired),
+            "Q4_0 loses 3.3 points of accuracy (95 % interval −8.7 to +2.1, exact McNemar p = 0.34): \
+             no difference shown on these 120 questions; 13.3 % of the answers changed"
+        );
+        (paired.difference, paired.mcnemar_p) = (0.05, 0.0001);
+        let gained = verdict("Q4_0", &paired);
+        assert!(gained.starts_with("Q4_0 gains 5.0 points"), "{gained}");
+        assert!(gained.contains("p < 0.001): more than chance explains"), "{gained}");
+        paired.difference = 0.0;
+        assert!(verdict("Q4_0", &paired).contains("neither loses nor gains"));
     }
 
     #[test]

@@ -65,6 +65,12 @@ fn a_report_shows_every_variant_and_is_made_again_only_where_something_changed()
         assert_eq!(variant["speed"]["levels"].as_array().unwrap().len(), 2);
     }
     assert!(variants[0]["paired"].is_null() && !variants[2]["paired"].is_null());
+    let paired = &variants[2]["paired"];
+    let number = |name: &str| paired[name].as_f64().unwrap();
+    let changed = ["right_to_wrong", "wrong_to_right", "wrong_to_other_wrong"].map(number);
+    assert!((number("agreement") - (1.0 - changed.iter().sum::<f64>() / 12.0)).abs() < 1e-12);
+    assert!(number("choice_divergence") > 0.0 && number("answer_probability_change") > 0.0);
+    assert!(variants[0]["reliability"]["expected_calibration_error"].is_number());
     assert!(
         variants[2]["size"]["bits_per_weight"].as_f64().unwrap()
             < variants[1]["size"]["bits_per_weight"].as_f64().unwrap()
@@ -75,6 +81,13 @@ fn a_report_shows_every_variant_and_is_made_again_only_where_something_changed()
         assert!(page.contains(label), "{label} is not in the report");
     }
     assert!(!page.contains("http") && !page.contains("src="), "the report stands alone");
+    let changed = variants[1..]
+        .iter()
+        .map(|variant| (1.0 - variant["paired"]["agreement"].as_f64().unwrap()) * 12.0)
+        .sum::<f64>();
+    // Every changed answer is listed with its question.
+    assert_eq!(page.matches("<td class=\"asked\"><p>").count(), changed.round() as usize);
+    assert!(changed > 0.5, "four bits change some answers of a model that guesses");
     for file in ["report.md", "compare.json", "questions.parquet", "tiny.Q4_0/bench.json"] {
         assert!(output.join(file).is_file(), "{file} is missing");
     }

@@ -1,4 +1,14 @@
-//! Accuracy, its standard error, and what guessing would give.
+//! Accuracy and its standard error, and what is needed to compare two models' answers.
+//!
+//! `scripts/statistics_reference.py` computes the same with scipy, statsmodels and
+//! lm-evaluation-harness; the tests compare with its values.
+
+pub mod choices;
+pub mod intervals;
+#[cfg(test)]
+mod reference_tests;
+pub mod reliability;
+pub mod tests_of_change;
 
 use super::Score;
 
@@ -29,6 +39,34 @@ impl Score {
             if questions < 2 { 0.0 } else { (accuracy * (1.0 - accuracy) / (n - 1.0)).sqrt() };
         let chance = if questions == 0 { 0.0 } else { guessed / n };
         Self { name: name.to_string(), questions, correct, accuracy, standard_error, chance }
+    }
+
+    /// The score of several groups together, with the standard error that lm-evaluation-harness
+    /// reports for a group of tasks: from the variance within the groups alone,
+    /// `sqrt(Σ (nᵢ − 1) nᵢ seᵢ² / (N − k) / N)` for k groups and N questions.
+    pub(super) fn pooled<'a>(
+        name: &str,
+        groups: impl IntoIterator<Item = &'a Self, IntoIter: Clone>,
+    ) -> Self {
+        let groups = groups.into_iter();
+        let sum = |of: fn(&Self) -> f64| groups.clone().map(of).sum::<f64>();
+        let questions = groups.clone().map(|group| group.questions).sum::<usize>();
+        let correct = groups.clone().map(|group| group.correct).sum::<usize>();
+        let n = questions as f64;
+        let freedom = sum(|group| group.questions as f64 - 1.0);
+        let squares = sum(|group| {
+            let n = group.questions as f64;
+            (n - 1.0) * n * group.standard_error * group.standard_error
+        });
+        let share = |sum: f64| if questions == 0 { 0.0 } else { sum / n };
+        Self {
+            name: name.to_string(),
+            questions,
+            correct,
+            accuracy: share(correct as f64),
+            standard_error: if freedom > 0.0 { (squares / freedom / n).sqrt() } else { 0.0 },
+            chance: share(sum(|group| group.chance * group.questions as f64)),
+        }
     }
 }
 
