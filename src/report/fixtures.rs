@@ -28,7 +28,7 @@ pub(super) fn settings() -> EvaluationSettings {
 
 fn score(name: &str, correct: usize, questions: usize) -> Score {
     let accuracy = correct as f64 / questions as f64;
-    let standard_error = (accuracy * (1.0 - accuracy) / (questions - 1) as f64).sqrt();
+    let standard_error = (accuracy * (1.0 - accuracy) / (questions as f64 - 1.0)).sqrt();
     Score { name: name.to_string(), questions, correct, accuracy, standard_error, chance: 0.25 }
 }
 
