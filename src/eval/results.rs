@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 
 use super::statistics::Outcome;
 use super::subjects::Category;
-use super::{EvalError, EvalSummary, Score};
+use super::{EvalError, EvalSummary, Protocol, Score};
 use crate::support::atomic_file::write_atomically;
 use crate::support::parquet_file::write_parquet;
 
@@ -45,24 +45,36 @@ impl QuestionResult {
 }
 
 /// Overall score, scores of the categories that occur, scores of the subjects by name.
-pub(super) fn scores(results: &[QuestionResult]) -> (Score, Vec<Score>, Vec<Score>) {
-    let overall = Score::of("all", results.iter().map(QuestionResult::outcome));
-    let group = |name: &str, belongs: &dyn Fn(&QuestionResult) -> bool| {
-        Score::of(name, results.iter().filter(|result| belongs(result)).map(|r| r.outcome()))
+///
+/// The standard errors of groups of subjects are those that the protocol's own tool reports:
+/// lm-evaluation-harness pools those of the subjects, llama.cpp takes all questions as one sample.
+pub(super) fn scores(
+    results: &[QuestionResult],
+    protocol: Protocol,
+) -> (Score, Vec<Score>, Vec<Score>) {
+    let mut names: Vec<&str> = results.iter().map(|result| result.subject.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let group = |name: &str, belongs: &dyn Fn(&str) -> bool| {
+        let outcomes = results.iter().filter(|result| belongs(&result.subject));
+        Score::of(name, outcomes.map(QuestionResult::outcome))
     };
+    let subjects: Vec<Score> =
+        names.into_iter().map(|name| group(name, &|subject| subject == name)).collect();
+    let together = |name: &str, belongs: &dyn Fn(&str) -> bool| match protocol {
+        Protocol::Letter => {
+            let groups: Vec<&Score> = subjects.iter().filter(|s| belongs(&s.name)).collect();
+            Score::pooled(name, groups)
+        }
+        Protocol::Cloze => group(name, belongs),
+    };
+    let overall = together("all", &|_| true);
     let categories = Category::ALL
         .into_iter()
         .map(|category| {
-            group(category.name(), &|result| Category::of(&result.subject) == Some(category))
+            together(category.name(), &|subject| Category::of(subject) == Some(category))
         })
         .filter(|score| score.questions > 0)
-        .collect();
-    let mut subjects: Vec<&str> = results.iter().map(|result| result.subject.as_str()).collect();
-    subjects.sort_unstable();
-    subjects.dedup();
-    let subjects = subjects
-        .into_iter()
-        .map(|subject| group(subject, &|result| result.subject == subject))
         .collect();
     (overall, categories, subjects)
 }
@@ -153,7 +165,7 @@ mod tests {
             result("anatomy", 2, 2),
             result("knitting", 0, 0),
         ];
-        let (overall, categories, subjects) = scores(&results);
+        let (overall, categories, subjects) = scores(&results, Protocol::Cloze);
         assert_eq!((overall.questions, overall.correct), (4, 3));
         let named = |scores: &[Score]| -> Vec<(String, usize, usize)> {
             scores.iter().map(|s| (s.name.clone(), s.questions, s.correct)).collect()
@@ -168,5 +180,9 @@ mod tests {
                 ("virology".into(), 1, 1)
             ]
         );
+        assert!((overall.standard_error - 0.25).abs() < 1e-12);
+        // A question a subject has no variance within subjects.
+        let (pooled, ..) = scores(&results, Protocol::Letter);
+        assert_eq!((pooled.questions, pooled.correct, pooled.standard_error), (4, 3, 0.0));
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     results.sort_by_key(|result| result.row);
     warn_of_cut_questions(&results);
 
-    let (overall, categories, subject_scores) = results::scores(&results);
+    let (overall, categories, subject_scores) = results::scores(&results, options.protocol);
     let tokens_run = scorer.tokens_run();
     let summary = EvalSummary {
         schema_version: SCHEMA_VERSION,
