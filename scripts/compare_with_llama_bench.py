@@ -14,8 +14,8 @@ as its own tools or, with nothing but pip, as the library inside llama-cpp-pytho
 `--llama-bin DIR` takes llama-bench and llama-batched-bench from a folder instead. Every run is stored in the
 results as it comes; the same command goes on where it was stopped, and `--jobs 'small/*/short'` does a part.
 Another build of quantkit begins again.
-`--report`, `--readme README.md` and `--plot docs/throughput.svg` turn what is stored into a table, a
-section of a page and a picture, without measuring. Python's standard library is all that takes.
+`--report`, `--pages README.md` and `--plot docs/throughput.svg` turn what is stored into a table, sections
+of pages and a picture, without measuring. Python's standard library is all that takes.
 
 A job is `MODEL/FORMAT/short` (prefill of 512 tokens; decode of 64 tokens from an empty context) or
 `MODEL/FORMAT/cN` (N sequences: prefill of 2560 tokens each, then decode of 768 tokens each, all in
@@ -154,6 +154,14 @@ class Quantkit:
         return {name: profile[name] for name in ("limits", "phases")}
 
 
+    def example(self, model: Path, name: str) -> str:
+        """What a user sees of a profile of four sequences at a long context."""
+        options = ["--input-tokens", "2560", "--concurrency", "4", *self.cache]
+        shown = output_of([str(self.executable), "profile", str(model), "--quiet", *options])
+        command = " ".join(["quantkit profile", name, *options])
+        return f"$ {command}\n{shown.replace(str(model), name).strip()}"
+
+
 class LlamaTools:
     """llama.cpp's own benchmarks."""
 
@@ -201,7 +209,7 @@ class LlamaLibrary:
         return json.loads(text.splitlines()[-1])
 
     def measure(self, job: Job, model: Path, threads: int, repeats: int) -> dict[str, float]:
-        task = {"model": str(model), "threads": threads, "repeats": repeats, **asdict(job)}
+        task = asdict(job) | {"model": str(model), "threads": threads, "repeats": repeats}
         return self.ask(task)["rates"]
 
 
@@ -293,7 +301,8 @@ class Results:
     def __init__(self, path: Path):
         self.path = path
         self.document = json.loads(path.read_text()) if path.exists() else {}
-        for name, empty in (("build", None), ("bytes", {}), ("runs", []), ("profiles", {})):
+        empties = {"build": None, "bytes": {}, "runs": [], "profiles": {}, "example": ""}
+        for name, empty in empties.items():
             self.document.setdefault(name, empty)
 
     def write(self):
@@ -314,6 +323,7 @@ class Results:
         if self.document["build"] not in (None, build):
             print("the results are another build's: beginning again", flush=True)
             self.forget({Job(**run["job"]).name for run in self.document["runs"]})
+            self.document["example"] = ""
         self.document["build"] = build
 
     def runs(self, job: Job, side: str) -> list[dict]:
@@ -372,15 +382,20 @@ def measure(results: Results, jobs: list[Job], files: dict, sides: dict, options
 
 
 def explain(results: Results, jobs: list[Job], files: dict, quantkit: Quantkit):
-    """Profiles the jobs that fall short of a bar."""
+    """Profiles the jobs that fall short of a bar, and those that show how fast weights are read."""
     for job in jobs:
-        if job not in results.jobs() or not short_phases(results, job):
+        wanted = short_phases(results, job) or shows_bandwidth(job)
+        if job not in results.jobs() or not wanted:
             continue
         if job.name in results.document["profiles"]:
             continue
         model = files[(job.model, job.format)]
-        print(f"{job.name:20} falls short: profiling", flush=True)
+        print(f"{job.name:20} profiling", flush=True)
         results.document["profiles"][job.name] = quantkit.profile(job, model, results.threads(job))
+        results.write()
+    example = files.get(("small", "Q4_0"))
+    if example and not results.document["example"]:
+        results.document["example"] = quantkit.example(example, "models/smollm2.Q4_0.gguf")
         results.write()
 
 
@@ -466,6 +481,24 @@ def ourselves(results: Results) -> str:
     return "Against ourselves: " + "; ".join(lines) + "." if lines else ""
 
 
+def shows_bandwidth(job: Job) -> bool:
+    return job.model == "big" and job.concurrency is None
+
+
+def bandwidth(results: Results) -> str:
+    """How much of the memory's speed decoding the big model reaches."""
+    words = []
+    for job in results.jobs():
+        profile = results.document["profiles"].get(job.name)
+        if not profile or not shows_bandwidth(job):
+            continue
+        decode = next(phase for phase in profile["phases"] if phase["name"] == "decode")
+        read = sum(one["bytes"] for one in decode["operations"]) / decode["seconds"]
+        limit = profile["limits"]["model"]["bytes_per_second"]
+        words.append(f"{job.format} {read / 1e9:.1f} of {limit / 1e9:.1f} GB/s ({read / limit:.0%})")
+    return "Memory reads of one sequence's decode, 1.43 B: " + "; ".join(words) + "." if words else ""
+
+
 def title_of(model: str) -> str:
     return {"small": "SmolLM2", "big": "1.43 B"}[model]
 
@@ -516,30 +549,35 @@ def machine_line(results: Results) -> str:
 def report(results: Results) -> str:
     parts = [tables(results), "tokens/s, quantkit : llama.cpp = ratio (bar); "
              "bold where the bar is reached. " + machine_line(results) + "."]  # fmt: skip
-    own = ourselves(results)
-    if own:
-        parts += ["", own]
+    for paragraph in (ourselves(results), bandwidth(results)):
+        if paragraph:
+            parts += ["", paragraph]
     short = limits(results)
     if short:
         parts += ["", "What falls short, and what limits it:", "", short]
     return "\n".join(parts) + "\n"
 
 
-BEGIN, END = "<!-- throughput:begin -->", "<!-- throughput:end -->"
-
-
-def fill(page: Path, text: str):
-    """Puts the report between the marks of a page."""
-    old = page.read_text()
-    if BEGIN not in old or END not in old:
-        sys.exit(f"{page}: expected the marks {BEGIN} and {END}, found no such pair")
-    start, end = old.index(BEGIN) + len(BEGIN), old.index(END)
-    page.write_text(f"{old[:start]}\n{text}{old[end:]}")
+def fill(page: Path, sections: dict[str, str]):
+    """Puts each section between its marks in a page, where the page has them."""
+    text = page.read_text()
+    filled = 0
+    for name, section in sections.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if begin in text and end in text and section:
+            start = text.index(begin) + len(begin)
+            text = f"{text[:start]}\n{section.strip()}\n{text[text.index(end):]}"
+            filled += 1
+    if not filled:
+        sys.exit(f"{page}: expected marks such as <!-- throughput:begin -->, found none")
+    page.write_text(text)
 
 
 # The picture.
 
-PANEL, HEIGHT, LEFT, TOP, BOTTOM = 300, 300, 56, 48, 44
+PANEL, HEIGHT, LEFT, TOP, BOTTOM = 300, 320, 56, 64, 48
+# Room in a panel beside the first and the last point.
+INSET = 22
 COLOURS = {"quantkit": "#1f6feb", "llama.cpp": "#bf5700"}
 
 
@@ -567,12 +605,12 @@ def picture(results: Results) -> str:
 
     for panel, name in enumerate(formats):
         own = sorted((job for job in jobs if job.format == name), key=lambda job: job.concurrency)
-        left, right = LEFT + panel * PANEL, LEFT + (panel + 1) * PANEL - 44
+        left, right = LEFT + panel * PANEL, LEFT + (panel + 1) * PANEL - 24
         places = {
-            job.concurrency: left + (right - left) * index / max(len(own) - 1, 1)
+            job.concurrency: left + INSET + (right - left - 2 * INSET) * index / max(len(own) - 1, 1)
             for index, job in enumerate(own)
         }
-        text((left + right) / 2, 20, f"{name}", 'text-anchor="middle" font-weight="bold"')
+        text((left + right) / 2, TOP - 16, f"{name}", 'text-anchor="middle" font-weight="bold"')
         rate = 0
         while rate <= top:
             svg.append(
@@ -594,18 +632,17 @@ def picture(results: Results) -> str:
             for (x, height), job in zip(points, own):
                 svg.append(f'<circle cx="{x:.1f}" cy="{height:.1f}" r="3.5" fill="{colour}"/>')
                 label = figure(results.rate(job, side, "decode"))
-                above = height - 8 if side == "quantkit" else height + 17
-                text(x, above, label, f'text-anchor="middle" font-size="11" fill="{colour}"')
+                is_above = side == "quantkit" or height > y(0) - 20
+                beside = height - 8 if is_above else height + 17
+                text(x, beside, label, f'text-anchor="middle" font-size="11" fill="{colour}"')
     sample = jobs[0]
-    text(
-        LEFT, HEIGHT - 8,
-        "sequences at once; decode tokens/s in total at a context of "
-        f"{sample.input_tokens:,} to {sample.input_tokens + sample.output_tokens:,}",
-    )  # fmt: skip
+    last = sample.input_tokens + sample.output_tokens
+    text(8, 20, f"decode tokens/s in total at a context of {sample.input_tokens:,} to {last:,}")
+    text((LEFT + width) / 2, HEIGHT - 8, "sequences at once", 'text-anchor="middle"')
     for index, side in enumerate(SIDES):
-        x = width - 200 + 96 * index
-        svg.append(f'<circle cx="{x}" cy="{HEIGHT - 12}" r="4" fill="{COLOURS[side]}"/>')
-        text(x + 9, HEIGHT - 8, side)
+        x = width - 190 + 96 * index
+        svg.append(f'<circle cx="{x}" cy="16" r="4" fill="{COLOURS[side]}"/>')
+        text(x + 9, 20, side)
     return "\n".join(svg) + "\n</svg>\n"
 
 
@@ -654,7 +691,7 @@ def main() -> int:
     add("--again", action="store_true", help="forget what is stored of the jobs")
     add("--no-profiles", action="store_true", help="do not profile what falls short")
     add("--report", action="store_true", help="print the stored results as Markdown")
-    add("--readme", type=Path, metavar="PAGE", help="put them between the marks of a page")
+    add("--pages", type=Path, nargs="+", default=[], help="put them between the marks of pages")
     add("--plot", type=Path, metavar="SVG", help="draw decode tokens/s against concurrency")
     add("--library-task", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -679,12 +716,21 @@ def main() -> int:
         sys.exit("nothing is measured yet: give --small or --big")
     if options.report or files:
         print("\n" + report(results))
-    if options.readme:
-        fill(options.readme, report(results))
+    example = results.document["example"]
+    image = "![Decode tokens/s against the number of sequences](docs/throughput.svg)\n\n"
+    sections = {
+        "throughput": (image if options.plot else "") + report(results),
+        "profile": f"```console\n{example}\n```" if example else "",
+    }
+    for page in options.pages:
+        fill(page, sections)
     if options.plot:
         options.plot.write_text(picture(results))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except RuntimeError as failure:
+        sys.exit(str(failure))
