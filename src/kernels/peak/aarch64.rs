@@ -143,3 +143,30 @@ impl MultiplyAdd for Float {
         unsafe { vfmaq_f32(sums, left, right) }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::tests::check;
+    use super::*;
+
+    /// The assembler only takes the instruction where it is enabled.
+    #[target_feature(enable = "neon,dotprod")]
+    fn check_dot_product(product: f64, sum: impl Fn(int32x4_t) -> f64) {
+        check::<Dot8>(product, sum);
+    }
+
+    /// Each kind that this machine has, given the product of two 16-bit operands.
+    pub(in super::super) fn check_all(product16: f64) {
+        let product8 = 63.0 * 63.0;
+        // SAFETY: every ARM processor of 64 bits has NEON.
+        let sum = |sums| f64::from(unsafe { vaddvq_s32(sums) });
+        check::<Pairs8>(product8, sum);
+        if InstructionSet::Neon.has_dot_product() {
+            // SAFETY: the dot products are there.
+            unsafe { check_dot_product(product8, sum) };
+        }
+        // SAFETY: as above.
+        let pair = |sums: int32x4x2_t| f64::from(unsafe { vaddvq_s32(vaddq_s32(sums.0, sums.1)) });
+        check::<Long16>(product16, pair);
+    }
+}

@@ -203,6 +203,7 @@ mod tests {
     }
 
     /// One step of each kind of multiply-add, against plain sums over the bytes of the operands.
+    #[inline(always)]
     pub(super) fn check<M: MultiplyAdd>(expected_sum: f64, sum: impl Fn(M::Sums) -> f64) {
         // SAFETY: the callers have checked the instruction set; the operands are long enough.
         let sums = unsafe {
@@ -219,5 +220,7 @@ mod tests {
         check::<portable::Int16>(halves * halves, |sums| sums.map(f64::from).iter().sum());
         #[cfg(target_arch = "x86_64")]
         x86_64::tests::check_all(halves * halves);
+        #[cfg(target_arch = "aarch64")]
+        aarch64::tests::check_all(halves * halves);
     }
 }
