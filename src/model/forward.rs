@@ -12,7 +12,7 @@ use super::cache::SequenceCache;
 use super::config::Config;
 use super::decoder::BatchItem;
 use super::observer::ActivationObserver;
-use super::ops::{Input, Ops, Output};
+use super::ops::{Branch, Input, Ops, Products};
 use super::profile::{Operation, Profile};
 use super::weights::{Layer, Projection, Weights};
 use crate::gguf::{GgmlType, GgufFile};
@@ -193,13 +193,10 @@ impl<O: Ops> Pass<'_, '_, O> {
     /// Takes the residual stream through a layer.
     fn layer(&mut self, index: usize, layer: &Layer<O>, items: &mut [BatchItem<'_>]) -> Result<()> {
         let tokens = items.iter().map(|item| item.tokens.len()).sum();
-        self.multiply(
-            Operation::QueryKeyValue,
-            Input::Normalized(&layer.attention_norm),
-            &layer.queries_keys_values,
-            Output::QueriesKeysValues,
-            tokens,
-        )?;
+        let norm = &layer.attention_norm;
+        let projection = &layer.queries_keys_values;
+        self.show(Input::Normalized(norm), projection)?;
+        self.multiply(norm, projection, Products::QueriesKeysValues, tokens)?;
         self.timed(
             Operation::RotaryAndStore,
             |pass| (pass.cache_row_bytes() * tokens as u64, 0),
@@ -213,21 +210,11 @@ impl<O: Ops> Pass<'_, '_, O> {
             |pass| pass.attention_cost(items),
             |pass| pass.ops.attention(pass.activations, index, items),
         )?;
-        self.multiply(
-            Operation::AttentionOutput,
-            Input::Attended,
-            &layer.attention_output,
-            Output::Residual,
-            tokens,
-        )?;
-        self.multiply(
-            Operation::GateUp,
-            Input::Normalized(&layer.feed_forward_norm),
-            &layer.gate_up,
-            Output::GateUp,
-            tokens,
-        )?;
-        self.multiply(Operation::Down, Input::Gated, &layer.down, Output::Residual, tokens)
+        self.add_product(Branch::Attended, &layer.attention_output, tokens)?;
+        let norm = &layer.feed_forward_norm;
+        self.show(Input::Normalized(norm), &layer.gate_up)?;
+        self.multiply(norm, &layer.gate_up, Products::GateUp, tokens)?;
+        self.add_product(Branch::Gated, &layer.down, tokens)
     }
 
     /// The logits of the wanted rows; gives their number. The observer sees every token's row.
@@ -242,39 +229,46 @@ impl<O: Ops> Pass<'_, '_, O> {
 
     /// The logits of all rows of the residual stream, which nobody observes.
     fn logits(&mut self, weights: &Weights<O>, rows: usize) -> Result<()> {
-        let input = Input::Normalized(&weights.output_norm);
-        self.product(Operation::Output, input, &weights.output, Output::Logits, rows)
+        self.multiply(&weights.output_norm, &weights.output, Products::Logits, rows)
     }
 
-    /// Multiplies matrices with an input, which the observer may see.
     fn multiply(
         &mut self,
-        operation: Operation,
-        input: Input<'_, O>,
+        norm: &O::Vector,
         projection: &Projection<O>,
-        output: Output,
+        products: Products,
         tokens: usize,
     ) -> Result<()> {
-        self.show(input, projection)?;
-        self.product(operation, input, projection, output, tokens)
-    }
-
-    fn product(
-        &mut self,
-        operation: Operation,
-        input: Input<'_, O>,
-        projection: &Projection<O>,
-        output: Output,
-        tokens: usize,
-    ) -> Result<()> {
+        let operation = match products {
+            Products::QueriesKeysValues => Operation::QueryKeyValue,
+            Products::GateUp => Operation::GateUp,
+            Products::Logits => Operation::Output,
+        };
         self.timed(
             operation,
+            |pass| pass.product_cost(projection, tokens),
             |pass| {
-                let matrices = projection.weights.iter().map(|weight| &weight.matrix);
-                let bytes: usize = matrices.map(|matrix| pass.ops.matrix_bytes(matrix)).sum();
-                (bytes as u64, 2 * tokens as u64 * projection.elements)
+                let weights = &projection.weights;
+                pass.ops.multiply_normalized(pass.activations, norm, weights, products)
             },
-            |pass| pass.ops.multiply(pass.activations, input, &projection.weights, output),
+        )
+    }
+
+    fn add_product(
+        &mut self,
+        branch: Branch,
+        projection: &Projection<O>,
+        tokens: usize,
+    ) -> Result<()> {
+        let operation = match branch {
+            Branch::Attended => Operation::AttentionOutput,
+            Branch::Gated => Operation::Down,
+        };
+        self.show(Input::Branch(branch), projection)?;
+        self.timed(
+            operation,
+            |pass| pass.product_cost(projection, tokens),
+            |pass| pass.ops.add_product(pass.activations, branch, &projection.weights[0]),
         )
     }
 
@@ -306,6 +300,13 @@ impl<O: Ops> Pass<'_, '_, O> {
             profile.record(operation, started.elapsed(), bytes, operations);
         }
         result
+    }
+
+    /// Bytes and arithmetic operations of a product.
+    fn product_cost(&self, projection: &Projection<O>, tokens: usize) -> (u64, u64) {
+        let matrices = projection.weights.iter().map(|weight| &weight.matrix);
+        let bytes: usize = matrices.map(|matrix| self.ops.matrix_bytes(matrix)).sum();
+        (bytes as u64, 2 * tokens as u64 * projection.elements)
     }
 
     /// Bytes of one token's keys and values in a layer.

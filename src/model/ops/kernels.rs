@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Result, bail};
 
-use super::{HeadNorms, Input, Ops, Output, Weight, attention_shape, tail};
+use super::{Branch, HeadNorms, Input, Ops, Products, Weight, attention_shape, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::{
     AttentionItem, AttentionScratch, AttentionShape, KeyValues, KvShape, KvType, LayerWriter, Span,
@@ -47,7 +47,7 @@ pub(in crate::model) struct Workspace {
     gate: Buffer,
     up: Buffer,
     logits: Buffer,
-    /// What matrices are multiplied with, for who wants to see it.
+    /// What matrices are multiplied with, for an observer.
     input: Buffer,
     products: matmul::Workspace,
     attention: AttentionScratch,
@@ -113,7 +113,8 @@ impl KernelOps {
         }
     }
 
-    fn multiply_into<const COUNT: usize>(
+    /// A product of the weights with a source, each to its target.
+    fn multiply<const COUNT: usize>(
         &self,
         weights: &[Weight<Self>],
         source: &Source<'_>,
@@ -129,32 +130,6 @@ impl KernelOps {
             Target { values, bias, add }
         });
         multiply_many(self.team, &matrices, source, &mut targets, workspace);
-    }
-
-    /// Computes what matrices are multiplied with.
-    fn prepare(&self, x: &mut Workspace, input: Input<'_, Self>) {
-        let tokens = x.tokens;
-        match input {
-            Input::Normalized(weight) => {
-                let width = weight.len();
-                let rows = x.residual.values();
-                let normed = x.input.resize(tokens * width);
-                for_each_row(self.team, tokens, [normed], |token, [normed]| {
-                    let row = &rows[token * width..][..width];
-                    rms_norm_row(row, weight, self.epsilon, normed);
-                });
-            }
-            Input::Attended => x.input.fill(x.attended.values()),
-            Input::Gated => {
-                let (gate, up) = (x.gate.values(), x.up.values());
-                let width = gate.len() / tokens;
-                let gated = x.input.resize(tokens * width);
-                for_each_row(self.team, tokens, [gated], |token, [gated]| {
-                    let row = token * width..(token + 1) * width;
-                    silu_multiply_row(&gate[row.clone()], &up[row], gated);
-                });
-            }
-        }
     }
 }
 
@@ -202,54 +177,46 @@ impl Ops for KernelOps {
         Ok(())
     }
 
-    fn multiply(
+    fn multiply_normalized(
         &self,
         x: &mut Workspace,
-        input: Input<'_, Self>,
+        norm: &Vec<f32>,
         weights: &[Weight<Self>],
-        output: Output,
+        products: Products,
     ) -> Result<()> {
         let tokens = x.tokens;
-        let Workspace { residual, queries, keys, values, attended, gate, up, logits, .. } = x;
+        let rows = rows_of(tokens, x.residual.values());
+        let source = Source::Normalized { rows, weight: norm, epsilon: self.epsilon };
         let width = |index: usize| tokens * weights[index].matrix.rows();
         let workspace = &mut x.products;
-        match (input, output) {
-            (Input::Normalized(weight), _) => {
-                let rows = rows_of(tokens, residual.values());
-                let source = Source::Normalized { rows, weight, epsilon: self.epsilon };
-                match output {
-                    Output::QueriesKeysValues => {
-                        let targets = [
-                            queries.resize(width(0)),
-                            keys.resize(width(1)),
-                            values.resize(width(2)),
-                        ];
-                        self.multiply_into(weights, &source, targets, false, workspace);
-                    }
-                    Output::GateUp => {
-                        let targets = [gate.resize(width(0)), up.resize(width(1))];
-                        self.multiply_into(weights, &source, targets, false, workspace);
-                    }
-                    Output::Logits => {
-                        let targets = [logits.resize(width(0))];
-                        self.multiply_into(weights, &source, targets, false, workspace);
-                    }
-                    Output::Residual => bail!("no product of the residual stream goes into it"),
-                }
+        match products {
+            Products::QueriesKeysValues => {
+                let queries = x.queries.resize(width(0));
+                let targets = [queries, x.keys.resize(width(1)), x.values.resize(width(2))];
+                self.multiply(weights, &source, targets, false, workspace);
             }
-            (Input::Attended, Output::Residual) => {
-                let source = Source::Rows(rows_of(tokens, attended.values()));
-                let targets = [residual.values_mut()];
-                self.multiply_into(weights, &source, targets, true, workspace);
+            Products::GateUp => {
+                let targets = [x.gate.resize(width(0)), x.up.resize(width(1))];
+                self.multiply(weights, &source, targets, false, workspace);
             }
-            (Input::Gated, Output::Residual) => {
-                let gate = rows_of(tokens, gate.values());
-                let source = Source::Gated { gate, up: rows_of(tokens, up.values()) };
-                let targets = [residual.values_mut()];
-                self.multiply_into(weights, &source, targets, true, workspace);
+            Products::Logits => {
+                self.multiply(weights, &source, [x.logits.resize(width(0))], false, workspace);
             }
-            _ => bail!("only products of the residual stream go elsewhere"),
         }
+        Ok(())
+    }
+
+    fn add_product(&self, x: &mut Workspace, branch: Branch, weight: &Weight<Self>) -> Result<()> {
+        let tokens = x.tokens;
+        let source = match branch {
+            Branch::Attended => Source::Rows(rows_of(tokens, x.attended.values())),
+            Branch::Gated => Source::Gated {
+                gate: rows_of(tokens, x.gate.values()),
+                up: rows_of(tokens, x.up.values()),
+            },
+        };
+        let (weights, targets) = (std::slice::from_ref(weight), [x.residual.values_mut()]);
+        self.multiply(weights, &source, targets, true, &mut x.products);
         Ok(())
     }
 
@@ -259,8 +226,27 @@ impl Ops for KernelOps {
         input: Input<'_, Self>,
         action: &mut dyn FnMut(&[f32]),
     ) -> Result<()> {
-        self.prepare(x, input);
-        action(x.input.values());
+        let tokens = x.tokens;
+        match input {
+            Input::Normalized(weight) => {
+                let rows = rows_of(tokens, x.residual.values());
+                let normed = x.input.resize(x.residual.length);
+                for_each_row(self.team, tokens, [normed], |token, [normed]| {
+                    rms_norm_row(rows.row(token), weight, self.epsilon, normed);
+                });
+                action(x.input.values());
+            }
+            Input::Branch(Branch::Attended) => action(x.attended.values()),
+            Input::Branch(Branch::Gated) => {
+                let gate = rows_of(tokens, x.gate.values());
+                let up = rows_of(tokens, x.up.values());
+                let gated = x.input.resize(x.gate.length);
+                for_each_row(self.team, tokens, [gated], |token, [gated]| {
+                    silu_multiply_row(gate.row(token), up.row(token), gated);
+                });
+                action(x.input.values());
+            }
+        }
         Ok(())
     }
 

@@ -28,36 +28,33 @@ pub(super) struct Weight<O: Ops> {
     pub(super) bias: Option<O::Vector>,
 }
 
-/// What matrices are multiplied with.
-#[derive(Debug)]
-pub(super) enum Input<'a, O: Ops> {
-    /// The residual stream: its rows' root-mean-square norms, times these weights.
-    Normalized(&'a O::Vector),
-    /// What [`Ops::attention`] gave.
+/// What the products of the normalized residual stream are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Products {
+    /// Three: queries, keys and values.
+    QueriesKeysValues,
+    /// Two: gate and up.
+    GateUp,
+    /// One.
+    Logits,
+}
+
+/// What comes back to the residual stream, by way of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Branch {
+    /// What attention gave.
     Attended,
     /// `gate · sigmoid(gate) · up`.
     Gated,
 }
 
-impl<O: Ops> Clone for Input<'_, O> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<O: Ops> Copy for Input<'_, O> {}
-
-/// Where products go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Output {
-    /// Three products: the queries, keys and values.
-    QueriesKeysValues,
-    /// Two products.
-    GateUp,
-    /// One product, added to the residual stream.
-    Residual,
-    /// One product.
-    Logits,
+/// What matrices are multiplied with.
+#[derive(Debug)]
+pub(super) enum Input<'a, O: Ops> {
+    /// The residual stream, normalized.
+    Normalized(&'a O::Vector),
+    /// A branch.
+    Branch(Branch),
 }
 
 /// A decoder layer's weights for the norms of its heads, where its family has any.
@@ -103,16 +100,25 @@ pub(super) trait Ops: Debug + Send + Sync + Sized + 'static {
         sines: &[f32],
     ) -> Result<()>;
 
-    /// `input · matrixᵀ + bias` for each of the weights.
-    fn multiply(
+    /// Root-mean-square norm of the residual stream, times `norm`, and `normalized · matrixᵀ + bias`
+    /// for each of the weights.
+    fn multiply_normalized(
         &self,
         activations: &mut Self::Activations,
-        input: Input<'_, Self>,
+        norm: &Self::Vector,
         weights: &[Weight<Self>],
-        output: Output,
+        products: Products,
     ) -> Result<()>;
 
-    /// Calls `action` with what [`Ops::multiply`] would multiply matrices with.
+    /// Adds `branch · matrixᵀ + bias` to the residual stream.
+    fn add_product(
+        &self,
+        activations: &mut Self::Activations,
+        branch: Branch,
+        weight: &Weight<Self>,
+    ) -> Result<()>;
+
+    /// Calls `action` with what matrices are multiplied with.
     fn with_input(
         &self,
         activations: &mut Self::Activations,
@@ -149,7 +155,7 @@ pub(super) trait Ops: Debug + Send + Sync + Sized + 'static {
     /// A copy of the residual stream.
     fn residual(&self, activations: &Self::Activations) -> Result<Vec<f32>>;
 
-    /// The products that went to [`Output::Logits`].
+    /// The last [`Products::Logits`].
     fn logits<'a>(&self, activations: &'a Self::Activations) -> &'a [f32];
 
     /// Room for `capacity` positions of keys and values in all layers.

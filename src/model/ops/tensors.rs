@@ -3,7 +3,7 @@
 use candle_core::quantized::{GgmlDType, QMatMul, ggml_file::qtensor_from_ggml};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 
-use super::{HeadNorms, Input, Ops, Output, Weight, attention_shape, tail};
+use super::{Branch, HeadNorms, Input, Ops, Products, Weight, attention_shape, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::AttentionShape;
 use crate::model::cache::{SegmentStorage, SequenceCache};
@@ -73,8 +73,8 @@ impl TensorOps {
     fn input(&self, x: &StepTensors, input: Input<'_, Self>) -> Result<Tensor> {
         match input {
             Input::Normalized(weight) => self.rms_norm(earlier(x.residual.as_ref())?, weight),
-            Input::Attended => earlier(x.attended.as_ref()).cloned(),
-            Input::Gated => {
+            Input::Branch(Branch::Attended) => earlier(x.attended.as_ref()).cloned(),
+            Input::Branch(Branch::Gated) => {
                 let [gate, up] = x.products()?;
                 gate.silu()? * up
             }
@@ -130,14 +130,18 @@ impl TensorOps {
     }
 }
 
-impl TensorMatrix {
+impl Weight<TensorOps> {
     fn multiply(&self, input: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Dense(weights) => {
+        let product = match &self.matrix {
+            TensorMatrix::Dense(weights) => {
                 let product = input.to_dtype(weights.dtype())?.matmul(&weights.t()?)?;
                 product.to_dtype(DType::F32)
             }
-            Self::Quantized(weights, _) => weights.forward(input),
+            TensorMatrix::Quantized(weights, _) => weights.forward(input),
+        }?;
+        match &self.bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
         }
     }
 }
@@ -200,29 +204,31 @@ impl Ops for TensorOps {
         Ok(())
     }
 
-    fn multiply(
+    fn multiply_normalized(
         &self,
         x: &mut StepTensors,
-        input: Input<'_, Self>,
+        norm: &Tensor,
         weights: &[Weight<Self>],
-        output: Output,
+        products: Products,
     ) -> Result<()> {
-        let input = self.input(x, input)?.contiguous()?;
-        let products = weights.iter().map(|Weight { matrix, bias }| {
-            let product = matrix.multiply(&input)?;
-            match bias {
-                Some(bias) => product.broadcast_add(bias),
-                None => Ok(product),
-            }
-        });
-        let mut products = products.collect::<Result<Vec<_>>>()?;
-        match output {
-            Output::QueriesKeysValues | Output::GateUp => x.products = products,
-            Output::Residual => {
-                x.residual = Some((earlier(x.residual.as_ref())? + products.swap_remove(0))?);
-            }
-            Output::Logits => x.logits = products.swap_remove(0).flatten_all()?.to_vec1()?,
+        let input = self.input(x, Input::Normalized(norm))?;
+        let found = weights.iter().map(|weight| weight.multiply(&input));
+        let found = found.collect::<Result<Vec<_>>>()?;
+        match products {
+            Products::QueriesKeysValues | Products::GateUp => x.products = found,
+            Products::Logits => x.logits = found[0].flatten_all()?.to_vec1()?,
         }
+        Ok(())
+    }
+
+    fn add_product(
+        &self,
+        x: &mut StepTensors,
+        branch: Branch,
+        weight: &Weight<Self>,
+    ) -> Result<()> {
+        let product = weight.multiply(&self.input(x, Input::Branch(branch))?)?;
+        x.residual = Some((earlier(x.residual.as_ref())? + product)?);
         Ok(())
     }
 
