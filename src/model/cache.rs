@@ -10,6 +10,12 @@ use crate::kernels::attention::KeyValues;
 /// Positions that a segment has room for at least.
 const SMALLEST_SEGMENT: usize = 16;
 
+/// Positions of a segment that is copied rather than left among many as short.
+const SHORT_SEGMENT: usize = 64;
+
+/// So many short segments become one.
+const MOST_SHORT_SEGMENTS: usize = 4;
+
 /// A contiguous stretch of a sequence's keys and values, over all layers.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -66,9 +72,10 @@ impl SequenceCache {
         self.length
     }
 
-    /// Makes room for `count` more positions in the tail. Without room in
-    /// the tail, a new segment as large as the expectation or, beyond that, as the whole sequence
-    /// follows it, so that nothing is ever copied.
+    /// Makes room for `count` more positions in the tail. Without room in the tail, a new segment as
+    /// large as the expectation or, beyond that, as the whole sequence follows it, so that little is
+    /// ever copied: only of a sequence that is forked again and again as it grows, the short
+    /// segments between its forks.
     pub(super) fn reserve<O: Ops>(
         &mut self,
         count: usize,
@@ -79,17 +86,30 @@ impl SequenceCache {
         if self.tail.is_none() {
             self.tail = self.take_back_last();
         }
-        if !self.tail.as_ref().is_some_and(has_room) {
-            let expected = self.expected.saturating_sub(self.length);
-            let wanted = if expected > 0 { expected } else { self.length.max(SMALLEST_SEGMENT) };
-            let limit = context_length.saturating_sub(self.length);
-            let capacity = wanted.min(limit).max(count);
-            let storage = ops.cache_storage(capacity)?;
-            let segment = Segment { storage, capacity, length: 0 };
-            let filled = self.tail.replace(segment).filter(|segment| segment.length > 0);
-            self.shared.extend(filled.map(Arc::new));
+        if self.tail.as_ref().is_some_and(has_room) {
+            return Ok(());
         }
+        self.shared.extend(self.tail.take().filter(|tail| tail.length > 0).map(Arc::new));
+        let expected = self.expected.saturating_sub(self.length);
+        let wanted = if expected > 0 { expected } else { self.length.max(SMALLEST_SEGMENT) };
+        let limit = context_length.saturating_sub(self.length);
+        let merged = self.shared.len() - self.short_segments();
+        let copied: usize = self.shared[merged..].iter().map(|segment| segment.length).sum();
+        let capacity = copied + wanted.min(limit).max(count);
+        let mut tail = Segment { storage: ops.cache_storage(capacity)?, capacity, length: 0 };
+        for segment in &self.shared[merged..] {
+            ops.append(&mut tail, segment)?;
+        }
+        self.shared.truncate(merged);
+        self.tail = Some(tail);
         Ok(())
+    }
+
+    /// How many short segments at the end have become too many; 0 if they have not.
+    fn short_segments(&self) -> usize {
+        let is_short = |segment: &&Arc<Segment>| segment.length <= SHORT_SEGMENT;
+        let count = self.shared.iter().rev().take_while(is_short).count();
+        if count >= MOST_SHORT_SEGMENTS { count } else { 0 }
     }
 
     /// The segment that grows, where room was reserved.

@@ -157,6 +157,34 @@ fn forks_and_their_parent_go_on_as_fresh_sequences_would() {
     assert_close(&grown, &expected[9 * width..], AGAINST_ITSELF);
 }
 
+#[test]
+fn a_parent_that_is_forked_at_every_token_stays_in_few_pieces() {
+    for back_end in BACK_ENDS {
+        let mut decoder = load(&model_path("llama"), back_end).unwrap();
+        let (tokens, logits) = reference("llama");
+        let mut parent = SequenceCache::new(0);
+        let mut forks = Vec::new();
+        let (mut grown, mut before) = (Vec::new(), Vec::new());
+        for token in &tokens[..32] {
+            let of_fork = |fork: &mut SequenceCache| run(&mut decoder, fork, &tokens[3..4]);
+            before.extend(forks.last_mut().map(of_fork));
+            grown.extend(run(&mut decoder, &mut parent, std::slice::from_ref(token)));
+            assert!(parent.segments(0).count() <= 4, "{:?}", parent.segments(0).count());
+            forks.push(parent.fork(1));
+        }
+        assert_close(&grown, &logits[..grown.len()], AGAINST_REFERENCE);
+        assert_eq!((before.len(), parent.length()), (31, 32));
+        // What was copied is a part of the parent alone: the forks go on from what they share.
+        let mut last = forks[0].fork(1);
+        assert_eq!(last.length(), 2);
+        assert_close(
+            &run(&mut decoder, &mut last, &tokens[5..6]),
+            &run(&mut decoder, &mut forks[0], &tokens[5..6]),
+            AGAINST_ITSELF,
+        );
+    }
+}
+
 /// All logits of the tokens, in stages: embeddings, layers in two parts, output.
 fn run_in_stages(decoder: &mut Decoder, tokens: &[u32], at: usize) -> Vec<f32> {
     let residual = decoder.begin(tokens).unwrap();

@@ -154,6 +154,52 @@ impl KeyValues {
         self.shape
     }
 
+    /// Takes over the first `count` positions of another memory of the same type and shape, as the
+    /// positions from `position` on.
+    ///
+    /// # Panics
+    /// If type or shape differ, or there are no such positions.
+    pub fn copy(&mut self, position: usize, other: &Self, count: usize) {
+        assert_eq!((self.kind, self.shape), (other.kind, other.shape), "memories of one model");
+        assert!(count <= other.capacity && position + count <= self.capacity, "no such positions");
+        for layer in 0..self.shape.layers {
+            for kv_head in 0..self.shape.kv_heads {
+                self.copy_head((layer, kv_head), position, other, count);
+            }
+        }
+    }
+
+    fn copy_head(&mut self, head: (usize, usize), position: usize, other: &Self, count: usize) {
+        let (size, bytes) = (padded(self.shape.head_size), self.kind.bytes());
+        let plane = self.capacity * size * bytes;
+        let offset = (head.0 * self.shape.kv_heads + head.1) * self.head_bytes();
+        let from = other.head(head.0, head.1);
+        // SAFETY: the layers' heads follow each other, and this one is there with all its parts; so
+        // are all places of positions below the capacities, which `copy` has checked.
+        unsafe {
+            let keys = self.memory.as_mut_ptr().add(offset);
+            let values = keys.add(plane);
+            let key_scales = keys.add(2 * plane).cast::<f32>();
+            let value_scales = key_scales.add(self.capacity);
+            let copy = |to: *mut u8, place: usize, from: *const u8, other_place: usize, count| {
+                let (from, to) = (from.add(other_place * bytes), to.add(place * bytes));
+                std::ptr::copy_nonoverlapping(from, to, count * bytes);
+            };
+            for (old, new) in (position..position + count).enumerate() {
+                for index in (0..size).step_by(2) {
+                    let places = [new, old].map(|position| key_place(size, position, index));
+                    copy(keys, places[0], from.keys, places[1], 2);
+                }
+                for index in 0..size {
+                    let places = [new, old].map(|position| value_place(size, position, index));
+                    copy(values, places[0], from.values, places[1], 1);
+                }
+                *key_scales.add(new) = *from.key_scales.add(old);
+                *value_scales.add(new) = *from.value_scales.add(old);
+            }
+        }
+    }
+
     /// Stores one position's keys and values of a layer, `[kv_heads · head_size]` each.
     ///
     /// # Panics
@@ -478,6 +524,34 @@ mod tests {
                         let elements = store.elements(layer, kv_head, position, index);
                         assert!((elements.0 * scales.0 - key).abs() <= scales.0 * 0.51);
                         assert!((elements.1 * scales.1 - value).abs() <= scales.1 * 0.51);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_is_what_it_was_wherever_it_goes() {
+        for kind in [KvType::I16, KvType::I8] {
+            for head_size in [3, 16, 34] {
+                let shape = KvShape { layers: 2, kv_heads: 2, head_size };
+                let [mut from, mut to] =
+                    [20, 64].map(|capacity| KeyValues::allocate(kind, shape, capacity).unwrap());
+                for (layer, position) in (0..40).map(|i| (i / 20, i % 20)) {
+                    let keys = row(2 * head_size, (layer * 50 + position + 1) as f32);
+                    from.write(layer, position, &keys, &row(2 * head_size, position as f32 + 0.1));
+                }
+                to.copy(0, &from, 19);
+                to.copy(19, &from, 20);
+                for (layer, kv_head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                    for (new, old) in (0..19).chain(0..20).enumerate() {
+                        let scales = |store: &KeyValues, at| store.scales(layer, kv_head, at);
+                        assert_eq!(scales(&to, new), scales(&from, old));
+                        for index in 0..head_size {
+                            let element =
+                                |store: &KeyValues, at| store.elements(layer, kv_head, at, index);
+                            assert_eq!(element(&to, new), element(&from, old));
+                        }
                     }
                 }
             }

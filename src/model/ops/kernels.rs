@@ -14,7 +14,7 @@ use crate::kernels::elementwise::{
     Rows, for_each_row, norm_heads, rms_norm_row, rotate_heads, silu_multiply_row,
 };
 use crate::kernels::matmul::{self, PackedMatrix, Source, Target, multiply_many};
-use crate::model::cache::SegmentStorage;
+use crate::model::cache::{Segment, SegmentStorage};
 use crate::model::config::Config;
 use crate::model::decoder::BatchItem;
 use crate::model::rope::RopePairs;
@@ -343,6 +343,12 @@ impl Ops for KernelOps {
                  the output have fewer tokens, or run fewer sequences at once"
             ),
         }
+    }
+
+    fn append(&self, to: &mut Segment, from: &Segment) -> Result<()> {
+        key_values_mut(&mut to.storage)?.copy(to.length, key_values(&from.storage)?, from.length);
+        to.length += from.length;
+        Ok(())
     }
 
     fn cache_bytes_per_token(&self) -> usize {

@@ -161,6 +161,9 @@ pub(super) trait Ops: Debug + Send + Sync + Sized + 'static {
     /// Room for `capacity` positions of keys and values in all layers.
     fn cache_storage(&self, capacity: usize) -> Result<SegmentStorage>;
 
+    /// Appends the filled positions of a segment to those of another one, which has room for them.
+    fn append(&self, to: &mut Segment, from: &Segment) -> Result<()>;
+
     /// Bytes of one token's keys and values over all layers.
     fn cache_bytes_per_token(&self) -> usize;
 }

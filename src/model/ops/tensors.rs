@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use super::{Branch, HeadNorms, Input, Ops, Products, Weight, attention_shape, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::AttentionShape;
-use crate::model::cache::{SegmentStorage, SequenceCache};
+use crate::model::cache::{Segment, SegmentStorage, SequenceCache};
 use crate::model::config::Config;
 use crate::model::decoder::BatchItem;
 use crate::model::rope::RopePairs;
@@ -307,6 +307,13 @@ impl Ops for TensorOps {
         let AttentionShape { kv_heads, head_size, .. } = self.shape;
         let shape = (self.layers, 2, kv_heads, capacity, head_size);
         Ok(SegmentStorage::Tensor(Tensor::zeros(shape, DType::F16, &self.device)?))
+    }
+
+    fn append(&self, to: &mut Segment, from: &Segment) -> Result<()> {
+        let filled = elements(&from.storage)?.narrow(3, 0, from.length)?.contiguous()?;
+        elements(&to.storage)?.slice_set(&filled, 3, to.length)?;
+        to.length += from.length;
+        Ok(())
     }
 
     fn cache_bytes_per_token(&self) -> usize {
