@@ -21,7 +21,7 @@ pub(super) const SCALE: usize = 0;
 pub(super) const ZERO_SUM: usize = 1;
 /// … and the sums of the whole block, its first half and its second half times the scale, in f32.
 pub(super) const SCALED_SUM: usize = 6;
-const PARTS: usize = SCALED_SUM + 3;
+pub(super) const PARTS: usize = SCALED_SUM + 3;
 
 /// 1.5 · 2²³. An integer below 2²² that is added to its bits gives the bits of the float that is as
 /// much larger: sums that begin with them are floats without a conversion. The kernels take it out

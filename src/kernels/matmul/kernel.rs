@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::activations::{self, ActivationKind, Prepared};
+use super::destination::Destination;
 use super::float::{Brain, FloatFormat, Half, Single};
 use super::format::{self, QuantizedFormat};
 use super::panel::{self, FLOAT_ROWS, QUANTIZED_ROWS};
@@ -43,14 +44,15 @@ pub(super) struct Strips {
     pub(super) columns: usize,
     /// Bytes that it takes then.
     pub(super) bytes: usize,
-    /// Tokens that it is multiplied with at a time, at most.
-    pub(super) tile: usize,
     /// Panels, their columns, those of the strip, the strip.
     pub(super) unpack: unsafe fn([&[u8]; 2], usize, Range<usize>, &mut [u8]),
-    /// Strip, the panels' columns, those of the strip, tokens, totals (tokens × rows of two panels),
-    /// which go on from the columns before.
-    pub(super) multiply: unsafe fn(&[u8], usize, Range<usize>, Prepared<'_>, &mut [f32]),
+    /// Strip, the panels' columns, those of the strip, tokens, totals (tokens × rows of two panels)
+    /// which go on from the columns before, where the results go after the last columns.
+    pub(super) multiply: MultiplyStrip,
 }
+
+type MultiplyStrip =
+    unsafe fn(&[u8], usize, Range<usize>, Prepared<'_>, &mut [f32], &Destination<'_>);
 
 impl Strips {
     /// Unpacks some columns of two panels.
@@ -65,8 +67,8 @@ impl Strips {
         unsafe { (self.unpack)(panels, columns, range, strip) }
     }
 
-    /// Adds the products of a strip with a tile of tokens to `totals`; at the first columns, these
-    /// begin at zero.
+    /// Adds the products of a strip with tokens to `totals`, which begin at zero with the first
+    /// columns; after the last ones it puts them where they belong.
     pub(super) fn multiply(
         &self,
         strip: &[u8],
@@ -74,9 +76,10 @@ impl Strips {
         range: Range<usize>,
         tokens: Prepared<'_>,
         totals: &mut [f32],
+        destination: &Destination<'_>,
     ) {
         // SAFETY: as above.
-        unsafe { (self.multiply)(strip, columns, range, tokens, totals) }
+        unsafe { (self.multiply)(strip, columns, range, tokens, totals, destination) }
     }
 }
 

@@ -11,6 +11,7 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod destination;
 mod float;
 mod format;
 mod kernel;
@@ -25,6 +26,7 @@ mod tests;
 
 use rayon::prelude::*;
 
+pub use self::destination::Target;
 use self::kernel::Kernel;
 use self::memory::AlignedBytes;
 pub use self::source::{Source, Workspace};
@@ -118,24 +120,6 @@ impl PackedMatrix {
 
     fn panel_count(&self) -> usize {
         self.rows.div_ceil(self.kernel.panel_rows)
-    }
-}
-
-/// Where a product goes.
-#[derive(Debug)]
-pub struct Target<'a> {
-    /// `tokens × rows`, row-major.
-    pub values: &'a mut [f32],
-    /// Added to every token's product, an element a row of the matrix.
-    pub bias: Option<&'a [f32]>,
-    /// Whether the product is added to what the values are, rather than taking their place.
-    pub add: bool,
-}
-
-impl<'a> Target<'a> {
-    /// The product takes the place of the values.
-    pub fn new(values: &'a mut [f32]) -> Self {
-        Self { values, bias: None, add: false }
     }
 }
 

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::activations::Prepared;
+use super::activations::{BLOCK, Prepared};
+use super::destination::{Destination, Output};
 use super::kernel::{MAX_TILE, Strips};
 use super::memory::AlignedBytes;
-use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS};
-use super::shared::Shared;
+use super::panel::FLOAT_ROWS;
 use super::source::{Inputs, part};
 use super::{PackedMatrix, Source, Target, Workspace};
 use crate::support::team::Team;
@@ -38,9 +38,8 @@ pub(super) fn multiply(
     let wanted = |kind| matrices.iter().any(|matrix| matrix.kernel.activations == kind);
     let inputs = Inputs::prepare(team, set, source, wanted, workspace);
     let mut outputs = [const { None }; MAX_MATRICES];
-    for (output, target) in outputs.iter_mut().zip(targets) {
-        let Target { values, bias, add } = target;
-        *output = Some(Output { values: Shared::of(values), bias: *bias, add: *add });
+    for ((output, target), matrix) in outputs.iter_mut().zip(targets).zip(matrices) {
+        *output = Some(Output::new(target, matrix.rows));
     }
     let plan = Plan::new(team, matrices, source.tokens(), inputs.words_a_token());
     team.run(plan.tasks(), |task| {
@@ -115,13 +114,13 @@ fn multiply_directly(
     let rows = matrix.kernel.panel_rows;
     let mut totals = [0.0; MAX_TILE * FLOAT_ROWS];
     for panel in panels {
+        // SAFETY: no other task has this panel together with these tokens.
+        let destination = unsafe { Destination::new(output, 0, panel * rows..(panel + 1) * rows) };
         for tile in tiles(tokens.clone(), matrix.kernel.tile) {
             let totals = &mut totals[..tile.len() * rows];
             let inputs = inputs.tokens(tile.clone());
             matrix.kernel.multiply(matrix.panel(panel), matrix.columns, inputs, totals);
-            for (token, totals) in tile.zip(totals.chunks_exact(rows)) {
-                output.put(matrix, token, panel, totals);
-            }
+            destination.put(tile.start, totals, rows);
         }
     }
 }
@@ -139,34 +138,25 @@ fn multiply_strips(
 ) {
     let rows = matrix.kernel.panel_rows;
     let columns = matrix.columns;
+    // Strips are as equal as whole blocks allow.
     let count = columns.div_ceil(strips.columns);
-    // Sums wait for the next columns; where there are none, they go to the output at once.
-    let kept = if count > 1 { tokens.len() } else { MAX_TILE };
-    scratch.reserve(strips.bytes, kept * 2 * rows);
-    let strip = &mut scratch.strip.as_mut_slice()[..strips.bytes];
+    let step = columns.div_ceil(count).next_multiple_of(BLOCK);
+    scratch.reserve(strips.bytes, tokens.len() * 2 * rows);
+    let Scratch { strip, totals } = scratch;
+    let strip = &mut strip.as_mut_slice()[..strips.bytes];
+    let totals = &mut totals[..tokens.len() * 2 * rows];
+    let inputs = inputs.tokens(tokens.clone());
     for first in panels.clone().step_by(2) {
-        // Where there is no second panel the first passes for it, and the results are dropped.
+        // Where there is no second panel the first passes for it, and its results are dropped.
         let second = if first + 1 < panels.end { first + 1 } else { first };
         let pair = [first, second].map(|panel| matrix.panel(panel));
-        for (index, start) in (0..columns).step_by(strips.columns).enumerate() {
-            let range = start..columns.min(start + strips.columns);
+        let filled = first * rows..(second + 1) * rows;
+        // SAFETY: no other task has these panels together with these tokens.
+        let destination = unsafe { Destination::new(output, tokens.start, filled) };
+        for start in (0..columns).step_by(step) {
+            let range = start..columns.min(start + step);
             strips.unpack(pair, columns, range.clone(), strip);
-            for tile in tiles(tokens.clone(), strips.tile) {
-                let at = if count > 1 { tile.start - tokens.start } else { 0 };
-                let totals = &mut scratch.totals[at * 2 * rows..][..tile.len() * 2 * rows];
-                let inputs = inputs.tokens(tile.clone());
-                strips.multiply(strip, columns, range.clone(), inputs, totals);
-                if index + 1 < count {
-                    continue;
-                }
-                for (token, totals) in tile.zip(totals.chunks_exact(2 * rows)) {
-                    let (low, high) = totals.split_at(rows);
-                    output.put(matrix, token, first, low);
-                    if second > first {
-                        output.put(matrix, token, second, high);
-                    }
-                }
-            }
+            strips.multiply(strip, columns, range, inputs, totals, &destination);
         }
     }
 }
@@ -196,66 +186,14 @@ impl Scratch {
     }
 }
 
-/// Cuts tokens into tiles of at most so many, as equal as can be.
-fn tiles(tokens: Range<usize>, largest: usize) -> impl Iterator<Item = Range<usize>> {
-    let (start, total) = (tokens.start, tokens.len());
-    let count = total.div_ceil(largest);
+/// Cuts tokens into tiles of at most so many, as equal as can be, larger ones first.
+pub(super) fn tiles(tokens: Range<usize>, largest: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = tokens.len().div_ceil(largest);
+    let (least, more) = (tokens.len() / count.max(1), tokens.len() % count.max(1));
+    let mut start = tokens.start;
     (0..count).map(move |index| {
-        let part = part(total, count, index);
-        start + part.start..start + part.end
+        let tile = start..start + least + usize::from(index < more);
+        start = tile.end;
+        tile
     })
-}
-
-/// A target that several threads write to.
-struct Output<'a> {
-    values: Shared<'a, f32>,
-    bias: Option<&'a [f32]>,
-    add: bool,
-}
-
-impl Output<'_> {
-    /// Writes a token's sums over the rows of a panel. No other task has this token with this panel.
-    fn put(&self, matrix: &PackedMatrix, token: usize, panel: usize, sums: &[f32]) {
-        let first = panel * matrix.kernel.panel_rows;
-        let rows = matrix.kernel.panel_rows.min(matrix.rows - first);
-        let at = token * matrix.rows + first;
-        // SAFETY: no other task has these rows of this token.
-        let values = unsafe { self.values.slice(at..at + rows) };
-        let bias = self.bias.map(|bias| &bias[first..first + rows]);
-        // Whole panels are a few registers, not a loop.
-        if let (Some(values), Some(sums)) =
-            (values.as_mut_array::<QUANTIZED_ROWS>(), sums.as_array::<QUANTIZED_ROWS>())
-        {
-            put(values, sums, bias, self.add);
-        } else if let (Some(values), Some(sums)) =
-            (values.as_mut_array::<FLOAT_ROWS>(), sums.as_array::<FLOAT_ROWS>())
-        {
-            put(values, sums, bias, self.add);
-        } else {
-            put(values, &sums[..rows], bias, self.add);
-        }
-    }
-}
-
-/// `values = sums + bias`, on top of what they were if `add`.
-#[inline(always)]
-fn put(values: &mut [f32], sums: &[f32], bias: Option<&[f32]>, add: bool) {
-    match (bias, add) {
-        (None, false) => values.copy_from_slice(sums),
-        (None, true) => {
-            for (value, sum) in values.iter_mut().zip(sums) {
-                *value += sum;
-            }
-        }
-        (Some(bias), false) => {
-            for ((value, sum), bias) in values.iter_mut().zip(sums).zip(bias) {
-                *value = sum + bias;
-            }
-        }
-        (Some(bias), true) => {
-            for ((value, sum), bias) in values.iter_mut().zip(sums).zip(bias) {
-                *value += sum + bias;
-            }
-        }
-    }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::activations::{ActivationKind, Prepared};
 use super::kernel;
+use super::memory::AlignedBytes;
 use super::shared::Shared;
 use crate::kernels::elementwise::{Rows, rms_norm_row, silu_multiply_row};
 use crate::support::processor::InstructionSet;
@@ -92,12 +93,18 @@ impl<'a> Source<'a> {
 
 /// Memory for a product's prepared inputs, kept from one product to the next: once it has grown to
 /// the largest, products allocate nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Workspace {
     /// By [`ActivationKind`].
-    words: [Vec<u32>; 2],
+    words: [AlignedBytes; 2],
     /// A row for each task.
     rows: Vec<f32>,
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Self { words: [const { AlignedBytes::empty() }; 2], rows: Vec::new() }
+    }
 }
 
 /// The inputs as the kernels read them, by [`ActivationKind`]; empty where none was asked for.
@@ -125,8 +132,10 @@ impl<'a> Inputs<'a> {
             tokens.min(team.threads() * TASKS_A_THREAD)
         };
         let Workspace { words: [floats, quantized], rows } = workspace;
-        let mut words = [room(floats, lengths[0]), room(quantized, lengths[1])];
-        let rows = room(rows, tasks * columns);
+        let mut words = [floats.words(lengths[0]), quantized.words(lengths[1])];
+        if rows.len() < tasks * columns {
+            rows.resize(tasks * columns, 0.0);
+        }
         {
             let words = words.each_mut().map(|words| Shared::of(words));
             let rows = Shared::of(rows);
@@ -161,14 +170,6 @@ impl<'a> Inputs<'a> {
         let kind = ActivationKind::ALL.into_iter().find(wanted);
         kind.map_or(1, |kind| kind.words(self.columns))
     }
-}
-
-/// The first `length` elements of a vector that only ever grows.
-fn room<T: Copy + Default>(vector: &mut Vec<T>, length: usize) -> &mut [T] {
-    if vector.len() < length {
-        vector.resize(length, T::default());
-    }
-    &mut vector[..length]
 }
 
 /// Part `index` of `count` parts of `0..total` that are as equal as can be.

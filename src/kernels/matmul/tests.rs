@@ -2,7 +2,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
-use crate::kernels::elementwise::Rows;
+use crate::kernels::elementwise::{Rows, rms_norm_row, silu_multiply_row};
 use crate::quant::formats::{dequantize_row, known};
 
 /// Numbers that look random and are the same every time.
@@ -125,6 +125,35 @@ fn check(ggml_type: GgmlType, rows: usize, columns: usize, tokens: usize, seed: 
     }
 }
 
+/// Every set gives the very results of the portable kernels.
+fn check_equal(ggml_type: GgmlType, rows: usize, columns: usize, tokens: usize, seed: u64) {
+    let mut numbers = Numbers(seed);
+    let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
+    let inputs = numbers.values(tokens * columns);
+    let product = |set| {
+        let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+        let mut output = vec![f32::NAN; tokens * rows];
+        multiply(&matrix, tokens, &inputs, &mut output);
+        output
+    };
+    let expected = product(InstructionSet::Scalar);
+    for set in available() {
+        let output = product(set);
+        let same = output.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{ggml_type} {set:?} {rows}×{columns}, {tokens} tokens");
+    }
+}
+
+#[test]
+fn every_set_gives_the_same_bits() {
+    for ggml_type in known() {
+        let block = ggml_type.block_size().max(32);
+        // Enough columns for several strips, and an odd number of panels.
+        check_equal(ggml_type, 40, 1280_usize.next_multiple_of(block), 13, 3);
+        check_equal(ggml_type, 33, block, 6, 4);
+    }
+}
+
 #[test]
 fn every_type_on_every_set_is_the_dequantized_product() {
     for ggml_type in known() {
@@ -238,7 +267,7 @@ fn many_matrices_are_multiplied_as_each_alone() {
 #[test]
 fn a_token_gets_the_same_result_in_any_company() {
     let (rows, columns) = (48, 256);
-    for ggml_type in known().filter(|ggml_type| ggml_type.block_size() > 1) {
+    for ggml_type in known() {
         let mut numbers = Numbers(13);
         let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
         let inputs = numbers.values(40 * columns);
@@ -253,6 +282,102 @@ fn a_token_gets_the_same_result_in_any_company() {
             }
         }
     }
+}
+
+#[test]
+fn sources_are_computed_as_their_rows_would_be() {
+    let (rows, columns, tokens, stride) = (50, 96, 70, 100);
+    let mut numbers = Numbers(17);
+    let [first, second] = [(); 2].map(|()| numbers.values(tokens * stride));
+    let weight = numbers.values(columns);
+    let [a, b] = [&first, &second].map(|data| Rows::new(data, tokens, columns, stride));
+    let sources = [
+        Source::Rows(a),
+        Source::Normalized { rows: a, weight: &weight, epsilon: 1e-5 },
+        Source::Gated { gate: a, up: b },
+    ];
+    for ggml_type in [GgmlType::F16, GgmlType::Q4_0] {
+        let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
+        for set in available() {
+            let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+            for source in &sources {
+                let mut computed = vec![0.0; tokens * columns];
+                for (token, row) in computed.chunks_exact_mut(columns).enumerate() {
+                    match source {
+                        Source::Rows(rows) => row.copy_from_slice(rows.row(token)),
+                        Source::Normalized { .. } => {
+                            rms_norm_row(a.row(token), &weight, 1e-5, row);
+                        }
+                        Source::Gated { .. } => silu_multiply_row(a.row(token), b.row(token), row),
+                    }
+                }
+                let mut expected = vec![f32::NAN; tokens * rows];
+                multiply(&matrix, tokens, &computed, &mut expected);
+                let mut output = vec![f32::NAN; tokens * rows];
+                let targets = &mut [Target::new(&mut output)];
+                let workspace = &mut Workspace::default();
+                multiply_many(Team::global(), &[&matrix], source, targets, workspace);
+                assert_eq!(output, expected, "{ggml_type} {set:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn targets_take_a_bias_and_are_added_to() {
+    let columns = 64;
+    let mut numbers = Numbers(19);
+    let mut workspace = Workspace::default();
+    for (rows, tokens) in [(1, 1), (16, 3), (70, 5), (64, 30), (33, 2)] {
+        let (inputs, bias) = (numbers.values(tokens * columns), numbers.values(rows));
+        let before = numbers.values(tokens * rows);
+        let source = Source::Rows(Rows::new(&inputs, tokens, columns, columns));
+        for ggml_type in [GgmlType::BF16, GgmlType::Q8_0] {
+            let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
+            for set in available() {
+                let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+                let mut product = vec![f32::NAN; tokens * rows];
+                multiply(&matrix, tokens, &inputs, &mut product);
+                for (bias, add) in [(None, true), (Some(&bias), false), (Some(&bias), true)] {
+                    let mut values = before.clone();
+                    let bias = bias.map(Vec::as_slice);
+                    let targets = &mut [Target { values: &mut values, bias, add }];
+                    multiply_many(Team::global(), &[&matrix], &source, targets, &mut workspace);
+                    for (index, value) in values.into_iter().enumerate() {
+                        let sum = bias.map_or(product[index], |b| product[index] + b[index % rows]);
+                        let expected = if add { before[index] + sum } else { sum };
+                        assert_eq!(value, expected, "{ggml_type} {set:?} {rows} {tokens} {index}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn product_of(columns: usize, target: usize, bias: Option<&[f32]>) {
+    let matrix = PackedMatrix::pack(GgmlType::F32, 2, 3, &[0; 24]).unwrap();
+    let inputs = vec![0.0; 2 * columns];
+    let source = Source::Rows(Rows::new(&inputs, 2, columns, columns));
+    let targets = &mut [Target { values: &mut vec![0.0; target], bias, add: false }];
+    multiply_many(Team::global(), &[&matrix], &source, targets, &mut Workspace::default());
+}
+
+#[test]
+#[should_panic(expected = "the source has the matrix's columns")]
+fn a_source_of_other_columns_panics() {
+    product_of(4, 4, None);
+}
+
+#[test]
+#[should_panic(expected = "the target is tokens × rows")]
+fn a_target_of_another_length_panics() {
+    product_of(3, 5, None);
+}
+
+#[test]
+#[should_panic(expected = "the bias has the matrix's rows")]
+fn a_bias_of_another_length_panics() {
+    product_of(3, 4, Some(&[0.0; 3]));
 }
 
 #[test]
@@ -285,5 +410,6 @@ proptest! {
         seed: u64,
     ) {
         check(ggml_type, rows, blocks * ggml_type.block_size().max(32), tokens, seed);
+        check_equal(ggml_type, rows, blocks * ggml_type.block_size().max(32), tokens, seed);
     }
 }

@@ -6,9 +6,11 @@ use std::ops::Range;
 
 use super::{STRIP_TILE, broadcast};
 use crate::kernels::matmul::activations::{ActivationKind, Prepared};
+use crate::kernels::matmul::destination::Destination;
 use crate::kernels::matmul::float::FloatFormat;
 use crate::kernels::matmul::kernel::Strips;
 use crate::kernels::matmul::panel::FLOAT_ROWS;
+use crate::kernels::matmul::product::tiles;
 
 /// Rows in a register.
 const LANES: usize = 16;
@@ -48,7 +50,6 @@ pub(in crate::kernels::matmul) fn float_strips<F: FloatFormat<WIDTH>, const WIDT
     Strips {
         columns: STRIP_COLUMNS,
         bytes: strip_bytes(STRIP_COLUMNS),
-        tile: STRIP_TILE,
         unpack: unpack::<F, WIDTH>,
         multiply: multiply_strip,
     }
@@ -90,31 +91,43 @@ fn unpack<F: FloatFormat<WIDTH>, const WIDTH: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn multiply_strip(
     strip: &[u8],
-    columns: usize,
+    columns_of_panels: usize,
     range: Range<usize>,
     tokens: Prepared<'_>,
     totals: &mut [f32],
+    destination: &Destination<'_>,
 ) {
     assert!(
-        range.end <= columns && strip.as_ptr().addr().is_multiple_of(64),
+        range.end <= columns_of_panels && strip.as_ptr().addr().is_multiple_of(64),
         "the strip is a strip"
     );
     assert!(strip.len() >= strip_bytes(range.len()), "the strip is whole");
-    assert!(tokens.stride >= ActivationKind::Float.words(columns), "the tokens are whole");
+    let words = ActivationKind::Float.words(columns_of_panels);
+    assert!(tokens.stride >= words, "the tokens are whole");
     assert!(totals.len() >= 2 * FLOAT_ROWS * tokens.tokens, "the totals have room");
-    let totals = totals.as_mut_ptr();
-    // SAFETY: the strip, the tokens and the totals are as long as the tile asks: see above.
-    unsafe {
-        let first = range.start * 2 * FLOAT_ROWS;
-        let weights = Unpacked { strip: strip.as_ptr().cast::<f32>().wrapping_sub(first) };
-        match tokens.tokens {
-            1 => tile::<_, 4, 1>(weights, range, tokens.starts(), totals),
-            2 => tile::<_, 4, 2>(weights, range, tokens.starts(), totals),
-            3 => tile::<_, 4, 3>(weights, range, tokens.starts(), totals),
-            4 => tile::<_, 4, 4>(weights, range, tokens.starts(), totals),
-            5 => tile::<_, 4, 5>(weights, range, tokens.starts(), totals),
-            6 => tile::<_, 4, 6>(weights, range, tokens.starts(), totals),
-            tokens => unreachable!("no tile has {tokens} tokens"),
+    let before = range.start * 2 * FLOAT_ROWS;
+    let weights = Unpacked { strip: strip.as_ptr().cast::<f32>().wrapping_sub(before) };
+    for tile_range in tiles(0..tokens.tokens, STRIP_TILE) {
+        let tokens = tokens.tokens(tile_range.clone());
+        // Sums wait for the next columns, if any.
+        let at = if range.len() == columns_of_panels { 0 } else { tile_range.start };
+        let sums = &mut totals[2 * FLOAT_ROWS * at..][..2 * FLOAT_ROWS * tile_range.len()];
+        let totals = sums.as_mut_ptr();
+        let columns = range.clone();
+        // SAFETY: the strip, the tokens and the totals are as long as the tile asks: see above.
+        unsafe {
+            match tokens.tokens {
+                1 => tile::<_, 4, 1>(weights, columns, tokens.starts(), totals),
+                2 => tile::<_, 4, 2>(weights, columns, tokens.starts(), totals),
+                3 => tile::<_, 4, 3>(weights, columns, tokens.starts(), totals),
+                4 => tile::<_, 4, 4>(weights, columns, tokens.starts(), totals),
+                5 => tile::<_, 4, 5>(weights, columns, tokens.starts(), totals),
+                6 => tile::<_, 4, 6>(weights, columns, tokens.starts(), totals),
+                tokens => unreachable!("no tile has {tokens} tokens"),
+            }
+        }
+        if range.end == columns_of_panels {
+            destination.put(tile_range.start, sums, 2 * FLOAT_ROWS);
         }
     }
 }

@@ -11,9 +11,11 @@ use super::{STRIP_TILE, broadcast};
 use crate::kernels::matmul::activations::{
     ActivationKind, BLOCK, CODE_WORDS, MAGIC, Prepared, SCALE, SCALED_SUM, part_at,
 };
+use crate::kernels::matmul::destination::Destination;
 use crate::kernels::matmul::format::{QuantizedFormat, has_offsets};
 use crate::kernels::matmul::kernel::Strips;
 use crate::kernels::matmul::panel::{QUANTIZED_ROWS, quantized_bytes};
+use crate::kernels::matmul::product::tiles;
 
 /// [`super::super::portable::multiply_quantized`] with AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -45,8 +47,8 @@ pub(in crate::kernels::matmul) fn multiply_quantized<F: QuantizedFormat>(
 /// cache.
 pub(in crate::kernels::matmul) fn quantized_strips<F: QuantizedFormat>() -> Strips {
     match (BLOCK / F::GROUP, has_offsets::<F>()) {
-        (1, false) => strips_of::<F, 1, false>(768),
-        (1, true) => strips_of::<F, 1, true>(768),
+        (1, false) => strips_of::<F, 1, false>(640),
+        (1, true) => strips_of::<F, 1, true>(640),
         (_, false) => strips_of::<F, 2, false>(512),
         (_, true) => strips_of::<F, 2, true>(512),
     }
@@ -58,7 +60,6 @@ fn strips_of<F: QuantizedFormat, const GROUPS: usize, const OFFSETS: bool>(
     Strips {
         columns,
         bytes: Unpacked::<GROUPS, OFFSETS>::bytes(columns),
-        tile: STRIP_TILE,
         unpack: unpack::<F, GROUPS, OFFSETS>,
         multiply: multiply_strip::<F, GROUPS, OFFSETS>,
     }
@@ -97,6 +98,7 @@ fn multiply_strip<F: QuantizedFormat, const GROUPS: usize, const OFFSETS: bool>(
     range: Range<usize>,
     tokens: Prepared<'_>,
     totals: &mut [f32],
+    destination: &Destination<'_>,
 ) {
     assert!(
         range.end <= columns && strip.as_ptr().addr().is_multiple_of(64),
@@ -107,19 +109,29 @@ fn multiply_strip<F: QuantizedFormat, const GROUPS: usize, const OFFSETS: bool>(
     assert!(totals.len() >= 2 * QUANTIZED_ROWS * tokens.tokens, "the totals have room");
     let blocks = range.start / BLOCK..range.end / BLOCK;
     let place = Place { first: blocks.start, count: blocks.len(), blocks: columns / BLOCK };
-    let totals = totals.as_mut_ptr();
-    // SAFETY: the strip, the tokens and the totals are as long as the tile asks: see above.
-    unsafe {
-        let strip = strip.as_ptr().cast_mut();
-        let weights = Unpacked::<GROUPS, OFFSETS>::new(strip, range.len(), F::ZERO);
-        match tokens.tokens {
-            1 => tile::<_, 2, 1>(weights, place, tokens.starts(), totals),
-            2 => tile::<_, 2, 2>(weights, place, tokens.starts(), totals),
-            3 => tile::<_, 2, 3>(weights, place, tokens.starts(), totals),
-            4 => tile::<_, 2, 4>(weights, place, tokens.starts(), totals),
-            5 => tile::<_, 2, 5>(weights, place, tokens.starts(), totals),
-            6 => tile::<_, 2, 6>(weights, place, tokens.starts(), totals),
-            tokens => unreachable!("no tile has {tokens} tokens"),
+    let strip = strip.as_ptr().cast_mut();
+    // SAFETY: the strip is as long as its columns ask.
+    let weights = unsafe { Unpacked::<GROUPS, OFFSETS>::new(strip, range.len(), F::ZERO) };
+    for range in tiles(0..tokens.tokens, STRIP_TILE) {
+        let tokens = tokens.tokens(range.clone());
+        // Sums wait for the next columns, if any.
+        let at = if place.count == place.blocks { 0 } else { range.start };
+        let sums = &mut totals[2 * QUANTIZED_ROWS * at..][..2 * QUANTIZED_ROWS * range.len()];
+        let totals = sums.as_mut_ptr();
+        // SAFETY: the strip, the tokens and the totals are as long as the tile asks: see above.
+        unsafe {
+            match tokens.tokens {
+                1 => tile::<_, 2, 1>(weights, place, tokens.starts(), totals),
+                2 => tile::<_, 2, 2>(weights, place, tokens.starts(), totals),
+                3 => tile::<_, 2, 3>(weights, place, tokens.starts(), totals),
+                4 => tile::<_, 2, 4>(weights, place, tokens.starts(), totals),
+                5 => tile::<_, 2, 5>(weights, place, tokens.starts(), totals),
+                6 => tile::<_, 2, 6>(weights, place, tokens.starts(), totals),
+                tokens => unreachable!("no tile has {tokens} tokens"),
+            }
+        }
+        if place.first + place.count == place.blocks {
+            destination.put(range.start, sums, 2 * QUANTIZED_ROWS);
         }
     }
 }
