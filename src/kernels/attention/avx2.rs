@@ -220,12 +220,6 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        // SAFETY: a prefetch of whatever address has no effect but on the caches.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn transpose(
         source: *const f32,
         source_stride: usize,

@@ -3,8 +3,10 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::vector::prefetch;
 use super::work::{KEY_BLOCK, Scratch, Work};
 use super::{AttentionItem, Kernels, Step, stream, tile};
+use crate::kernels::dispatch::for_each_instruction_set;
 use crate::support::team::Team;
 
 /// Steps with fewer multiplications than this are not worth other threads.
@@ -196,6 +198,11 @@ impl Targets {
     unsafe fn run(&self, kernels: &Kernels, task: &Task, step: Step<'_>, scratch: &mut Scratch) {
         let work = task.work(step);
         let size = work.shape.head_size;
+        for row in work.rows.clone() {
+            // Both are far apart, and the kernel takes its time over either.
+            fetch(work.query(row).as_ptr(), size);
+            fetch(self.output.wrapping_add(offset(&work, row)), size);
+        }
         // The same for all rows of an item, so that none has other bits for being in the last tile.
         let rows = work.item.queries.len() * work.group();
         let kernel = if rows <= stream::MAX_ROWS { kernels.stream } else { kernels.tile };
@@ -212,10 +219,7 @@ impl Targets {
                     None => {
                         let target = self.output.add(offset(&work, row));
                         let target = std::slice::from_raw_parts_mut(target, size);
-                        let factor = 1.0 / total;
-                        for (target, sum) in target.iter_mut().zip(sums) {
-                            *target = sum * factor;
-                        }
+                        scale_row(sums, 1.0 / total, target);
                     }
                     Some(place) => {
                         let target = self.partials.add(place + index * (size + 2));
@@ -225,6 +229,21 @@ impl Targets {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Fetches so many elements into the nearest cache.
+fn fetch(start: *const f32, elements: usize) {
+    for element in (0..elements).step_by(16) {
+        prefetch(start.wrapping_add(element));
+    }
+}
+
+for_each_instruction_set! {
+    fn scale_row(source: &[f32], factor: f32, target: &mut [f32]) {
+        for (target, source) in target.iter_mut().zip(source) {
+            *target = source * factor;
         }
     }
 }

@@ -467,7 +467,12 @@ for_each_instruction_set! {
         for (sum, value) in sums.iter_mut().zip(rest) {
             *sum += (value * inverse) * (value * inverse);
         }
-        let norm = sums.iter().sum::<f32>().sqrt();
+        for width in [8, 4, 2, 1] {
+            for index in 0..width {
+                sums[index] += sums[index + width];
+            }
+        }
+        let norm = sums[0].sqrt();
         largest * (1.0 / limit).max(norm / norm_limit)
     }
 }

@@ -3,10 +3,8 @@
 //! up.
 
 use super::store::TILE;
-use super::vector::Vector;
-use super::work::{
-    Block, KEY_BLOCK, RowScratch, SMALLEST_WEIGHT, Scratch, WEIGHT_LIMIT, Work, place,
-};
+use super::vector::{Vector, prefetch};
+use super::work::{Block, KEY_BLOCK, RowScratch, Scratch, Work, place};
 
 /// Rows from which on the tile kernel is the faster one.
 pub(super) const MAX_ROWS: usize = 8;
@@ -94,7 +92,7 @@ unsafe fn score_keys<V: Vector, const KEYS: usize, const ROWS: usize>(
     let stride = rows.padded;
     // SAFETY: rows `first..first + ROWS` are there, and KEYS registers of keys from `key` on.
     unsafe {
-        let queries = rows.queries.as_ptr().cast::<i16>().add(first * stride);
+        let queries = rows.queries.as_ptr().cast::<i16>().add(first * rows.query_stride);
         let mut starts = [block.keys; KEYS];
         for (index, start) in starts.iter_mut().enumerate() {
             let key = key + index * V::LANES;
@@ -105,11 +103,11 @@ unsafe fn score_keys<V: Vector, const KEYS: usize, const ROWS: usize>(
             let mut keys = [V::no_pairs(); KEYS];
             for (keys, start) in keys.iter_mut().zip(starts) {
                 let address = start.add(pair * TILE * 2);
-                V::prefetch(address.wrapping_add(KEY_BLOCK * stride).cast());
+                prefetch(address.wrapping_add(KEY_BLOCK * stride));
                 *keys = V::load_pairs(address);
             }
             for (row, sums) in sums.iter_mut().enumerate() {
-                let query = V::splat_pair(queries.add(row * stride + 2 * pair));
+                let query = V::splat_pair(queries.add(row * rows.query_stride + 2 * pair));
                 for (sum, keys) in sums.iter_mut().zip(keys) {
                     *sum = V::add_products(*sum, keys, query);
                 }
@@ -159,16 +157,18 @@ unsafe fn exponentiate<V: Vector>(
         let maximum = largest.largest();
         let maxima = V::splat(maximum);
         let mut total = V::splat(0.0);
-        let mut weighted = V::splat(0.0);
+        let mut sum = V::splat(0.0);
+        let mut peak = V::splat(0.0);
         for key in (0..keys).step_by(V::LANES) {
             let weight = V::load(scores.add(key)).subtract(maxima).exp2();
             total = total.add(weight);
             let weight = weight.multiply(V::load(block.value_scales.add(key)));
-            weighted = weighted.add(weight);
+            sum = sum.add(weight);
+            peak = peak.larger(weight);
             weight.store(scores.add(key));
         }
-        let sum = weighted.total().max(SMALLEST_WEIGHT);
-        let inverse = V::splat(WEIGHT_LIMIT / sum);
+        let step = V::weight_step(V::splat(sum.total()), V::splat(peak.largest()));
+        let inverse = V::splat(1.0).divide(step);
         for key in (0..keys).step_by(V::LANES) {
             V::load(scores.add(key)).multiply(inverse).store_rounded(weights.add(key));
         }
@@ -176,7 +176,7 @@ unsafe fn exponentiate<V: Vector>(
         rows.maxima[row] = maximum;
         rows.totals[row] = rows.totals[row] * factor + total.total();
         rows.factors[row] = factor;
-        rows.steps[row] = sum / WEIGHT_LIMIT;
+        rows.steps[row] = step.largest();
     }
 }
 
@@ -221,7 +221,7 @@ unsafe fn accumulate_columns<V: Vector, const WIDTH: usize, const ROWS: usize>(
             let mut pairs = [V::no_pairs(); WIDTH];
             for (index, pairs) in pairs.iter_mut().enumerate() {
                 let address = values.add((pair * stride + index * V::LANES) * 2);
-                V::prefetch(address.wrapping_add(KEY_BLOCK * stride).cast());
+                prefetch(address.wrapping_add(KEY_BLOCK * stride));
                 *pairs = V::load_pairs(address);
             }
             for (row, registers) in registers.iter_mut().enumerate() {

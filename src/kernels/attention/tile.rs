@@ -4,7 +4,7 @@
 
 use super::store::TILE;
 use super::vector::Vector;
-use super::work::{Block, KEY_BLOCK, RowScratch, SMALLEST_WEIGHT, Scratch, WEIGHT_LIMIT, Work};
+use super::work::{Block, KEY_BLOCK, RowScratch, Scratch, Work};
 
 /// Registers of rows, at most: what the micro-kernels hold next to their sums.
 pub(super) const MAX_VECTORS: usize = 3;
@@ -38,8 +38,9 @@ unsafe fn attend_rows<V: Vector, const UNROLL: usize, const VECTORS: usize>(
     let size = work.shape.head_size;
     let Scratch { widened, rows } = scratch;
     rows.prepare(work, lanes);
-    lay_queries(rows, lanes);
     rows.laid_sums.clear(rows.padded * lanes, 0.0);
+    // SAFETY: `prepare` made room for this many rows.
+    unsafe { lay_queries::<V>(rows, lanes) };
     // What every row sees.
     let common = work.visible(work.rows.end - 1).start..work.visible(work.rows.start).end;
     for block in work.blocks() {
@@ -57,41 +58,42 @@ unsafe fn attend_rows<V: Vector, const UNROLL: usize, const VECTORS: usize>(
             accumulate::<V, UNROLL, VECTORS>(rows, block, size);
         }
     }
-    // SAFETY: both hold `lanes` rows of `padded` elements, multiples of a register's lanes.
+    // SAFETY: as above.
     unsafe { collect_sums::<V>(rows, lanes) };
 }
 
 /// Lays the queries' pairs across the lanes.
-fn lay_queries(rows: &mut RowScratch, lanes: usize) {
-    let size = rows.padded;
-    rows.laid_queries.grow(size * lanes / 2);
-    let laid = rows.laid_queries.integers();
-    for (lane, query) in rows.queries.integers().chunks_exact(size).take(lanes).enumerate() {
-        let pairs = query.as_chunks::<2>().0;
-        for (target, pair) in
-            laid.as_chunks_mut::<2>().0[lane..].iter_mut().step_by(lanes).zip(pairs)
-        {
-            *target = *pair;
-        }
-    }
+#[inline(always)]
+unsafe fn lay_queries<V: Vector>(rows: &mut RowScratch, lanes: usize) {
+    let pairs = rows.query_stride / 2;
+    rows.laid_queries.grow(pairs * lanes);
+    let (source, target) = (&rows.queries, &mut rows.laid_queries);
+    // SAFETY: a pair has the size of an f32, and `prepare` made the pairs a multiple of the lanes.
+    unsafe { transpose::<V>(source, pairs, target, lanes) };
 }
 
 /// Brings the sums into rows.
 #[inline(always)]
 unsafe fn collect_sums<V: Vector>(rows: &mut RowScratch, lanes: usize) {
-    let size = rows.padded;
-    assert!(rows.laid_sums.len() >= lanes * size && rows.sums.len() >= lanes * size);
-    let (source, target) = (rows.laid_sums.as_ptr(), rows.sums.as_mut_ptr());
-    for element in (0..size).step_by(V::LANES) {
-        for lane in (0..lanes).step_by(V::LANES) {
+    // SAFETY: the padded head size and `lanes` are multiples of a register's lanes.
+    unsafe { transpose::<V>(&rows.laid_sums, lanes, &mut rows.sums, rows.padded) };
+}
+
+/// `target[column][row] = source[row][column]`; `source` has rows of `columns` elements, `target`
+/// rows of `rows`.
+///
+/// # Safety
+/// `V`'s instruction set; rows and columns are multiples of the lanes.
+#[inline(always)]
+unsafe fn transpose<V: Vector>(source: &[f32], columns: usize, target: &mut [f32], rows: usize) {
+    assert!(source.len() >= rows * columns && target.len() >= rows * columns);
+    for row in (0..rows).step_by(V::LANES) {
+        for column in (0..columns).step_by(V::LANES) {
             // SAFETY: the block lies within both, as just checked.
             unsafe {
-                V::transpose(
-                    source.add(element * lanes + lane),
-                    lanes,
-                    target.add(lane * size + element),
-                    size,
-                );
+                let source = source.as_ptr().add(row * columns + column);
+                let target = target.as_mut_ptr().add(column * rows + row);
+                V::transpose(source, columns, target, rows);
             }
         }
     }
@@ -206,7 +208,8 @@ unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
             *maximum = maximum.larger(largest[vector].multiply(scales[vector]));
         }
         let mut totals = [V::splat(0.0); VECTORS];
-        let mut weighted = [V::splat(0.0); VECTORS];
+        let mut sums = [V::splat(0.0); VECTORS];
+        let mut peaks = [V::splat(0.0); VECTORS];
         for key in 0..block.length {
             let step = V::splat(*block.value_scales.add(key));
             let mut scores_of_key = load::<V, VECTORS>(scores.add(key * lanes));
@@ -215,7 +218,8 @@ unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
                 let weight = exponent.exp2();
                 totals[vector] = totals[vector].add(weight);
                 *score = weight.multiply(step);
-                weighted[vector] = weighted[vector].add(*score);
+                sums[vector] = sums[vector].add(*score);
+                peaks[vector] = peaks[vector].larger(*score);
             }
             store(scores_of_key, scores.add(key * lanes));
         }
@@ -226,9 +230,8 @@ unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
         for vector in 0..VECTORS {
             factors[vector] = old[vector].subtract(maxima[vector]).exp2();
             totals[vector] = past[vector].multiply_add(factors[vector], totals[vector]);
-            let sum = V::splat(SMALLEST_WEIGHT).larger(weighted[vector]);
-            inverses[vector] = V::splat(WEIGHT_LIMIT).divide(sum);
-            steps[vector] = sum.multiply(V::splat(1.0 / WEIGHT_LIMIT));
+            steps[vector] = V::weight_step(sums[vector], peaks[vector]);
+            inverses[vector] = V::splat(1.0).divide(steps[vector]);
         }
         store(maxima, rows.maxima.as_mut_ptr());
         store(totals, rows.totals.as_mut_ptr());

@@ -1,6 +1,8 @@
 //! The few vector operations that the attention kernels are written in, once for every
 //! instruction set.
 
+use super::work::{SMALLEST_STEP, WEIGHT_LIMIT, WEIGHT_SUM};
+
 /// f32 lanes of one register, and what goes with them: sums in 32-bit integers, and pairs of 16-bit
 /// integers, one a lane.
 ///
@@ -73,6 +75,17 @@ pub(super) trait Vector: Copy {
         }
     }
 
+    /// The step between a block's integer weights, whose sum and largest are given as f32.
+    #[inline(always)]
+    unsafe fn weight_step(sum: Self, peak: Self) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let by_peak = peak.multiply(Self::splat(1.0 / WEIGHT_LIMIT));
+            let step = by_peak.larger(sum.multiply(Self::splat(1.0 / WEIGHT_SUM)));
+            Self::splat(SMALLEST_STEP).larger(step)
+        }
+    }
+
     /// `LANES` zero pairs.
     unsafe fn no_pairs() -> Self::Pairs;
     /// `LANES` zeros.
@@ -92,8 +105,19 @@ pub(super) trait Vector: Copy {
     unsafe fn store_rounded(self, target: *mut i16);
     /// Widens `LANES` pairs of 8-bit integers to 16 bits.
     unsafe fn widen(source: *const i8, target: *mut i16);
-    /// Fetches a cache line that will be needed soon. The address need not be readable.
-    unsafe fn prefetch(address: *const u8);
+}
+
+/// Fetches a cache line that will be needed soon. Any address will do.
+#[inline(always)]
+pub(super) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it has no effect but on the caches, and every x86-64 processor has it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// Coefficients, lowest first, of the polynomial of degree 4 that is 1 at 0, so that sums that need

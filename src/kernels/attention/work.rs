@@ -18,12 +18,15 @@ const LINE: usize = 16;
 /// nothing does not subtract an infinity from another.
 pub(super) const NO_MAXIMUM: f32 = f32::MIN;
 
-/// The sum of a row's and block's weights as integers. With values of 16 bits, their products' sum
-/// stays below 2³¹.
-pub(super) const WEIGHT_LIMIT: f32 = 32_700.0;
+/// What a row's and block's integer weights may sum up to. With values of 16 bits, their products' sum
+/// stays below 2³¹, even if every weight is rounded up.
+pub(super) const WEIGHT_SUM: f32 = 65_450.0;
 
-/// Weights that sum up to less than this, times the steps of the values, are taken for nothing.
-pub(super) const SMALLEST_WEIGHT: f32 = 1e-33;
+/// The largest integer weight.
+pub(super) const WEIGHT_LIMIT: f32 = 32_767.0;
+
+/// Integer weights are never finer than this, so that weights of nothing have a step, too.
+pub(super) const SMALLEST_STEP: f32 = 1e-36;
 
 /// A stretch of the query rows of one item and one key/value head, against a stretch of the keys.
 /// The heads of a group count as rows: row r is token `r / group` and head `r % group`.
@@ -249,9 +252,11 @@ pub(super) struct Scratch {
 pub(super) struct RowScratch {
     /// The head size rounded up to whole cache lines: the stride of most rows below.
     pub(super) padded: usize,
-    /// The queries as 16-bit integers: `[rows][padded]`; in the tile kernel they are then laid across
-    /// lanes in `laid_queries`, `[padded / 2][lanes][2]`.
+    /// The queries as 16-bit integers: `[rows][query_stride]`.
     pub(super) queries: Lines,
+    /// The head size rounded up to whole cache lines of pairs.
+    pub(super) query_stride: usize,
+    /// The tile kernel's queries: `[query_stride / 2][lanes][2]`.
     pub(super) laid_queries: Lines,
     /// What each row's sums of products are multiplied by, after the keys' scales, to be exponents.
     pub(super) scales: Lines,
@@ -284,11 +289,13 @@ impl RowScratch {
     pub(super) fn prepare(&mut self, work: &Work<'_>, lanes: usize) {
         let size = padded(work.shape.head_size);
         self.padded = size;
-        self.queries.grow(lanes * size / 2);
+        let stride = size.next_multiple_of(2 * LINE);
+        self.query_stride = stride;
+        self.queries.grow(lanes * stride / 2);
         self.scales.clear(lanes, f32::MIN_POSITIVE);
         self.firsts.clear();
         self.ends.clear();
-        let elements = self.queries.integers().chunks_exact_mut(size);
+        let elements = self.queries.integers().chunks_exact_mut(stride);
         for ((row, elements), scale) in work.rows.clone().zip(elements).zip(self.scales.iter_mut())
         {
             let step = super::store::round_query(work.query(row), elements);
@@ -305,7 +312,7 @@ impl RowScratch {
             (self.firsts.last().copied().unwrap_or(0), self.ends.last().copied().unwrap_or(0));
         self.firsts.resize(lanes, last.0);
         self.ends.resize(lanes, last.1);
-        self.queries.integers()[work.rows.len() * size..lanes * size].fill(0);
+        self.queries.integers()[work.rows.len() * stride..lanes * stride].fill(0);
         self.scores.grow(KEY_BLOCK * lanes);
         self.weights.grow(KEY_BLOCK * lanes / 2);
         self.sums.clear(size * lanes, 0.0);
@@ -320,3 +327,6 @@ impl RowScratch {
 pub(super) fn place(position: usize) -> i32 {
     i32::try_from(position).unwrap_or(i32::MAX)
 }
+
+/// No sum of integer weights times integer values reaches 2³¹.
+const _: () = assert!((WEIGHT_SUM as i64 + KEY_BLOCK as i64 / 2) * 32_767 < 1 << 31);
