@@ -2,9 +2,9 @@
 //! hand. Keys lie across the lanes when they are scored, the elements of values when they are added
 //! up.
 
-use super::store::TILE;
+use super::store::{KvType, TILE};
 use super::vector::{Vector, prefetch};
-use super::work::{Block, KEY_BLOCK, RowScratch, Scratch, Work, place};
+use super::work::{Block, Element, KEY_BLOCK, RowScratch, Scratch, Work, place};
 
 /// Rows from which on the tile kernel is the faster one.
 pub(super) const MAX_ROWS: usize = 8;
@@ -22,37 +22,55 @@ pub(super) unsafe fn attend<V: Vector, const KEYS: usize, const WIDTH: usize>(
     work: &Work<'_>,
     scratch: &mut Scratch,
 ) {
-    let count = work.rows.len();
+    let rows = &mut scratch.rows;
     let size = work.shape.head_size;
-    let Scratch { widened, rows } = scratch;
-    rows.prepare(work, count);
+    rows.prepare(work, work.rows.len());
     for block in work.blocks() {
         // SAFETY: `prepare` made room for these rows and this head size; the blocks are there.
         unsafe {
-            let block = block.widen::<V>(size, widened);
-            let mut row = 0;
-            while row < count {
-                match (count - row).min(ROWS_AT_ONCE) {
-                    1 => score::<V, KEYS, 1>(rows, row, block, size),
-                    2 => score::<V, KEYS, 2>(rows, row, block, size),
-                    3 => score::<V, KEYS, 3>(rows, row, block, size),
-                    _ => score::<V, KEYS, 4>(rows, row, block, size),
+            match block.kind {
+                KvType::I16 => {
+                    attend_block::<V, i16, KEYS, WIDTH>(work, rows, block.in_place(size));
                 }
-                row += ROWS_AT_ONCE;
+                KvType::I8 => attend_block::<V, i8, KEYS, WIDTH>(work, rows, block.in_place(size)),
             }
-            for row in 0..count {
-                exponentiate::<V>(rows, row, block, work.shape.softcap);
+        }
+    }
+}
+
+/// Lets all rows see a block.
+#[inline(always)]
+unsafe fn attend_block<V: Vector, E: Element, const KEYS: usize, const WIDTH: usize>(
+    work: &Work<'_>,
+    rows: &mut RowScratch,
+    block: Block<E>,
+) {
+    let size = work.shape.head_size;
+    let count = work.rows.len();
+    // SAFETY: the caller's.
+    unsafe {
+        let mut row = 0;
+        while row < count {
+            match (count - row).min(ROWS_AT_ONCE) {
+                1 => score::<V, E, KEYS, 1>(rows, row, block, size),
+                2 => score::<V, E, KEYS, 2>(rows, row, block, size),
+                3 => score::<V, E, KEYS, 3>(rows, row, block, size),
+                _ => score::<V, E, KEYS, 4>(rows, row, block, size),
             }
-            row = 0;
-            while row < count {
-                match (count - row).min(ROWS_AT_ONCE) {
-                    1 => accumulate::<V, WIDTH, 1>(rows, row, block),
-                    2 => accumulate::<V, WIDTH, 2>(rows, row, block),
-                    3 => accumulate::<V, WIDTH, 3>(rows, row, block),
-                    _ => accumulate::<V, WIDTH, 4>(rows, row, block),
-                }
-                row += ROWS_AT_ONCE;
+            row += ROWS_AT_ONCE;
+        }
+        for row in 0..count {
+            exponentiate::<V, E>(rows, row, block, work.shape.softcap);
+        }
+        row = 0;
+        while row < count {
+            match (count - row).min(ROWS_AT_ONCE) {
+                1 => accumulate::<V, E, WIDTH, 1>(rows, row, block),
+                2 => accumulate::<V, E, WIDTH, 2>(rows, row, block),
+                3 => accumulate::<V, E, WIDTH, 3>(rows, row, block),
+                _ => accumulate::<V, E, WIDTH, 4>(rows, row, block),
             }
+            row += ROWS_AT_ONCE;
         }
     }
 }
@@ -60,10 +78,10 @@ pub(super) unsafe fn attend<V: Vector, const KEYS: usize, const WIDTH: usize>(
 /// `scores[row][key] = keys[key] · queries[row]`, but for all scales, for the block's keys rounded up
 /// to a register.
 #[inline(always)]
-unsafe fn score<V: Vector, const KEYS: usize, const ROWS: usize>(
+unsafe fn score<V: Vector, E: Element, const KEYS: usize, const ROWS: usize>(
     rows: &mut RowScratch,
     first: usize,
-    block: Block,
+    block: Block<E>,
     size: usize,
 ) {
     let mut key = 0;
@@ -71,10 +89,10 @@ unsafe fn score<V: Vector, const KEYS: usize, const ROWS: usize>(
         // SAFETY: whole tiles of keys are there, and a register's lanes divide their length.
         unsafe {
             if key + (KEYS - 1) * V::LANES < block.length {
-                score_keys::<V, KEYS, ROWS>(rows, first, block, size, key);
+                score_keys::<V, E, KEYS, ROWS>(rows, first, block, size, key);
                 key += KEYS * V::LANES;
             } else {
-                score_keys::<V, 1, ROWS>(rows, first, block, size, key);
+                score_keys::<V, E, 1, ROWS>(rows, first, block, size, key);
                 key += V::LANES;
             }
         }
@@ -82,10 +100,10 @@ unsafe fn score<V: Vector, const KEYS: usize, const ROWS: usize>(
 }
 
 #[inline(always)]
-unsafe fn score_keys<V: Vector, const KEYS: usize, const ROWS: usize>(
+unsafe fn score_keys<V: Vector, E: Element, const KEYS: usize, const ROWS: usize>(
     rows: &mut RowScratch,
     first: usize,
-    block: Block,
+    block: Block<E>,
     size: usize,
     key: usize,
 ) {
@@ -104,7 +122,7 @@ unsafe fn score_keys<V: Vector, const KEYS: usize, const ROWS: usize>(
             for (keys, start) in keys.iter_mut().zip(starts) {
                 let address = start.add(pair * TILE * 2);
                 prefetch(address.wrapping_add(KEY_BLOCK * stride));
-                *keys = V::load_pairs(address);
+                *keys = E::load_pairs::<V>(address);
             }
             for (row, sums) in sums.iter_mut().enumerate() {
                 let query = V::splat_pair(queries.add(row * rows.query_stride + 2 * pair));
@@ -125,10 +143,10 @@ unsafe fn score_keys<V: Vector, const KEYS: usize, const ROWS: usize>(
 /// Turns a row's scores into integer weights relative to its new maximum, and updates its maximum,
 /// total, factor and step.
 #[inline(always)]
-unsafe fn exponentiate<V: Vector>(
+unsafe fn exponentiate<V: Vector, E: Element>(
     rows: &mut RowScratch,
     row: usize,
-    block: Block,
+    block: Block<E>,
     softcap: Option<f32>,
 ) {
     let position = place(block.position);
@@ -183,20 +201,20 @@ unsafe fn exponentiate<V: Vector>(
 /// `sums[row] = sums[row] · factor + step · Σ_key weights[row][key] · values[key]` for `ROWS` rows
 /// from `first` on.
 #[inline(always)]
-unsafe fn accumulate<V: Vector, const WIDTH: usize, const ROWS: usize>(
+unsafe fn accumulate<V: Vector, E: Element, const WIDTH: usize, const ROWS: usize>(
     rows: &mut RowScratch,
     first: usize,
-    block: Block,
+    block: Block<E>,
 ) {
     let mut column = 0;
     while column < rows.padded {
         // SAFETY: the columns stay within the padded head size, a multiple of the lanes.
         unsafe {
             if column + WIDTH * V::LANES <= rows.padded {
-                accumulate_columns::<V, WIDTH, ROWS>(rows, first, block, column);
+                accumulate_columns::<V, E, WIDTH, ROWS>(rows, first, block, column);
                 column += WIDTH * V::LANES;
             } else {
-                accumulate_columns::<V, 1, ROWS>(rows, first, block, column);
+                accumulate_columns::<V, E, 1, ROWS>(rows, first, block, column);
                 column += V::LANES;
             }
         }
@@ -204,10 +222,10 @@ unsafe fn accumulate<V: Vector, const WIDTH: usize, const ROWS: usize>(
 }
 
 #[inline(always)]
-unsafe fn accumulate_columns<V: Vector, const WIDTH: usize, const ROWS: usize>(
+unsafe fn accumulate_columns<V: Vector, E: Element, const WIDTH: usize, const ROWS: usize>(
     rows: &mut RowScratch,
     first: usize,
-    block: Block,
+    block: Block<E>,
     column: usize,
 ) {
     let stride = rows.padded;
@@ -222,7 +240,7 @@ unsafe fn accumulate_columns<V: Vector, const WIDTH: usize, const ROWS: usize>(
             for (index, pairs) in pairs.iter_mut().enumerate() {
                 let address = values.add((pair * stride + index * V::LANES) * 2);
                 prefetch(address.wrapping_add(KEY_BLOCK * stride));
-                *pairs = V::load_pairs(address);
+                *pairs = E::load_pairs::<V>(address);
             }
             for (row, registers) in registers.iter_mut().enumerate() {
                 let weight = V::splat_pair(weights.add(row * KEY_BLOCK + 2 * pair));

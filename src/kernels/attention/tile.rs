@@ -104,7 +104,7 @@ unsafe fn transpose<V: Vector>(source: &[f32], columns: usize, target: &mut [f32
 #[inline(always)]
 unsafe fn score<V: Vector, const UNROLL: usize, const VECTORS: usize>(
     rows: &mut RowScratch,
-    block: Block,
+    block: Block<i16>,
     size: usize,
 ) {
     let lanes = VECTORS * V::LANES;
@@ -161,7 +161,7 @@ unsafe fn cap<V: Vector>(
 
 /// Scores of positions that a row must not see become -∞.
 #[inline(always)]
-unsafe fn hide<V: Vector, const VECTORS: usize>(rows: &mut RowScratch, block: Block) {
+unsafe fn hide<V: Vector, const VECTORS: usize>(rows: &mut RowScratch, block: Block<i16>) {
     let lanes = VECTORS * V::LANES;
     let scores = rows.scores.as_mut_ptr();
     for key in 0..block.length {
@@ -182,7 +182,7 @@ unsafe fn hide<V: Vector, const VECTORS: usize>(rows: &mut RowScratch, block: Bl
 #[inline(always)]
 unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
     rows: &mut RowScratch,
-    block: Block,
+    block: Block<i16>,
     capped: bool,
 ) {
     let lanes = VECTORS * V::LANES;
@@ -256,7 +256,7 @@ unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
 #[inline(always)]
 unsafe fn accumulate<V: Vector, const UNROLL: usize, const VECTORS: usize>(
     rows: &mut RowScratch,
-    block: Block,
+    block: Block<i16>,
     size: usize,
 ) {
     let lanes = VECTORS * V::LANES;

@@ -43,13 +43,13 @@ pub(super) struct Work<'a> {
     pub(super) blocks: Range<usize>,
 }
 
-/// Neighbouring positions within one span, in 16 bits.
+/// Neighbouring positions within one span, as integers of type `E`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Block {
+pub(super) struct Block<E> {
     /// Tiles of keys.
-    pub(super) keys: *const i16,
+    pub(super) keys: *const E,
     /// Pairs of values.
-    pub(super) values: *const i16,
+    pub(super) values: *const E,
     /// One a key.
     pub(super) key_scales: *const f32,
     /// One a value.
@@ -57,6 +57,36 @@ pub(super) struct Block {
     /// The first one's position in the context.
     pub(super) position: usize,
     pub(super) length: usize,
+}
+
+/// A type of stored integers.
+pub(super) trait Element: Copy {
+    /// `LANES` pairs.
+    ///
+    /// # Safety
+    /// `V`'s instruction set; so many pairs are there.
+    unsafe fn load_pairs<V: Vector>(source: *const Self) -> V::Pairs;
+}
+
+impl Element for i16 {
+    #[inline(always)]
+    unsafe fn load_pairs<V: Vector>(source: *const Self) -> V::Pairs {
+        // SAFETY: the caller's.
+        unsafe { V::load_pairs(source) }
+    }
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    unsafe fn load_pairs<V: Vector>(source: *const Self) -> V::Pairs {
+        // The compiler leaves them in a register.
+        let mut wide = [0; 2 * TILE];
+        // SAFETY: the caller's; no register has more lanes than a tile has positions.
+        unsafe {
+            V::widen(source, wide.as_mut_ptr());
+            V::load_pairs(wide.as_ptr())
+        }
+    }
 }
 
 impl<'a> Work<'a> {
@@ -122,7 +152,7 @@ impl<'a> Work<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StoredBlock<'a> {
     memory: HeadMemory<'a>,
-    kind: KvType,
+    pub(super) kind: KvType,
     /// The first position within the store, a multiple of [`KEY_BLOCK`].
     start: usize,
     /// The first one's position in the context.
@@ -131,39 +161,50 @@ pub(super) struct StoredBlock<'a> {
 }
 
 impl StoredBlock<'_> {
+    /// The block where it lies.
+    ///
+    /// # Safety
+    /// `E` is the type of its kind; the positions are in the store.
+    #[inline(always)]
+    pub(super) unsafe fn in_place<E: Element>(&self, head_size: usize) -> Block<E> {
+        let first = self.start * padded(head_size);
+        // SAFETY: the caller's.
+        unsafe {
+            Block {
+                keys: self.memory.keys.cast::<E>().add(first),
+                values: self.memory.values.cast::<E>().add(first),
+                key_scales: self.memory.key_scales.add(self.start),
+                value_scales: self.memory.value_scales.add(self.start),
+                position: self.position,
+                length: self.length,
+            }
+        }
+    }
+
     /// The block in 16 bits, in place or widened.
     ///
     /// # Safety
     /// `V`'s instruction set; the positions are in the store.
     #[inline(always)]
-    pub(super) unsafe fn widen<V: Vector>(&self, head_size: usize, widened: &mut Widened) -> Block {
-        let size = padded(head_size);
-        // SAFETY: whole tiles are there, and `start` is a multiple of their positions.
+    pub(super) unsafe fn widen<V: Vector>(
+        &self,
+        head_size: usize,
+        widened: &mut Widened,
+    ) -> Block<i16> {
+        // SAFETY: the caller's; whole tiles are there.
         unsafe {
-            let (keys, values) = match self.kind {
-                KvType::I16 => (
-                    self.memory.keys.cast::<i16>().add(self.start * size),
-                    self.memory.values.cast::<i16>().add(self.start * size),
-                ),
+            match self.kind {
+                KvType::I16 => self.in_place(head_size),
                 KvType::I8 => {
-                    let elements = self.length.next_multiple_of(TILE) * size;
-                    let offset = self.start * size;
-                    widen::<V>(self.memory.keys.add(offset).cast(), elements, &mut widened.keys);
-                    widen::<V>(
-                        self.memory.values.add(offset).cast(),
-                        elements,
-                        &mut widened.values,
-                    );
-                    (widened.keys.integers().as_ptr(), widened.values.integers().as_ptr())
+                    let Block { keys, values, key_scales, value_scales, position, length } =
+                        self.in_place::<i8>(head_size);
+                    let elements = length.next_multiple_of(TILE) * padded(head_size);
+                    widen::<V>(keys, elements, &mut widened.keys);
+                    widen::<V>(values, elements, &mut widened.values);
+                    let keys = widened.keys.integers().as_ptr();
+                    let values = widened.values.integers().as_ptr();
+                    Block { keys, values, key_scales, value_scales, position, length }
                 }
-            };
-            Block {
-                keys,
-                values,
-                key_scales: self.memory.key_scales.add(self.start),
-                value_scales: self.memory.value_scales.add(self.start),
-                position: self.position,
-                length: self.length,
             }
         }
     }
