@@ -1,5 +1,7 @@
 //! Choosing the next token from a row of logits.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use rand::rngs::StdRng;
@@ -141,47 +143,83 @@ impl Sampler {
 
     /// Applies the filters to the candidates and draws one.
     fn draw(&mut self) -> u32 {
-        let by_likelihood =
-            |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
-        let candidates = &mut self.candidates;
+        let Some(best) = self.candidates.iter().min_by(by_likelihood).copied() else { return 0 };
         if temperature == 0.0 {
-            return candidates.iter().min_by(|a, b| by_likelihood(a, b)).map_or(0, |c| c.token);
+            return best.token;
         }
-        if top_k > 0 && top_k < candidates.len() {
-            candidates.select_nth_unstable_by(top_k - 1, by_likelihood);
-            candidates.truncate(top_k);
+        let relative = |candidate: &Candidate| candidate.logit - best.logit;
+        let mut ranked = Ranked { candidates: &mut self.candidates, sorted: 0 };
+        if top_k > 0 {
+            ranked.keep(top_k);
         }
-        candidates.sort_unstable_by(by_likelihood);
-        let Some(best) = candidates.first().map(|candidate| candidate.logit) else { return 0 };
         if top_p < 1.0 {
-            let weights =
-                candidates.iter().map(|candidate| f64::from(candidate.logit - best).exp());
-            let kept = shortest_prefix(&weights.collect::<Vec<_>>(), f64::from(top_p));
-            candidates.truncate(kept);
+            let kept = ranked.shortest_prefix(|c| f64::from(relative(c)).exp(), f64::from(top_p));
+            ranked.keep(kept);
         }
         if min_p > 0.0 {
-            let kept = candidates.partition_point(|c| (c.logit - best).exp() >= min_p);
-            candidates.truncate(kept.max(1));
+            let likely = ranked.candidates.iter().filter(|c| relative(c).exp() >= min_p).count();
+            ranked.keep(likely.max(1));
         }
-        let weights: Vec<f64> =
-            candidates.iter().map(|c| f64::from((c.logit - best) / temperature).exp()).collect();
-        let chosen = shortest_prefix(&weights, self.random.random::<f64>()) - 1;
-        candidates[chosen].token
+        let weight = |c: &Candidate| f64::from(relative(c) / temperature).exp();
+        let chosen = ranked.shortest_prefix(weight, self.random.random::<f64>()) - 1;
+        ranked.candidates[chosen].token
     }
 }
 
-/// The length (at least 1) of the shortest prefix whose sum reaches `fraction` of the whole.
-fn shortest_prefix(weights: &[f64], fraction: f64) -> usize {
-    let target = weights.iter().sum::<f64>() * fraction;
-    let mut sum = 0.0;
-    for (index, weight) in weights.iter().enumerate() {
-        sum += weight;
-        if sum >= target {
-            return index + 1;
+fn by_likelihood(a: &impl Borrow<Candidate>, b: &impl Borrow<Candidate>) -> Ordering {
+    let (a, b) = (a.borrow(), b.borrow());
+    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
+}
+
+/// Candidates that are put in order, the likeliest first, only as far as somebody looks: the tail
+/// of a vocabulary is long.
+struct Ranked<'a> {
+    candidates: &'a mut Vec<Candidate>,
+    /// So many are in their places.
+    sorted: usize,
+}
+
+impl Ranked<'_> {
+    /// Forgets all but the likeliest.
+    fn keep(&mut self, count: usize) {
+        if self.sorted < count && count < self.candidates.len() {
+            self.candidates[self.sorted..]
+                .select_nth_unstable_by(count - 1 - self.sorted, by_likelihood);
         }
+        self.candidates.truncate(count);
+        self.sorted = self.sorted.min(count);
     }
-    weights.len().max(1)
+
+    /// Puts the first `count` in their places.
+    fn sort(&mut self, count: usize) {
+        let rest = &mut self.candidates[self.sorted..];
+        let more = count - self.sorted;
+        if more < rest.len() {
+            rest.select_nth_unstable_by(more, by_likelihood);
+        }
+        rest[..more].sort_unstable_by(by_likelihood);
+        self.sorted = count;
+    }
+
+    /// The length (at least 1) of the shortest prefix whose weights' sum reaches `fraction` of the
+    /// whole. The prefix is in its place.
+    fn shortest_prefix(&mut self, weight: impl Fn(&Candidate) -> f64, fraction: f64) -> usize {
+        /// Candidates that are put in order first; four times as many follow each time.
+        const FIRST: usize = 64;
+        let target = self.candidates.iter().map(&weight).sum::<f64>() * fraction;
+        let mut sum = 0.0;
+        for index in 0..self.candidates.len() {
+            if index == self.sorted {
+                self.sort((4 * index).max(FIRST).min(self.candidates.len()));
+            }
+            sum += weight(&self.candidates[index]);
+            if sum >= target {
+                return index + 1;
+            }
+        }
+        self.candidates.len()
+    }
 }
 
 #[cfg(test)]
@@ -226,6 +264,35 @@ mod tests {
         assert_eq!(largest(Sampling { top_p: 0.9, ..hot.clone() }), 2);
         assert_eq!(largest(Sampling { min_p: 0.29, ..hot.clone() }), 2);
         assert_eq!(largest(hot), 3);
+    }
+
+    #[test]
+    fn candidates_are_in_order_as_far_as_one_looks() {
+        let mut state = 1u32;
+        let candidates: Vec<Candidate> = (0..3000)
+            .map(|token| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                Candidate { token, logit: (state >> 24) as f32 / 20.0 }
+            })
+            .collect();
+        let mut sorted = candidates.clone();
+        sorted.sort_by(by_likelihood);
+        let weight = |candidate: &Candidate| f64::from(candidate.logit).exp();
+        for fraction in [0.0, 0.01, 0.3, 0.9, 0.99999, 1.0] {
+            for kept in [1, 60, 1000, 3000] {
+                let mut ranked = Ranked { candidates: &mut candidates.clone(), sorted: 0 };
+                ranked.keep(kept);
+                let total: f64 = sorted[..kept].iter().map(weight).sum();
+                let length = ranked.shortest_prefix(weight, fraction);
+                let sum_of = |length: usize| sorted[..length].iter().map(weight).sum::<f64>();
+                assert!(length == kept || sum_of(length) >= total * fraction * (1.0 - 1e-9));
+                assert!(length == 1 || sum_of(length - 1) < total * fraction * (1.0 + 1e-9));
+                let tokens = |candidates: &[Candidate]| -> Vec<u32> {
+                    candidates[..length].iter().map(|candidate| candidate.token).collect()
+                };
+                assert_eq!(tokens(ranked.candidates), tokens(&sorted));
+            }
+        }
     }
 
     #[test]

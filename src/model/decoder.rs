@@ -98,7 +98,7 @@ impl Decoder {
     /// # Errors
     /// A failed tensor operation, such as memory running out on a device.
     pub fn forward(&mut self, items: &mut [BatchItem<'_>]) -> Result<&[f32], ModelError> {
-        self.run(items, Watchers { observer: &mut (), profile: None })
+        self.run(items, Watchers::default())
     }
 
     /// [`Decoder::forward`], with somebody who sees what the weight matrices are multiplied with:
@@ -111,7 +111,7 @@ impl Decoder {
         items: &mut [BatchItem<'_>],
         observer: &mut dyn ActivationObserver,
     ) -> Result<&[f32], ModelError> {
-        self.run(items, Watchers { observer, profile: None })
+        self.run(items, Watchers { observer: Some(observer), profile: None })
     }
 
     /// [`Decoder::forward`], adding to a profile what each operation costs.
@@ -123,7 +123,7 @@ impl Decoder {
         items: &mut [BatchItem<'_>],
         profile: &mut Profile,
     ) -> Result<&[f32], ModelError> {
-        self.run(items, Watchers { observer: &mut (), profile: Some(profile) })
+        self.run(items, Watchers { observer: None, profile: Some(profile) })
     }
 
     fn run(

@@ -12,7 +12,7 @@ use super::cache::SequenceCache;
 use super::config::Config;
 use super::decoder::BatchItem;
 use super::observer::ActivationObserver;
-use super::ops::{Branch, Input, Ops, Products};
+use super::ops::{Branch, Input, Ops, Products, Queries};
 use super::profile::{Operation, Profile};
 use super::weights::{Layer, Projection, Weights};
 use crate::gguf::{GgmlType, GgufFile};
@@ -21,8 +21,10 @@ use crate::gguf::{GgmlType, GgufFile};
 pub(super) type AnyMatrix = Box<dyn Any + Send + Sync>;
 
 /// Who looks at a step.
+#[derive(Default)]
 pub(super) struct Watchers<'a> {
-    pub(super) observer: &'a mut dyn ActivationObserver,
+    /// Sees what matrices are multiplied with, for every token.
+    pub(super) observer: Option<&'a mut dyn ActivationObserver>,
     pub(super) profile: Option<&'a mut Profile>,
 }
 
@@ -121,10 +123,10 @@ impl<O: Ops> Model for Forward<O> {
         }
         self.begin(embeddings, items)?;
         let (mut pass, weights) = self.pass(watchers);
-        for (index, layer) in weights.layers.iter().enumerate() {
-            pass.layer(index, layer, items)?;
+        let rows = pass.all_layers(weights, items)?;
+        if rows > 0 {
+            pass.logits(weights, rows)?;
         }
-        let rows = pass.output(weights, items)?;
         for item in items {
             item.cache.commit(item.tokens.len());
         }
@@ -138,8 +140,7 @@ impl<O: Ops> Model for Forward<O> {
         cache.reserve(tokens.len(), self.config.context_length, &self.ops)?;
         let mut items = [BatchItem { cache: &mut cache, tokens: &tokens, logits: 0 }];
         self.begin(residual, &items)?;
-        let mut nobody = ();
-        let (mut pass, weights) = self.pass(Watchers { observer: &mut nobody, profile: None });
+        let (mut pass, weights) = self.pass(Watchers::default());
         for index in layers {
             pass.layer(index, &weights.layers[index], &mut items)?;
         }
@@ -152,8 +153,7 @@ impl<O: Ops> Model for Forward<O> {
             return Ok(&[]);
         }
         self.ops.begin(&mut self.activations, rows, residual, &[], &[])?;
-        let mut nobody = ();
-        let (mut pass, weights) = self.pass(Watchers { observer: &mut nobody, profile: None });
+        let (mut pass, weights) = self.pass(Watchers::default());
         pass.logits(weights, rows)?;
         Ok(self.ops.logits(&self.activations))
     }
@@ -190,9 +190,45 @@ struct Pass<'a, 'w, O: Ops> {
 }
 
 impl<O: Ops> Pass<'_, '_, O> {
+    /// Takes the residual stream through all layers, and leaves the rows that are to give logits.
+    /// Gives their number.
+    ///
+    /// What only the other rows would need of the last layer is left out, unless somebody wants to
+    /// see it.
+    fn all_layers(&mut self, weights: &Weights<O>, items: &mut [BatchItem<'_>]) -> Result<usize> {
+        let Some((last, layers)) = weights.layers.split_last() else {
+            candle_core::bail!("a model has at least one layer");
+        };
+        for (index, layer) in layers.iter().enumerate() {
+            self.layer(index, layer, items)?;
+        }
+        if self.watchers.observer.is_some() {
+            self.layer(layers.len(), last, items)?;
+            self.show(Input::Normalized(&weights.output_norm), &weights.output)?;
+            return self.ops.keep_wanted(self.activations, items);
+        }
+        self.project(layers.len(), last, items)?;
+        let rows = self.ops.keep_wanted(self.activations, items)?;
+        if rows > 0 {
+            self.mix(layers.len(), last, items, Queries::Wanted)?;
+        }
+        Ok(rows)
+    }
+
     /// Takes the residual stream through a layer.
     fn layer(&mut self, index: usize, layer: &Layer<O>, items: &mut [BatchItem<'_>]) -> Result<()> {
-        let tokens = items.iter().map(|item| item.tokens.len()).sum();
+        self.project(index, layer, items)?;
+        self.mix(index, layer, items, Queries::All)
+    }
+
+    /// The part of a layer that every token needs: its keys and values, and queries too.
+    fn project(
+        &mut self,
+        index: usize,
+        layer: &Layer<O>,
+        items: &mut [BatchItem<'_>],
+    ) -> Result<()> {
+        let tokens = Queries::All.count_all(items);
         let norm = &layer.attention_norm;
         let projection = &layer.queries_keys_values;
         self.show(Input::Normalized(norm), projection)?;
@@ -204,27 +240,28 @@ impl<O: Ops> Pass<'_, '_, O> {
                 let norms = layer.head_norms.as_ref();
                 pass.ops.rotate_and_store(pass.activations, norms, index, items)
             },
-        )?;
-        self.timed(
-            Operation::Attention,
-            |pass| pass.attention_cost(items),
-            |pass| pass.ops.attention(pass.activations, index, items),
-        )?;
-        self.add_product(Branch::Attended, &layer.attention_output, tokens)?;
-        let norm = &layer.feed_forward_norm;
-        self.show(Input::Normalized(norm), &layer.gate_up)?;
-        self.multiply(norm, &layer.gate_up, Products::GateUp, tokens)?;
-        self.add_product(Branch::Gated, &layer.down, tokens)
+        )
     }
 
-    /// The logits of the wanted rows; gives their number. The observer sees every token's row.
-    fn output(&mut self, weights: &Weights<O>, items: &[BatchItem<'_>]) -> Result<usize> {
-        self.show(Input::Normalized(&weights.output_norm), &weights.output)?;
-        let rows = self.ops.keep_wanted(self.activations, items)?;
-        if rows > 0 {
-            self.logits(weights, rows)?;
-        }
-        Ok(rows)
+    /// The rest of a layer, for the rows that have these queries.
+    fn mix(
+        &mut self,
+        index: usize,
+        layer: &Layer<O>,
+        items: &[BatchItem<'_>],
+        queries: Queries,
+    ) -> Result<()> {
+        let rows = queries.count_all(items);
+        self.timed(
+            Operation::Attention,
+            |pass| pass.attention_cost(items, queries),
+            |pass| pass.ops.attention(pass.activations, index, items, queries),
+        )?;
+        self.add_product(Branch::Attended, &layer.attention_output, rows)?;
+        let norm = &layer.feed_forward_norm;
+        self.show(Input::Normalized(norm), &layer.gate_up)?;
+        self.multiply(norm, &layer.gate_up, Products::GateUp, rows)?;
+        self.add_product(Branch::Gated, &layer.down, rows)
     }
 
     /// The logits of all rows of the residual stream, which nobody observes.
@@ -274,7 +311,7 @@ impl<O: Ops> Pass<'_, '_, O> {
 
     /// Lets the observer see what matrices are multiplied with, if it wants to.
     fn show(&mut self, input: Input<'_, O>, projection: &Projection<O>) -> Result<()> {
-        let Watchers { observer, .. } = &mut self.watchers;
+        let Some(observer) = &mut self.watchers.observer else { return Ok(()) };
         if !observer.wants(&projection.tensors) {
             return Ok(());
         }
@@ -315,12 +352,15 @@ impl<O: Ops> Pass<'_, '_, O> {
     }
 
     /// Bytes and arithmetic operations of a layer's attention.
-    fn attention_cost(&self, items: &[BatchItem<'_>]) -> (u64, u64) {
+    fn attention_cost(&self, items: &[BatchItem<'_>], queries: Queries) -> (u64, u64) {
         let (mut positions, mut visible) = (0, 0);
         for item in items {
-            let (before, new) = (item.cache.length() as u64, item.tokens.len() as u64);
-            positions += before + new;
-            visible += new * before + new * (new + 1) / 2;
+            let context = (item.cache.length() + item.tokens.len()) as u64;
+            let queries = queries.count(item) as u64;
+            if queries > 0 {
+                positions += context;
+                visible += queries * context - queries * (queries - 1) / 2;
+            }
         }
         (positions * self.cache_row_bytes(), 4 * self.config.query_width() as u64 * visible)
     }

@@ -10,12 +10,3 @@ pub trait ActivationObserver: Send {
     /// columns a token.
     fn observe(&mut self, tensors: &[String], activations: &[f32], columns: usize);
 }
-
-/// Nobody looks.
-impl ActivationObserver for () {
-    fn wants(&self, _tensors: &[String]) -> bool {
-        false
-    }
-
-    fn observe(&mut self, _tensors: &[String], _activations: &[f32], _columns: usize) {}
-}

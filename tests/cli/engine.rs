@@ -56,14 +56,14 @@ fn a_crowd_gets_the_tokens_that_each_gets_alone() {
     let alone: Vec<Vec<u32>> = lengths
         .iter()
         .map(|&length| {
-            let id = scheduler.submit(request(prompt(length, length), 5 + length % 4)).unwrap();
+            let id = scheduler.submit(request(prompt(length, length), 64 + length % 4)).unwrap();
             finish(&mut scheduler, 1).remove(&id).unwrap().0
         })
         .collect();
     let options = SchedulerOptions { max_batch: 3, prefill_chunk: 16 };
     let mut scheduler = Scheduler::new(engine(512), options);
     let ids = lengths
-        .map(|length| scheduler.submit(request(prompt(length, length), 5 + length % 4)).unwrap());
+        .map(|length| scheduler.submit(request(prompt(length, length), 64 + length % 4)).unwrap());
     let mut results = finish(&mut scheduler, lengths.len());
     for (id, alone) in ids.iter().zip(alone) {
         assert_eq!(results.remove(id), Some((alone, FinishReason::Length)));

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Result, bail};
 
-use super::{Branch, HeadNorms, Input, Ops, Products, Weight, attention_shape, tail};
+use super::{Branch, HeadNorms, Input, Ops, Products, Queries, Weight, attention_shape, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::{
     AttentionItem, AttentionScratch, AttentionShape, KeyValues, KvShape, KvType, LayerWriter, Span,
@@ -288,7 +288,13 @@ impl Ops for KernelOps {
         Ok(())
     }
 
-    fn attention(&self, x: &mut Workspace, layer: usize, items: &[BatchItem<'_>]) -> Result<()> {
+    fn attention(
+        &self,
+        x: &mut Workspace,
+        layer: usize,
+        items: &[BatchItem<'_>],
+        queries: Queries,
+    ) -> Result<()> {
         let mut spans: Vec<Span<'_>> = emptied(std::mem::take(&mut x.spans));
         for item in items {
             for (segment, length) in item.cache.segments(item.tokens.len()) {
@@ -298,13 +304,15 @@ impl Ops for KernelOps {
         let mut parts: Vec<AttentionItem<'_>> = emptied(std::mem::take(&mut x.parts));
         let (mut rest, mut start) = (&spans[..], 0);
         for item in items {
-            let (own, others) = rest.split_at(item.cache.segments(item.tokens.len()).count());
-            parts.push(AttentionItem { queries: start..start + item.tokens.len(), spans: own });
-            start += item.tokens.len();
+            let (own, others) = rest.split_at(item.cache.segments(0).count());
             rest = others;
+            let end = start + queries.count(item);
+            if end > start {
+                parts.push(AttentionItem { queries: start..end, spans: own });
+            }
+            start = end;
         }
-        let width = self.shape.heads * self.shape.head_size;
-        let queries = Rows::new(x.queries.values(), x.tokens, width, width);
+        let queries = rows_of(x.tokens, x.queries.values());
         let attended = x.attended.resize(x.queries.length);
         let scratch = &mut x.attention;
         attention(self.team, self.shape, layer, queries, &parts, attended, scratch);
@@ -314,17 +322,20 @@ impl Ops for KernelOps {
     }
 
     fn keep_wanted(&self, x: &mut Workspace, items: &[BatchItem<'_>]) -> Result<usize> {
-        let width = x.residual.length / x.tokens;
-        let residual = x.residual.values_mut();
-        let (mut kept, mut end) = (0, 0);
-        for item in items {
-            end += item.tokens.len();
-            residual.copy_within((end - item.logits) * width..end * width, kept * width);
-            kept += item.logits;
+        let tokens = x.tokens;
+        x.tokens = Queries::Wanted.count_all(items);
+        for rows in [&mut x.residual, &mut x.queries] {
+            let width = rows.length / tokens;
+            let (mut kept, mut end) = (0, 0);
+            for item in items {
+                end += item.tokens.len();
+                let wanted = (end - item.logits) * width..end * width;
+                rows.values_mut().copy_within(wanted, kept);
+                kept += item.logits * width;
+            }
+            rows.length = kept;
         }
-        x.tokens = kept;
-        x.residual.length = kept * width;
-        Ok(kept)
+        Ok(x.tokens)
     }
 
     fn residual(&self, x: &Workspace) -> Result<Vec<f32>> {

@@ -57,6 +57,30 @@ pub(super) enum Input<'a, O: Ops> {
     Branch(Branch),
 }
 
+/// Whose queries an attention is for: the last rows of each item, in the order of the items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queries {
+    /// Every token's.
+    All,
+    /// Those of the tokens that give logits.
+    Wanted,
+}
+
+impl Queries {
+    /// How many an item has.
+    pub(super) fn count(self, item: &BatchItem<'_>) -> usize {
+        match self {
+            Self::All => item.tokens.len(),
+            Self::Wanted => item.logits,
+        }
+    }
+
+    /// How many all items have.
+    pub(super) fn count_all(self, items: &[BatchItem<'_>]) -> usize {
+        items.iter().map(|item| self.count(item)).sum()
+    }
+}
+
 /// A decoder layer's weights for the norms of its heads, where its family has any.
 #[derive(Debug)]
 pub(super) struct HeadNorms<V> {
@@ -142,10 +166,11 @@ pub(super) trait Ops: Debug + Send + Sync + Sized + 'static {
         activations: &mut Self::Activations,
         layer: usize,
         items: &[BatchItem<'_>],
+        queries: Queries,
     ) -> Result<()>;
 
-    /// Leaves only the last `item.logits` rows of each item in the residual stream. Gives their
-    /// number.
+    /// Leaves only the last `item.logits` rows of each item in the residual stream and among the
+    /// queries. Gives their number.
     fn keep_wanted(
         &self,
         activations: &mut Self::Activations,

@@ -3,10 +3,10 @@
 use candle_core::quantized::{GgmlDType, QMatMul, ggml_file::qtensor_from_ggml};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 
-use super::{Branch, HeadNorms, Input, Ops, Products, Weight, attention_shape, tail};
+use super::{Branch, HeadNorms, Input, Ops, Products, Queries, Weight, attention_shape, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::AttentionShape;
-use crate::model::cache::{Segment, SegmentStorage, SequenceCache};
+use crate::model::cache::{Segment, SegmentStorage};
 use crate::model::config::Config;
 use crate::model::decoder::BatchItem;
 use crate::model::rope::RopePairs;
@@ -266,33 +266,46 @@ impl Ops for TensorOps {
         Ok(())
     }
 
-    fn attention(&self, x: &mut StepTensors, layer: usize, items: &[BatchItem<'_>]) -> Result<()> {
-        let [queries, _, _] = x.products()?;
+    fn attention(
+        &self,
+        x: &mut StepTensors,
+        layer: usize,
+        items: &[BatchItem<'_>],
+        queries: Queries,
+    ) -> Result<()> {
+        let [rows, _, _] = x.products()?;
         let mut start = 0;
-        let outputs = items.iter().map(|item| {
-            let count = item.tokens.len();
-            let queries = queries.narrow(0, start, count)?.contiguous()?;
+        let mut outputs = Vec::with_capacity(items.len());
+        for item in items {
+            let count = queries.count(item);
+            if count > 0 {
+                let own = rows.narrow(0, start, count)?.contiguous()?;
+                outputs.push(attend(self.shape, layer, &own, item)?);
+            }
             start += count;
-            attend(self.shape, layer, &queries, item.cache)
-        });
-        x.attended = Some(Tensor::cat(&outputs.collect::<Result<Vec<_>>>()?, 0)?);
+        }
+        x.attended = Some(Tensor::cat(&outputs, 0)?);
         Ok(())
     }
 
     fn keep_wanted(&self, x: &mut StepTensors, items: &[BatchItem<'_>]) -> Result<usize> {
-        let residual = earlier(x.residual.as_ref())?;
-        let mut end = 0;
-        let mut wanted = Vec::new();
-        for item in items {
-            end += item.tokens.len();
-            if item.logits > 0 {
-                wanted.push(residual.narrow(0, end - item.logits, item.logits)?);
+        let rows = Queries::Wanted.count_all(items);
+        let wanted = |tensor: &Tensor| {
+            let mut wanted = Vec::new();
+            let mut end = 0;
+            for item in items.iter() {
+                end += item.tokens.len();
+                if item.logits > 0 {
+                    wanted.push(tensor.narrow(0, end - item.logits, item.logits)?);
+                }
             }
+            Tensor::cat(&wanted, 0)
+        };
+        if rows > 0 {
+            x.residual = Some(wanted(earlier(x.residual.as_ref())?)?);
+            x.products[0] = wanted(&x.products[0])?;
         }
-        if !wanted.is_empty() {
-            x.residual = Some(Tensor::cat(&wanted, 0)?);
-        }
-        Ok(items.iter().map(|item| item.logits).sum())
+        Ok(rows)
     }
 
     fn residual(&self, x: &StepTensors) -> Result<Vec<f32>> {
@@ -337,13 +350,13 @@ fn attend(
     shape: AttentionShape,
     layer: usize,
     queries: &Tensor,
-    cache: &SequenceCache,
+    item: &BatchItem<'_>,
 ) -> Result<Tensor> {
     let AttentionShape { heads, kv_heads, head_size, scale, .. } = shape;
     let (tokens, group) = (queries.dim(0)?, heads / kv_heads);
     let queries = queries.reshape((tokens, heads, head_size))?.transpose(0, 1)?.contiguous()?;
     let queries = queries.reshape((kv_heads, group * tokens, head_size))?;
-    let (keys, values) = (context(layer, 0, tokens, cache)?, context(layer, 1, tokens, cache)?);
+    let (keys, values) = (context(layer, 0, item)?, context(layer, 1, item)?);
     let positions = keys.dim(1)?;
     let scores = (queries.matmul(&keys.transpose(1, 2)?.contiguous()?)? * f64::from(scale))?;
     let scores = scores.reshape((heads, tokens, positions))?;
@@ -359,10 +372,10 @@ fn attend(
     mixed.reshape((tokens, heads * head_size))
 }
 
-/// A sequence's keys (0) or values (1) of a layer, those of the `pending` tokens of this step
-/// included, `[kv_heads, positions, head_size]` in f32.
-fn context(layer: usize, plane: usize, pending: usize, cache: &SequenceCache) -> Result<Tensor> {
-    let spans = cache.segments(pending).map(|(segment, length)| {
+/// A sequence's keys (0) or values (1) of a layer, those of this step's tokens included,
+/// `[kv_heads, positions, head_size]` in f32.
+fn context(layer: usize, plane: usize, item: &BatchItem<'_>) -> Result<Tensor> {
+    let spans = item.cache.segments(item.tokens.len()).map(|(segment, length)| {
         let plane = elements(&segment.storage)?.get(layer)?.get(plane)?;
         plane.narrow(1, 0, length)?.to_dtype(DType::F32)
     });
