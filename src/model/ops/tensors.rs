@@ -200,7 +200,9 @@ impl Ops for TensorOps {
         let tensor =
             |rows: &[f32]| Tensor::from_slice(rows, (tokens, rows.len() / tokens), &self.device);
         x.residual = Some(tensor(residual)?);
-        x.rotation = Some((tensor(cosines)?, tensor(sines)?));
+        // A device has no memory of no bytes.
+        x.rotation =
+            if cosines.is_empty() { None } else { Some((tensor(cosines)?, tensor(sines)?)) };
         Ok(())
     }
 
