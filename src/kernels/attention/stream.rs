@@ -59,8 +59,16 @@ unsafe fn attend_block<V: Vector, E: Element, const KEYS: usize, const WIDTH: us
             }
             row += ROWS_AT_ONCE;
         }
-        for row in 0..count {
-            exponentiate::<V, E>(rows, row, block, work.shape.softcap);
+        row = 0;
+        while row < count {
+            let softcap = work.shape.softcap;
+            match (count - row).min(ROWS_AT_ONCE) {
+                1 => exponentiate::<V, E, 1>(rows, row, block, softcap),
+                2 => exponentiate::<V, E, 2>(rows, row, block, softcap),
+                3 => exponentiate::<V, E, 3>(rows, row, block, softcap),
+                _ => exponentiate::<V, E, 4>(rows, row, block, softcap),
+            }
+            row += ROWS_AT_ONCE;
         }
         row = 0;
         while row < count {
@@ -140,62 +148,96 @@ unsafe fn score_keys<V: Vector, E: Element, const KEYS: usize, const ROWS: usize
     }
 }
 
-/// Turns a row's scores into integer weights relative to its new maximum, and updates its maximum,
-/// total, factor and step.
+/// Turns rows' scores into integer weights relative to their new maxima, and updates maxima, totals,
+/// factors and steps. The rows take turns, since each by itself is a chain of waits.
 #[inline(always)]
-unsafe fn exponentiate<V: Vector, E: Element>(
+unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
     rows: &mut RowScratch,
-    row: usize,
+    first: usize,
     block: Block<E>,
     softcap: Option<f32>,
 ) {
-    let position = place(block.position);
-    let (begin, end) = (rows.firsts[row] - position, rows.ends[row] - position);
-    let end = end.min(place(block.length));
-    let old = rows.maxima[row];
     let keys = block.length.next_multiple_of(V::LANES);
+    let mut begins = [0; ROWS];
+    let mut ends = [0; ROWS];
+    let mut hides = keys > block.length;
+    for row in 0..ROWS {
+        begins[row] = rows.firsts[first + row] - place(block.position);
+        ends[row] = (rows.ends[first + row] - place(block.position)).min(place(block.length));
+        hides |= begins[row] > 0 || ends[row] < place(block.length);
+    }
     // SAFETY: a row has KEY_BLOCK scores and weights, a multiple of the lanes, and there are scales
     // for whole tiles.
     unsafe {
-        let scores = rows.scores.as_mut_ptr().add(row * KEY_BLOCK);
-        let weights = rows.weights.as_mut_ptr().cast::<i16>().add(row * KEY_BLOCK);
-        let scale = V::splat(rows.scales[row]);
-        let mut largest = V::splat(old);
+        let scores = rows.scores.as_mut_ptr().add(first * KEY_BLOCK);
+        let weights = rows.weights.as_mut_ptr().cast::<i16>().add(first * KEY_BLOCK);
+        let mut scales = [V::splat(0.0); ROWS];
+        let mut old = scales;
+        for row in 0..ROWS {
+            scales[row] = V::splat(rows.scales[first + row]);
+            old[row] = V::splat(rows.maxima[first + row]);
+        }
+        let mut maxima = old;
         for key in (0..keys).step_by(V::LANES) {
-            let scales = V::load(block.key_scales.add(key)).multiply(scale);
-            let mut score = V::load(scores.add(key)).multiply(scales);
-            if let Some(softcap) = softcap {
-                score = score.soft_cap(softcap);
+            let key_scales = V::load(block.key_scales.add(key));
+            for row in 0..ROWS {
+                let place_of_scores = scores.add(row * KEY_BLOCK + key);
+                let scale = key_scales.multiply(scales[row]);
+                let mut score = V::load(place_of_scores).multiply(scale);
+                if let Some(softcap) = softcap {
+                    score = score.soft_cap(softcap);
+                }
+                if hides {
+                    score = score.keep_lanes(begins[row] - place(key), ends[row] - place(key));
+                }
+                maxima[row] = maxima[row].larger(score);
+                score.store(place_of_scores);
             }
-            let key_number = place(key);
-            score = score.keep_lanes(begin - key_number, end - key_number);
-            largest = largest.larger(score);
-            score.store(scores.add(key));
         }
-        let maximum = largest.largest();
-        let maxima = V::splat(maximum);
-        let mut total = V::splat(0.0);
-        let mut sum = V::splat(0.0);
-        let mut peak = V::splat(0.0);
+        for maximum in &mut maxima {
+            *maximum = V::splat(maximum.largest());
+        }
+        let mut totals = [V::splat(0.0); ROWS];
+        let mut sums = totals;
+        let mut peaks = totals;
         for key in (0..keys).step_by(V::LANES) {
-            let weight = V::load(scores.add(key)).subtract(maxima).exp2();
-            total = total.add(weight);
-            let weight = weight.multiply(V::load(block.value_scales.add(key)));
-            sum = sum.add(weight);
-            peak = peak.larger(weight);
-            weight.store(scores.add(key));
+            let value_scales = V::load(block.value_scales.add(key));
+            for row in 0..ROWS {
+                let place_of_scores = scores.add(row * KEY_BLOCK + key);
+                let weight = V::load(place_of_scores).subtract(maxima[row]).exp2();
+                totals[row] = totals[row].add(weight);
+                let weight = weight.multiply(value_scales);
+                sums[row] = sums[row].add(weight);
+                peaks[row] = peaks[row].larger(weight);
+                weight.store(place_of_scores);
+            }
         }
-        let step = V::weight_step(V::splat(sum.total()), V::splat(peak.largest()));
-        let inverse = V::splat(1.0).divide(step);
+        let mut inverses = totals;
+        for row in 0..ROWS {
+            let step = V::weight_step(V::splat(sums[row].total()), V::splat(peaks[row].largest()));
+            inverses[row] = V::splat(1.0).divide(step);
+            let factor = first_lane(old[row].subtract(maxima[row]).exp2());
+            let row_number = first + row;
+            rows.maxima[row_number] = first_lane(maxima[row]);
+            rows.totals[row_number] = rows.totals[row_number] * factor + totals[row].total();
+            rows.factors[row_number] = factor;
+            rows.steps[row_number] = first_lane(step);
+        }
         for key in (0..keys).step_by(V::LANES) {
-            V::load(scores.add(key)).multiply(inverse).store_rounded(weights.add(key));
+            for (row, inverse) in inverses.into_iter().enumerate() {
+                let index = row * KEY_BLOCK + key;
+                V::load(scores.add(index)).multiply(inverse).store_rounded(weights.add(index));
+            }
         }
-        let factor = (old - maximum).exp2();
-        rows.maxima[row] = maximum;
-        rows.totals[row] = rows.totals[row] * factor + total.total();
-        rows.factors[row] = factor;
-        rows.steps[row] = step.largest();
     }
+}
+
+#[inline(always)]
+unsafe fn first_lane<V: Vector>(vector: V) -> f32 {
+    let mut lanes = [0.0; TILE];
+    // SAFETY: no register has more lanes than a tile has positions.
+    unsafe { vector.store(lanes.as_mut_ptr()) };
+    lanes[0]
 }
 
 /// `sums[row] = sums[row] · factor + step · Σ_key weights[row][key] · values[key]` for `ROWS` rows
