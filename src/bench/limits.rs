@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::BenchError;
 use crate::kernels::peak::{self, Arithmetic, MultiplyAddLoop};
-use crate::support::processor::{self, InstructionSet};
+use crate::support::processor::{InstructionSet, Level};
 use crate::support::{interrupt, machine, units};
 
 /// How long each moment lasts.
@@ -96,7 +96,7 @@ impl Limits {
         };
         Ok(Self {
             threads,
-            instruction_set: processor::in_use(),
+            instruction_set: Level::current().name(),
             cache,
             model,
             memory,

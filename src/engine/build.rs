@@ -6,14 +6,14 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use crate::support::hash::sha256_file;
-use crate::support::processor;
+use crate::support::processor::Level;
 
 /// The program and the kernels that ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Build {
     /// SHA-256 of the executable; absent where it could not be read.
     pub executable_sha256: Option<String>,
-    /// The instruction set of its kernels, as [`processor::in_use`] names it.
+    /// The instruction set of its kernels, as [`Level::name`] names it.
     pub instruction_set: String,
 }
 
@@ -23,7 +23,7 @@ impl Build {
         static CURRENT: OnceLock<Build> = OnceLock::new();
         let detect = || Self {
             executable_sha256: executable_sha256(),
-            instruction_set: processor::in_use(),
+            instruction_set: Level::current().name(),
         };
         CURRENT.get_or_init(detect).clone()
     }

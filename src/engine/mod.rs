@@ -16,7 +16,7 @@ use crate::gguf::GgufFile;
 use crate::model::profile::Profile;
 use crate::model::{ActivationObserver, BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
-use crate::support::processor;
+use crate::support::processor::Level;
 use crate::support::reuse::emptied;
 use crate::support::units;
 
@@ -170,7 +170,7 @@ impl Engine {
             options.device,
             options.kv_type_name(),
             rayon::current_num_threads(),
-            processor::in_use()
+            Level::current().name()
         );
         Ok(Self {
             decoder,

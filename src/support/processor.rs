@@ -22,13 +22,13 @@ impl InstructionSet {
     /// The set in use: the best that this machine has, or a weaker one that the environment
     /// variable `QUANTKIT_ISA` (`scalar`, `neon`, `avx2`, `avx512`) asks for.
     pub fn current() -> Self {
-        Choice::current().set
+        Level::current().set
     }
 
     /// Whether kernels for this set use its dot products of small integers: where the machine has
     /// them, and `QUANTKIT_ISA` does not end in `-plain` (`avx512-plain`).
     pub fn uses_dot_product(self) -> bool {
-        self.has_dot_product() && !Choice::current().plain
+        self.has_dot_product() && Level::current().dot_product
     }
 
     /// Whether this machine has the instructions that multiply small integers and add up the
@@ -101,54 +101,65 @@ impl InstructionSet {
     }
 }
 
-/// What the kernels use, as `QUANTKIT_ISA` would ask for it: `avx512`, or `avx512-plain` without dot
-/// products.
-pub fn in_use() -> String {
-    let set = InstructionSet::current();
-    let plain = set != InstructionSet::Scalar && !set.uses_dot_product();
-    format!("{}{}", set.name(), if plain { PLAIN } else { "" })
+/// An instruction set, with or without its dot products of small integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level {
+    /// The set.
+    pub set: InstructionSet,
+    /// Whether kernels use its dot products.
+    pub dot_product: bool,
+}
+
+impl Level {
+    /// Plain Rust.
+    pub const SCALAR: Self = Self { set: InstructionSet::Scalar, dot_product: false };
+
+    /// The one in use; see [`InstructionSet::current`].
+    pub fn current() -> Self {
+        static CURRENT: OnceLock<Level> = OnceLock::new();
+        *CURRENT.get_or_init(|| choose(std::env::var("QUANTKIT_ISA").ok().as_deref()))
+    }
+
+    /// All that this machine has, weakest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        let sets = InstructionSet::ALL.into_iter().filter(|set| set.available());
+        sets.flat_map(|set| {
+            let with = |dot_product| Self { set, dot_product };
+            std::iter::once(with(false)).chain(set.has_dot_product().then_some(with(true)))
+        })
+    }
+
+    /// As `QUANTKIT_ISA` would ask for it: `avx512`, or `avx512-plain` without dot products.
+    pub fn name(self) -> String {
+        let plain = self.set != InstructionSet::Scalar && !self.dot_product;
+        format!("{}{}", self.set.name(), if plain { PLAIN } else { "" })
+    }
 }
 
 /// What follows the name of a set without its dot products.
 const PLAIN: &str = "-plain";
 
-/// What `QUANTKIT_ISA` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Choice {
-    set: InstructionSet,
-    /// Without dot products.
-    plain: bool,
-}
-
-impl Choice {
-    fn current() -> Self {
-        static CURRENT: OnceLock<Choice> = OnceLock::new();
-        *CURRENT.get_or_init(|| choose(std::env::var("QUANTKIT_ISA").ok().as_deref()))
-    }
-}
-
-/// The wanted set where the machine has it, else the machine's best.
-fn choose(wanted: Option<&str>) -> Choice {
-    let best = Choice { set: InstructionSet::best(), plain: false };
+/// What is wanted where the machine has it, else the machine's best.
+fn choose(wanted: Option<&str>) -> Level {
+    let level = |set: InstructionSet| Level { set, dot_product: set.has_dot_product() };
+    let best = level(InstructionSet::best());
     let Some(wanted) = wanted else { return best };
     let (name, plain) = match wanted.strip_suffix(PLAIN) {
         Some(name) => (name, true),
         None => (wanted, false),
     };
     match InstructionSet::ALL.into_iter().find(|set| set.name() == name) {
-        Some(set) if set.available() => Choice { set, plain },
+        Some(set) if set.available() && plain => Level { set, dot_product: false },
+        Some(set) if set.available() => level(set),
         Some(_) => {
-            tracing::warn!(
-                "QUANTKIT_ISA={wanted}: this machine lacks it; using {}",
-                best.set.name()
-            );
+            tracing::warn!("QUANTKIT_ISA={wanted}: this machine lacks it; using {}", best.name());
             best
         }
         None => {
             tracing::warn!(
                 "QUANTKIT_ISA={wanted}: expected scalar, neon, avx2 or avx512, \
-                 with -plain after it for no dot products; using {}",
-                best.set.name()
+                 with {PLAIN} after it for no dot products; using {}",
+                best.name()
             );
             best
         }
@@ -161,15 +172,17 @@ mod tests {
 
     #[test]
     fn the_environment_can_only_ask_for_what_is_there() {
-        let best = Choice { set: InstructionSet::best(), plain: false };
-        assert_eq!(choose(None), best);
+        let best = choose(None);
+        assert_eq!(best.set, InstructionSet::best());
         assert_eq!(choose(Some("scalar")).set, InstructionSet::Scalar);
         assert_eq!(choose(Some("abacus")), best);
         assert_eq!(choose(Some("-plain")), best);
-        for set in InstructionSet::ALL {
-            assert!(choose(Some(set.name())).set.available());
-            let plain = choose(Some(&format!("{}-plain", set.name())));
-            assert_eq!(plain.plain, set.available());
+        assert_eq!(choose(Some("zx81-plain")), best);
+        for level in Level::available() {
+            assert_eq!(choose(Some(&level.name())), level);
+        }
+        for set in InstructionSet::ALL.into_iter().filter(|set| !set.available()) {
+            assert_eq!(choose(Some(set.name())), best);
         }
     }
 }

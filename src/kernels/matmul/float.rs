@@ -1,5 +1,7 @@
 //! Floating-point weights as the kernels see them; every one is exact in f32.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -9,6 +11,13 @@ use half::{bf16, f16};
 pub(super) trait FloatFormat<const WIDTH: usize> {
     /// The value of a weight.
     fn value(bytes: [u8; WIDTH]) -> f32;
+
+    /// The values of 4 weights.
+    ///
+    /// # Safety
+    /// `weights` points to them.
+    #[cfg(target_arch = "aarch64")]
+    unsafe fn load_4(weights: *const u8) -> float32x4_t;
 
     /// The values of 8 weights.
     ///
@@ -31,6 +40,14 @@ pub(super) struct Single;
 impl FloatFormat<4> for Single {
     fn value(bytes: [u8; 4]) -> f32 {
         f32::from_le_bytes(bytes)
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_4(weights: *const u8) -> float32x4_t {
+        // SAFETY: the caller's.
+        unsafe { vreinterpretq_f32_u8(vld1q_u8(weights)) }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -58,6 +75,14 @@ impl FloatFormat<2> for Half {
         f16::from_le_bytes(bytes).to_f32()
     }
 
+    #[cfg(target_arch = "aarch64")]
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_4(weights: *const u8) -> float32x4_t {
+        // SAFETY: the caller's.
+        unsafe { vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(weights))) }
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
@@ -81,6 +106,15 @@ pub(super) struct Brain;
 impl FloatFormat<2> for Brain {
     fn value(bytes: [u8; 2]) -> f32 {
         bf16::from_le_bytes(bytes).to_f32()
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_4(weights: *const u8) -> float32x4_t {
+        // SAFETY: the caller's.
+        let bits = unsafe { vreinterpret_u16_u8(vld1_u8(weights)) };
+        vreinterpretq_f32_u32(vshll_n_u16::<16>(bits))
     }
 
     #[cfg(target_arch = "x86_64")]

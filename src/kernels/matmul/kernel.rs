@@ -6,12 +6,14 @@ use super::activations::{self, ActivationKind, Prepared};
 use super::destination::Destination;
 use super::float::{Brain, FloatFormat, Half, Single};
 use super::format::{self, QuantizedFormat};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::panel::{self, FLOAT_ROWS, QUANTIZED_ROWS};
 use super::portable;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{avx2, avx512, avx512_plain};
 use crate::gguf::GgmlType;
-use crate::support::processor::InstructionSet;
+use crate::support::processor::{InstructionSet, Level};
 
 /// Tokens in the largest tile of any instruction set.
 pub(super) const MAX_TILE: usize = 8;
@@ -85,45 +87,58 @@ impl Strips {
 
 impl Kernel {
     /// The kernel for the type, if there is one.
-    pub(super) fn select(ggml_type: GgmlType, set: InstructionSet) -> Option<Self> {
+    pub(super) fn select(ggml_type: GgmlType, level: Level) -> Option<Self> {
         Some(match ggml_type {
-            GgmlType::F32 => Self::float::<Single, 4>(set),
-            GgmlType::F16 => Self::float::<Half, 2>(set),
-            GgmlType::BF16 => Self::float::<Brain, 2>(set),
-            GgmlType::Q4_0 => Self::quantized::<format::Q4_0>(set),
-            GgmlType::Q4_1 => Self::quantized::<format::Q4_1>(set),
-            GgmlType::Q5_0 => Self::quantized::<format::Q5_0>(set),
-            GgmlType::Q5_1 => Self::quantized::<format::Q5_1>(set),
-            GgmlType::Q8_0 => Self::quantized::<format::Q8_0>(set),
-            GgmlType::Q2_K => Self::quantized::<format::Q2K>(set),
-            GgmlType::Q3_K => Self::quantized::<format::Q3K>(set),
-            GgmlType::Q4_K => Self::quantized::<format::Q4K>(set),
-            GgmlType::Q5_K => Self::quantized::<format::Q5K>(set),
-            GgmlType::Q6_K => Self::quantized::<format::Q6K>(set),
-            GgmlType::IQ4_NL => Self::quantized::<format::Iq4Nl>(set),
-            GgmlType::IQ4_XS => Self::quantized::<format::Iq4Xs>(set),
-            GgmlType::MXFP4 => Self::quantized::<format::Mxfp4>(set),
+            GgmlType::F32 => Self::float::<Single, 4>(level.set),
+            GgmlType::F16 => Self::float::<Half, 2>(level.set),
+            GgmlType::BF16 => Self::float::<Brain, 2>(level.set),
+            GgmlType::Q4_0 => Self::quantized::<format::Q4_0>(level),
+            GgmlType::Q4_1 => Self::quantized::<format::Q4_1>(level),
+            GgmlType::Q5_0 => Self::quantized::<format::Q5_0>(level),
+            GgmlType::Q5_1 => Self::quantized::<format::Q5_1>(level),
+            GgmlType::Q8_0 => Self::quantized::<format::Q8_0>(level),
+            GgmlType::Q2_K => Self::quantized::<format::Q2K>(level),
+            GgmlType::Q3_K => Self::quantized::<format::Q3K>(level),
+            GgmlType::Q4_K => Self::quantized::<format::Q4K>(level),
+            GgmlType::Q5_K => Self::quantized::<format::Q5K>(level),
+            GgmlType::Q6_K => Self::quantized::<format::Q6K>(level),
+            GgmlType::IQ4_NL => Self::quantized::<format::Iq4Nl>(level),
+            GgmlType::IQ4_XS => Self::quantized::<format::Iq4Xs>(level),
+            GgmlType::MXFP4 => Self::quantized::<format::Mxfp4>(level),
             _ => return None,
         })
     }
 
-    fn quantized<F: QuantizedFormat>(set: InstructionSet) -> Self {
+    fn quantized<F: QuantizedFormat>(level: Level) -> Self {
+        let Level { set, dot_product } = level;
         Self {
             panel_rows: QUANTIZED_ROWS,
             activations: ActivationKind::Quantized,
             panel_bytes: panel::quantized_bytes::<F>,
             pack: panel::pack_quantized::<F>,
-            tile: tile(set),
+            tile: match set {
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512 if !dot_product => avx512_plain::TILE,
+                _ => tile(set),
+            },
             multiply: match set {
                 #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx512 => avx512::multiply_quantized::<F>,
+                InstructionSet::Avx512 if dot_product => avx512::multiply_quantized::<F>,
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512 => avx512_plain::multiply_quantized::<F>,
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx2 if dot_product => avx2::multiply_quantized_vnni::<F>,
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx2 => avx2::multiply_quantized::<F>,
+                #[cfg(target_arch = "aarch64")]
+                InstructionSet::Neon if dot_product => neon::multiply_quantized_dot::<F>,
+                #[cfg(target_arch = "aarch64")]
+                InstructionSet::Neon => neon::multiply_quantized::<F>,
                 _ => portable::multiply_quantized::<F>,
             },
             strips: match set {
                 #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx512 => Some(avx512::quantized_strips::<F>()),
+                InstructionSet::Avx512 if dot_product => Some(avx512::quantized_strips::<F>()),
                 _ => None,
             },
         }
@@ -141,6 +156,8 @@ impl Kernel {
                 InstructionSet::Avx512 => avx512::multiply_float::<F, WIDTH>,
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx2 => avx2::multiply_float::<F, WIDTH>,
+                #[cfg(target_arch = "aarch64")]
+                InstructionSet::Neon => neon::multiply_float::<F, WIDTH>,
                 _ => portable::multiply_float::<F, WIDTH>,
             },
             strips: match set {
@@ -164,15 +181,6 @@ impl Kernel {
     }
 }
 
-/// The set that the products use: AVX-512 counts only where VNNI comes with it.
-pub(super) fn usable(set: InstructionSet) -> InstructionSet {
-    #[cfg(target_arch = "x86_64")]
-    if set == InstructionSet::Avx512 && !is_x86_feature_detected!("avx512vnni") {
-        return InstructionSet::Avx2;
-    }
-    set
-}
-
 /// Tokens that a set's kernels multiply at a time, at most.
 fn tile(set: InstructionSet) -> usize {
     match set {
@@ -180,6 +188,8 @@ fn tile(set: InstructionSet) -> usize {
         InstructionSet::Avx512 => avx512::TILE,
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx2 => avx2::TILE,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon => neon::TILE,
         _ => portable::TILE,
     }
 }

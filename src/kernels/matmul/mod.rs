@@ -11,11 +11,17 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_plain;
 mod destination;
 mod float;
 mod format;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod generic;
 mod kernel;
 mod memory;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panel;
 mod portable;
 mod product;
@@ -32,7 +38,7 @@ use self::memory::AlignedBytes;
 pub use self::source::{Source, Workspace};
 use crate::gguf::GgmlType;
 use crate::quant::formats::CodecError;
-use crate::support::processor::InstructionSet;
+use crate::support::processor::Level;
 use crate::support::team::Team;
 
 /// A weight matrix prepared once at load for the machine's best kernel.
@@ -42,7 +48,7 @@ use crate::support::team::Team;
 pub struct PackedMatrix {
     rows: usize,
     columns: usize,
-    set: InstructionSet,
+    level: Level,
     kernel: Kernel,
     panel_bytes: usize,
     panels: AlignedBytes,
@@ -62,20 +68,19 @@ impl PackedMatrix {
         columns: usize,
         bytes: &[u8],
     ) -> Result<Self, CodecError> {
-        Self::pack_for(InstructionSet::current(), ggml_type, rows, columns, bytes)
+        Self::pack_for(Level::current(), ggml_type, rows, columns, bytes)
     }
 
-    /// Packs for an instruction set, which the machine must have.
+    /// Packs for a level, which the machine must have.
     fn pack_for(
-        set: InstructionSet,
+        level: Level,
         ggml_type: GgmlType,
         rows: usize,
         columns: usize,
         bytes: &[u8],
     ) -> Result<Self, CodecError> {
-        assert!(set.available(), "kernels are picked for this machine");
-        let set = kernel::usable(set);
-        let kernel = Kernel::select(ggml_type, set)
+        assert!(Level::available().any(|one| one == level), "kernels are picked for this machine");
+        let kernel = Kernel::select(ggml_type, level)
             .ok_or(CodecError::Unsupported(ggml_type, "multiplied"))?;
         let row_bytes = ggml_type.row_bytes(columns).ok_or(CodecError::Ragged {
             ggml_type,
@@ -96,7 +101,7 @@ impl PackedMatrix {
                 .zip(bytes.par_chunks(kernel.panel_rows * row_bytes))
                 .for_each(|(panel, rows)| (kernel.pack)(rows, columns, panel));
         }
-        Ok(Self { rows, columns, set, kernel, panel_bytes, panels })
+        Ok(Self { rows, columns, level, kernel, panel_bytes, panels })
     }
 
     /// Output features.
@@ -152,7 +157,7 @@ pub fn multiply_many(
         assert_eq!(target.values.len(), tokens * matrix.rows, "the target is tokens × rows");
         let bias = target.bias.map_or(matrix.rows, <[f32]>::len);
         assert_eq!(bias, matrix.rows, "the bias has the matrix's rows");
-        assert_eq!(matrix.set, matrices[0].set, "all are packed for one instruction set");
+        assert_eq!(matrix.level, matrices[0].level, "all are packed for one instruction set");
     }
     product::multiply(team, matrices, source, targets, workspace);
 }

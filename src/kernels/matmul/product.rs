@@ -34,7 +34,7 @@ pub(super) fn multiply(
     targets: &mut [Target<'_>],
     workspace: &mut Workspace,
 ) {
-    let set = matrices[0].set;
+    let set = matrices[0].level.set;
     let wanted = |kind| matrices.iter().any(|matrix| matrix.kernel.activations == kind);
     let inputs = Inputs::prepare(team, set, source, wanted, workspace);
     let mut outputs = [const { None }; MAX_MATRICES];

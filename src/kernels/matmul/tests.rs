@@ -106,21 +106,17 @@ fn multiply(matrix: &PackedMatrix, tokens: usize, inputs: &[f32], output: &mut [
     multiply_many(Team::global(), &[matrix], &source, targets, &mut Workspace::default());
 }
 
-fn available() -> impl Iterator<Item = InstructionSet> {
-    InstructionSet::ALL.into_iter().filter(|set| set.available())
-}
-
 fn check(ggml_type: GgmlType, rows: usize, columns: usize, tokens: usize, seed: u64) {
     let mut numbers = Numbers(seed);
     let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
     let inputs = exact_inputs(&mut numbers, tokens, columns);
     let expected = expected(ggml_type, columns, &bytes, &inputs);
-    for set in available() {
-        let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+    for level in Level::available() {
+        let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
         let mut output = vec![f32::NAN; tokens * rows];
         multiply(&matrix, tokens, &inputs, &mut output);
         // Inputs are exact, and so are the sums in integers: what is left is f32 rounding.
-        let what = format!("{ggml_type} {set:?} {rows}×{columns}, {tokens} tokens");
+        let what = format!("{ggml_type} {level:?} {rows}×{columns}, {tokens} tokens");
         assert_close(&output, &expected, 2e-6, &what);
     }
 }
@@ -130,17 +126,17 @@ fn check_equal(ggml_type: GgmlType, rows: usize, columns: usize, tokens: usize, 
     let mut numbers = Numbers(seed);
     let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
     let inputs = numbers.values(tokens * columns);
-    let product = |set| {
-        let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+    let product = |level| {
+        let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
         let mut output = vec![f32::NAN; tokens * rows];
         multiply(&matrix, tokens, &inputs, &mut output);
         output
     };
-    let expected = product(InstructionSet::Scalar);
-    for set in available() {
-        let output = product(set);
+    let expected = product(Level::SCALAR);
+    for level in Level::available() {
+        let output = product(level);
         let same = output.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
-        assert!(same, "{ggml_type} {set:?} {rows}×{columns}, {tokens} tokens");
+        assert!(same, "{ggml_type} {level:?} {rows}×{columns}, {tokens} tokens");
     }
 }
 
@@ -198,11 +194,17 @@ fn the_largest_sums_do_not_overflow() {
             for input in [127.0, -127.0] {
                 let inputs = vec![input; columns];
                 let expected = expected(ggml_type, columns, &row, &inputs);
-                for set in available() {
-                    let matrix = PackedMatrix::pack_for(set, ggml_type, 1, columns, &row).unwrap();
+                for level in Level::available() {
+                    let matrix =
+                        PackedMatrix::pack_for(level, ggml_type, 1, columns, &row).unwrap();
                     let mut output = [f32::NAN];
                     multiply(&matrix, 1, &inputs, &mut output);
-                    assert_close(&output, &expected, 2e-6, &format!("{ggml_type} {set:?} {byte}"));
+                    assert_close(
+                        &output,
+                        &expected,
+                        2e-6,
+                        &format!("{ggml_type} {level:?} {byte}"),
+                    );
                 }
             }
         }
@@ -220,13 +222,13 @@ fn rounding_the_inputs_costs_half_a_step() {
         // No input is off by more than half a step of 1/127 and the rounding of its scale.
         let ones = vec![1.0; tokens * columns];
         let weights = expected(ggml_type, columns, &bytes, &ones);
-        for set in available() {
-            let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+        for level in Level::available() {
+            let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
             let mut output = vec![f32::NAN; tokens * rows];
             multiply(&matrix, tokens, &inputs, &mut output);
             for ((&actual, (value, _)), (_, magnitude)) in output.iter().zip(&exact).zip(&weights) {
                 let bound = magnitude * (0.5 / 127.0 + 1.0 / 2048.0);
-                assert!((f64::from(actual) - value).abs() <= bound, "{ggml_type} {set:?}");
+                assert!((f64::from(actual) - value).abs() <= bound, "{ggml_type} {level:?}");
             }
         }
     }
@@ -237,14 +239,14 @@ fn many_matrices_are_multiplied_as_each_alone() {
     let (columns, tokens) = (256, 21);
     let mut numbers = Numbers(11);
     let inputs = numbers.values(tokens * columns);
-    for set in available() {
+    for level in Level::available() {
         let matrices: Vec<PackedMatrix> =
             [(GgmlType::Q4_K, 50), (GgmlType::F16, 70), (GgmlType::Q6_K, 0), (GgmlType::Q8_0, 16)]
                 .into_iter()
                 .map(|(ggml_type, rows)| {
                     let bytes: Vec<u8> =
                         (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
-                    PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap()
+                    PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap()
                 })
                 .collect();
         let outputs = || -> Vec<Vec<f32>> {
@@ -271,14 +273,14 @@ fn a_token_gets_the_same_result_in_any_company() {
         let mut numbers = Numbers(13);
         let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
         let inputs = numbers.values(40 * columns);
-        for set in available() {
-            let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+        for level in Level::available() {
+            let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
             let mut all = vec![0.0; 40 * rows];
             multiply(&matrix, 40, &inputs, &mut all);
             for (input, all) in inputs.chunks_exact(columns).zip(all.chunks_exact(rows)) {
                 let mut one = vec![0.0; rows];
                 multiply(&matrix, 1, input, &mut one);
-                assert_eq!(one, all, "{ggml_type} {set:?}");
+                assert_eq!(one, all, "{ggml_type} {level:?}");
             }
         }
     }
@@ -298,8 +300,8 @@ fn sources_are_computed_as_their_rows_would_be() {
     ];
     for ggml_type in [GgmlType::F16, GgmlType::Q4_0] {
         let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
-        for set in available() {
-            let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+        for level in Level::available() {
+            let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
             for source in &sources {
                 let mut computed = vec![0.0; tokens * columns];
                 for (token, row) in computed.chunks_exact_mut(columns).enumerate() {
@@ -317,7 +319,7 @@ fn sources_are_computed_as_their_rows_would_be() {
                 let targets = &mut [Target::new(&mut output)];
                 let workspace = &mut Workspace::default();
                 multiply_many(Team::global(), &[&matrix], source, targets, workspace);
-                assert_eq!(output, expected, "{ggml_type} {set:?}");
+                assert_eq!(output, expected, "{ggml_type} {level:?}");
             }
         }
     }
@@ -334,8 +336,8 @@ fn targets_take_a_bias_and_are_added_to() {
         let source = Source::Rows(Rows::new(&inputs, tokens, columns, columns));
         for ggml_type in [GgmlType::BF16, GgmlType::Q8_0] {
             let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
-            for set in available() {
-                let matrix = PackedMatrix::pack_for(set, ggml_type, rows, columns, &bytes).unwrap();
+            for level in Level::available() {
+                let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
                 let mut product = vec![f32::NAN; tokens * rows];
                 multiply(&matrix, tokens, &inputs, &mut product);
                 for (bias, add) in [(None, true), (Some(&bias), false), (Some(&bias), true)] {
@@ -346,7 +348,7 @@ fn targets_take_a_bias_and_are_added_to() {
                     for (index, value) in values.into_iter().enumerate() {
                         let sum = bias.map_or(product[index], |b| product[index] + b[index % rows]);
                         let expected = if add { before[index] + sum } else { sum };
-                        assert_eq!(value, expected, "{ggml_type} {set:?} {rows} {tokens} {index}");
+                        assert_eq!(value, expected, "{ggml_type} {level:?} {rows} {tokens} {index}");
                     }
                 }
             }
