@@ -12,7 +12,7 @@ use quantkit::kernels::attention::{
     attention_with,
 };
 use quantkit::kernels::elementwise::Rows;
-use quantkit::support::processor::InstructionSet;
+use quantkit::support::processor::Level;
 use quantkit::support::team::Team;
 
 const SHAPE: AttentionShape = AttentionShape {
@@ -81,15 +81,24 @@ fn measure(
     };
     let mut group = criterion.benchmark_group(format!("{name} {}", kind.name()));
     group.throughput(throughput).sample_size(10);
-    for set in InstructionSet::ALL.into_iter().filter(|set| set.available()) {
+    for level in Level::available() {
         let name = format!("{sequences} × {tokens} of {context}");
-        group.bench_function(BenchmarkId::new(set.name(), name), |bencher| {
+        group.bench_function(BenchmarkId::new(level.name(), name), |bencher| {
             let (team, mut scratch) = (Team::global(), AttentionScratch::default());
             let mut layers = (0..LAYERS).cycle();
             bencher.iter(|| {
                 let layer = layers.next().expect("a cycle");
                 let queries = black_box(queries);
-                attention_with(set, team, SHAPE, layer, queries, &items, &mut output, &mut scratch);
+                attention_with(
+                    level,
+                    team,
+                    SHAPE,
+                    layer,
+                    queries,
+                    &items,
+                    &mut output,
+                    &mut scratch,
+                );
             });
         });
     }

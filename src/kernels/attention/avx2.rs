@@ -1,4 +1,4 @@
-//! [`Vector`] on AVX2 with FMA and F16C.
+//! [`Vector`] on AVX2 with FMA and F16C, with and without AVX-VNNI.
 
 use std::arch::x86_64::*;
 
@@ -7,24 +7,38 @@ use super::work::{Scratch, Work};
 use super::{Kernels, stream, tile};
 
 pub(super) const KERNELS: Kernels = Kernels { lanes: 8, tile, stream };
+pub(super) const KERNELS_VNNI: Kernels =
+    Kernels { tile: tile_vnni, stream: stream_vnni, ..KERNELS };
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile(work: &Work<'_>, scratch: &mut Scratch) {
     // SAFETY: the instruction set is enabled here, and the caller made sure that it is there.
-    unsafe { tile::attend::<Avx2, 4>(work, scratch) }
+    unsafe { tile::attend::<Avx2<false>, 4>(work, scratch) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn stream(work: &Work<'_>, scratch: &mut Scratch) {
     // SAFETY: as above.
-    unsafe { stream::attend::<Avx2, 2, 2>(work, scratch) }
+    unsafe { stream::attend::<Avx2<false>, 2, 2>(work, scratch) }
 }
 
-/// 8 lanes.
-#[derive(Clone, Copy)]
-struct Avx2(__m256);
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn tile_vnni(work: &Work<'_>, scratch: &mut Scratch) {
+    // SAFETY: as above.
+    unsafe { tile::attend::<Avx2<true>, 4>(work, scratch) }
+}
 
-impl Vector for Avx2 {
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn stream_vnni(work: &Work<'_>, scratch: &mut Scratch) {
+    // SAFETY: as above.
+    unsafe { stream::attend::<Avx2<true>, 2, 2>(work, scratch) }
+}
+
+/// 8 lanes; `VNNI` says whether products of pairs are added up in one step.
+#[derive(Clone, Copy)]
+struct Avx2<const VNNI: bool>(__m256);
+
+impl<const VNNI: bool> Vector for Avx2<VNNI> {
     const LANES: usize = 8;
 
     type Pairs = __m256i;
@@ -179,7 +193,13 @@ impl Vector for Avx2 {
     #[inline(always)]
     unsafe fn add_products(sums: Self::Sums, left: Self::Pairs, right: Self::Pairs) -> Self::Sums {
         // SAFETY: registers only; the caller has the instruction set.
-        unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(left, right)) }
+        unsafe {
+            if VNNI {
+                _mm256_dpwssd_avx_epi32(sums, left, right)
+            } else {
+                _mm256_add_epi32(sums, _mm256_madd_epi16(left, right))
+            }
+        }
     }
 
     #[inline(always)]
@@ -254,7 +274,7 @@ impl Vector for Avx2 {
     }
 }
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     #[inline(always)]
     unsafe fn lanes(self) -> [f32; 8] {
         let mut lanes = [0.0; 8];
@@ -272,7 +292,7 @@ mod tests {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn check() {
         // SAFETY: the instruction set is enabled here.
-        unsafe { check_exp2::<super::Avx2>() }
+        unsafe { check_exp2::<super::Avx2<false>>() }
     }
 
     #[test]

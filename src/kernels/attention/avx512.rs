@@ -1,4 +1,4 @@
-//! [`Vector`] on AVX-512 with VNNI.
+//! [`Vector`] on AVX-512, with and without VNNI.
 
 use std::arch::x86_64::*;
 
@@ -7,24 +7,38 @@ use super::work::{Scratch, Work};
 use super::{Kernels, stream, tile};
 
 pub(super) const KERNELS: Kernels = Kernels { lanes: 16, tile, stream };
+pub(super) const KERNELS_VNNI: Kernels =
+    Kernels { tile: tile_vnni, stream: stream_vnni, ..KERNELS };
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn tile(work: &Work<'_>, scratch: &mut Scratch) {
     // SAFETY: the instruction set is enabled here, and the caller made sure that it is there.
-    unsafe { tile::attend::<Avx512, 8>(work, scratch) }
+    unsafe { tile::attend::<Avx512<false>, 8>(work, scratch) }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn stream(work: &Work<'_>, scratch: &mut Scratch) {
     // SAFETY: as above.
-    unsafe { stream::attend::<Avx512, 4, 4>(work, scratch) }
+    unsafe { stream::attend::<Avx512<false>, 4, 4>(work, scratch) }
 }
 
-/// 16 lanes.
-#[derive(Clone, Copy)]
-struct Avx512(__m512);
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni")]
+unsafe fn tile_vnni(work: &Work<'_>, scratch: &mut Scratch) {
+    // SAFETY: as above.
+    unsafe { tile::attend::<Avx512<true>, 8>(work, scratch) }
+}
 
-impl Vector for Avx512 {
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni")]
+unsafe fn stream_vnni(work: &Work<'_>, scratch: &mut Scratch) {
+    // SAFETY: as above.
+    unsafe { stream::attend::<Avx512<true>, 4, 4>(work, scratch) }
+}
+
+/// 16 lanes; `VNNI` says whether products of pairs are added up in one step.
+#[derive(Clone, Copy)]
+struct Avx512<const VNNI: bool>(__m512);
+
+impl<const VNNI: bool> Vector for Avx512<VNNI> {
     const LANES: usize = 16;
 
     type Pairs = __m512i;
@@ -174,7 +188,13 @@ impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn add_products(sums: Self::Sums, left: Self::Pairs, right: Self::Pairs) -> Self::Sums {
         // SAFETY: registers only; the caller has the instruction set.
-        unsafe { _mm512_dpwssd_epi32(sums, left, right) }
+        unsafe {
+            if VNNI {
+                _mm512_dpwssd_epi32(sums, left, right)
+            } else {
+                _mm512_add_epi32(sums, _mm512_madd_epi16(left, right))
+            }
+        }
     }
 
     #[inline(always)]
@@ -262,10 +282,10 @@ mod tests {
     use super::super::vector::tests::check_exp2;
     use crate::support::processor::InstructionSet;
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     unsafe fn check() {
         // SAFETY: the instruction set is enabled here.
-        unsafe { check_exp2::<super::Avx512>() }
+        unsafe { check_exp2::<super::Avx512<false>>() }
     }
 
     #[test]

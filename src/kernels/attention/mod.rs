@@ -8,6 +8,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod plan;
 mod scalar;
 mod store;
@@ -21,7 +23,7 @@ mod work;
 use std::ops::Range;
 
 use crate::kernels::elementwise::Rows;
-use crate::support::processor::InstructionSet;
+use crate::support::processor::{InstructionSet, Level};
 use crate::support::team::Team;
 use work::{Scratch, Work};
 
@@ -102,17 +104,16 @@ pub fn attention(
     output: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
-    let set = InstructionSet::current();
-    attention_with(set, team, shape, layer, queries, items, output, scratch);
+    attention_with(Level::current(), team, shape, layer, queries, items, output, scratch);
 }
 
-/// [`attention`] with the kernels of one instruction set, which the machine must have.
+/// [`attention`] with the kernels of one level, which the machine must have.
 ///
 /// # Panics
-/// As [`attention`], and if the machine lacks the instruction set.
-#[allow(clippy::too_many_arguments, reason = "those of `attention`, and the set")]
+/// As [`attention`], and if the machine lacks the level.
+#[allow(clippy::too_many_arguments, reason = "those of `attention`, and the level")]
 pub fn attention_with(
-    instruction_set: InstructionSet,
+    level: Level,
     team: &Team,
     shape: AttentionShape,
     layer: usize,
@@ -122,9 +123,9 @@ pub fn attention_with(
     scratch: &mut AttentionScratch,
 ) {
     check(shape, layer, queries, items, output, scratch);
-    assert!(instruction_set.available(), "this machine lacks {}", instruction_set.name());
+    assert!(Level::available().any(|one| one == level), "this machine lacks {}", level.name());
     let step = Step { shape, layer, queries, items };
-    match kernels(instruction_set) {
+    match kernels(level) {
         Some(kernels) => plan::attention(kernels, team, step, output, scratch),
         None => scalar::attention(team, step, output),
     }
@@ -150,13 +151,19 @@ struct Kernels {
     stream: unsafe fn(&Work<'_>, &mut Scratch),
 }
 
-/// The vector kernels of an instruction set that has some. Those for AVX-512 need VNNI.
-fn kernels(instruction_set: InstructionSet) -> Option<&'static Kernels> {
-    match instruction_set {
+/// The vector kernels of a level that has some.
+fn kernels(Level { set, dot_product }: Level) -> Option<&'static Kernels> {
+    match (set, dot_product) {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 if instruction_set.uses_dot_product() => Some(&avx512::KERNELS),
+        (InstructionSet::Avx512, true) => Some(&avx512::KERNELS_VNNI),
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 | InstructionSet::Avx2 => Some(&avx2::KERNELS),
+        (InstructionSet::Avx512, false) => Some(&avx512::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        (InstructionSet::Avx2, true) => Some(&avx2::KERNELS_VNNI),
+        #[cfg(target_arch = "x86_64")]
+        (InstructionSet::Avx2, false) => Some(&avx2::KERNELS),
+        #[cfg(target_arch = "aarch64")]
+        (InstructionSet::Neon, _) => Some(&neon::KERNELS),
         _ => None,
     }
 }

@@ -1,7 +1,6 @@
 //! [`Vector`] on NEON, which every 64-bit ARM processor has.
 
 use std::arch::aarch64::*;
-use std::arch::asm;
 
 use super::vector::{EXP2, EXP2_FLOOR, Vector};
 use super::work::{Scratch, Work};
@@ -239,18 +238,6 @@ impl Vector for Neon {
     unsafe fn widen(source: *const i8, target: *mut i16) {
         // SAFETY: see above.
         unsafe { vst1q_s16(target, vmovl_s8(vld1_s8(source))) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        // SAFETY: a prefetch of whatever address has no effect but on the caches.
-        unsafe {
-            asm!(
-                "prfm pldl1keep, [{address}]",
-                address = in(reg) address,
-                options(nostack, readonly, preserves_flags),
-            );
-        }
     }
 }
 

@@ -23,11 +23,6 @@ impl Numbers {
     }
 }
 
-/// What this machine has.
-fn sets() -> impl Iterator<Item = InstructionSet> {
-    InstructionSet::ALL.into_iter().filter(|set| set.available())
-}
-
 /// One item: new tokens, and the spans' lengths.
 #[derive(Debug, Clone)]
 struct Case {
@@ -106,29 +101,28 @@ impl Setup {
             .collect();
         let queries = numbers.row(row * (heads * head_size + 3), 1.0);
         let queries = Rows::new(&queries, row, heads * head_size, heads * head_size + 3);
-        let expected = self.run(InstructionSet::Scalar, queries, &items);
+        let expected = self.run(Level::SCALAR, queries, &items);
         // Weights are rounded; and the larger the scores, the more their last bits weigh.
         let tolerance = 2e-4 + 2e-5 * self.deviation;
-        let vector_sets = sets().filter(|set| *set != InstructionSet::Scalar);
-        for set in vector_sets {
-            let output = self.run(set, queries, &items);
+        for level in Level::available().filter(|level| *level != Level::SCALAR) {
+            let output = self.run(level, queries, &items);
             for (index, (output, expected)) in output.iter().zip(&expected).enumerate() {
                 assert!(
                     (output - expected).abs() <= tolerance,
                     "{}: {:?}, {cases:?}: element {index} is {output}, not {expected}",
-                    set.name(),
+                    level.name(),
                     self.shape
                 );
             }
         }
     }
 
-    fn run(&self, set: InstructionSet, queries: Rows<'_>, items: &[AttentionItem<'_>]) -> Vec<f32> {
+    fn run(&self, level: Level, queries: Rows<'_>, items: &[AttentionItem<'_>]) -> Vec<f32> {
         let mut output = vec![7.5; queries.count() * queries.width()];
         let mut scratch = AttentionScratch::default();
         let team = Team::new(3);
         let (shape, layer) = (self.shape, LAYERS - 1);
-        attention_with(set, &team, shape, layer, queries, items, &mut output, &mut scratch);
+        attention_with(level, &team, shape, layer, queries, items, &mut output, &mut scratch);
         output
     }
 }
@@ -227,7 +221,7 @@ fn eight_bits() {
 
 /// Attention over one store whose rows are `row(position)`, with every query as given.
 fn over(
-    set: InstructionSet,
+    level: Level,
     setup: &Setup,
     length: usize,
     tokens: usize,
@@ -244,7 +238,7 @@ fn over(
     let queries = query.repeat(tokens);
     let spans = [Span { store: &store, length }];
     let items = [AttentionItem { queries: 0..tokens, spans: &spans }];
-    setup.run(set, Rows::new(&queries, tokens, query.len(), query.len()), &items)
+    setup.run(level, Rows::new(&queries, tokens, query.len(), query.len()), &items)
 }
 
 #[test]
@@ -257,7 +251,7 @@ fn extremes_do_not_overflow() {
         row
     };
     let rows = [vec![1.0; size], vec![-1e3; size], spike(3e4), spike(-1e-3), vec![0.0; size]];
-    for set in sets() {
+    for level in Level::available() {
         for (key, value, tokens) in rows
             .iter()
             .flat_map(|key| rows.iter().map(move |value| (key, value)))
@@ -266,7 +260,7 @@ fn extremes_do_not_overflow() {
             // All positions are alike, so the output is their value, whatever the query.
             for query in &rows {
                 let output =
-                    over(set, &setup, 130, tokens, query, |_| (key.clone(), value.clone()));
+                    over(level, &setup, 130, tokens, query, |_| (key.clone(), value.clone()));
                 for (output, value) in output.iter().zip(value.iter().cycle()) {
                     assert!((output - value).abs() <= value.abs() * 1e-3, "{output} {value}");
                 }
@@ -279,14 +273,14 @@ fn extremes_do_not_overflow() {
 fn what_is_not_finite_gives_nan_to_those_who_see_it() {
     let setup = Setup::new(2, 1, 16);
     let good = vec![1.0; 16];
-    for set in sets() {
+    for level in Level::available() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut row = good.clone();
             row[3] = bad;
             for tokens in [2, 40] {
                 for (key, value) in [(&row, &good), (&good, &row)] {
                     // The last position but one.
-                    let output = over(set, &setup, 100, tokens, &[0.1; 32], |position| {
+                    let output = over(level, &setup, 100, tokens, &[0.1; 32], |position| {
                         if position == 98 {
                             (key.clone(), value.clone())
                         } else {
@@ -300,7 +294,7 @@ fn what_is_not_finite_gives_nan_to_those_who_see_it() {
                 let mut query = vec![0.1; 32];
                 query[20] = bad;
                 let output =
-                    over(set, &setup, 100, tokens, &query, |_| (good.clone(), good.clone()));
+                    over(level, &setup, 100, tokens, &query, |_| (good.clone(), good.clone()));
                 for row in output.chunks_exact(32) {
                     assert!(row[..16].iter().all(|value| (value - 1.0).abs() < 1e-3));
                     assert!(row[16..].iter().all(|value| value.is_nan()));
@@ -317,12 +311,12 @@ fn a_row_has_the_same_bits_whatever_rows_are_beside_it() {
     let store = setup.store(&mut numbers, 200, 0);
     let queries = numbers.row(90 * 192, 1.0);
     let spans = [Span { store: &store, length: 200 }];
-    for set in sets() {
+    for level in Level::available() {
         let run = |range: Range<usize>, length: usize| {
             let spans = [Span { length, ..spans[0] }];
             let items = [AttentionItem { queries: 0..range.len(), spans: &spans }];
             let queries = &queries[range.start * 192..range.end * 192];
-            setup.run(set, Rows::new(queries, range.len(), 192, 192), &items)
+            setup.run(level, Rows::new(queries, range.len(), 192, 192), &items)
         };
         let all = run(0..90, 200);
         // The last of these sees as much as it does among all.
@@ -330,10 +324,10 @@ fn a_row_has_the_same_bits_whatever_rows_are_beside_it() {
             let some = run(range.clone(), 110 + range.end);
             let expected = &all[range.start * 192..range.end * 192];
             let differing = some.iter().zip(expected).position(|(some, all)| some != all);
-            assert_eq!(differing, None, "{}: {range:?}", set.name());
+            assert_eq!(differing, None, "{}: {range:?}", level.name());
         }
         let (one, two) = (run(4..5, 115), run(3..5, 115));
-        assert!(one == two[192..], "{}", set.name());
+        assert!(one == two[192..], "{}", level.name());
     }
 }
 
@@ -375,5 +369,5 @@ fn rows_of_two_items_are_refused() {
     let store = setup.store(&mut Numbers(1), 4, 0);
     let spans = [Span { store: &store, length: 4 }];
     let items = [0..2, 1..3].map(|queries| AttentionItem { queries, spans: &spans });
-    setup.run(InstructionSet::Scalar, Rows::new(&[0.0; 24], 3, 8, 8), &items);
+    setup.run(Level::SCALAR, Rows::new(&[0.0; 24], 3, 8, 8), &items);
 }

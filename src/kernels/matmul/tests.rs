@@ -337,7 +337,8 @@ fn targets_take_a_bias_and_are_added_to() {
         for ggml_type in [GgmlType::BF16, GgmlType::Q8_0] {
             let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
             for level in Level::available() {
-                let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
+                let matrix =
+                    PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
                 let mut product = vec![f32::NAN; tokens * rows];
                 multiply(&matrix, tokens, &inputs, &mut product);
                 for (bias, add) in [(None, true), (Some(&bias), false), (Some(&bias), true)] {
@@ -348,7 +349,10 @@ fn targets_take_a_bias_and_are_added_to() {
                     for (index, value) in values.into_iter().enumerate() {
                         let sum = bias.map_or(product[index], |b| product[index] + b[index % rows]);
                         let expected = if add { before[index] + sum } else { sum };
-                        assert_eq!(value, expected, "{ggml_type} {level:?} {rows} {tokens} {index}");
+                        assert_eq!(
+                            value, expected,
+                            "{ggml_type} {level:?} {rows} {tokens} {index}"
+                        );
                     }
                 }
             }
