@@ -140,9 +140,13 @@ class Quantkit:
         else:
             load = (job.input_tokens, job.output_tokens + 1, job.concurrency)
             prefill = decode = self.bench(model, threads, repeats, load)
+        full_decode = decode["full_decode_tokens_per_second"]
+        if full_decode is None:
+            # The first sequences decode while the last ones' prompts are still being read.
+            raise RuntimeError(f"{job.name}: no step had all sequences: raise --output-tokens")
         return {
             "prefill": prefill["prefill_tokens_per_second"]["median"],
-            "decode": decode["full_decode_tokens_per_second"]["median"],
+            "decode": full_decode["median"],
         }
 
     def profile(self, job: Job, model: Path, threads: int) -> dict:
@@ -659,6 +663,12 @@ def named_files(words: list[str], model: str) -> dict[tuple[str, str], Path]:
     return files
 
 
+def physical_cores() -> int:
+    """Cores, each counted once however many threads it has; hardware threads where Linux does not tell."""
+    places = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
+    return len({place.read_text() for place in places}) or os.cpu_count()
+
+
 def describe_machine() -> dict:
     cpu = "unknown processor"
     try:
@@ -681,7 +691,8 @@ def main() -> int:
     add("--quantkit", type=Path, default=Path("target/release/quantkit"), metavar="FILE")
     add("--kv-type", help="quantkit's --kv-type")
     add("--llama-bin", type=Path, metavar="DIR", help="folder of llama.cpp's tools")
-    add("--threads", type=int, nargs="+", default=[os.cpu_count()], help="numbers to try")
+    add("--threads", type=int, nargs="+", default=sorted({physical_cores(), os.cpu_count()}),
+        help="numbers to try [physical cores and hardware threads]")  # fmt: skip
     add("--rounds", type=int, default=2, help="runs of each side, in turns [2]")
     add("--repeats", type=int, help="repeats within a run [3 of short jobs, 1 of long ones]")
     add("--input-tokens", type=int, default=2560, help="of long jobs [2560]")

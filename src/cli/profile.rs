@@ -77,8 +77,17 @@ fn print(summary: &ProfileSummary) -> Result<()> {
         print_text(&phase_table(phase).to_text())?;
         say!("\n{}\n", verdict(phase))?;
     }
-    Ok(())
+    match summary.load_average_before.filter(|&load| load > BUSY * summary.threads as f64) {
+        Some(load) => say!(
+            "The load average was {load:.1} when this began: where other programs are at work, the \
+             limits and the figures are those of what they leave."
+        ),
+        None => Ok(()),
+    }
 }
+
+/// Programs that want a core, for each thread, from which on figures are doubtful.
+const BUSY: f64 = 0.5;
 
 fn limits_table(limits: &MachineLimits) -> Table {
     let mut table =

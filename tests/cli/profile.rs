@@ -80,13 +80,15 @@ fn each_phase_counts_what_its_operations_did() {
 
 #[test]
 fn the_tables_name_the_machine_the_operations_and_the_bound() {
-    let model = Path::new("tests/data/tiny-llama.gguf");
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("tiny.gguf");
+    TinyModel::default().write(&model);
     let assert =
-        profile(model, &["--input-tokens", "9", "--output-tokens", "2", "--kv-type", "i8"]);
+        profile(&model, &["--input-tokens", "9", "--output-tokens", "2", "--kv-type", "i8"]);
     let output = assert.success().get_output().stdout.clone();
     let text = String::from_utf8(output).unwrap();
     for expected in [
-        "tiny-llama.gguf",
+        "tiny.gguf",
         "2 threads",
         "in i8",
         "reads from memory",
