@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::compare::command_line;
 use super::options::{EngineFlags, GlobalOptions, print_json, say};
-use crate::eval::{EvalError, EvalOptions, EvalSummary, Protocol, Score, evaluate};
+use crate::eval::{
+    self, Earlier, EvalError, EvalOptions, EvalSummary, Protocol, Score, Shard, Unfinished,
+    evaluate,
+};
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
 /// Score a model on multiple-choice questions
 ///
 /// The set is Parquet in the schema of cais/mmlu: question (string), subject (string), choices (list
-/// of strings), answer (integer). DIR gets summary.json and questions.parquet, which has the
-/// log-probability of every choice.
+/// of strings), answer (integer). DIR gets run.json, summary.json and questions.parquet, which has the
+/// log-probability of every choice. Results are kept as they come: a run that was stopped goes on
+/// when the same command is given again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter
@@ -29,6 +34,18 @@ pub struct Arguments {
     /// Where the results go [default: outputs/mmlu-eval-<MODEL>-<PROTOCOL>]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+
+    /// Score only the I-th of N parts of the questions, I from 0; `quantkit merge` joins them
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+
+    /// Most memory for keys and values
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::parse_bytes)]
+    cache: u64,
+
+    /// Throw the results of an unfinished run in DIR away
+    #[arg(long)]
+    restart: bool,
 
     #[command(flatten)]
     engine: EngineFlags,
@@ -86,8 +103,10 @@ fn parse_every(text: &str) -> Result<usize, String> {
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let questions = &arguments.questions;
     let protocol = Protocol::from(questions.protocol);
-    let output =
-        arguments.output.clone().unwrap_or_else(|| default_output(&arguments.model, protocol));
+    let output = arguments
+        .output
+        .clone()
+        .unwrap_or_else(|| default_output(&arguments.model, protocol, arguments.shard));
     let options = EvalOptions {
         model: arguments.model.clone(),
         set: questions.set.clone(),
@@ -96,13 +115,16 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         limit: questions.limit,
         every: questions.every,
         subjects: questions.subjects.clone(),
+        shard: arguments.shard,
+        cache_bytes: arguments.cache,
+        earlier: if arguments.restart { Earlier::Discard } else { Earlier::Resume },
+        command: command_line(),
         output,
         engine: arguments.engine.options(),
     };
     let summary = match evaluate(&options) {
         Err(stopped @ EvalError::Interrupted(_)) => {
-            let nothing = format!("nothing was written to {}", options.output.display());
-            return Err(stopped).context(nothing);
+            return Err(stopped).context(what_is_kept(&options.output));
         }
         result => result?,
     };
@@ -114,19 +136,31 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     Ok(())
 }
 
-fn default_output(model: &Path, protocol: Protocol) -> PathBuf {
-    let stem = model.file_stem().unwrap_or_default().to_string_lossy();
-    Path::new("outputs").join(format!("mmlu-eval-{stem}-{}", protocol_name(protocol)))
+fn what_is_kept(output: &Path) -> String {
+    match eval::unfinished(output) {
+        Ok(Some(Unfinished { done, questions, .. })) => format!(
+            "{done} of {questions} questions are scored and kept in {}; the same command goes on \
+             from there",
+            output.display()
+        ),
+        _ => format!("nothing was written to {}", output.display()),
+    }
 }
 
-fn protocol_name(protocol: Protocol) -> &'static str {
+fn default_output(model: &Path, protocol: Protocol, shard: Option<Shard>) -> PathBuf {
+    let stem = model.file_stem().unwrap_or_default().to_string_lossy();
+    let part = shard.map_or(String::new(), |Shard { index, count }| format!("-{index}-of-{count}"));
+    Path::new("outputs").join(format!("mmlu-eval-{stem}-{}{part}", protocol_name(protocol)))
+}
+
+pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Letter => "letter",
         Protocol::Cloze => "cloze",
     }
 }
 
-fn print_summary(summary: &EvalSummary) -> Result<()> {
+pub(super) fn print_summary(summary: &EvalSummary) -> Result<()> {
     let mut table = Table::new([
         ("", Align::Left),
         ("questions", Align::Right),

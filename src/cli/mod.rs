@@ -13,10 +13,12 @@ mod generate;
 mod importance;
 mod inspect;
 mod join;
+mod merge;
 mod mmlu_eval;
 mod options;
 mod profile;
 mod quantize;
+mod results;
 mod search;
 mod split;
 
@@ -51,6 +53,8 @@ enum Command {
     Generate(generate::Arguments),
     EvalSet(eval_set::Arguments),
     MmluEval(mmlu_eval::Arguments),
+    Merge(merge::Arguments),
+    Results(results::Arguments),
     Divergence(divergence::Arguments),
     Bench(bench::Arguments),
     Profile(profile::Arguments),
@@ -77,6 +81,8 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments, &global),
         Command::EvalSet(arguments) => eval_set::run(&arguments, &global),
         Command::MmluEval(arguments) => mmlu_eval::run(&arguments, &global),
+        Command::Merge(arguments) => merge::run(&arguments, &global),
+        Command::Results(arguments) => results::run(&arguments, &global),
         Command::Divergence(arguments) => divergence::run(&arguments, &global),
         Command::Bench(arguments) => bench::run(&arguments, &global),
         Command::Profile(arguments) => profile::run(&arguments, &global),

@@ -4,13 +4,18 @@ mod asking;
 pub mod calibration;
 mod candidates;
 pub mod divergence;
+mod journal;
 mod log_softmax;
 pub mod paired;
+mod plan;
 mod prompts;
 pub mod question_set;
+mod record;
 mod results;
 mod run;
+mod runs;
 mod scoring;
+mod session;
 pub mod starter_set;
 pub mod statistics;
 pub mod subjects;
@@ -22,7 +27,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Build;
 use crate::engine::{EngineError, EngineOptions};
-pub use run::SCHEMA_VERSION;
+pub use journal::Earlier;
+pub use plan::Shard;
+pub use record::{Part, RunRecord, Settings};
+pub use runs::{Finished, FoundRun, Unfinished, find_runs, merge, read_run, unfinished};
+
+/// Version of the fields of `run.json`, `summary.json` and `questions.parquet`.
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// How a question is asked and scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,10 +62,32 @@ pub struct EvalOptions {
     pub every: usize,
     /// Only these subjects; all when empty.
     pub subjects: Vec<String>,
-    /// Directory for `summary.json` and `questions.parquet`.
+    /// Only this part of the questions.
+    pub shard: Option<Shard>,
+    /// At most so many bytes of keys and values at a time.
+    pub cache_bytes: u64,
+    /// What becomes of the results of an unfinished run.
+    pub earlier: Earlier,
+    /// The command line, for the record.
+    pub command: String,
+    /// Directory for `run.json`, `questions.parquet` and `summary.json`.
     pub output: PathBuf,
     /// Where and how the model runs.
     pub engine: EngineOptions,
+}
+
+/// [`EvalOptions::cache_bytes`] where nobody says otherwise.
+pub const DEFAULT_CACHE_BYTES: u64 = 1 << 30;
+
+/// A question that the model could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unscored {
+    /// Row in the test split.
+    pub row: usize,
+    /// Its subject.
+    pub subject: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// Accuracy over a group of questions.
@@ -101,6 +134,8 @@ pub struct EvalSummary {
     pub every: usize,
     /// `--subjects`.
     pub subjects: Vec<String>,
+    /// `--shard`: which part of the questions this is.
+    pub shard: Option<Shard>,
     /// Where it ran: `cpu` or `cuda:N`.
     pub device: String,
     /// Elements of the key-value cache: `i16`, `i8` or `f16`.
@@ -111,7 +146,10 @@ pub struct EvalSummary {
     pub categories: Vec<Score>,
     /// Over each subject, in alphabetical order.
     pub subject_scores: Vec<Score>,
-    /// Tokens that went through the model.
+    /// Questions that the model could not be asked; no score counts them.
+    pub unscored: Vec<Unscored>,
+    /// Tokens that went through the model. What an interruption or another shard made necessary a
+    /// second time is not counted again.
     pub tokens_run: u64,
     /// Tokens that a scorer without prefix sharing would have run.
     pub tokens_naive: u64,
@@ -148,8 +186,12 @@ pub enum EvalError {
     Interrupted(#[from] crate::support::interrupt::Interrupted),
 }
 
-/// Scores the model, writes `questions.parquet` and `summary.json` into the output directory, and
-/// returns the summary.
+/// Scores the model, writes `run.json`, `questions.parquet` and `summary.json` into the output
+/// directory, and returns the summary. Results are kept in a journal there as they come; a run that
+/// was stopped goes on from it.
+///
+/// # Errors
+/// A model, set or output that cannot be used, a journal of other settings, an interruption.
 pub fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
     run::evaluate(options)
 }

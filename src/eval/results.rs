@@ -1,4 +1,5 @@
-//! The files of an evaluation: `questions.parquet` and `summary.json`.
+//! The files of an evaluation: `run.json`, `questions.parquet` and `summary.json`, whose fields and
+//! columns docs/evaluation.md describes.
 
 use std::fs;
 use std::io;
@@ -6,15 +7,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Builder, Int64Array, Int64Builder, ListBuilder, RecordBatch,
-    StringArray,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, Int64Array, Int64Builder, ListBuilder,
+    RecordBatch, StringArray,
 };
+use arrow::datatypes::{Float64Type, Int64Type};
 use arrow::error::ArrowError;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
+use super::record::RunRecord;
 use super::statistics::Outcome;
 use super::subjects::Category;
-use super::{EvalError, EvalSummary, Protocol, Score};
+use super::{EvalError, EvalSummary, Protocol, SCHEMA_VERSION, Score};
 use crate::support::atomic_file::write_atomically;
+use crate::support::contain::contain_panics;
 use crate::support::parquet_file::write_parquet;
 
 /// What became of one question, in full.
@@ -22,6 +29,8 @@ use crate::support::parquet_file::write_parquet;
 pub(super) struct QuestionResult {
     /// Row in the test split.
     pub row: usize,
+    /// The set's own name for the question, where it has one.
+    pub id: Option<String>,
     /// Subject.
     pub subject: String,
     /// Log-probability of each choice: of its letter, or the mean over its tokens.
@@ -79,29 +88,103 @@ pub(super) fn scores(
     (overall, categories, subjects)
 }
 
-/// Writes both files, each atomically. An earlier summary goes first and the new one comes last:
-/// where there is one, the questions beside it are its own.
-pub(super) fn write(
-    directory: &Path,
-    results: &[QuestionResult],
-    summary: &EvalSummary,
-) -> Result<(), EvalError> {
-    let unusable = |error: String| {
-        EvalError::Unusable(format!(
-            "{}: the results cannot be encoded: {error}",
-            directory.display()
-        ))
-    };
-    let batch = to_batch(results).map_err(|error| unusable(error.to_string()))?;
-    let mut json =
-        serde_json::to_vec_pretty(summary).map_err(|error| unusable(error.to_string()))?;
+/// A finished run, as its directory holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Results {
+    pub run: RunRecord,
+    pub questions: Vec<QuestionResult>,
+    pub summary: EvalSummary,
+}
+
+/// The files of a run.
+const RUN: &str = "run.json";
+const QUESTIONS: &str = "questions.parquet";
+const SUMMARY: &str = "summary.json";
+
+impl Results {
+    /// Writes the three files, each atomically. An earlier summary goes first and the new one comes
+    /// last: where there is one, what lies beside it is its own.
+    pub fn write(&self, directory: &Path) -> Result<(), EvalError> {
+        let questions = to_batch(&self.questions).map_err(|error| {
+            unusable(directory, &format!("the results cannot be encoded: {error}"))
+        })?;
+        let path = |name: &str| directory.join(name);
+        let put = |name: &str, written: io::Result<()>| {
+            written.map_err(|source| io_error(&path(name), source))
+        };
+        put(SUMMARY, remove_if_there(&path(SUMMARY)))?;
+        put(RUN, write_json(&path(RUN), &self.run))?;
+        put(QUESTIONS, write_parquet(&path(QUESTIONS), &questions))?;
+        put(SUMMARY, write_json(&path(SUMMARY), &self.summary))
+    }
+
+    /// Reads a finished run.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or of another version, and files that are not of one run.
+    pub fn read(directory: &Path) -> Result<Self, EvalError> {
+        let (run, summary) = read_records(directory)?;
+        let path = directory.join(QUESTIONS);
+        let file = fs::File::open(&path).map_err(|source| io_error(&path, source))?;
+        // The Parquet reader panics on some damaged files.
+        let questions = contain_panics(|| read_questions(file))
+            .unwrap_or_else(Err)
+            .map_err(|error| unusable(&path, &error))?;
+        let correct = questions.iter().filter(|question| question.outcome().correct).count();
+        if (questions.len(), correct) != (summary.overall.questions, summary.overall.correct) {
+            let problem = format!("is of another run than {SUMMARY} beside it: score again");
+            return Err(unusable(&path, &problem));
+        }
+        Ok(Self { run, questions, summary })
+    }
+}
+
+/// Reads `run.json` and `summary.json` of a finished run.
+///
+/// # Errors
+/// A file that is missing, damaged or of another version.
+pub(super) fn read_records(directory: &Path) -> Result<(RunRecord, EvalSummary), EvalError> {
+    let run: RunRecord = read_json(&directory.join(RUN))?;
+    Ok((run, read_json(&directory.join(SUMMARY))?))
+}
+
+/// Whether a directory holds a finished run.
+pub(super) fn are_in(directory: &Path) -> bool {
+    directory.join(RUN).is_file() && directory.join(SUMMARY).is_file()
+}
+
+fn write_json(path: &Path, record: &impl Serialize) -> io::Result<()> {
+    let mut json = serde_json::to_vec_pretty(record)?;
     json.push(b'\n');
-    let (summary, questions) =
-        (directory.join("summary.json"), directory.join("questions.parquet"));
-    let failed = |path: &Path, source| EvalError::Io { path: path.display().to_string(), source };
-    remove_if_there(&summary).map_err(|error| failed(&summary, error))?;
-    write_parquet(&questions, &batch).map_err(|error| failed(&questions, error))?;
-    write_atomically(&summary, &json).map_err(|error| failed(&summary, error))
+    write_atomically(path, &json)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, EvalError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        schema_version: u32,
+    }
+    let bytes = fs::read(path).map_err(|source| io_error(path, source))?;
+    let damaged = |error: serde_json::Error| unusable(path, &format!("cannot be read: {error}"));
+    let Versioned { schema_version } = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if schema_version != SCHEMA_VERSION {
+        return Err(unusable(
+            path,
+            &format!(
+                "has version {schema_version} of the records, this quantkit reads \
+                 {SCHEMA_VERSION}: score again"
+            ),
+        ));
+    }
+    serde_json::from_slice(&bytes).map_err(damaged)
+}
+
+fn unusable(path: &Path, problem: &str) -> EvalError {
+    EvalError::Unusable(format!("{}: {problem}", path.display()))
+}
+
+fn io_error(path: &Path, source: io::Error) -> EvalError {
+    EvalError::Io { path: path.display().to_string(), source }
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -121,6 +204,7 @@ fn to_batch(results: &[QuestionResult]) -> Result<RecordBatch, ArrowError> {
         log_probabilities.append_value(result.log_probabilities.iter().copied().map(Some));
         choice_tokens.append_value(result.choice_tokens.iter().map(|&count| Some(count as i64)));
     }
+    let ids: StringArray = results.iter().map(|result| result.id.as_deref()).collect();
     let subjects = StringArray::from_iter_values(results.iter().map(|result| &result.subject));
     let categories: StringArray =
         results.iter().map(|result| Category::of(&result.subject).map(Category::name)).collect();
@@ -128,6 +212,7 @@ fn to_batch(results: &[QuestionResult]) -> Result<RecordBatch, ArrowError> {
         results.iter().map(|result| Some(result.outcome().correct)).collect();
     RecordBatch::try_from_iter_with_nullable([
         ("row", integers(|result| result.row), false),
+        ("id", Arc::new(ids) as ArrayRef, true),
         ("subject", Arc::new(subjects) as ArrayRef, false),
         ("category", Arc::new(categories) as ArrayRef, true),
         ("log_probabilities", Arc::new(log_probabilities.finish()) as ArrayRef, false),
@@ -140,6 +225,54 @@ fn to_batch(results: &[QuestionResult]) -> Result<RecordBatch, ArrowError> {
     ])
 }
 
+fn read_questions(file: fs::File) -> Result<Vec<QuestionResult>, String> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+        .and_then(ParquetRecordBatchReaderBuilder::build)
+        .map_err(|error| format!("is no Parquet file: {error}"))?;
+    let mut questions = Vec::new();
+    for batch in reader {
+        let batch = batch.map_err(|error| error.to_string())?;
+        append(&batch, &mut questions).ok_or("lacks the columns of an evaluation")?;
+    }
+    Ok(questions)
+}
+
+/// Appends a batch's rows; `None` where a column is missing, of another type or not all there.
+fn append(batch: &RecordBatch, questions: &mut Vec<QuestionResult>) -> Option<()> {
+    let column =
+        |name: &str| batch.column_by_name(name).filter(|column| column.logical_null_count() == 0);
+    let integers = |name: &str| column(name)?.as_primitive_opt::<Int64Type>();
+    let counts = |values: &Int64Array| -> Option<Vec<usize>> {
+        values.values().iter().map(|&value| usize::try_from(value).ok()).collect()
+    };
+    let (rows, answers) = (counts(integers("row")?)?, counts(integers("answer")?)?);
+    let predictions = counts(integers("prediction")?)?;
+    let context_tokens = counts(integers("context_tokens")?)?;
+    let dropped_tokens = counts(integers("dropped_tokens")?)?;
+    let ids = batch.column_by_name("id")?.as_string_opt::<i32>()?;
+    let subjects = column("subject")?.as_string_opt::<i32>()?;
+    let log_probabilities = column("log_probabilities")?.as_list_opt::<i32>()?;
+    let choice_tokens = column("choice_tokens")?.as_list_opt::<i32>()?;
+    for index in 0..batch.num_rows() {
+        questions.push(QuestionResult {
+            row: rows[index],
+            id: ids.is_valid(index).then(|| ids.value(index).to_string()),
+            subject: subjects.value(index).to_string(),
+            log_probabilities: log_probabilities
+                .value(index)
+                .as_primitive_opt::<Float64Type>()?
+                .values()
+                .to_vec(),
+            prediction: predictions[index],
+            answer: answers[index],
+            context_tokens: context_tokens[index],
+            choice_tokens: counts(choice_tokens.value(index).as_primitive_opt::<Int64Type>()?)?,
+            dropped_tokens: dropped_tokens[index],
+        });
+    }
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +280,7 @@ mod tests {
     fn result(subject: &str, prediction: usize, answer: usize) -> QuestionResult {
         QuestionResult {
             row: 0,
+            id: None,
             subject: subject.to_string(),
             log_probabilities: vec![-1.0; 4],
             prediction,

@@ -2,84 +2,37 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Instant;
 
-use super::asking::groups;
+use super::asking::{Group, groups};
 use super::candidates::Candidates;
+use super::journal::Scored;
+use super::plan::{self, Block};
 use super::question_set::{Question, QuestionSet};
-use super::results::{self, QuestionResult};
-use super::scoring::Scorer;
-use super::statistics::first_largest;
+use super::record::Settings;
+use super::scoring::{Scorer, needed_tokens, shared_prefix};
+use super::session::Session;
 use super::subjects::nearest;
 use super::{EvalError, EvalOptions, EvalSummary, Protocol};
-use crate::engine::Build;
 use crate::engine::Engine;
 use crate::gguf;
-use crate::support::atomic_file::check_writable;
 use crate::support::interrupt;
-use crate::support::progress::{Progress, Unit};
+use crate::support::units;
 
-/// Version of [`EvalSummary`]'s fields.
-pub const SCHEMA_VERSION: u32 = 1;
+/// Questions of a group that are looked at to find what its contexts begin with.
+const PREFIX_SAMPLE: usize = 16;
 
 /// See [`super::evaluate`].
 pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
     let set = QuestionSet::find(&options.set)?;
     let questions = select(set.test_questions()?, options)?;
+    let total = questions.len();
     let groups = groups(questions, &set, options.protocol, shots(options))?;
     let set_sha256 = set.sha256()?;
-    let output = options.output.join("summary.json");
-    check_writable(&output)
-        .map_err(|source| EvalError::Io { path: output.display().to_string(), source })?;
+    Session::check_output(&options.output)?;
     let model_sha256 = gguf::identify(&options.model)
         .map_err(|source| EvalError::Io { path: options.model.display().to_string(), source })?
         .sha256;
-    let engine = Engine::load(&options.model, options.engine)?;
-
-    let started = Instant::now();
-    let mut scorer = Scorer::new(engine);
-    let total: usize = groups.iter().map(|group| group.questions.len()).sum();
-    tracing::info!(
-        "{}: {total} questions in {} groups, {} shots",
-        options.set.display(),
-        groups.len(),
-        shots(options)
-    );
-    let progress = Progress::new("Scoring", total as u64, Unit::Items("questions"));
-    let (mut results, mut tokens_naive) = (Vec::with_capacity(total), 0);
-    for group in &groups {
-        interrupt::check()?;
-        let engine = scorer.model();
-        let prepared =
-            group.candidates(&group.questions, engine.vocabulary(), engine.context_length())?;
-        let candidates = prepared
-            .into_iter()
-            .zip(&group.questions)
-            .map(|(candidates, question)| {
-                candidates
-                    .map_err(|error| EvalError::Unusable(format!("row {}: {error}", question.row)))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        tokens_naive += candidates.iter().map(Candidates::naive_tokens).sum::<u64>();
-        let sums = scorer.score(&candidates, |done| {
-            progress.advance(done as u64);
-            interrupt::check().map_err(EvalError::from)
-        })?;
-        for ((question, candidates), sums) in group.questions.iter().zip(&candidates).zip(sums) {
-            results.push(to_result(question, candidates, sums, options.protocol)?);
-        }
-    }
-    progress.finish();
-    let seconds = started.elapsed().as_secs_f64();
-    results.sort_by_key(|result| result.row);
-    warn_of_cut_questions(&results);
-
-    let (overall, categories, subject_scores) = results::scores(&results, options.protocol);
-    let tokens_run = scorer.tokens_run();
-    let summary = EvalSummary {
-        schema_version: SCHEMA_VERSION,
-        quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
-        build: Build::current(),
+    let settings = Settings {
         model: options.model.display().to_string(),
         model_sha256,
         set: options.set.display().to_string(),
@@ -89,19 +42,155 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
         limit: options.limit,
         every: options.every,
         subjects: options.subjects.clone(),
+        questions: total,
+        shard: options.shard,
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
-        overall,
-        categories,
-        subject_scores,
-        tokens_run,
-        tokens_naive,
-        seconds,
-        questions_per_second: total as f64 / seconds,
-        tokens_per_second: tokens_run as f64 / seconds,
     };
-    results::write(&options.output, &results, &summary)?;
-    Ok(summary)
+    let by_group: Vec<&[Question]> = groups.iter().map(|group| &group.questions[..]).collect();
+    let blocks = plan::blocks(&by_group, options.shard);
+    Session::check_journal(options, &settings)?;
+    let engine = Engine::load(&options.model, options.engine)?;
+
+    let asked = blocks.iter().flat_map(|block| &by_group[block.group][block.questions.clone()]);
+    let mut session = Session::open(options, settings, asked)?;
+    score(&groups, &blocks, engine, options.cache_bytes, &mut session)?;
+    session.finish()
+}
+
+/// Scores what the session does not have yet.
+fn score(
+    groups: &[Group],
+    blocks: &[Block],
+    engine: Engine,
+    cache_bytes: u64,
+    session: &mut Session<'_>,
+) -> Result<(), EvalError> {
+    let bytes_per_token = engine.cache_bytes_per_token().max(1) as u64;
+    let cache_tokens = usize::try_from(cache_bytes / bytes_per_token).unwrap_or(usize::MAX);
+    let mut scorer = Scorer::new(engine, cache_tokens);
+    let mut prefix: Option<(usize, Vec<u32>)> = None;
+    for block in blocks {
+        let group = &groups[block.group];
+        let questions = &group.questions[block.questions.clone()];
+        if questions.iter().all(|question| session.is_done(question.row)) {
+            continue;
+        }
+        interrupt::check()?;
+        if prefix.as_ref().is_none_or(|(of, _)| *of != block.group) {
+            prefix = Some((block.group, group_prefix(group, scorer.model())?));
+        }
+        let prefix = prefix.as_ref().map_or(&[][..], |(_, tokens)| tokens);
+        let (questions, candidates) = candidates(group, questions, scorer.model(), session)?;
+        for (question, candidates) in questions.iter().zip(&candidates) {
+            check_budget(
+                question,
+                needed_tokens(candidates, prefix),
+                cache_tokens,
+                bytes_per_token,
+            )?;
+        }
+        // The group's first questions answer for the prefix, wherever it is run again.
+        let opens_group = block.questions.start == 0;
+        let done: Vec<bool> =
+            questions.iter().map(|question| session.is_done(question.row)).collect();
+        scorer.score(
+            prefix,
+            &candidates,
+            |index| done[index],
+            |wave| {
+                let own = wave.questions.clone();
+                let prefix_tokens =
+                    if opens_group && own.start == 0 { prefix.len() as u64 } else { 0 };
+                let scored =
+                    wave_results(&questions[own.clone()], &candidates[own.clone()], wave.sums)?;
+                let naive = candidates[own].iter().map(Candidates::naive_tokens).sum();
+                session.append(scored, wave.tokens_run + prefix_tokens, naive)?;
+                interrupt::check().map_err(EvalError::from)
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// What all contexts of a group probably begin with. The sample does not depend on the shard or on
+/// what is done already.
+fn group_prefix(group: &Group, engine: &Engine) -> Result<Vec<u32>, EvalError> {
+    let step = group.questions.len().div_ceil(PREFIX_SAMPLE).max(1);
+    let sample: Vec<Question> = group.questions.iter().step_by(step).cloned().collect();
+    let sample = group.candidates(&sample, engine.vocabulary(), engine.context_length())?;
+    Ok(shared_prefix(&sample.into_iter().flatten().collect::<Vec<_>>()))
+}
+
+/// A block's questions as tokens. Those that cannot be scored go into the session with the reason,
+/// and are left out.
+fn candidates<'a>(
+    group: &Group,
+    questions: &'a [Question],
+    engine: &Engine,
+    session: &mut Session<'_>,
+) -> Result<(Vec<&'a Question>, Vec<Candidates>), EvalError> {
+    let all = group.candidates(questions, engine.vocabulary(), engine.context_length())?;
+    let (mut kept, mut scorable, mut unscored) = (Vec::new(), Vec::new(), Vec::new());
+    for (question, candidates) in questions.iter().zip(all) {
+        match candidates {
+            Ok(candidates) => {
+                kept.push(question);
+                scorable.push(candidates);
+            }
+            Err(_) if session.is_done(question.row) => {}
+            Err(reason) => unscored.push(Scored::unscored(question.row, reason)),
+        }
+    }
+    if !unscored.is_empty() {
+        session.append(unscored, 0, 0)?;
+    }
+    Ok((kept, scorable))
+}
+
+fn check_budget(
+    question: &Question,
+    needed: usize,
+    cache_tokens: usize,
+    bytes_per_token: u64,
+) -> Result<(), EvalError> {
+    if needed <= cache_tokens {
+        return Ok(());
+    }
+    Err(EvalError::Unusable(format!(
+        "row {}: needs {} of keys and values, and --cache allows {}: run the same command with a \
+         larger --cache to go on",
+        question.row,
+        units::bytes(needed as u64 * bytes_per_token),
+        units::bytes(cache_tokens as u64 * bytes_per_token),
+    )))
+}
+
+/// The results of a wave; an error where the model did not give numbers.
+fn wave_results(
+    questions: &[&Question],
+    candidates: &[Candidates],
+    sums: Vec<Vec<f64>>,
+) -> Result<Vec<Scored>, EvalError> {
+    let scored = questions.iter().zip(candidates).zip(sums);
+    scored
+        .map(|((question, candidates), sums)| {
+            if sums.iter().any(|sum| sum.is_nan()) {
+                return Err(EvalError::Unusable(format!(
+                    "row {}: the model's logits are not numbers; the model file may be damaged",
+                    question.row
+                )));
+            }
+            Ok(Scored {
+                row: question.row,
+                sums,
+                context_tokens: candidates.context().len(),
+                choice_tokens: candidates.choices().iter().map(Vec::len).collect(),
+                dropped_tokens: candidates.dropped(),
+                unscored: None,
+            })
+        })
+        .collect()
 }
 
 /// The shots that a run uses: the cloze protocol has none.
@@ -146,45 +235,4 @@ fn unknown_subject(wanted: &str, set: &Path, known: &BTreeSet<&str>) -> EvalErro
         format!("did you mean {}?", near.join(", "))
     };
     EvalError::Unusable(format!("{}: no subject is called {wanted:?}; {hint}", set.display()))
-}
-
-fn to_result(
-    question: &Question,
-    candidates: &Candidates,
-    sums: Vec<f64>,
-    protocol: Protocol,
-) -> Result<QuestionResult, EvalError> {
-    if sums.iter().any(|sum| sum.is_nan()) {
-        return Err(EvalError::Unusable(format!(
-            "row {}: the model's logits are not numbers; the model file may be damaged",
-            question.row
-        )));
-    }
-    let choice_tokens: Vec<usize> = candidates.choices().iter().map(Vec::len).collect();
-    let log_probabilities = match protocol {
-        Protocol::Letter => sums,
-        Protocol::Cloze => {
-            sums.iter().zip(&choice_tokens).map(|(sum, &tokens)| sum / tokens as f64).collect()
-        }
-    };
-    Ok(QuestionResult {
-        row: question.row,
-        subject: question.subject.clone(),
-        prediction: first_largest(&log_probabilities),
-        log_probabilities,
-        answer: question.answer,
-        context_tokens: candidates.context().len(),
-        choice_tokens,
-        dropped_tokens: candidates.dropped(),
-    })
-}
-
-fn warn_of_cut_questions(results: &[QuestionResult]) {
-    let cut = results.iter().filter(|result| result.dropped_tokens > 0).count();
-    if cut > 0 {
-        tracing::warn!(
-            "{cut} questions were longer than the model's context and lost their left end \
-             (dropped_tokens in questions.parquet); fewer --shots would help"
-        );
-    }
 }

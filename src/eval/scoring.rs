@@ -1,9 +1,11 @@
 //! Log-probabilities of choices, with every shared prefix run once.
 //!
-//! A group of questions shares the tokens that all their contexts begin with (the description and
-//! the shots of a subject); they are run once and forked for each question. A question's context is
-//! run once and forked for its choices. The last token of a choice is never run, since nothing is
+//! A group of questions shares the tokens that their contexts begin with (the description and the
+//! shots of a subject); they are run once and forked for each question. A question's context is run
+//! once and forked for its choices. The last token of a choice is never run, since nothing is
 //! asked after it. Questions are packed into steps of about [`STEP_TOKENS`] tokens.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -76,16 +78,31 @@ struct Shared<'a, S> {
     tokens: &'a [u32],
 }
 
-/// Runs candidates through a model and counts the tokens.
+/// Questions that went through the model together.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Wave {
+    /// Which of the block's questions.
+    pub questions: Range<usize>,
+    /// For each of them, the log-probability of each choice: the sum over its tokens.
+    pub sums: Vec<Vec<f64>>,
+    /// Tokens that were run for them, those of the shared prefix left out.
+    pub tokens_run: u64,
+}
+
+/// Runs candidates through a model.
 #[derive(Debug)]
-pub(super) struct Scorer<M> {
+pub(super) struct Scorer<M: Model> {
     model: M,
+    cache_tokens: usize,
+    prefix: Option<(Vec<u32>, M::Sequence)>,
     tokens_run: u64,
 }
 
 impl<M: Model> Scorer<M> {
-    pub fn new(model: M) -> Self {
-        Self { model, tokens_run: 0 }
+    /// A scorer that holds at most the keys and values of `cache_tokens` tokens at a time, if no
+    /// single question needs more (see [`needed_tokens`]).
+    pub fn new(model: M, cache_tokens: usize) -> Self {
+        Self { model, cache_tokens, prefix: None, tokens_run: 0 }
     }
 
     /// The model.
@@ -93,53 +110,71 @@ impl<M: Model> Scorer<M> {
         &self.model
     }
 
-    /// Tokens that went through the model so far.
-    pub fn tokens_run(&self) -> u64 {
-        self.tokens_run
-    }
-
-    /// The log-probability of each choice of each question: the sum over its tokens.
+    /// Scores the questions of a block, wave after wave. How they are packed into waves depends on
+    /// the prefix, the questions and the budget alone; waves of which `is_done` says that every
+    /// question is done are left out.
     ///
-    /// `after_some` is called with the number of questions just done; its error ends the scoring.
+    /// The prefix (see [`shared_prefix`]) is run when it is first needed and kept for the blocks
+    /// that follow with the same one. `after_wave` gets each wave's results; its error ends the
+    /// scoring.
     pub fn score<E: From<EngineError>>(
         &mut self,
-        group: &[Candidates],
-        mut after_some: impl FnMut(usize) -> Result<(), E>,
-    ) -> Result<Vec<Vec<f64>>, E> {
-        let tokens = shared_prefix(group);
-        let shared = if tokens.is_empty() {
-            None
-        } else {
-            let sequence = self.model.start(tokens.len());
-            for chunk in tokens.chunks(STEP_TOKENS) {
-                self.step(&[(sequence, chunk, LogitsFor::None)])?;
+        prefix: &[u32],
+        block: &[Candidates],
+        is_done: impl Fn(usize) -> bool,
+        mut after_wave: impl FnMut(Wave) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut start = 0;
+        while start < block.len() {
+            let end = start + self.wave_length(&block[start..], prefix);
+            let questions = start..end;
+            start = end;
+            if questions.clone().all(&is_done) {
+                continue;
             }
-            Some(Shared { sequence, tokens })
-        };
-        let mut results = Vec::with_capacity(group.len());
-        let mut rest = group;
-        while !rest.is_empty() {
-            let (wave, later) = rest.split_at(self.wave_length(rest, tokens));
-            results.extend(self.score_wave(wave, shared)?);
-            after_some(wave.len())?;
-            rest = later;
+            let shared = self.hold(prefix)?.map(|sequence| Shared { sequence, tokens: prefix });
+            let before = self.tokens_run;
+            let sums = self.score_wave(&block[questions.clone()], shared)?;
+            after_wave(Wave { questions, sums, tokens_run: self.tokens_run - before })?;
         }
-        if let Some(shared) = shared {
-            self.model.end(shared.sequence);
+        Ok(())
+    }
+
+    /// The sequence that holds the prefix; `None` for an empty one.
+    fn hold(&mut self, prefix: &[u32]) -> Result<Option<M::Sequence>, EngineError> {
+        if let Some((tokens, sequence)) = &self.prefix
+            && tokens == prefix
+        {
+            return Ok(Some(*sequence));
         }
-        Ok(results)
+        if let Some((_, sequence)) = self.prefix.take() {
+            self.model.end(sequence);
+        }
+        if prefix.is_empty() {
+            return Ok(None);
+        }
+        let sequence = self.model.start(prefix.len());
+        for chunk in prefix.chunks(STEP_TOKENS) {
+            self.step(&[(sequence, chunk, LogitsFor::None)])?;
+        }
+        self.prefix = Some((prefix.to_vec(), sequence));
+        Ok(Some(sequence))
     }
 
     /// How many of the next questions go into the model together.
-    fn wave_length(&self, questions: &[Candidates], shared: &[u32]) -> usize {
+    fn wave_length(&self, questions: &[Candidates], prefix: &[u32]) -> usize {
         let row_bytes = self.model.vocabulary_size().max(1) * size_of::<f32>();
         let most_rows = (STEP_LOGITS_BYTES / row_bytes).min(STEP_TOKENS);
         let (mut context_tokens, mut choice_tokens) = (0, 0);
+        let mut cached = round_up(prefix.len());
         let fitting = questions.iter().take_while(|candidates| {
-            context_tokens += own_context(candidates, shared).len();
+            context_tokens += own_context(candidates, prefix).len();
             choice_tokens +=
                 candidates.choices().iter().map(|choice| choice.len() - 1).sum::<usize>();
-            context_tokens <= STEP_TOKENS && choice_tokens <= most_rows
+            cached += own_tokens_cached(candidates, prefix);
+            context_tokens <= STEP_TOKENS
+                && choice_tokens <= most_rows
+                && cached <= self.cache_tokens
         });
         fitting.count().max(1)
     }
@@ -229,17 +264,35 @@ impl<M: Model> Scorer<M> {
     }
 }
 
-/// The tokens that all contexts of a group begin with, if running them once is worth while. A
-/// context that was cut on the left begins elsewhere and is left out.
-fn shared_prefix(group: &[Candidates]) -> &[u32] {
-    let mut whole = group.iter().filter(|candidates| candidates.dropped() == 0);
-    let (Some(first), true) = (whole.next(), group.len() > 1) else { return &[] };
+/// Tokens of the cache that a question needs, all other questions' aside: its own and the prefix's.
+pub(super) fn needed_tokens(candidates: &Candidates, prefix: &[u32]) -> usize {
+    round_up(prefix.len()) + own_tokens_cached(candidates, prefix)
+}
+
+fn own_tokens_cached(candidates: &Candidates, prefix: &[u32]) -> usize {
+    let choices = candidates.choices().iter().map(|choice| round_up(choice.len() - 1));
+    round_up(own_context(candidates, prefix).len()) + choices.sum::<usize>()
+}
+
+/// The cache hands out room for whole tiles of positions.
+fn round_up(tokens: usize) -> usize {
+    tokens.next_multiple_of(16)
+}
+
+/// The tokens that all contexts of some questions begin with, if running them once is worth while.
+/// A context that was cut on the left begins elsewhere and is left out.
+///
+/// The questions are a sample of those that the prefix will be used for: a context that does not
+/// begin with it is run by itself, so a sample that is not typical costs time only.
+pub(super) fn shared_prefix(sample: &[Candidates]) -> Vec<u32> {
+    let mut whole = sample.iter().filter(|candidates| candidates.dropped() == 0);
+    let (Some(first), true) = (whole.next(), sample.len() > 1) else { return Vec::new() };
     // At least one token of each context is left to its own sequence, for its logits.
     let length = whole.fold(first.context().len() - 1, |length, candidates| {
         let context = candidates.context();
         common_prefix(&first.context()[..length], &context[..context.len() - 1])
     });
-    if length < SHORTEST_SHARED_PREFIX { &[] } else { &first.context()[..length] }
+    if length < SHORTEST_SHARED_PREFIX { Vec::new() } else { first.context()[..length].to_vec() }
 }
 
 /// The tokens of a context past the shared prefix; all of them when it does not begin with that.
@@ -283,11 +336,14 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         sequences: HashMap<usize, Vec<u32>>,
+        /// Tokens of each sequence that no parent holds for it.
+        own: HashMap<usize, usize>,
         created: usize,
         steps: usize,
         largest_step: usize,
         logits: Vec<f32>,
         ends: Vec<usize>,
+        most_held: usize,
     }
 
     fn logit(held: &[u32], token: usize) -> f32 {
@@ -317,6 +373,7 @@ mod tests {
 
         fn end(&mut self, sequence: usize) {
             assert!(self.sequences.remove(&sequence).is_some(), "ended twice");
+            self.own.remove(&sequence);
         }
 
         fn step(
@@ -330,6 +387,7 @@ mod tests {
             self.ends.clear();
             for &(sequence, tokens, wanted) in items {
                 assert!(!tokens.is_empty(), "an item has at least one token");
+                *self.own.entry(sequence).or_default() += tokens.len();
                 let held = self.sequences.get_mut(&sequence).unwrap();
                 for (index, &token) in tokens.iter().enumerate() {
                     held.push(token);
@@ -340,6 +398,7 @@ mod tests {
                 }
                 self.ends.push(self.logits.len() / VOCABULARY);
             }
+            self.most_held = self.most_held.max(self.own.values().sum());
             Ok(StepLogits::new(VOCABULARY, &self.logits, &self.ends))
         }
     }
@@ -378,23 +437,35 @@ mod tests {
             .collect()
     }
 
-    fn check(group: &[Candidates]) -> Scorer<Fake> {
-        let mut scorer = Scorer::new(Fake::default());
-        let mut done = 0;
-        let results = scorer
-            .score(group, |count| {
-                done += count;
-                Ok::<(), EngineError>(())
-            })
+    fn check_within(group: &[Candidates], cache_tokens: usize) -> Scorer<Fake> {
+        let mut scorer = Scorer::new(Fake::default(), cache_tokens);
+        let prefix = shared_prefix(group);
+        let mut results = Vec::new();
+        scorer
+            .score(
+                &prefix,
+                group,
+                |_| false,
+                |wave| {
+                    assert_eq!(wave.questions.start, results.len());
+                    results.extend(wave.sums);
+                    assert_eq!(wave.questions.end, results.len());
+                    Ok::<(), EngineError>(())
+                },
+            )
             .unwrap();
-        assert_eq!(done, group.len());
+        assert_eq!(results.len(), group.len());
         for (candidates, result) in group.iter().zip(&results) {
             for (ours, plain) in result.iter().zip(naive(candidates)) {
                 assert!((ours - plain).abs() < 1e-5, "{ours} is not {plain}");
             }
         }
-        assert!(scorer.model.sequences.is_empty(), "every sequence is ended");
+        assert_eq!(scorer.model.sequences.len(), usize::from(!prefix.is_empty()));
         scorer
+    }
+
+    fn check(group: &[Candidates]) -> Scorer<Fake> {
+        check_within(group, usize::MAX)
     }
 
     #[test]
@@ -409,10 +480,66 @@ mod tests {
                     + candidates.choices().iter().map(|choice| choice.len() - 1).sum::<usize>()
             })
             .sum();
-        assert_eq!(scorer.tokens_run(), 300 + once as u64);
-        assert!(naive > 20 * scorer.tokens_run());
+        assert_eq!(scorer.tokens_run, 300 + once as u64);
+        assert!(naive > 20 * scorer.tokens_run);
         assert!(scorer.model.largest_step <= STEP_TOKENS);
         assert!(scorer.model.steps < 20);
+    }
+
+    #[test]
+    fn a_prefix_is_kept_until_another_is_needed() {
+        let questions = group(40, 300, 10_000);
+        let prefix = shared_prefix(&questions);
+        let mut scorer = Scorer::new(Fake::default(), usize::MAX);
+        let mut own = 0;
+        let mut count = |wave: Wave| {
+            own += wave.tokens_run;
+            Ok::<(), EngineError>(())
+        };
+        for block in questions.chunks(15) {
+            scorer.score(&prefix, block, |_| false, &mut count).unwrap();
+        }
+        scorer.score(&[], &group(3, 0, 10_000), |_| false, &mut count).unwrap();
+        assert_eq!(scorer.tokens_run, prefix.len() as u64 + own);
+        assert!(scorer.model.sequences.is_empty());
+    }
+
+    /// Waves are the same whichever of them are left out, and so are their results.
+    #[test]
+    fn what_is_done_is_left_out() {
+        let questions = group(60, 300, 10_000);
+        let prefix = shared_prefix(&questions);
+        let waves = |is_done: &dyn Fn(usize) -> bool| {
+            let mut waves = Vec::new();
+            let mut scorer = Scorer::new(Fake::default(), usize::MAX);
+            scorer
+                .score(&prefix, &questions, is_done, |wave| {
+                    waves.push(wave);
+                    Ok::<(), EngineError>(())
+                })
+                .unwrap();
+            (waves, scorer.tokens_run)
+        };
+        let (all, _) = waves(&|_| false);
+        assert!(all.len() > 3);
+        for done in 0..=all.len() {
+            let first = all.get(done).map_or(60, |wave| wave.questions.start);
+            let (rest, tokens_run) = waves(&|question| question < first);
+            assert_eq!(rest, all[done..]);
+            assert_eq!(tokens_run == 0, done == all.len());
+        }
+    }
+
+    #[test]
+    fn a_smaller_cache_makes_smaller_waves() {
+        let questions = group(60, 300, 10_000);
+        let needed: usize =
+            questions.iter().map(|candidates| needed_tokens(candidates, &[])).max().unwrap();
+        let (large, small) = (check(&questions), check_within(&questions, 304 + 2 * needed));
+        assert!(small.model.steps > 2 * large.model.steps);
+        assert_eq!(small.tokens_run, large.tokens_run);
+        assert!(large.model.most_held > small.model.most_held);
+        assert!(small.model.most_held <= 304 + 2 * needed);
     }
 
     #[test]
@@ -432,10 +559,10 @@ mod tests {
 
     #[test]
     fn an_error_of_the_caller_ends_the_scoring() {
-        let mut scorer = Scorer::new(Fake::default());
-        let stopped = scorer.score(&group(200, 100, 10_000), |_| Err(Stop));
+        let mut scorer = Scorer::new(Fake::default(), usize::MAX);
+        let stopped = scorer.score(&[], &group(200, 100, 10_000), |_| false, |_| Err(Stop));
         assert!(matches!(stopped, Err(Stop)));
-        assert!(scorer.tokens_run() < 1000);
+        assert!(scorer.tokens_run < 1000);
     }
 
     #[derive(Debug)]

@@ -46,6 +46,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
         limit: None,
         every: 1,
         subjects: Vec::new(),
+        shard: None,
         device: "cpu".to_string(),
         kv_type: "i16".to_string(),
         overall: score("all", correct, questions),
@@ -55,6 +56,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
         subject_scores: ["astronomy", "high_school_biology"]
             .map(|name| score(name, correct / 2, questions / 2))
             .to_vec(),
+        unscored: Vec::new(),
         tokens_run: 5_000,
         tokens_naive: 12_000,
         seconds: 12.5,

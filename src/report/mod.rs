@@ -26,7 +26,7 @@ use crate::eval::paired::{Answer, Paired};
 use crate::eval::question_set::QuestionSet;
 use crate::eval::statistics::intervals;
 use crate::eval::statistics::reliability::Reliability;
-use crate::eval::{self, EvalError, EvalOptions, EvalSummary, Protocol, Score};
+use crate::eval::{self, Earlier, EvalError, EvalOptions, EvalSummary, Protocol, Score};
 use crate::gguf::{self, GgufError};
 use crate::support::atomic_file::{self, write_atomically};
 use crate::support::interrupt;
@@ -292,6 +292,10 @@ impl Work<'_> {
             limit: self.options.limit,
             every: self.options.every,
             subjects: self.options.subjects.clone(),
+            shard: None,
+            cache_bytes: eval::DEFAULT_CACHE_BYTES,
+            earlier: if self.options.fresh { Earlier::Discard } else { Earlier::ResumeIfSame },
+            command: self.options.commands.join(" && "),
             output: directory.to_path_buf(),
             engine: self.options.engine,
         })?;

@@ -96,6 +96,7 @@ impl WantedEvaluation<'_> {
             (found.limit == settings.limit, "the limit"),
             (found.every == settings.every, "the choice of rows"),
             (found.subjects == settings.subjects, "the subjects"),
+            (found.shard.is_none(), "the shard"),
             (found.device == self.device, "the device"),
             (found.kv_type == self.kv_type, "the key-value cache"),
         ])

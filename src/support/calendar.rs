@@ -1,5 +1,15 @@
 //! Dates for templates and reports, in UTC.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A moment to the second, as RFC 3339 writes it: `2026-11-20T14:03:05Z`.
+pub fn utc_second(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (year, month, day) = civil_date(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Year, month (1–12) and day (1–31) of the Gregorian calendar for a number of days since
 /// 1 January 1970.
 pub fn civil_date(days: u64) -> (u64, u64, u64) {
@@ -26,7 +36,16 @@ pub fn civil_date(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::civil_date;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn moments_are_written_to_the_second() {
+        assert_eq!(utc_second(UNIX_EPOCH), "1970-01-01T00:00:00Z");
+        let later = UNIX_EPOCH + Duration::from_millis(1_795_183_385_999);
+        assert_eq!(utc_second(later), "2026-11-20T14:03:05Z");
+    }
 
     #[test]
     fn leap_years_follow_the_gregorian_rule() {

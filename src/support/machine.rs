@@ -35,6 +35,15 @@ impl Machine {
     }
 }
 
+/// The machine's name in its network; empty where unknown.
+pub fn host_name() -> String {
+    let from_environment = || std::env::var("HOSTNAME").or_else(|_| std::env::var("COMPUTERNAME"));
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| from_environment())
+        .map(|name| name.trim().to_string())
+        .unwrap_or_default()
+}
+
 /// Processes that wanted a core over the last minute, on average (the one-minute load average).
 pub fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()

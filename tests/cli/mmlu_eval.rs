@@ -122,7 +122,7 @@ fn both_protocols_write_consistent_results() {
 
         let written = fs::read(bench.path(protocol).join("summary.json")).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), summary);
-        assert_eq!(fs::read_dir(bench.path(protocol)).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(bench.path(protocol)).unwrap().count(), 3);
     }
 }
 

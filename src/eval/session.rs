@@ -1,0 +1,270 @@
+//! A run while it is under way: what is done, what is left, and how it becomes the final files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+use super::journal::{self, Earlier, Entry, Header, Journal, Scored};
+use super::question_set::Question;
+use super::record::{self, Part, RunRecord, Settings};
+use super::results::{self, QuestionResult, Results};
+use super::statistics::first_largest;
+use super::{EvalError, EvalOptions, EvalSummary, Protocol, SCHEMA_VERSION, Unscored};
+use crate::engine::Build;
+use crate::support::atomic_file::check_writable;
+use crate::support::calendar::utc_second;
+use crate::support::progress::{Progress, Unit};
+
+/// A run that is under way.
+#[derive(Debug)]
+pub(super) struct Session<'a> {
+    options: &'a EvalOptions,
+    journal: Journal,
+    header: Header,
+    questions: BTreeMap<usize, &'a Question>,
+    entries: Vec<Entry>,
+    done: BTreeSet<usize>,
+    progress: Progress,
+    last: Instant,
+}
+
+impl<'a> Session<'a> {
+    /// Finds out before long work whether the results can be written.
+    pub fn check_output(output: &Path) -> Result<(), EvalError> {
+        let path = output.join("summary.json");
+        check_writable(&path)
+            .map_err(|source| EvalError::Io { path: path.display().to_string(), source })
+    }
+
+    /// Finds out before a model is loaded whether the journal that may be there is of this run.
+    pub fn check_journal(options: &EvalOptions, settings: &Settings) -> Result<(), EvalError> {
+        match options.earlier {
+            Earlier::Resume => journal::check(&options.output, settings),
+            Earlier::ResumeIfSame | Earlier::Discard => Ok(()),
+        }
+    }
+
+    /// Begins a run of these questions, or goes on with it.
+    pub fn open(
+        options: &'a EvalOptions,
+        settings: Settings,
+        questions: impl Iterator<Item = &'a Question>,
+    ) -> Result<Self, EvalError> {
+        let questions: BTreeMap<usize, &Question> =
+            questions.map(|question| (question.row, question)).collect();
+        let directory = &options.output;
+        fs::create_dir_all(directory)
+            .map_err(|source| EvalError::Io { path: directory.display().to_string(), source })?;
+        let (journal, header, entries) =
+            Journal::open(directory, new_header(settings, questions.len()), options.earlier)?;
+        let done: BTreeSet<usize> =
+            entries.iter().flat_map(|entry| &entry.questions).map(|scored| scored.row).collect();
+        if let Some(row) = done.iter().find(|row| !questions.contains_key(row)) {
+            return Err(EvalError::Unusable(format!(
+                "{}: its journal has row {row}, which is not asked: throw it away with --restart",
+                directory.display()
+            )));
+        }
+        let total = questions.len();
+        tracing::info!("{}: {total} questions, {} done", options.set.display(), done.len());
+        let progress = Progress::new("Scoring", total as u64, Unit::Items("questions"));
+        progress.set(done.len() as u64);
+        let last = Instant::now();
+        Ok(Self { options, journal, header, questions, entries, done, progress, last })
+    }
+
+    /// Whether the question of a row has its result.
+    pub fn is_done(&self, row: usize) -> bool {
+        self.done.contains(&row)
+    }
+
+    /// Keeps the results of some questions; they are on the disk when this returns. A question that
+    /// has its result already keeps that.
+    pub fn append(
+        &mut self,
+        mut questions: Vec<Scored>,
+        tokens_run: u64,
+        tokens_naive: u64,
+    ) -> Result<(), EvalError> {
+        questions.retain(|scored| !self.done.contains(&scored.row));
+        let seconds = self.last.elapsed().as_secs_f64();
+        self.last = Instant::now();
+        let entry = Entry { questions, tokens_run, tokens_naive, seconds };
+        self.journal.append(&entry)?;
+        self.done.extend(entry.questions.iter().map(|scored| scored.row));
+        self.progress.advance(entry.questions.len() as u64);
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Writes the final files, after which the journal goes.
+    pub fn finish(self) -> Result<EvalSummary, EvalError> {
+        self.progress.finish();
+        let protocol = self.header.settings.protocol;
+        let mut totals = Totals::default();
+        let (mut questions, mut unscored) = (Vec::new(), Vec::new());
+        for entry in &self.entries {
+            totals.add(entry);
+            for scored in &entry.questions {
+                let Some(question) = self.questions.get(&scored.row) else { continue };
+                match &scored.unscored {
+                    None => questions.push(to_result(question, scored, protocol)),
+                    Some(reason) => unscored.push(Unscored {
+                        row: scored.row,
+                        subject: question.subject.clone(),
+                        reason: reason.clone(),
+                    }),
+                }
+            }
+        }
+        let shard = self.header.settings.shard;
+        let part = Part {
+            questions: questions.len() + unscored.len(),
+            seconds: totals.seconds,
+            ..Part::of_this_process(&self.options.command, &self.header.started, shard)
+        };
+        let results = assemble(self.header.settings, vec![part], questions, unscored, totals);
+        results.write(&self.options.output)?;
+        self.journal.remove()?;
+        warn_of_long_questions(&results);
+        Ok(results.summary)
+    }
+}
+
+fn new_header(settings: Settings, total: usize) -> Header {
+    Header {
+        schema_version: SCHEMA_VERSION,
+        build: Build::current(),
+        started: utc_second(SystemTime::now()),
+        total,
+        settings,
+    }
+}
+
+/// What a run took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Totals {
+    pub tokens_run: u64,
+    pub tokens_naive: u64,
+    pub seconds: f64,
+}
+
+impl Totals {
+    fn add(&mut self, entry: &Entry) {
+        self.tokens_run += entry.tokens_run;
+        self.tokens_naive += entry.tokens_naive;
+        self.seconds += entry.seconds;
+    }
+}
+
+/// The records of a finished run, from the results of its questions.
+pub(super) fn assemble(
+    settings: Settings,
+    parts: Vec<Part>,
+    mut questions: Vec<QuestionResult>,
+    mut unscored: Vec<Unscored>,
+    totals: Totals,
+) -> Results {
+    questions.sort_by_key(|question| question.row);
+    unscored.sort_by_key(|question| question.row);
+    let (overall, categories, subject_scores) = results::scores(&questions, settings.protocol);
+    let rate = |count: f64| if totals.seconds > 0.0 { count / totals.seconds } else { 0.0 };
+    let summary = EvalSummary {
+        schema_version: SCHEMA_VERSION,
+        quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
+        build: common_build(&parts),
+        model: settings.model.clone(),
+        model_sha256: settings.model_sha256.clone(),
+        set: settings.set.clone(),
+        set_sha256: settings.set_sha256.clone(),
+        protocol: settings.protocol,
+        shots: settings.shots,
+        limit: settings.limit,
+        every: settings.every,
+        subjects: settings.subjects.clone(),
+        shard: settings.shard,
+        device: settings.device.clone(),
+        kv_type: settings.kv_type.clone(),
+        overall,
+        categories,
+        subject_scores,
+        unscored,
+        tokens_run: totals.tokens_run,
+        tokens_naive: totals.tokens_naive,
+        seconds: totals.seconds,
+        questions_per_second: rate(questions.len() as f64),
+        tokens_per_second: rate(totals.tokens_run as f64),
+    };
+    let run = RunRecord {
+        schema_version: SCHEMA_VERSION,
+        quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
+        commit: record::commit(),
+        settings,
+        parts,
+    };
+    Results { run, questions, summary }
+}
+
+/// The build of all parts; where they differ, no executable's hash and the instruction sets of all.
+fn common_build(parts: &[Part]) -> Build {
+    let Some(first) = parts.first() else { return Build::current() };
+    if parts.iter().all(|part| part.build == first.build) {
+        return first.build.clone();
+    }
+    let sets: BTreeSet<&str> =
+        parts.iter().map(|part| part.build.instruction_set.as_str()).collect();
+    let instruction_set = sets.into_iter().collect::<Vec<_>>().join(" + ");
+    Build { executable_sha256: None, instruction_set }
+}
+
+fn to_result(question: &Question, scored: &Scored, protocol: Protocol) -> QuestionResult {
+    let log_probabilities = match protocol {
+        Protocol::Letter => scored.sums.clone(),
+        Protocol::Cloze => {
+            let sums = scored.sums.iter().zip(&scored.choice_tokens);
+            sums.map(|(sum, &tokens)| sum / tokens as f64).collect()
+        }
+    };
+    QuestionResult {
+        row: question.row,
+        id: question.id.clone(),
+        subject: question.subject.clone(),
+        prediction: first_largest(&log_probabilities),
+        log_probabilities,
+        answer: question.answer,
+        context_tokens: scored.context_tokens,
+        choice_tokens: scored.choice_tokens.clone(),
+        dropped_tokens: scored.dropped_tokens,
+    }
+}
+
+fn warn_of_long_questions(results: &Results) {
+    let rows = |rows: Vec<usize>| {
+        let shown: Vec<String> = rows.iter().take(10).map(ToString::to_string).collect();
+        let more = if rows.len() > shown.len() { ", …" } else { "" };
+        format!("rows {}{more}", shown.join(", "))
+    };
+    let cut: Vec<usize> = results
+        .questions
+        .iter()
+        .filter(|result| result.dropped_tokens > 0)
+        .map(|result| result.row)
+        .collect();
+    if !cut.is_empty() {
+        tracing::warn!(
+            "{} questions were longer than the model's context and lost their left end ({}; \
+             dropped_tokens in questions.parquet); fewer --shots would help",
+            cut.len(),
+            rows(cut)
+        );
+    }
+    let unscored: Vec<usize> = results.summary.unscored.iter().map(|one| one.row).collect();
+    if !unscored.is_empty() {
+        tracing::warn!(
+            "{} questions could not be scored and count nowhere ({}; unscored in summary.json)",
+            unscored.len(),
+            rows(unscored)
+        );
+    }
+}
