@@ -358,7 +358,9 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         let ends: Vec<usize> =
             (0..whole.len()).filter(|&index| whole[index] == b'\n').map(|end| end + 1).collect();
-        for length in 0..=whole.len() {
+        let near_ends = ends.iter().flat_map(|&end| [end - 1, end, end + 1]);
+        for length in (0..whole.len()).step_by(97).chain(near_ends) {
+            let length = length.min(whole.len());
             fs::write(&path, &whole[..length]).unwrap();
             let kept = ends.iter().filter(|&&end| end <= length).count().saturating_sub(1);
             assert_eq!(open(directory.path(), header(), Earlier::Resume).unwrap().len(), kept);

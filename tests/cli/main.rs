@@ -19,6 +19,7 @@ mod profile;
 mod quantize;
 mod quantize_reference;
 mod quantize_sources;
+mod records;
 mod search;
 mod split;
 mod support;
