@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use super::compare::command_line;
 use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::eval::{
-    self, Earlier, EvalError, EvalOptions, EvalSummary, Protocol, Score, Shard, Unfinished,
-    evaluate,
+    self, Earlier, EndpointOptions, EvalError, EvalOptions, EvalSummary, Protocol, Score, Shard,
+    Unfinished, evaluate, evaluate_at,
 };
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -23,10 +23,15 @@ use crate::support::units;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter
-  quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/mmlu --protocol cloze --every 14 --output outputs/q4_0")]
+  quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/mmlu --protocol cloze --every 14 --output outputs/q4_0
+  quantkit mmlu-eval --endpoint http://localhost:8000 --set eval-sets/mmlu --concurrency 32")]
 pub struct Arguments {
     /// The GGUF model
-    model: PathBuf,
+    #[arg(required_unless_present = "endpoint", conflicts_with = "endpoint")]
+    model: Option<PathBuf>,
+
+    #[command(flatten)]
+    server: ServerFlags,
 
     #[command(flatten)]
     questions: QuestionOptions,
@@ -49,6 +54,45 @@ pub struct Arguments {
 
     #[command(flatten)]
     engine: EngineFlags,
+}
+
+/// The options for a model that a server runs.
+#[derive(Debug, Clone, clap::Args)]
+struct ServerFlags {
+    /// Score the model that this server runs: vLLM, SGLang, TensorRT-LLM, llama-server. A key is taken
+    /// from OPENAI_API_KEY
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+
+    /// The model's name there [default: the first that the server lists]
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    endpoint_model: Option<String>,
+
+    /// Questions in flight at once
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "endpoint")]
+    concurrency: usize,
+
+    /// How long an answer may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "endpoint")]
+    timeout: u64,
+
+    /// How often a request that failed is sent again, after a wait that doubles each time
+    #[arg(long, value_name = "N", default_value_t = 6, requires = "endpoint")]
+    retries: u32,
+}
+
+impl ServerFlags {
+    fn options(&self) -> Option<EndpointOptions> {
+        let key = std::env::var("OPENAI_API_KEY").ok();
+        Some(EndpointOptions {
+            url: self.endpoint.clone()?,
+            model: self.endpoint_model.clone(),
+            api_key: key.filter(|key| !key.trim().is_empty()).map(|key| key.trim().to_string()),
+            concurrency: self.concurrency,
+            timeout: Duration::from_secs(self.timeout),
+            retries: self.retries,
+        })
+    }
 }
 
 /// The options that say which questions are asked, and how; `compare` has them too.
@@ -103,12 +147,14 @@ fn parse_every(text: &str) -> Result<usize, String> {
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let questions = &arguments.questions;
     let protocol = Protocol::from(questions.protocol);
-    let output = arguments
-        .output
-        .clone()
-        .unwrap_or_else(|| default_output(&arguments.model, protocol, arguments.shard));
+    let model = arguments.model.clone().unwrap_or_default();
+    let output = arguments.output.clone().unwrap_or_else(|| {
+        let served = arguments.server.endpoint_model.as_deref().unwrap_or("endpoint");
+        let name = model.file_stem().map_or(served.into(), |stem| stem.to_string_lossy());
+        default_output(&name, protocol, arguments.shard)
+    });
     let options = EvalOptions {
-        model: arguments.model.clone(),
+        model,
         set: questions.set.clone(),
         protocol,
         shots: questions.shots,
@@ -122,7 +168,11 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         output,
         engine: arguments.engine.options(),
     };
-    let summary = match evaluate(&options) {
+    let result = match arguments.server.options() {
+        Some(server) => evaluate_at(&options, &server),
+        None => evaluate(&options),
+    };
+    let summary = match result {
         Err(stopped @ EvalError::Interrupted(_)) => {
             return Err(stopped).context(what_is_kept(&options.output));
         }
@@ -147,8 +197,8 @@ fn what_is_kept(output: &Path) -> String {
     }
 }
 
-fn default_output(model: &Path, protocol: Protocol, shard: Option<Shard>) -> PathBuf {
-    let stem = model.file_stem().unwrap_or_default().to_string_lossy();
+fn default_output(model: &str, protocol: Protocol, shard: Option<Shard>) -> PathBuf {
+    let stem = model.replace(['/', '\\'], "-");
     let part = shard.map_or(String::new(), |Shard { index, count }| format!("-{index}-of-{count}"));
     Path::new("outputs").join(format!("mmlu-eval-{stem}-{}{part}", protocol_name(protocol)))
 }

@@ -91,6 +91,17 @@ impl Group {
         questions.par_iter().map(one).collect()
     }
 
+    /// The whole text for each choice of a question, for a server that tokenizes by itself.
+    pub(super) fn whole_texts(&self, question: &Question) -> Vec<String> {
+        match &self.asked {
+            Asked::Letter { preamble } => {
+                let completions = letter_completions(preamble, question).into_iter();
+                completions.map(|one| one.context + &one.continuation).collect()
+            }
+            Asked::Cloze => cloze_texts(question),
+        }
+    }
+
     fn tokens(
         &self,
         question: &Question,

@@ -4,6 +4,7 @@ mod asking;
 pub mod calibration;
 mod candidates;
 pub mod divergence;
+mod endpoint;
 mod journal;
 mod log_softmax;
 pub mod paired;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Build;
 use crate::engine::{EngineError, EngineOptions};
+pub use endpoint::EndpointOptions;
 pub use journal::Earlier;
 pub use plan::Shard;
 pub use record::{Part, RunRecord, Settings};
@@ -118,8 +120,10 @@ pub struct EvalSummary {
     pub build: Build,
     /// The model's path as given.
     pub model: String,
-    /// SHA-256 of the model file.
+    /// SHA-256 of the model file; empty for a model that a server runs.
     pub model_sha256: String,
+    /// The address of the server that ran the model.
+    pub endpoint: Option<String>,
     /// The set's path as given.
     pub set: String,
     /// SHA-256 over the set's files.
@@ -194,4 +198,17 @@ pub enum EvalError {
 /// A model, set or output that cannot be used, a journal of other settings, an interruption.
 pub fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
     run::evaluate(options)
+}
+
+/// [`evaluate`] for a model that a server runs. Of the options, `model`, `cache_bytes` and `engine`
+/// are not used.
+///
+/// # Errors
+/// A set or output that cannot be used, a server that cannot be reached or tells no
+/// log-probabilities, a journal of other settings, an interruption.
+pub fn evaluate_at(
+    options: &EvalOptions,
+    server: &EndpointOptions,
+) -> Result<EvalSummary, EvalError> {
+    endpoint::evaluate(options, server)
 }

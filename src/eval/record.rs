@@ -13,8 +13,10 @@ use crate::support::machine::{self, Machine};
 pub struct Settings {
     /// The model's path as given.
     pub model: String,
-    /// SHA-256 of the model file.
+    /// SHA-256 of the model file; empty for a model that a server runs.
     pub model_sha256: String,
+    /// The address of the server that ran the model; `model` is its name there.
+    pub endpoint: Option<String>,
     /// The set's path as given.
     pub set: String,
     /// SHA-256 over the set's files.
@@ -33,14 +35,14 @@ pub struct Settings {
     pub questions: usize,
     /// `--shard`.
     pub shard: Option<Shard>,
-    /// Where the model ran: `cpu` or `cuda:N`.
+    /// Where the model ran: `cpu` or `cuda:N`; `endpoint` for a server.
     pub device: String,
-    /// Elements of the key-value cache: `i16`, `i8` or `f16`.
+    /// Elements of the key-value cache: `i16`, `i8` or `f16`; `unknown` for a server.
     pub kv_type: String,
 }
 
-/// Fields of [`Settings`] that name a file, which the hash beside them identifies.
-const PLACES: [&str; 2] = ["model", "set"];
+/// Fields of [`Settings`] that say where something is, and not what.
+const PLACES: [&str; 3] = ["model", "endpoint", "set"];
 
 /// In what two runs' settings differ, as `shots is 5 there and 3 here`; where files lie is no
 /// difference.
@@ -49,9 +51,12 @@ pub(super) fn differences(there: &Settings, here: &Settings) -> Vec<String> {
         Ok(Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),
     };
+    // A served model has no other identity than its name.
+    let served = here.endpoint.is_some();
+    let is_place = |name: &str| PLACES.contains(&name) && !(name == "model" && served);
     let (there, here) = (fields(there), fields(here));
     here.iter()
-        .filter(|(name, _)| !PLACES.contains(&name.as_str()))
+        .filter(|(name, _)| !is_place(name))
         .filter_map(|(name, here)| {
             let there = there.get(name).unwrap_or(&Value::Null);
             let shown = |value: &Value| match value {
@@ -136,6 +141,7 @@ pub(super) mod tests {
         Settings {
             model: "m.gguf".to_string(),
             model_sha256: "aa".to_string(),
+            endpoint: None,
             set: "set".to_string(),
             set_sha256: "bb".to_string(),
             protocol: Protocol::Letter,
@@ -154,6 +160,16 @@ pub(super) mod tests {
     fn differences_are_named_with_both_values_and_places_are_none() {
         let moved = Settings { model: "elsewhere/m.gguf".to_string(), ..settings() };
         assert!(differences(&settings(), &moved).is_empty());
+        let served = |model: &str, url: &str| Settings {
+            model: model.to_string(),
+            endpoint: Some(url.to_string()),
+            ..settings()
+        };
+        assert!(differences(&served("m", "http://a"), &served("m", "http://b")).is_empty());
+        assert_eq!(
+            differences(&served("m", "http://a"), &served("n", "http://a")),
+            ["model is m there and n here"]
+        );
         let other = Settings {
             limit: Some(7),
             shard: Some(Shard { index: 1, count: 2 }),

@@ -21,13 +21,58 @@ use crate::support::units;
 /// Questions of a group that are looked at to find what its contexts begin with.
 const PREFIX_SAMPLE: usize = 16;
 
+/// The questions of a run.
+pub(super) struct Selected {
+    pub groups: Vec<Group>,
+    /// Those of the shard.
+    pub blocks: Vec<Block>,
+    set_sha256: String,
+    /// Questions of all shards.
+    total: usize,
+}
+
+impl Selected {
+    /// Reads the set, chooses and groups the questions, and takes the shard's.
+    pub fn of(options: &EvalOptions) -> Result<Self, EvalError> {
+        let set = QuestionSet::find(&options.set)?;
+        let questions = select(set.test_questions()?, options)?;
+        let total = questions.len();
+        let groups = groups(questions, &set, options.protocol, shots(options))?;
+        let by_group: Vec<&[Question]> = groups.iter().map(|group| &group.questions[..]).collect();
+        let blocks = plan::blocks(&by_group, options.shard);
+        Ok(Self { blocks, groups, set_sha256: set.sha256()?, total })
+    }
+
+    /// The shard's questions.
+    pub fn questions(&self) -> impl Iterator<Item = &Question> {
+        let of_block = |block: &Block| &self.groups[block.group].questions[block.questions.clone()];
+        self.blocks.iter().flat_map(of_block)
+    }
+
+    /// The settings of a run of these questions. What depends on the model is still empty.
+    pub fn settings(&self, options: &EvalOptions) -> Settings {
+        Settings {
+            model: String::new(),
+            model_sha256: String::new(),
+            endpoint: None,
+            set: options.set.display().to_string(),
+            set_sha256: self.set_sha256.clone(),
+            protocol: options.protocol,
+            shots: shots(options),
+            limit: options.limit,
+            every: options.every,
+            subjects: options.subjects.clone(),
+            questions: self.total,
+            shard: options.shard,
+            device: String::new(),
+            kv_type: String::new(),
+        }
+    }
+}
+
 /// See [`super::evaluate`].
 pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
-    let set = QuestionSet::find(&options.set)?;
-    let questions = select(set.test_questions()?, options)?;
-    let total = questions.len();
-    let groups = groups(questions, &set, options.protocol, shots(options))?;
-    let set_sha256 = set.sha256()?;
+    let selected = Selected::of(options)?;
     Session::check_output(&options.output)?;
     let model_sha256 = gguf::identify(&options.model)
         .map_err(|source| EvalError::Io { path: options.model.display().to_string(), source })?
@@ -35,33 +80,20 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     let settings = Settings {
         model: options.model.display().to_string(),
         model_sha256,
-        set: options.set.display().to_string(),
-        set_sha256,
-        protocol: options.protocol,
-        shots: shots(options),
-        limit: options.limit,
-        every: options.every,
-        subjects: options.subjects.clone(),
-        questions: total,
-        shard: options.shard,
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
+        ..selected.settings(options)
     };
-    let by_group: Vec<&[Question]> = groups.iter().map(|group| &group.questions[..]).collect();
-    let blocks = plan::blocks(&by_group, options.shard);
     Session::check_journal(options, &settings)?;
     let engine = Engine::load(&options.model, options.engine)?;
-
-    let asked = blocks.iter().flat_map(|block| &by_group[block.group][block.questions.clone()]);
-    let mut session = Session::open(options, settings, asked)?;
-    score(&groups, &blocks, engine, options.cache_bytes, &mut session)?;
+    let mut session = Session::open(options, settings, selected.questions())?;
+    score(&selected, engine, options.cache_bytes, &mut session)?;
     session.finish()
 }
 
 /// Scores what the session does not have yet.
 fn score(
-    groups: &[Group],
-    blocks: &[Block],
+    selected: &Selected,
     engine: Engine,
     cache_bytes: u64,
     session: &mut Session<'_>,
@@ -70,8 +102,8 @@ fn score(
     let cache_tokens = usize::try_from(cache_bytes / bytes_per_token).unwrap_or(usize::MAX);
     let mut scorer = Scorer::new(engine, cache_tokens);
     let mut prefix: Option<(usize, Vec<u32>)> = None;
-    for block in blocks {
-        let group = &groups[block.group];
+    for block in &selected.blocks {
+        let group = &selected.groups[block.group];
         let questions = &group.questions[block.questions.clone()];
         if questions.iter().all(|question| session.is_done(question.row)) {
             continue;

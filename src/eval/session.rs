@@ -176,6 +176,7 @@ pub(super) fn assemble(
         build: common_build(&parts),
         model: settings.model.clone(),
         model_sha256: settings.model_sha256.clone(),
+        endpoint: settings.endpoint.clone(),
         set: settings.set.clone(),
         set_sha256: settings.set_sha256.clone(),
         protocol: settings.protocol,

@@ -39,6 +39,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
         build: Build::current(),
         model: "models/m.gguf".to_string(),
         model_sha256: model_sha256.to_string(),
+        endpoint: None,
         set: settings().set,
         set_sha256: settings().set_sha256,
         protocol: Protocol::Cloze,

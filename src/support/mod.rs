@@ -5,6 +5,7 @@ pub mod atomic_file;
 pub mod calendar;
 pub mod contain;
 pub mod hash;
+pub mod http;
 pub mod interrupt;
 pub mod machine;
 pub mod mapped;

@@ -6,6 +6,7 @@ mod compare;
 mod convert;
 mod demo;
 mod divergence;
+mod endpoint;
 mod engine;
 mod eval_set;
 mod export;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::contains;
-use quantkit::eval::question_set::{Question, write_questions};
+use quantkit::eval::question_set::{Form, Question, write_questions};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -63,7 +63,7 @@ impl Place {
     fn stop(&self, output: &str, more: &[&str], lines: usize, signal: i32) -> bool {
         let journal = self.path(output).join("journal.jsonl");
         let mut child = Process::new(env!("CARGO_BIN_EXE_quantkit"))
-            .args(["--quiet", "--threads", "1"])
+            .args(["--quiet", "--threads", "2"])
             .args(self.arguments(output, more))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -86,6 +86,8 @@ impl Place {
 fn question(row: usize) -> Question {
     Question {
         row,
+        id: None,
+        form: Form::default(),
         question: format!("Is {} the answer to number {row} here?", row * 37 % 11),
         subject: ["astronomy", "virology", "sociology"][row % 3].to_string(),
         choices: ["the one", "another one in a hat", "no", "none on a tin"]
@@ -237,7 +239,7 @@ fn shards_that_do_not_make_a_run_are_refused() {
     place.merge("merged", &["0", "1", "2"]).success();
     same_results(&place, "whole", "merged");
 
-    fs::copy(place.path("whole/questions.parquet"), place.path("1/questions.parquet")).unwrap();
+    fs::copy(place.path("0/questions.parquet"), place.path("1/questions.parquet")).unwrap();
     fs::remove_dir_all(place.path("merged")).unwrap();
     place.merge("merged", &["0", "1", "2"]).failure().stderr(contains("questions.parquet"));
     assert!(!place.path("merged").exists());

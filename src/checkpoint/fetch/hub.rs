@@ -13,11 +13,12 @@ use std::time::Duration;
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde::Deserialize;
 
-use super::error::{FetchError, shown};
+use super::error::FetchError;
 use super::transfer::{Client, Expected, Meter, Request, Server, header, parse_content_range};
 use super::{FetchedFile, recognised};
 use crate::support::atomic_file::AtomicFile;
 use crate::support::hash::sha256_file;
+use crate::support::http::shown;
 use crate::support::progress::{Progress, Unit};
 
 /// How long the hub may take to show that it is there.

@@ -5,11 +5,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::error::{FetchError, shown};
+use super::error::FetchError;
 use super::transfer::{Client, Expected, Meter, Request, Server};
 use super::{FetchedFile, recognised};
 use crate::support::atomic_file::AtomicFile;
 use crate::support::hash::sha256_reader;
+use crate::support::http::shown;
 use crate::support::progress::{Progress, Unit};
 
 /// A file inside a wheel.

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::http::{Response, StatusCode};
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 use ureq::{Agent, Body};
 
-use super::error::{FetchError, shown};
+use super::error::FetchError;
 use crate::support::hash::sha256_file;
+use crate::support::http::{agent, shown};
 use crate::support::interrupt;
 use crate::support::progress::Progress;
 
@@ -24,15 +24,13 @@ const WORTHWHILE: u64 = 1 << 20;
 /// The wait before the second attempt; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
-/// How long a connection may take to come about, and how long it may then stay silent.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may stay silent.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers that are read as a whole (listings, indexes) are no larger than this.
 const DOCUMENT_LIMIT: u64 = 64 << 20;
 
-/// An HTTP client that trusts what the system trusts (SSL_CERT_FILE included), goes through
-/// HTTP(S)_PROXY, and never waits for ever.
+/// An HTTP client for one kind of server.
 #[derive(Debug)]
 pub(super) struct Client {
     agent: Agent,
@@ -101,21 +99,7 @@ pub(super) struct Meter<'a> {
 
 impl Client {
     pub(super) fn new(server: Server) -> Self {
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .root_certs(RootCerts::PlatformVerifier)
-            .build();
-        let agent = Agent::config_builder()
-            .tls_config(tls)
-            .http_status_as_error(false)
-            .user_agent(concat!("quantkit/", env!("CARGO_PKG_VERSION")))
-            .timeout_resolve(Some(CONNECT_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(SILENCE_TIMEOUT))
-            .timeout_per_read(Some(SILENCE_TIMEOUT))
-            .build()
-            .new_agent();
-        Self { agent, server }
+        Self { agent: agent(SILENCE_TIMEOUT), server }
     }
 
     /// Whether a request is answered with success within `patience`.
