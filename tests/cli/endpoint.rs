@@ -381,7 +381,8 @@ fn what_a_server_cannot_score_is_said() {
     assert!(summary["unscored"][0]["reason"].as_str().unwrap().contains("maximum context length"));
 
     quantkit()
-        .args(["mmlu-eval", "--endpoint", "http://127.0.0.1:9", "--retries", "0", "--set"])
+        .args(["mmlu-eval", "--endpoint", "http://127.0.0.1:9", "--retries", "0"])
+        .args(["--shots", "0", "--set"])
         .arg(place.path("test.parquet"))
         .arg("--output")
         .arg(place.path("nobody"))
