@@ -282,7 +282,9 @@ impl<'a> Run<'a> {
                 chosen.push(self.sampler.sample(logits.row(0)));
             }
         }
-        timed.profile.record(Operation::Sampling, sampling.elapsed(), 0, 0);
+        if !chosen.is_empty() {
+            timed.profile.record(Operation::Sampling, sampling.elapsed(), 0, 0);
+        }
         let time = started.elapsed();
         let rest = time.saturating_sub(timed.profile.total().time - before);
         timed.profile.record(Operation::Rest, rest, 0, 0);
