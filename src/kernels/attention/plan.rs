@@ -85,9 +85,9 @@ pub(super) fn attention(
         .sum::<usize>()
         .saturating_mul(step.shape.heads * step.shape.head_size);
     let serial = multiplications < SERIAL_BELOW;
-    let wanted = if serial { 1 } else { team.threads() * TASKS_PER_THREAD };
+    let threads = if serial { 1 } else { team.threads() };
     let AttentionScratch { tasks, partials, .. } = scratch;
-    let partial_length = plan(kernels, step, wanted, tasks);
+    let partial_length = plan(kernels, step, threads, tasks);
     if partials.len() < partial_length {
         partials.resize(partial_length, 0.0);
     }
@@ -109,9 +109,9 @@ pub(super) fn attention(
     }
 }
 
-/// Makes the step's tasks, about `wanted` of them or more if the keys are long enough, and returns
-/// how many values their partial results take.
-fn plan(kernels: &Kernels, step: Step<'_>, wanted: usize, tasks: &mut Vec<Task>) -> usize {
+/// Makes the step's tasks, some for every thread if the keys are long enough, and returns how many
+/// values their partial results take.
+fn plan(kernels: &Kernels, step: Step<'_>, threads: usize, tasks: &mut Vec<Task>) -> usize {
     let shape = step.shape;
     tasks.clear();
     for (index, item) in step.items.iter().enumerate() {
@@ -124,8 +124,27 @@ fn plan(kernels: &Kernels, step: Step<'_>, wanted: usize, tasks: &mut Vec<Task>)
             }
         }
     }
-    let all: usize = tasks.iter().map(|task| task.blocks.len()).sum();
-    split(tasks, all.div_ceil(wanted).max(BLOCKS_PER_PART), shape.head_size)
+    let lengths = tasks.iter().map(|task| task.blocks.len());
+    let limit = part_length(lengths, threads);
+    split(tasks, limit, shape.head_size)
+}
+
+/// How many blocks a task may have.
+fn part_length(lengths: impl ExactSizeIterator<Item = usize> + Clone, threads: usize) -> usize {
+    let (tasks, all) = (lengths.len(), lengths.clone().sum::<usize>());
+    let limit = match threads {
+        1 => all.max(1),
+        _ => all.div_ceil(threads * TASKS_PER_THREAD).max(BLOCKS_PER_PART),
+    };
+    let longest = lengths.max().unwrap_or(0);
+    if tasks * longest > all {
+        return limit;
+    }
+    // All are alike: as many parts as give every thread the same number of them.
+    let parts = longest.div_ceil(limit).max(1);
+    let even = |parts: &usize| (tasks * parts).is_multiple_of(threads);
+    let more = (parts..parts + threads).find(even).unwrap_or(parts);
+    longest.div_ceil(more).max(BLOCKS_PER_PART)
 }
 
 /// Splits tasks of more blocks than `limit` into about equal parts.
@@ -286,5 +305,23 @@ fn merge(step: Step<'_>, tasks: &[Task], partials: &[f32], output: &mut [f32]) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_even_and_no_smaller_than_they_are_worth() {
+        let length = |lengths: &[usize], threads| part_length(lengths.iter().copied(), threads);
+        // Three heads on two threads: twelve parts rather than nine.
+        assert_eq!(length(&[47; 3], 2), 12);
+        assert_eq!(length(&[47; 12], 2), 47);
+        assert_eq!(length(&[47; 3], 1), 47);
+        assert_eq!(length(&[5; 3], 2), BLOCKS_PER_PART);
+        // A long sequence beside short ones.
+        assert_eq!(length(&[2, 2, 100], 2), 13);
+        assert_eq!(length(&[], 2), BLOCKS_PER_PART);
     }
 }
