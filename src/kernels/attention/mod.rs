@@ -2,7 +2,8 @@
 //!
 //! Queries are rounded to 16 bits as keys are; products with keys are added up exactly; the softmax
 //! is in f32; its weights are rounded to 16 bits with a step of their own for each row and 64 keys,
-//! and their products with values are again added up exactly. [`store`] says why nothing overflows.
+//! and their products with values are again added up exactly. The module `store` says why nothing
+//! overflows.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
