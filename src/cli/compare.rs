@@ -56,14 +56,16 @@ pub struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let questions = &arguments.questions;
+    let (protocol, shots) = questions.protocol_and_shots();
     let workload = (!arguments.no_bench).then(|| Workload::from(&arguments.workload));
     let options = CompareOptions {
         models: arguments.models.clone(),
         baseline: arguments.baseline.clone(),
         set: questions.set.clone(),
-        protocol: questions.protocol.into(),
-        shots: questions.shots,
+        protocol,
+        shots,
         limit: questions.limit,
+        limit_seeded: questions.limit_seeded,
         every: questions.every,
         subjects: questions.subjects.clone(),
         workload,

@@ -96,6 +96,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
             protocol: Protocol::Cloze,
             shots: 0,
             limit: None,
+            limit_seeded: None,
             every: 1,
             subjects: Vec::new(),
             workload: Some(short_workload()),

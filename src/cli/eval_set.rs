@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use serde::Serialize;
 
+use super::mmlu_eval::ProtocolChoice;
 use super::options::{GlobalOptions, print_json, print_text, say};
 use crate::eval::question_set::{
     Form, Question, QuestionSet, SetSummary, summarize, write_questions,
 };
+use crate::eval::{AskedText, asked_texts};
 use crate::support::same_file::is_same_place;
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -39,7 +41,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quantkit eval-set show eval-sets/starter --sample 3
-  quantkit eval-set show mmlu.bin --row 1403")]
+  quantkit eval-set show eval-sets/mmlu --row 1403 --protocol letter --shots 5")]
 struct Show {
     /// The set: a file or a directory with its splits
     #[arg(value_name = "SET")]
@@ -52,6 +54,20 @@ struct Show {
     /// Print the questions of these rows instead
     #[arg(long = "row", value_name = "ROW,…", value_delimiter = ',', conflicts_with = "sample")]
     rows: Vec<usize>,
+
+    /// Print them as a model is asked
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    protocol: Option<ProtocolChoice>,
+
+    /// Examples from the dev split before each question [default: 0]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "protocol",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    shots: usize,
 }
 
 /// Write a set as .parquet, .jsonl or .bin
@@ -95,6 +111,7 @@ struct Shown<'a> {
     #[serde(flatten)]
     summary: &'a SetSummary,
     sample: Vec<ShownQuestion<'a>>,
+    asked: Vec<AskedText>,
 }
 
 #[derive(Serialize)]
@@ -128,15 +145,42 @@ fn run_show(arguments: &Show, global: &GlobalOptions) -> Result<()> {
             ),
         }
     }
+    let asked = match arguments.protocol {
+        Some(protocol) => {
+            let questions = sample.iter().copied().cloned().collect();
+            asked_texts(&set, questions, protocol.into(), arguments.shots)?
+        }
+        None => Vec::new(),
+    };
     if global.json {
         let sample = sample.into_iter().map(shown).collect();
-        return print_json(&Shown { summary: &summary, sample });
+        return print_json(&Shown { summary: &summary, sample, asked });
     }
     print_text(&summary_text(&arguments.set, &summary))?;
     for question in sample {
-        print_text(&question_text(question))?;
+        let text = asked.iter().find(|text| text.row == question.row);
+        print_text(&text.map_or_else(|| question_text(question), asked_text))?;
     }
     Ok(())
+}
+
+/// What the model gets to read, with the choices after it; all of each choice where they begin
+/// differently.
+fn asked_text(text: &AskedText) -> String {
+    let rule = format!("--- row {}", text.row);
+    let (first, _) = text.choices.first().map_or(("", ""), |(context, rest)| (context, rest));
+    if text.choices.iter().all(|(context, _)| context == first) {
+        let mut shown = format!("\n{rule}\n{first}\n");
+        for (_, continuation) in &text.choices {
+            shown += &format!("--- choice\n{continuation}\n");
+        }
+        return shown;
+    }
+    let mut shown = format!("\n{rule}\n");
+    for (context, continuation) in &text.choices {
+        shown += &format!("--- choice\n{context}|{continuation}\n");
+    }
+    shown
 }
 
 fn shown(question: &Question) -> ShownQuestion<'_> {

@@ -16,8 +16,8 @@ use crate::support::units;
 
 /// Score a model on multiple-choice questions
 ///
-/// The set is Parquet in the schema of cais/mmlu: question (string), subject (string), choices (list
-/// of strings), answer (integer). DIR gets run.json, summary.json and questions.parquet, which has the
+/// The set is Parquet of MMLU, MMLU-Pro, ARC, HellaSwag, TruthfulQA or WinoGrande, MMLU's CSV files,
+/// JSON lines, or llama.cpp's .bin; `quantkit eval-set` shows and converts sets. DIR gets run.json, summary.json and questions.parquet, which has the
 /// log-probability of every choice. Results are kept as they come: a run that was stopped goes on
 /// when the same command is given again.
 #[derive(Debug, clap::Args)]
@@ -98,7 +98,7 @@ impl ServerFlags {
 /// The options that say which questions are asked, and how; `compare` has them too.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct QuestionOptions {
-    /// The questions: a Parquet file, or a directory with test*.parquet and dev*.parquet
+    /// The questions: a file (.parquet, .csv, .jsonl, .bin), or a directory with the splits of a set
     #[arg(long, value_name = "PATH")]
     pub(super) set: PathBuf,
 
@@ -106,13 +106,17 @@ pub(super) struct QuestionOptions {
     #[arg(long, value_enum, default_value = "letter")]
     pub(super) protocol: ProtocolChoice,
 
-    /// Examples from the dev split before each question (letter protocol)
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub(super) shots: usize,
+    /// Examples from the dev split before each question [default: 5 for letter and chat, else 0]
+    #[arg(long, value_name = "N")]
+    pub(super) shots: Option<usize>,
 
     /// Score at most the first N questions
     #[arg(long, value_name = "N")]
     pub(super) limit: Option<usize>,
+
+    /// Score N questions: those that llama-perplexity --multiple-choice-tasks N draws
+    #[arg(long, value_name = "N", conflicts_with = "limit")]
+    pub(super) limit_seeded: Option<usize>,
 
     /// Score only rows 0, K, 2K, … of the set
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = parse_every)]
@@ -127,16 +131,30 @@ pub(super) struct QuestionOptions {
 pub(super) enum ProtocolChoice {
     /// lm-evaluation-harness's mmlu: lettered choices, the letter is the answer
     Letter,
+    /// The letter question through the model's chat template
+    Chat,
     /// llama.cpp's --multiple-choice: mean log-probability of each choice's text
     Cloze,
+    /// The harness's tasks that complete a text: log-probability by bytes, beside the sum
+    ClozeNormalized,
 }
 
 impl From<ProtocolChoice> for Protocol {
     fn from(choice: ProtocolChoice) -> Self {
         match choice {
             ProtocolChoice::Letter => Self::Letter,
+            ProtocolChoice::Chat => Self::Chat,
             ProtocolChoice::Cloze => Self::Cloze,
+            ProtocolChoice::ClozeNormalized => Self::ClozeNormalized,
         }
+    }
+}
+
+impl QuestionOptions {
+    /// How to ask, and with how many shots.
+    pub(super) fn protocol_and_shots(&self) -> (Protocol, usize) {
+        let protocol = Protocol::from(self.protocol);
+        (protocol, self.shots.unwrap_or(protocol.default_shots()))
     }
 }
 
@@ -146,7 +164,7 @@ fn parse_every(text: &str) -> Result<usize, String> {
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let questions = &arguments.questions;
-    let protocol = Protocol::from(questions.protocol);
+    let (protocol, shots) = questions.protocol_and_shots();
     let model = arguments.model.clone().unwrap_or_default();
     let output = arguments.output.clone().unwrap_or_else(|| {
         let served = arguments.server.endpoint_model.as_deref().unwrap_or("endpoint");
@@ -157,8 +175,9 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         model,
         set: questions.set.clone(),
         protocol,
-        shots: questions.shots,
+        shots,
         limit: questions.limit,
+        limit_seeded: questions.limit_seeded,
         every: questions.every,
         subjects: questions.subjects.clone(),
         shard: arguments.shard,
@@ -200,14 +219,7 @@ fn what_is_kept(output: &Path) -> String {
 fn default_output(model: &str, protocol: Protocol, shard: Option<Shard>) -> PathBuf {
     let stem = model.replace(['/', '\\'], "-");
     let part = shard.map_or(String::new(), |Shard { index, count }| format!("-{index}-of-{count}"));
-    Path::new("outputs").join(format!("mmlu-eval-{stem}-{}{part}", protocol_name(protocol)))
-}
-
-pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Letter => "letter",
-        Protocol::Cloze => "cloze",
-    }
+    Path::new("outputs").join(format!("mmlu-eval-{stem}-{}{part}", protocol.name()))
 }
 
 pub(super) fn print_summary(summary: &EvalSummary) -> Result<()> {
@@ -226,11 +238,11 @@ pub(super) fn print_summary(summary: &EvalSummary) -> Result<()> {
     for score in &summary.subject_scores {
         add_row(&mut table, score, "    ");
     }
-    let shots = match summary.protocol {
-        Protocol::Letter => format!(", {} shots", summary.shots),
-        Protocol::Cloze => String::new(),
-    };
-    say!("{} on {}: {}{shots}\n", summary.model, summary.set, protocol_name(summary.protocol))?;
+    let asked = summary.protocol.described(summary.shots);
+    say!("{} on {}: {asked}\n", summary.model, summary.set)?;
+    for score in &summary.other_scores {
+        add_row(&mut table, score, "by ");
+    }
     say!("{}", table.to_text())?;
     say!(
         "{} questions in {}: {:.2} questions/s, {:.0} tokens/s ({} tokens run; {} without shared \

@@ -102,7 +102,7 @@ fn file_name(path: &str) -> String {
 
 /// `letter, 5 shots, shard 0/4`.
 fn asked(settings: &Settings) -> String {
-    let mut words = vec![super::mmlu_eval::protocol_name(settings.protocol).to_string()];
+    let mut words = vec![settings.protocol.name().to_string()];
     if settings.shots > 0 {
         words.push(format!("{} shots", settings.shots));
     }

@@ -1,17 +1,25 @@
 //! Which questions are asked together, and their texts as tokens.
 //!
-//! *Letter* is the task `mmlu` of lm-evaluation-harness (its `default` variant), *cloze* is
-//! llama.cpp's `llama-perplexity --multiple-choice`.
+//! *Letter* is the task `mmlu` of lm-evaluation-harness (its `default` variant), and *chat* the same
+//! through the model's chat template (its `--apply_chat_template`); *cloze* is llama.cpp's
+//! `llama-perplexity --multiple-choice`; *cloze-normalized* are the harness's tasks that complete a
+//! text, such as `mmlu_continuation` and `arc_easy`.
 
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use super::candidates::Candidates;
-use super::prompts::{cloze_texts, letter_completions, preamble};
+use super::prompts::{
+    ChatPreamble, Completion, chat_preamble, cloze_context, cloze_texts, completed_text,
+    completion_preamble, completions, letter, letter_completions, lettered, preamble,
+};
 use super::question_set::{Form, Question, QuestionSet};
+use super::statistics::first_largest;
 use super::{EvalError, Protocol};
 use crate::convert::vocabulary::Vocabulary;
+use crate::engine::{ChatMessage, render_chat};
 
 /// Questions that are asked with the same text before them.
 #[derive(Debug)]
@@ -24,11 +32,13 @@ pub(super) struct Group {
 #[derive(Debug)]
 pub(super) enum Asked {
     Letter { preamble: String },
+    Chat { preamble: ChatPreamble },
     Cloze,
+    Completion { preamble: String },
 }
 
-/// Divides questions into groups: letter questions go by subject, with the subject's description and
-/// shots; cloze questions stay together.
+/// Divides questions into groups by subject, with the subject's description and shots; cloze
+/// questions, which have neither, stay together.
 ///
 /// # Errors
 /// Fewer shots than are wanted.
@@ -61,8 +71,16 @@ pub(super) fn groups(
             }
             // Sets of other forms have no subjects; their name stands in.
             let is_exam = questions.iter().any(|question| question.form == Form::Exam);
-            let preamble = preamble(is_exam.then_some(subject.as_str()), examples);
-            Ok(Group { asked: Asked::Letter { preamble }, questions })
+            let subject = is_exam.then_some(subject.as_str());
+            let asked = match protocol {
+                Protocol::Letter => Asked::Letter { preamble: preamble(subject, examples) },
+                Protocol::Chat => Asked::Chat { preamble: chat_preamble(subject, examples) },
+                Protocol::Cloze => Asked::Cloze,
+                Protocol::ClozeNormalized => {
+                    Asked::Completion { preamble: completion_preamble(subject, examples) }
+                }
+            };
+            Ok(Group { asked, questions })
         })
         .collect()
 }
@@ -91,14 +109,16 @@ impl Group {
         questions.par_iter().map(one).collect()
     }
 
-    /// The whole text for each choice of a question, for a server that tokenizes by itself.
-    pub(super) fn whole_texts(&self, question: &Question) -> Vec<String> {
+    /// The whole text for each choice of a question, for a server that tokenizes by itself and
+    /// counts from where the choices differ; `None` under protocols that need more than that.
+    pub(super) fn whole_texts(&self, question: &Question) -> Option<Vec<String>> {
         match &self.asked {
             Asked::Letter { preamble } => {
                 let completions = letter_completions(preamble, question).into_iter();
-                completions.map(|one| one.context + &one.continuation).collect()
+                Some(completions.map(|one| one.context + &one.continuation).collect())
             }
-            Asked::Cloze => cloze_texts(question),
+            Asked::Cloze => Some(cloze_texts(question)),
+            Asked::Chat { .. } | Asked::Completion { .. } => None,
         }
     }
 
@@ -107,17 +127,138 @@ impl Group {
         question: &Question,
         vocabulary: &Vocabulary,
     ) -> Result<Candidates, EvalError> {
-        match &self.asked {
-            Asked::Letter { preamble } => {
-                let completions = letter_completions(preamble, question);
-                Candidates::of_completions(&completions, |text| encode(vocabulary, text, true))
-            }
+        let completions = match &self.asked {
             Asked::Cloze => {
                 let start = vocabulary.bos.or(vocabulary.eos).unwrap_or(0);
                 let texts = cloze_texts(question);
-                Candidates::of_texts(&texts, start, |text| with_bos(vocabulary, text))
+                return Candidates::of_texts(&texts, start, |text| with_bos(vocabulary, text));
             }
+            Asked::Letter { preamble } => letter_completions(preamble, question),
+            Asked::Completion { preamble } => completions(preamble, question),
+            Asked::Chat { preamble } => chat_completions(preamble, question, vocabulary)?,
+        };
+        Candidates::of_completions(&completions, |text| encode(vocabulary, text, true))
+    }
+}
+
+/// How a question is put to a model under a protocol, as text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AskedText {
+    /// The question's row.
+    pub row: usize,
+    /// For each choice, the text before what counts, and what counts.
+    pub choices: Vec<(String, String)>,
+}
+
+/// How some questions of a set are put to a model, in the order of their rows.
+///
+/// # Errors
+/// Fewer shots than are wanted; the chat protocol, whose text is the model's.
+pub fn asked_texts(
+    set: &QuestionSet,
+    questions: Vec<Question>,
+    protocol: Protocol,
+    shots: usize,
+) -> Result<Vec<AskedText>, EvalError> {
+    let mut texts = Vec::with_capacity(questions.len());
+    for group in groups(questions, set, protocol, shots)? {
+        for question in &group.questions {
+            let pair = |Completion { context, continuation }| (context, continuation);
+            let completions = match &group.asked {
+                Asked::Letter { preamble } => letter_completions(preamble, question),
+                Asked::Completion { preamble } => completions(preamble, question),
+                Asked::Cloze => cloze_completions(question),
+                Asked::Chat { .. } => {
+                    return Err(EvalError::Unusable(
+                        "the chat protocol puts the letter protocol's text through the model's \
+                         chat template: ask for --protocol letter"
+                            .to_string(),
+                    ));
+                }
+            };
+            let choices = completions.into_iter().map(pair).collect();
+            texts.push(AskedText { row: question.row, choices });
         }
+    }
+    texts.sort_by_key(|text| text.row);
+    Ok(texts)
+}
+
+/// The cloze protocol's texts, divided before the choices. (What counts begins with the first token
+/// on which they differ, which the model's tokenizer decides.)
+fn cloze_completions(question: &Question) -> Vec<Completion> {
+    let context = cloze_context(question);
+    let divide = |text: String| match &context {
+        Some(context) => {
+            Completion { continuation: text[context.len()..].to_string(), context: context.clone() }
+        }
+        None => Completion { context: String::new(), continuation: text },
+    };
+    cloze_texts(question).into_iter().map(divide).collect()
+}
+
+/// The letters after the conversation, as the beginning of the assistant's turn. A template that
+/// refuses the system's message is left without it, as in the harness.
+fn chat_completions(
+    preamble: &ChatPreamble,
+    question: &Question,
+    vocabulary: &Vocabulary,
+) -> Result<Vec<Completion>, EvalError> {
+    let ChatPreamble { system, shots } = preamble;
+    let turn = |role: &str, content: String| ChatMessage { role: role.to_string(), content };
+    let user = format!("{shots}{}", lettered(question));
+    let with_system = [turn("system", system.clone()), turn("user", user.clone())];
+    let context = render_chat(vocabulary, &with_system, true)
+        .or_else(|error| render_chat(vocabulary, &[turn("user", user)], true).map_err(|_| error))?;
+    let completion =
+        |choice| Completion { context: context.clone(), continuation: letter(choice).to_string() };
+    Ok((0..question.choices.len()).map(completion).collect())
+}
+
+/// What the sums of log-probabilities of a question's choices say.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reading {
+    /// What the protocol compares: the sums themselves, or by tokens or bytes.
+    pub log_probabilities: Vec<f64>,
+    /// The choice with the largest.
+    pub prediction: usize,
+    /// The choice with the largest sum, and with the largest by characters, where the protocol
+    /// reports these too.
+    pub others: Option<OtherReadings>,
+}
+
+/// What the harness calls `acc` and `acc_norm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OtherReadings {
+    pub by_sum: usize,
+    pub by_characters: usize,
+}
+
+impl Reading {
+    /// Reads the sums of a question; `counted_tokens` are each choice's.
+    pub fn of(
+        protocol: Protocol,
+        question: &Question,
+        sums: &[f64],
+        counted_tokens: &[usize],
+    ) -> Self {
+        let lengths = |length: fn(&str) -> usize| -> Vec<usize> {
+            (0..sums.len()).map(|choice| length(completed_text(question, choice))).collect()
+        };
+        let by = |lengths: Vec<usize>| -> Vec<f64> {
+            // An empty choice is the worst there is, as in the harness, which divides by 0.
+            sums.iter().zip(lengths).map(|(sum, length)| sum / length as f64).collect()
+        };
+        let log_probabilities = match protocol {
+            Protocol::Letter | Protocol::Chat => sums.to_vec(),
+            Protocol::Cloze => by(counted_tokens.to_vec()),
+            Protocol::ClozeNormalized => by(lengths(str::len)),
+        };
+        let others = (protocol == Protocol::ClozeNormalized).then(|| OtherReadings {
+            by_sum: first_largest(sums),
+            by_characters: first_largest(&by(lengths(|text| text.chars().count()))),
+        });
+        Self { prediction: first_largest(&log_probabilities), log_probabilities, others }
     }
 }
 
@@ -133,4 +274,32 @@ fn with_bos(vocabulary: &Vocabulary, text: &str) -> Result<Vec<u32>, EvalError> 
         tokens.insert(0, bos);
     }
     Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_read_by_tokens_bytes_and_characters() {
+        let question = Question {
+            row: 0,
+            id: None,
+            question: "Q".to_string(),
+            subject: "s".to_string(),
+            choices: ["no", "äöü", "never ever"].map(str::to_string).to_vec(),
+            answer: 0,
+            form: Form::Continuation,
+        };
+        let sums = [-2.5, -3.0, -8.0];
+        let reading = |protocol| Reading::of(protocol, &question, &sums, &[1, 3, 2]);
+        assert_eq!(reading(Protocol::Letter).prediction, 0);
+        assert_eq!(reading(Protocol::Letter).others, None);
+        let cloze = reading(Protocol::Cloze);
+        assert_eq!((cloze.prediction, cloze.log_probabilities), (1, vec![-2.5, -1.0, -4.0]));
+        let normalized = reading(Protocol::ClozeNormalized);
+        assert_eq!(normalized.log_probabilities, [-1.25, -0.5, -0.8]);
+        assert_eq!(normalized.prediction, 1);
+        assert_eq!(normalized.others, Some(OtherReadings { by_sum: 0, by_characters: 2 }));
+    }
 }

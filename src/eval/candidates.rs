@@ -8,6 +8,8 @@ use super::prompts::{Completion, python_trim_end};
 pub(super) struct Candidates {
     context: Vec<u32>,
     choices: Vec<Vec<u32>>,
+    /// Leading tokens of each choice that do not count; empty where all count.
+    uncounted: Vec<usize>,
     dropped: usize,
 }
 
@@ -15,17 +17,42 @@ impl Candidates {
     /// A context of at least one token, and each choice's own tokens, at least one.
     pub fn new(context: Vec<u32>, choices: Vec<Vec<u32>>) -> Self {
         debug_assert!(!context.is_empty() && choices.iter().all(|choice| !choice.is_empty()));
-        Self { context, choices, dropped: 0 }
+        Self { context, choices, uncounted: Vec::new(), dropped: 0 }
     }
 
-    /// The tokens that all choices follow; at least one.
+    /// Sequences of which only the tokens from some point on count, given with each.
+    fn partly_counted(mut sequences: Vec<(Vec<u32>, usize)>) -> Self {
+        let common = sequences.iter().skip(1).fold(sequences[0].1, |common, (tokens, counted)| {
+            common_prefix(&sequences[0].0[..common], &tokens[..*counted])
+        });
+        let context = sequences[0].0[..common].to_vec();
+        for (tokens, counted) in &mut sequences {
+            tokens.drain(..common);
+            *counted -= common;
+        }
+        let (choices, uncounted) = sequences.into_iter().unzip();
+        Self { context, choices, uncounted, dropped: 0 }
+    }
+
+    /// The tokens that all choices follow. Empty only where no choice's first token counts.
     pub fn context(&self) -> &[u32] {
         &self.context
     }
 
-    /// The scored tokens of each choice; at least one each.
+    /// The tokens of each choice after the context; at least one each.
     pub fn choices(&self) -> &[Vec<u32>] {
         &self.choices
+    }
+
+    /// How many tokens at the beginning of a choice do not count.
+    pub fn uncounted(&self, choice: usize) -> usize {
+        self.uncounted.get(choice).copied().unwrap_or(0)
+    }
+
+    /// How many tokens of each choice count; at least one each.
+    pub fn counted_tokens(&self) -> Vec<usize> {
+        let counted = |(choice, tokens): (usize, &Vec<u32>)| tokens.len() - self.uncounted(choice);
+        self.choices.iter().enumerate().map(counted).collect()
     }
 
     /// Tokens that [`Candidates::fit`] cut off.
@@ -44,7 +71,7 @@ impl Candidates {
     pub fn fit(mut self, context_length: usize) -> Result<Self, String> {
         let longest = self.choices.iter().map(Vec::len).max().unwrap_or(1);
         let excess = (self.context.len() + longest - 1).saturating_sub(context_length);
-        if excess >= self.context.len() {
+        if excess > 0 && excess >= self.context.len() {
             return Err(format!(
                 "one choice alone is longer than the model's context of {context_length} tokens"
             ));
@@ -54,9 +81,9 @@ impl Candidates {
         Ok(self)
     }
 
-    /// The sequences of completions that share their context, as lm-evaluation-harness makes them:
-    /// white space that ends the context goes over to the continuation; both are tokenized together,
-    /// and the continuation's tokens are those past the length of the context's.
+    /// The sequences of completions, as lm-evaluation-harness makes them: white space that ends the
+    /// context goes over to the continuation; both are tokenized together, and the continuation's
+    /// tokens, which count, are those past the length of the context's.
     ///
     /// `encode` turns text into tokens with everything that the model expects around it.
     ///
@@ -66,15 +93,21 @@ impl Candidates {
         completions: &[Completion],
         encode: impl Fn(&str) -> Result<Vec<u32>, EvalError>,
     ) -> Result<Self, EvalError> {
-        let whole = completions.first().map_or("", |first| first.context.as_str());
-        let context = encode(moved(whole).0)?;
-        let mut choices = Vec::with_capacity(completions.len());
-        for Completion { continuation, .. } in completions {
-            let tokens = encode(&format!("{whole}{continuation}"))?;
-            let own = tokens.get(context.len()..).filter(|tokens| !tokens.is_empty());
-            choices.push(own.ok_or_else(|| without_tokens(whole, continuation))?.to_vec());
+        let mut sequences: Vec<(Vec<u32>, usize)> = Vec::with_capacity(completions.len());
+        for (index, Completion { context, continuation }) in completions.iter().enumerate() {
+            let before = match index.checked_sub(1).map(|before| &completions[before].context) {
+                Some(same) if same == context => {
+                    sequences[index - 1].0[..sequences[index - 1].1].to_vec()
+                }
+                _ => encode(without_end(context))?,
+            };
+            let tokens = encode(&format!("{context}{continuation}"))?;
+            let own = tokens.get(before.len()..);
+            let own = own.filter(|own| !own.is_empty() && !before.is_empty());
+            let own = own.ok_or_else(|| without_tokens(context, continuation))?;
+            sequences.push(([&before, own].concat(), before.len()));
         }
-        Ok(Self::new(context, choices))
+        Ok(Self::partly_counted(sequences))
     }
 
     /// The sequences of texts that a model chooses between: what all have in common is the context
@@ -111,11 +144,10 @@ impl Candidates {
     }
 }
 
-/// A context without the white space that ends it, and that white space. A context of nothing else
-/// stays as it is.
-fn moved(context: &str) -> (&str, &str) {
+/// A context without the white space that ends it. One of nothing else stays as it is.
+fn without_end(context: &str) -> &str {
     let kept = python_trim_end(context);
-    if kept.is_empty() { (context, "") } else { context.split_at(kept.len()) }
+    if kept.is_empty() { context } else { kept }
 }
 
 fn without_tokens(context: &str, continuation: &str) -> EvalError {
@@ -183,6 +215,27 @@ mod tests {
         let asked = completions("Is it so? Answer:", &[" A", " B"]);
         let error = Candidates::of_completions(&asked, |_| Ok(vec![1, 2])).unwrap_err().to_string();
         assert!(error.contains("no token of its own for \" A\" after \"o? Answer:\""), "{error}");
+    }
+
+    #[test]
+    fn contexts_may_differ_and_do_not_count() {
+        let pair = |context: &str| Completion {
+            context: context.to_string(),
+            continuation: " slept well.".to_string(),
+        };
+        let asked = [pair("Then Ann"), pair("Then Benjamin B")];
+        let candidates = Candidates::of_completions(&asked, words).unwrap();
+        assert_eq!(candidates.context(), words("Then").unwrap());
+        assert_eq!(candidates.choices()[1], words("Benjamin B slept well.").unwrap());
+        assert_eq!([candidates.uncounted(0), candidates.uncounted(1)], [1, 2]);
+        assert_eq!(candidates.counted_tokens(), [2, 2]);
+
+        let asked = [pair("Ann"), pair("Ben")];
+        let candidates = Candidates::of_completions(&asked, words).unwrap();
+        assert!(candidates.context().is_empty());
+        assert_eq!(candidates.counted_tokens(), [2, 2]);
+        assert_eq!(candidates.clone().fit(2).unwrap(), candidates);
+        assert!(candidates.fit(1).is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod results;
 mod run;
 mod runs;
 mod scoring;
+mod selection;
 mod session;
 pub mod starter_set;
 pub mod statistics;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Build;
 use crate::engine::{EngineError, EngineOptions};
+pub use asking::{AskedText, asked_texts};
 pub use endpoint::EndpointOptions;
 pub use journal::Earlier;
 pub use plan::Shard;
@@ -39,12 +41,48 @@ pub const SCHEMA_VERSION: u32 = 2;
 
 /// How a question is asked and scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// lm-evaluation-harness's `mmlu`: description, shots, lettered choices, one-token answers.
     Letter,
+    /// The letter question through the model's chat template.
+    Chat,
     /// llama.cpp's `--multiple-choice`: mean log-probability of question + " " + choice.
     Cloze,
+    /// lm-evaluation-harness's tasks that complete a text: log-probability of the choice by bytes,
+    /// beside the sum (its `acc`) and by characters (its `acc_norm`).
+    ClozeNormalized,
+}
+
+impl Protocol {
+    /// Its name on the command line and in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Letter => "letter",
+            Self::Chat => "chat",
+            Self::Cloze => "cloze",
+            Self::ClozeNormalized => "cloze-normalized",
+        }
+    }
+
+    /// Its name with the shots, if it takes any: `letter, 5 shots`.
+    pub fn described(self, shots: usize) -> String {
+        let name = self.name();
+        if self.takes_shots() { format!("{name}, {shots} shots") } else { name.to_string() }
+    }
+
+    /// Whether questions can be asked with shots at all.
+    pub fn takes_shots(self) -> bool {
+        self != Self::Cloze
+    }
+
+    /// The shots where nobody says otherwise.
+    pub fn default_shots(self) -> usize {
+        match self {
+            Self::Letter | Self::Chat => 5,
+            Self::Cloze | Self::ClozeNormalized => 0,
+        }
+    }
 }
 
 /// What to score, and where the results go.
@@ -56,10 +94,12 @@ pub struct EvalOptions {
     pub set: PathBuf,
     /// How to ask.
     pub protocol: Protocol,
-    /// Examples from the dev split before each question (letter protocol).
+    /// Examples from the dev split before each question, if the protocol takes shots.
     pub shots: usize,
     /// At most this many questions.
     pub limit: Option<usize>,
+    /// At most this many questions, those that llama.cpp's `--multiple-choice-tasks` draws.
+    pub limit_seeded: Option<usize>,
     /// Only rows 0, K, 2K, …
     pub every: usize,
     /// Only these subjects; all when empty.
@@ -134,6 +174,8 @@ pub struct EvalSummary {
     pub shots: usize,
     /// `--limit`.
     pub limit: Option<usize>,
+    /// `--limit-seeded`.
+    pub limit_seeded: Option<usize>,
     /// `--every`.
     pub every: usize,
     /// `--subjects`.
@@ -150,6 +192,9 @@ pub struct EvalSummary {
     pub categories: Vec<Score>,
     /// Over each subject, in alphabetical order.
     pub subject_scores: Vec<Score>,
+    /// Over all questions by other measures that the protocol has, by their names in
+    /// lm-evaluation-harness; empty for most protocols.
+    pub other_scores: Vec<Score>,
     /// Questions that the model could not be asked; no score counts them.
     pub unscored: Vec<Unscored>,
     /// Tokens that went through the model. What an interruption or another shard made necessary a

@@ -58,6 +58,73 @@ pub(super) fn letter_completions(preamble: &str, question: &Question) -> Vec<Com
     (0..question.choices.len()).map(completion).collect()
 }
 
+/// A lettered question as a conversation: the subject's line for the system, shots and question for
+/// the user.
+pub(super) fn chat_preamble<'a>(
+    subject: Option<&str>,
+    shots: impl IntoIterator<Item = &'a Question>,
+) -> ChatPreamble {
+    let system = description("multiple choice questions", subject);
+    let whole = preamble(subject, shots);
+    ChatPreamble { shots: whole[system.len()..].to_string(), system }
+}
+
+/// What all lettered questions of a subject begin with in a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ChatPreamble {
+    /// The system's message.
+    pub system: String,
+    /// The beginning of the user's message.
+    pub shots: String,
+}
+
+/// The line that opens every completion of a subject, where the set has subjects, and its shots with
+/// their right choices.
+pub(super) fn completion_preamble<'a>(
+    subject: Option<&str>,
+    shots: impl IntoIterator<Item = &'a Question>,
+) -> String {
+    let opening = subject.map(|subject| description("questions", Some(subject)));
+    let mut text = opening.unwrap_or_default();
+    for shot in shots {
+        let Completion { context, continuation } = completion("", shot, shot.answer);
+        text += &format!("{context}{continuation}\n\n");
+    }
+    text
+}
+
+/// The completions of the normalized cloze protocol: the text of each choice after the question, or
+/// for a sentence with a blank, what follows it after each choice.
+pub(super) fn completions(preamble: &str, question: &Question) -> Vec<Completion> {
+    (0..question.choices.len()).map(|choice| completion(preamble, question, choice)).collect()
+}
+
+fn completion(preamble: &str, question: &Question, choice: usize) -> Completion {
+    let own = match (question.form, cloze_context(question)) {
+        (Form::Exam, _) => format!("Question: {}\nAnswer:", python_trim(&question.question)),
+        (_, Some(context)) => context,
+        (_, None) => {
+            let before = question.question.split('_').next().unwrap_or_default();
+            format!("{before}{}", question.choices[choice])
+        }
+    };
+    Completion {
+        context: format!("{preamble}{own}"),
+        continuation: format!(" {}", completed_text(question, choice)),
+    }
+}
+
+/// The text whose probability the normalized cloze protocol asks for, without the space before it.
+pub(super) fn completed_text(question: &Question, choice: usize) -> &str {
+    match question.form {
+        Form::Blank => {
+            let rest = question.question.split_once('_').map(|(_, rest)| rest);
+            python_trim(rest.unwrap_or_default())
+        }
+        _ => &question.choices[choice],
+    }
+}
+
 /// The text that the choices follow, after a space, where it is the same for all of them: not for a
 /// sentence with a blank.
 pub(super) fn cloze_context(question: &Question) -> Option<String> {
@@ -209,6 +276,40 @@ mod tests {
         let truthful = texts(Form::TruthfulQa, "Why?");
         assert!(truthful[0].starts_with("Q: What is human life expectancy"), "{}", truthful[0]);
         assert!(truthful[0].ends_with("Barcelona, Spain.\n\nQ: Why?\nA: an apple"));
+    }
+
+    #[test]
+    fn completions_are_spelled_as_the_harness_spells_them() {
+        let shot = question(" What falls? ", &["up", "an apple"], 1);
+        let asked = question("What rises? ", &["heat", "lead"], 0);
+        let preamble = completion_preamble(Some("high_school_physics"), [&shot]);
+        let both = completions(&preamble, &asked);
+        assert_eq!(
+            both[1].context,
+            "The following are questions (with answers) about high school physics.\n\nQuestion: \
+             What falls?\nAnswer: an apple\n\nQuestion: What rises?\nAnswer:"
+        );
+        assert_eq!([&*both[0].continuation, &*both[1].continuation], [" heat", " lead"]);
+
+        let arc = formed(Form::Arc, "Why? ", &["So.", "Not so."]);
+        let preamble = completion_preamble(None, [&arc]);
+        assert_eq!(preamble, "Question: Why? \nAnswer: So.\n\n");
+    }
+
+    #[test]
+    fn a_blank_is_filled_before_what_counts() {
+        let asked = formed(Form::Blank, "Then _ slept _ well. ", &["Ann", "Ben"]);
+        let both = completions("", &asked);
+        assert_eq!((&*both[1].context, &*both[1].continuation), ("Then Ben", " slept _ well."));
+        assert_eq!(both[0].continuation, both[1].continuation);
+    }
+
+    #[test]
+    fn a_conversation_has_the_line_and_the_rest_apart() {
+        let shot = question("What falls?", &["up", "an apple"], 1);
+        let turns = chat_preamble(Some("virology"), [&shot]);
+        assert!(turns.system.ends_with("(with answers) about virology.\n\n"));
+        assert_eq!(turns.shots, "What falls?\nA. up\nB. an apple\nAnswer: B\n\n");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Settings {
     pub shots: usize,
     /// `--limit`.
     pub limit: Option<usize>,
+    /// `--limit-seeded`.
+    pub limit_seeded: Option<usize>,
     /// `--every`.
     pub every: usize,
     /// `--subjects`.
@@ -147,6 +149,7 @@ pub(super) mod tests {
             protocol: Protocol::Letter,
             shots: 5,
             limit: None,
+            limit_seeded: None,
             every: 1,
             subjects: Vec::new(),
             questions: 4,

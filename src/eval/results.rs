@@ -16,6 +16,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::asking::OtherReadings;
 use super::record::RunRecord;
 use super::statistics::Outcome;
 use super::subjects::Category;
@@ -37,6 +38,8 @@ pub(super) struct QuestionResult {
     pub log_probabilities: Vec<f64>,
     /// The choice with the largest.
     pub prediction: usize,
+    /// What other measures of the protocol predict.
+    pub others: Option<OtherReadings>,
     /// The right choice.
     pub answer: usize,
     /// Tokens before the choices.
@@ -86,6 +89,21 @@ pub(super) fn scores(
         .filter(|score| score.questions > 0)
         .collect();
     (overall, categories, subjects)
+}
+
+/// Scores by the other measures of a protocol, under their names in lm-evaluation-harness; none
+/// where the protocol has none.
+pub(super) fn other_scores(results: &[QuestionResult]) -> Vec<Score> {
+    let score = |name: &str, prediction: fn(&OtherReadings) -> usize| {
+        let outcomes = results.iter().filter_map(|result| {
+            let correct = prediction(result.others.as_ref()?) == result.answer;
+            Some(Outcome { correct, ..result.outcome() })
+        });
+        Score::of(name, outcomes)
+    };
+    let scores =
+        [score("acc", |others| others.by_sum), score("acc_norm", |others| others.by_characters)];
+    scores.into_iter().filter(|score| score.questions > 0).collect()
 }
 
 /// A finished run, as its directory holds it.
@@ -198,6 +216,10 @@ fn to_batch(results: &[QuestionResult]) -> Result<RecordBatch, ArrowError> {
     let integers = |of: fn(&QuestionResult) -> usize| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(results.iter().map(|result| of(result) as i64)))
     };
+    let others = |of: fn(&OtherReadings) -> usize| -> ArrayRef {
+        let values = results.iter().map(|result| Some(of(result.others.as_ref()?) as i64));
+        Arc::new(values.collect::<Int64Array>())
+    };
     let mut log_probabilities = ListBuilder::new(Float64Builder::new());
     let mut choice_tokens = ListBuilder::new(Int64Builder::new());
     for result in results {
@@ -217,6 +239,8 @@ fn to_batch(results: &[QuestionResult]) -> Result<RecordBatch, ArrowError> {
         ("category", Arc::new(categories) as ArrayRef, true),
         ("log_probabilities", Arc::new(log_probabilities.finish()) as ArrayRef, false),
         ("prediction", integers(|result| result.prediction), false),
+        ("prediction_by_sum", others(|others| others.by_sum), true),
+        ("prediction_by_characters", others(|others| others.by_characters), true),
         ("answer", integers(|result| result.answer), false),
         ("correct", Arc::new(correct) as ArrayRef, false),
         ("context_tokens", integers(|result| result.context_tokens), false),
@@ -253,8 +277,17 @@ fn append(batch: &RecordBatch, questions: &mut Vec<QuestionResult>) -> Option<()
     let subjects = column("subject")?.as_string_opt::<i32>()?;
     let log_probabilities = column("log_probabilities")?.as_list_opt::<i32>()?;
     let choice_tokens = column("choice_tokens")?.as_list_opt::<i32>()?;
+    // Null where the protocol has no other measures.
+    let optional = |name: &str, index: usize| -> Option<usize> {
+        let column = batch.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
+        usize::try_from(column.is_valid(index).then(|| column.value(index))?).ok()
+    };
     for index in 0..batch.num_rows() {
+        let others = optional("prediction_by_sum", index)
+            .zip(optional("prediction_by_characters", index))
+            .map(|(by_sum, by_characters)| OtherReadings { by_sum, by_characters });
         questions.push(QuestionResult {
+            others,
             row: rows[index],
             id: ids.is_valid(index).then(|| ids.value(index).to_string()),
             subject: subjects.value(index).to_string(),
@@ -284,6 +317,7 @@ mod tests {
             subject: subject.to_string(),
             log_probabilities: vec![-1.0; 4],
             prediction,
+            others: None,
             answer,
             context_tokens: 10,
             choice_tokens: vec![1; 4],

@@ -1,8 +1,5 @@
 //! One evaluation from end to end: choose the questions, ask them, score, write.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
 use super::asking::{Group, groups};
 use super::candidates::Candidates;
 use super::journal::Scored;
@@ -10,9 +7,9 @@ use super::plan::{self, Block};
 use super::question_set::{Question, QuestionSet};
 use super::record::Settings;
 use super::scoring::{Scorer, needed_tokens, shared_prefix};
+use super::selection::{select, shots};
 use super::session::Session;
-use super::subjects::nearest;
-use super::{EvalError, EvalOptions, EvalSummary, Protocol};
+use super::{EvalError, EvalOptions, EvalSummary};
 use crate::engine::Engine;
 use crate::gguf;
 use crate::support::interrupt;
@@ -60,6 +57,7 @@ impl Selected {
             protocol: options.protocol,
             shots: shots(options),
             limit: options.limit,
+            limit_seeded: options.limit_seeded,
             every: options.every,
             subjects: options.subjects.clone(),
             questions: self.total,
@@ -217,54 +215,10 @@ fn wave_results(
                 row: question.row,
                 sums,
                 context_tokens: candidates.context().len(),
-                choice_tokens: candidates.choices().iter().map(Vec::len).collect(),
+                choice_tokens: candidates.counted_tokens(),
                 dropped_tokens: candidates.dropped(),
                 unscored: None,
             })
         })
         .collect()
-}
-
-/// The shots that a run uses: the cloze protocol has none.
-fn shots(options: &EvalOptions) -> usize {
-    match options.protocol {
-        Protocol::Letter => options.shots,
-        Protocol::Cloze => 0,
-    }
-}
-
-/// Every K-th row, of these the wanted subjects, of these the first so many.
-fn select(questions: Vec<Question>, options: &EvalOptions) -> Result<Vec<Question>, EvalError> {
-    if options.every == 0 {
-        return Err(EvalError::Unusable("--every must be at least 1".to_string()));
-    }
-    let known: BTreeSet<&str> = questions.iter().map(|q| q.subject.as_str()).collect();
-    for wanted in &options.subjects {
-        if !known.contains(wanted.as_str()) {
-            return Err(unknown_subject(wanted, &options.set, &known));
-        }
-    }
-    let selected: Vec<Question> = questions
-        .into_iter()
-        .step_by(options.every)
-        .filter(|q| options.subjects.is_empty() || options.subjects.contains(&q.subject))
-        .take(options.limit.unwrap_or(usize::MAX))
-        .collect();
-    if selected.is_empty() {
-        return Err(EvalError::Unusable(format!(
-            "{}: no question is left to score: lower --every, raise --limit or name other subjects",
-            options.set.display()
-        )));
-    }
-    Ok(selected)
-}
-
-fn unknown_subject(wanted: &str, set: &Path, known: &BTreeSet<&str>) -> EvalError {
-    let near = nearest(wanted, known.iter().copied());
-    let hint = if near.is_empty() {
-        "it has none".to_string()
-    } else {
-        format!("did you mean {}?", near.join(", "))
-    };
-    EvalError::Unusable(format!("{}: no subject is called {wanted:?}; {hint}", set.display()))
 }

@@ -191,14 +191,23 @@ impl<M: Model> Scorer<M> {
         }
         let items: Vec<_> = contexts
             .iter()
+            .filter(|(_, tokens)| !tokens.is_empty())
             .map(|&(sequence, tokens)| (sequence, tokens, LogitsFor::Last))
             .collect();
-        let logits = self.step(&items)?;
-        let mut sums: Vec<Vec<f64>> = wave
-            .par_iter()
-            .enumerate()
-            .map(|(item, candidates)| first_log_probabilities(candidates, logits.item(item)))
-            .collect();
+        // Without a context no choice's first token counts.
+        let mut sums: Vec<Vec<f64>> =
+            wave.iter().map(|candidates| vec![0.0; candidates.choices().len()]).collect();
+        if !items.is_empty() {
+            let logits = self.step(&items)?;
+            let with_context: Vec<_> = wave
+                .iter()
+                .zip(&mut sums)
+                .filter(|(candidates, _)| !candidates.context().is_empty())
+                .collect();
+            with_context.into_par_iter().enumerate().for_each(|(item, (candidates, sums))| {
+                *sums = first_log_probabilities(candidates, logits.item(item));
+            });
+        }
 
         let mut branches = Vec::new();
         for (question, candidates) in wave.iter().enumerate() {
@@ -220,7 +229,10 @@ impl<M: Model> Scorer<M> {
             let further: Vec<f64> = branches
                 .par_iter()
                 .enumerate()
-                .map(|(item, (_, _, _, tokens))| further_log_probability(tokens, logits.item(item)))
+                .map(|(item, &(question, choice, _, tokens))| {
+                    let uncounted = wave[question].uncounted(choice);
+                    further_log_probability(tokens, uncounted, logits.item(item))
+                })
                 .collect();
             for (&(question, choice, _, _), further) in branches.iter().zip(further) {
                 sums[question][choice] += further;
@@ -285,7 +297,9 @@ fn round_up(tokens: usize) -> usize {
 /// The questions are a sample of those that the prefix will be used for: a context that does not
 /// begin with it is run by itself, so a sample that is not typical costs time only.
 pub(super) fn shared_prefix(sample: &[Candidates]) -> Vec<u32> {
-    let mut whole = sample.iter().filter(|candidates| candidates.dropped() == 0);
+    let mut whole = sample
+        .iter()
+        .filter(|candidates| candidates.dropped() == 0 && !candidates.context().is_empty());
     let (Some(first), true) = (whole.next(), sample.len() > 1) else { return Vec::new() };
     // At least one token of each context is left to its own sequence, for its logits.
     let length = whole.fold(first.context().len() - 1, |length, candidates| {
@@ -301,25 +315,29 @@ fn own_context<'a>(candidates: &'a Candidates, shared: &[u32]) -> &'a [u32] {
     context.strip_prefix(shared).filter(|own| !own.is_empty()).unwrap_or(context)
 }
 
-/// The log-probability of each choice's first token, from the logits after the context.
+/// The log-probability of each choice's first token, from the logits after the context; 0 where it
+/// does not count.
 fn first_log_probabilities(candidates: &Candidates, logits: Logits<'_>) -> Vec<f64> {
     let row = logits.row(0);
     let normalizer = log_sum_exp(row);
     candidates
         .choices()
         .iter()
-        .map(|choice| f64::from(row[choice[0] as usize]) - normalizer)
+        .enumerate()
+        .map(|(index, choice)| match candidates.uncounted(index) {
+            0 => f64::from(row[choice[0] as usize]) - normalizer,
+            _ => 0.0,
+        })
         .collect()
 }
 
-/// The log-probability of a choice's tokens after the first, from the logits of all but the last.
-fn further_log_probability(choice: &[u32], logits: Logits<'_>) -> f64 {
-    choice[1..]
-        .iter()
-        .enumerate()
-        .map(|(index, &token)| {
-            let row = logits.row(index);
-            f64::from(row[token as usize]) - log_sum_exp(row)
+/// The log-probability of a choice's tokens after the first that count, from the logits of all but
+/// the last.
+fn further_log_probability(choice: &[u32], uncounted: usize, logits: Logits<'_>) -> f64 {
+    (uncounted.max(1)..choice.len())
+        .map(|index| {
+            let row = logits.row(index - 1);
+            f64::from(row[choice[index] as usize]) - log_sum_exp(row)
         })
         .sum()
 }
@@ -327,6 +345,8 @@ fn further_log_probability(choice: &[u32], logits: Logits<'_>) -> f64 {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+
+    use super::super::prompts::Completion;
 
     use super::*;
 
@@ -408,14 +428,17 @@ mod tests {
         candidates
             .choices()
             .iter()
-            .map(|choice| {
+            .enumerate()
+            .map(|(number, choice)| {
                 let mut held = candidates.context().to_vec();
                 let mut sum = 0.0;
-                for &token in choice {
+                for (index, &token) in choice.iter().enumerate() {
                     let row: Vec<f64> =
                         (0..VOCABULARY).map(|t| f64::from(logit(&held, t))).collect();
                     let normalizer = row.iter().map(|x| x.exp()).sum::<f64>().ln();
-                    sum += row[token as usize] - normalizer;
+                    if index >= candidates.uncounted(number) {
+                        sum += row[token as usize] - normalizer;
+                    }
                     held.push(token);
                 }
                 sum
@@ -466,6 +489,26 @@ mod tests {
 
     fn check(group: &[Candidates]) -> Scorer<Fake> {
         check_within(group, usize::MAX)
+    }
+
+    /// Sentences with a blank, of which what follows it counts; some begin with the blank.
+    #[test]
+    fn what_fills_a_blank_is_run_and_does_not_count() {
+        let completion = |before: &str, choice: &str| Completion {
+            context: format!("{before}{choice}"),
+            continuation: " went home".to_string(),
+        };
+        let questions: Vec<Candidates> = ["Then ", "", "After a while "]
+            .iter()
+            .map(|before| {
+                let both = [completion(before, "Ann"), completion(before, "Benjamin B")];
+                let tokens = |text: &str| Ok(text.bytes().map(|b| u32::from(b) % 90).collect());
+                Candidates::of_completions(&both, tokens).unwrap()
+            })
+            .collect();
+        assert!(questions[1].context().is_empty());
+        check(&questions);
+        check(&questions[1..2]);
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use super::asking::Reading;
 use super::journal::{self, Earlier, Entry, Header, Journal, Scored};
 use super::question_set::Question;
 use super::record::{self, Part, RunRecord, Settings};
 use super::results::{self, QuestionResult, Results};
-use super::statistics::first_largest;
 use super::{EvalError, EvalOptions, EvalSummary, Protocol, SCHEMA_VERSION, Unscored};
 use crate::engine::Build;
 use crate::support::atomic_file::check_writable;
@@ -182,6 +182,7 @@ pub(super) fn assemble(
         protocol: settings.protocol,
         shots: settings.shots,
         limit: settings.limit,
+        limit_seeded: settings.limit_seeded,
         every: settings.every,
         subjects: settings.subjects.clone(),
         shard: settings.shard,
@@ -190,6 +191,7 @@ pub(super) fn assemble(
         overall,
         categories,
         subject_scores,
+        other_scores: results::other_scores(&questions),
         unscored,
         tokens_run: totals.tokens_run,
         tokens_naive: totals.tokens_naive,
@@ -220,19 +222,15 @@ fn common_build(parts: &[Part]) -> Build {
 }
 
 fn to_result(question: &Question, scored: &Scored, protocol: Protocol) -> QuestionResult {
-    let log_probabilities = match protocol {
-        Protocol::Letter => scored.sums.clone(),
-        Protocol::Cloze => {
-            let sums = scored.sums.iter().zip(&scored.choice_tokens);
-            sums.map(|(sum, &tokens)| sum / tokens as f64).collect()
-        }
-    };
+    let Reading { log_probabilities, prediction, others } =
+        Reading::of(protocol, question, &scored.sums, &scored.choice_tokens);
     QuestionResult {
         row: question.row,
         id: question.id.clone(),
         subject: question.subject.clone(),
-        prediction: first_largest(&log_probabilities),
+        prediction,
         log_probabilities,
+        others,
         answer: question.answer,
         context_tokens: scored.context_tokens,
         choice_tokens: scored.choice_tokens.clone(),

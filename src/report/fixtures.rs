@@ -21,6 +21,7 @@ pub(super) fn settings() -> EvaluationSettings {
         protocol: Protocol::Cloze,
         shots: 0,
         limit: None,
+        limit_seeded: None,
         every: 1,
         subjects: Vec::new(),
     }
@@ -45,6 +46,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
         protocol: Protocol::Cloze,
         shots: 0,
         limit: None,
+        limit_seeded: None,
         every: 1,
         subjects: Vec::new(),
         shard: None,
@@ -54,6 +56,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
         categories: ["STEM", "humanities", "social sciences", "other"]
             .map(|name| score(name, correct / 4, questions / 4))
             .to_vec(),
+        other_scores: Vec::new(),
         subject_scores: ["astronomy", "high_school_biology"]
             .map(|name| score(name, correct / 2, questions / 2))
             .to_vec(),

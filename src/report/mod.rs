@@ -52,6 +52,8 @@ pub struct CompareOptions {
     pub shots: usize,
     /// At most this many questions.
     pub limit: Option<usize>,
+    /// At most this many questions, those that llama.cpp's `--multiple-choice-tasks` draws.
+    pub limit_seeded: Option<usize>,
     /// Only rows 0, K, 2K, …
     pub every: usize,
     /// Only these subjects; all when empty.
@@ -134,8 +136,9 @@ pub fn compare(
         set: options.set.display().to_string(),
         set_sha256: QuestionSet::find(&options.set)?.sha256()?,
         protocol: options.protocol,
-        shots: if options.protocol == Protocol::Cloze { 0 } else { options.shots },
+        shots: if options.protocol.takes_shots() { options.shots } else { 0 },
         limit: options.limit,
+        limit_seeded: options.limit_seeded,
         every: options.every,
         subjects: options.subjects.clone(),
     };
@@ -290,6 +293,7 @@ impl Work<'_> {
             protocol: self.options.protocol,
             shots: self.options.shots,
             limit: self.options.limit,
+            limit_seeded: self.options.limit_seeded,
             every: self.options.every,
             subjects: self.options.subjects.clone(),
             shard: None,

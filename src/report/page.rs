@@ -11,7 +11,6 @@ use super::plots::{self, Bar, Interval, Line, SharePoint};
 use super::record::{Comparison, Variant};
 use super::{tables, words};
 use crate::bench::{LevelSummary, Spread};
-use crate::eval::Protocol;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
@@ -270,16 +269,16 @@ fn speed_plots(comparison: &Comparison) -> Vec<Value> {
 fn settings(comparison: &Comparison) -> Vec<(&'static str, String)> {
     let evaluation = &comparison.evaluation;
     let machine = &comparison.machine;
-    let protocol = match evaluation.protocol {
-        Protocol::Letter => format!("letter, {} shots", evaluation.shots),
-        Protocol::Cloze => "cloze".to_string(),
-    };
+    let protocol = evaluation.protocol.described(evaluation.shots);
     let mut set = evaluation.set.clone();
     if evaluation.every > 1 {
         set += &format!(", every {}th row", evaluation.every);
     }
     if let Some(limit) = evaluation.limit {
         set += &format!(", at most {limit} questions");
+    }
+    if let Some(limit) = evaluation.limit_seeded {
+        set += &format!(", {limit} questions drawn as llama.cpp draws them");
     }
     if !evaluation.subjects.is_empty() {
         set += &format!(", subjects {}", evaluation.subjects.join(", "));

@@ -67,6 +67,8 @@ pub struct EvaluationSettings {
     pub shots: usize,
     /// At most this many questions.
     pub limit: Option<usize>,
+    /// At most this many questions, those that llama.cpp's `--multiple-choice-tasks` draws.
+    pub limit_seeded: Option<usize>,
     /// Only rows 0, K, 2K, …
     pub every: usize,
     /// Only these subjects; all when empty.

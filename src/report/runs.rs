@@ -94,6 +94,7 @@ impl WantedEvaluation<'_> {
             (found.protocol == settings.protocol, "the protocol"),
             (found.shots == settings.shots, "the number of shots"),
             (found.limit == settings.limit, "the limit"),
+            (found.limit_seeded == settings.limit_seeded, "the questions drawn"),
             (found.every == settings.every, "the choice of rows"),
             (found.subjects == settings.subjects, "the subjects"),
             (found.shard.is_none(), "the shard"),
@@ -209,6 +210,7 @@ mod tests {
             ("the model file", EvalSummary { model_sha256: "abd".into(), ..summary.clone() }),
             ("the question set", EvalSummary { set_sha256: "other".into(), ..summary.clone() }),
             ("the choice of rows", EvalSummary { every: 14, ..summary.clone() }),
+            ("the questions drawn", EvalSummary { limit_seeded: Some(7), ..summary.clone() }),
             ("the limit", EvalSummary { limit: Some(7), ..summary.clone() }),
             ("the record's version", EvalSummary { schema_version: 0, ..summary.clone() }),
         ];

@@ -17,6 +17,7 @@ mod importance;
 mod inspect;
 mod mmlu_eval;
 mod profile;
+mod protocols;
 mod quantize;
 mod quantize_reference;
 mod quantize_sources;

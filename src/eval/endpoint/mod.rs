@@ -15,7 +15,7 @@ use super::journal::Scored;
 use super::record::Settings;
 use super::run::Selected;
 use super::session::Session;
-use super::{EvalError, EvalOptions, EvalSummary};
+use super::{EvalError, EvalOptions, EvalSummary, Protocol};
 use crate::support::interrupt;
 use client::{Client, Refusal};
 use dialect::{Dialect, Server, Token};
@@ -62,6 +62,12 @@ pub(super) fn evaluate(
     if endpoint.concurrency == 0 {
         return Err(EvalError::Unusable("the concurrency must be at least 1".to_string()));
     }
+    if !matches!(options.protocol, Protocol::Letter | Protocol::Cloze) {
+        return Err(EvalError::Unusable(format!(
+            "a server cannot be asked under the protocol {}: take letter or cloze",
+            options.protocol.name()
+        )));
+    }
     let selected = Selected::of(options)?;
     Session::check_output(&options.output)?;
     let client = Client::new(endpoint);
@@ -87,7 +93,7 @@ pub(super) fn evaluate(
     });
     let mut next = |session: &Session<'_>| {
         let (group, question) = jobs.find(|(_, question)| !session.is_done(question.row))?;
-        Some(Job { row: question.row, texts: group.whole_texts(question) })
+        Some(Job { row: question.row, texts: group.whole_texts(question)? })
     };
     score(&server, endpoint.concurrency, &mut session, &mut next)?;
     session.finish()
