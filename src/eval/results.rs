@@ -74,7 +74,7 @@ pub(super) fn scores(
     let subjects: Vec<Score> =
         names.into_iter().map(|name| group(name, &|subject| subject == name)).collect();
     let together = |name: &str, belongs: &dyn Fn(&str) -> bool| match protocol {
-        Protocol::Letter => {
+        Protocol::Letter | Protocol::Chat | Protocol::ClozeNormalized => {
             let groups: Vec<&Score> = subjects.iter().filter(|s| belongs(&s.name)).collect();
             Score::pooled(name, groups)
         }
