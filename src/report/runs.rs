@@ -205,7 +205,7 @@ mod tests {
         };
         assert_eq!(wanted.mismatch(&summary), None);
         let other = Build { executable_sha256: Some("0".repeat(64)), ..Build::current() };
-        let cases: [(&str, EvalSummary); 6] = [
+        let cases: [(&str, EvalSummary); 7] = [
             ("the build of quantkit", EvalSummary { build: other, ..summary.clone() }),
             ("the model file", EvalSummary { model_sha256: "abd".into(), ..summary.clone() }),
             ("the question set", EvalSummary { set_sha256: "other".into(), ..summary.clone() }),
