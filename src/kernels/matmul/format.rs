@@ -4,8 +4,6 @@
 //! eight bits, a scale (and sometimes an offset) for each group of 16 or 32 columns, and a zero
 //! point that the whole format shares. Each format here says how its blocks fall into these parts.
 
-use half::f16;
-
 use crate::gguf::GgmlType;
 use crate::quant::formats::{five_bits, iq4_nl, mxfp4, q3_k, six_bit_scales};
 
@@ -78,10 +76,10 @@ impl Zero {
 pub(super) struct Parts {
     /// A code (or an index of one) for each of the block's columns.
     pub(super) codes: [u8; MAX_BLOCK],
-    /// Scale of the block.
-    pub(super) scale: f32,
-    /// Offset of the block.
-    pub(super) offset: f32,
+    /// Scale of the block: the bits of an f16, or with [`Scales::Single`] of an f32.
+    pub(super) scale: u32,
+    /// Offset of the block: the bits of an f16.
+    pub(super) offset: u32,
     /// Factor on the block's scale for each group.
     pub(super) scales: [i8; MAX_GROUPS],
     /// Factor on the block's offset for each group.
@@ -92,8 +90,8 @@ impl Parts {
     pub(super) fn new() -> Self {
         Self {
             codes: [0; MAX_BLOCK],
-            scale: 0.0,
-            offset: 0.0,
+            scale: 0,
+            offset: 0,
             scales: [0; MAX_GROUPS],
             offsets: [0; MAX_GROUPS],
         }
@@ -153,8 +151,14 @@ fn field<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
     block[at..at + N].try_into().expect("the range has N bytes")
 }
 
-fn half_at(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes(*field(block, at)).to_f32()
+/// The bits of an f16.
+fn half_at(block: &[u8], at: usize) -> u32 {
+    u16::from_le_bytes(*field(block, at)).into()
+}
+
+/// The bits of what is subtracted in ggml's formats and added here.
+fn minus_half_at(block: &[u8], at: usize) -> u32 {
+    half_at(block, at) ^ 0x8000
 }
 
 /// Spreads 16 bytes of two codes each: `j` and `j + 16`.
@@ -297,7 +301,7 @@ impl QuantizedFormat for Mxfp4 {
     const ZERO: Zero = Zero::OneHundredTwentyEight;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
-        parts.scale = mxfp4::half_power_of_two(block[0]);
+        parts.scale = mxfp4::half_power_of_two(block[0]).to_bits();
         nibbles(&block[1..], &mut parts.codes);
     }
 }
@@ -312,7 +316,7 @@ impl QuantizedFormat for Q2K {
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 80);
-        parts.offset = -half_at(block, 82);
+        parts.offset = minus_half_at(block, 82);
         for group in 0..16 {
             parts.scales[group] = (block[group] & 0x0f) as i8;
             parts.offsets[group] = (block[group] >> 4) as i8;
@@ -394,7 +398,7 @@ impl QuantizedFormat for Q5K {
 /// The header that Q4_K and Q5_K share.
 fn affine_header(block: &[u8], parts: &mut Parts) {
     parts.scale = half_at(block, 0);
-    parts.offset = -half_at(block, 2);
+    parts.offset = minus_half_at(block, 2);
     let (scales, minimums) = six_bit_scales::unpack(field(block, 4));
     parts.scales[..8].copy_from_slice(&scales.map(|scale| scale as i8));
     parts.offsets[..8].copy_from_slice(&minimums.map(|minimum| minimum as i8));

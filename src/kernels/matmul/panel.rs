@@ -12,8 +12,6 @@
 //!
 //! Floating point: 32 rows; for each column the 32 weights in their own type.
 
-use half::f16;
-
 use super::format::{
     Codes, Parts, QuantizedFormat, Scales, block_columns, code_bytes, scale_bytes,
 };
@@ -42,18 +40,21 @@ pub(super) fn float_bytes<const WIDTH: usize>(columns: usize) -> usize {
 }
 
 /// Fills a zeroed quantized panel from up to 16 rows in ggml's layout.
+///
+/// The blocks of all rows that lie below each other are taken together: the panel is then written
+/// from front to back.
 pub(super) fn pack_quantized<F: QuantizedFormat>(rows: &[u8], columns: usize, panel: &mut [u8]) {
     let blocks = columns / block_columns::<F>();
+    let block_bytes = F::TYPE.block_bytes();
     let (codes, scales) = panel.split_at_mut(scales_at::<F>(columns));
     let codes_a_block = QUANTIZED_ROWS * block_columns::<F>() / 32 * code_bytes::<F>();
     let scales_a_block = QUANTIZED_ROWS * scale_bytes::<F>();
+    let codes = codes.chunks_exact_mut(codes_a_block);
+    let scales = scales.chunks_exact_mut(scales_a_block);
     let mut parts = Parts::new();
-    for (row, bytes) in rows.chunks_exact(blocks * F::TYPE.block_bytes()).enumerate() {
-        let bytes = bytes.chunks_exact(F::TYPE.block_bytes());
-        let codes = codes.chunks_exact_mut(codes_a_block);
-        let scales = scales.chunks_exact_mut(scales_a_block);
-        for ((bytes, codes), scales) in bytes.zip(codes).zip(scales) {
-            F::unpack(bytes, &mut parts);
+    for (block, (codes, scales)) in codes.zip(scales).enumerate() {
+        for (row, bytes) in rows.chunks_exact(blocks * block_bytes).enumerate() {
+            F::unpack(&bytes[block * block_bytes..][..block_bytes], &mut parts);
             place_codes::<F>(&parts, row, codes);
             place_scales::<F>(&parts, row, scales);
         }
@@ -66,8 +67,9 @@ fn place_codes<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8]) 
     for (columns, panel) in columns.iter().zip(panels) {
         let (stored, length) = store_codes::<F>(columns);
         let (quads, _) = stored[..length].as_chunks::<4>();
-        for (quad, panel) in quads.iter().zip(panel.chunks_exact_mut(4 * QUANTIZED_ROWS)) {
-            panel[4 * row..4 * row + 4].copy_from_slice(quad);
+        let (panel, _) = panel.as_chunks_mut::<{ 4 * QUANTIZED_ROWS }>();
+        for (quad, panel) in quads.iter().zip(panel) {
+            panel.as_chunks_mut::<4>().0[row] = *quad;
         }
     }
 }
@@ -101,16 +103,16 @@ fn store_codes<F: QuantizedFormat>(codes: &[u8; 32]) -> ([u8; 32], usize) {
 }
 
 fn place_scales<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8]) {
-    let mut place_half = |at: usize, value: f32| {
-        let bytes = f16::from_f32(value).to_le_bytes();
-        panel[at + 2 * row..at + 2 * row + 2].copy_from_slice(&bytes);
+    let mut place = |at: usize, size: usize, bits: u32| {
+        let at = at + size * row;
+        panel[at..at + size].copy_from_slice(&bits.to_le_bytes()[..size]);
     };
     match F::SCALES {
-        Scales::Single => panel[4 * row..4 * row + 4].copy_from_slice(&parts.scale.to_le_bytes()),
-        Scales::Half | Scales::TwoLevel => place_half(0, parts.scale),
+        Scales::Single => place(0, 4, parts.scale),
+        Scales::Half | Scales::TwoLevel => place(0, 2, parts.scale),
         Scales::HalfAndOffset | Scales::TwoLevelAndOffset => {
-            place_half(0, parts.scale);
-            place_half(2 * QUANTIZED_ROWS, parts.offset);
+            place(0, 2, parts.scale);
+            place(2 * QUANTIZED_ROWS, 2, parts.offset);
         }
     }
     let groups = block_columns::<F>() / F::GROUP;
@@ -131,16 +133,47 @@ fn place_scales<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8])
 
 /// Fills a zeroed floating-point panel from up to 32 rows of weights of `WIDTH` bytes.
 pub(super) fn pack_float<const WIDTH: usize>(rows: &[u8], columns: usize, panel: &mut [u8]) {
+    match WIDTH {
+        2 => pack_rows::<WIDTH, 4>(rows, columns, panel),
+        _ => pack_rows::<WIDTH, 2>(rows, columns, panel),
+    }
+}
+
+/// Writes `TOGETHER` rows' weights of a column at once.
+fn pack_rows<const WIDTH: usize, const TOGETHER: usize>(
+    rows: &[u8],
+    columns: usize,
+    panel: &mut [u8],
+) {
     /// Columns that are moved at a time, so that the lines written to stay in the first cache.
     const STRIP: usize = 64;
-    let (panel, _) = panel.as_chunks_mut::<WIDTH>();
+    if columns == 0 {
+        return;
+    }
     let (weights, _) = rows.as_chunks::<WIDTH>();
-    for strip in (0..columns).step_by(STRIP) {
-        let strip = strip..columns.min(strip + STRIP);
-        for (row, weights) in weights.chunks_exact(columns).enumerate() {
-            let column_of_panel = panel[strip.start * FLOAT_ROWS..].chunks_exact_mut(FLOAT_ROWS);
-            for (weight, column) in weights[strip.clone()].iter().zip(column_of_panel) {
-                column[row] = *weight;
+    let (panel, _) = panel.as_chunks_mut::<WIDTH>();
+    let count = weights.len() / columns;
+    for start in (0..columns).step_by(STRIP) {
+        let range = start..columns.min(start + STRIP);
+        let panel = &mut panel[start * FLOAT_ROWS..range.end * FLOAT_ROWS];
+        let (panel, _) = panel.as_chunks_mut::<FLOAT_ROWS>();
+        let strip_of = |row: usize| &weights[row * columns..][range.clone()];
+        for first in (0..count - count % TOGETHER).step_by(TOGETHER) {
+            let mut strips = [strip_of(first); TOGETHER];
+            for (row, strip) in strips.iter_mut().enumerate() {
+                *strip = &strip_of(first + row)[..panel.len()];
+            }
+            for (column, panel) in panel.iter_mut().enumerate() {
+                let mut together = [[0; WIDTH]; TOGETHER];
+                for (weight, strip) in together.iter_mut().zip(&strips) {
+                    *weight = strip[column];
+                }
+                panel[first..first + TOGETHER].copy_from_slice(&together);
+            }
+        }
+        for row in count - count % TOGETHER..count {
+            for (panel, weight) in panel.iter_mut().zip(strip_of(row)) {
+                panel[row] = *weight;
             }
         }
     }
