@@ -47,11 +47,13 @@ pub(super) struct Strips {
     /// Bytes that it takes then.
     pub(super) bytes: usize,
     /// Panels, their columns, those of the strip, the strip.
-    pub(super) unpack: unsafe fn([&[u8]; 2], usize, Range<usize>, &mut [u8]),
+    pub(super) unpack: Unpack,
     /// Strip, the panels' columns, those of the strip, tokens, totals (tokens × rows of two panels)
     /// which go on from the columns before, where the results go after the last columns.
     pub(super) multiply: MultiplyStrip,
 }
+
+type Unpack = unsafe fn([&[u8]; 2], usize, Range<usize>, &mut [u8]);
 
 type MultiplyStrip =
     unsafe fn(&[u8], usize, Range<usize>, Prepared<'_>, &mut [f32], &Destination<'_>);

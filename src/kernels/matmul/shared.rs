@@ -31,7 +31,6 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Panics
     /// If there are no such elements.
-    #[expect(clippy::mut_from_ref, reason = "callers keep apart, which is what this is for")]
     pub(super) unsafe fn slice(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.length, "the slice has the elements");
         // SAFETY: in bounds by the assertion; nobody else's by the contract.
