@@ -21,8 +21,8 @@ pub struct Request {
 }
 
 /// New tokens that a sequence gets room for when it starts. More room follows as it grows, so that
-/// a limit that no text will ever reach costs no memory.
-const FIRST_ROOM: usize = 8192;
+/// a limit that no text will ever reach costs no memory: in huge pages, room is taken as a whole.
+const FIRST_ROOM: usize = 1024;
 
 /// A handle to a submitted request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -53,7 +53,7 @@ impl Bench {
 
 fn question(row: usize, form: Form, choices: usize) -> Question {
     let question = match form {
-        Form::Blank if row % 2 == 0 => format!("_ ate the hen number {row}."),
+        Form::Blank if row.is_multiple_of(2) => format!("_ ate the hen number {row}."),
         Form::Blank => format!("The hen ate _ and number {row}."),
         _ => format!("Is the hen or the tin number {row} here?"),
     };

@@ -12,11 +12,12 @@ use crate::support::team::Team;
 /// Steps with fewer multiplications than this are not worth other threads.
 const SERIAL_BELOW: usize = 1 << 18;
 
-/// Tasks a thread, so that a thread that falls behind can be helped.
-const TASKS_PER_THREAD: usize = 4;
+/// Blocks of keys of a part when a sequence is split along its keys: parts that take several times as
+/// long as handing one out, and enough of them for the threads.
+const BLOCKS_PER_PART: usize = 8;
 
-/// Blocks of keys of a part when a sequence is split along its keys, at least.
-const BLOCKS_PER_PART: usize = 4;
+/// Tiles of rows from which on there are tasks enough without a split along the keys.
+const TILES_FOR_ALL: usize = 3;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -84,12 +85,11 @@ pub(super) fn attention(
         .map(|item| item.queries.len() * item.context())
         .sum::<usize>()
         .saturating_mul(step.shape.heads * step.shape.head_size);
-    let serial = multiplications < SERIAL_BELOW;
-    let threads = if serial { 1 } else { team.threads() };
     let AttentionScratch { tasks, partials, .. } = scratch;
-    let partial_length = plan(kernels, step, threads, tasks);
+    let partial_length = plan(kernels, step, tasks);
     if partials.len() < partial_length {
-        partials.resize(partial_length, 0.0);
+        // Seldom, since it grows as contexts do.
+        partials.resize(partial_length.next_power_of_two(), 0.0);
     }
     let targets = Targets { output: output.as_mut_ptr(), partials: partials.as_mut_ptr() };
     let run = |index: usize| {
@@ -99,7 +99,7 @@ pub(super) fn attention(
             unsafe { targets.run(kernels, &tasks[index], step, scratch) }
         });
     };
-    if serial {
+    if multiplications < SERIAL_BELOW {
         (0..tasks.len()).for_each(run);
     } else {
         team.run(tasks.len(), run);
@@ -109,67 +109,42 @@ pub(super) fn attention(
     }
 }
 
-/// Makes the step's tasks, some for every thread if the keys are long enough, and returns how many
-/// values their partial results take.
-fn plan(kernels: &Kernels, step: Step<'_>, threads: usize, tasks: &mut Vec<Task>) -> usize {
+/// Makes the step's tasks, and returns how many values their partial results take.
+///
+/// How a sequence is split depends on nothing but itself: not on what is in the step beside it, and
+/// not on the number of threads. Results then have the same bits whatever these are.
+fn plan(kernels: &Kernels, step: Step<'_>, tasks: &mut Vec<Task>) -> usize {
     let shape = step.shape;
     tasks.clear();
-    for (index, item) in step.items.iter().enumerate() {
-        for kv_head in 0..shape.kv_heads {
-            for rows in row_tiles(kernels, item.queries.len() * shape.group()) {
-                let mut task = Task { item: index, kv_head, rows, blocks: 0..0, partial: None };
-                let visible = task.work(step).visible_to_any();
-                task.blocks = blocks(item, visible);
-                tasks.push(task);
-            }
-        }
-    }
-    let lengths = tasks.iter().map(|task| task.blocks.len());
-    let limit = part_length(lengths, threads);
-    split(tasks, limit, shape.head_size)
-}
-
-/// How many blocks a task may have.
-fn part_length(lengths: impl ExactSizeIterator<Item = usize> + Clone, threads: usize) -> usize {
-    let (tasks, all) = (lengths.len(), lengths.clone().sum::<usize>());
-    let limit = match threads {
-        1 => all.max(1),
-        _ => all.div_ceil(threads * TASKS_PER_THREAD).max(BLOCKS_PER_PART),
-    };
-    let longest = lengths.max().unwrap_or(0);
-    if tasks * longest > all {
-        return limit;
-    }
-    // All are alike: as many parts as give every thread the same number of them.
-    let parts = longest.div_ceil(limit).max(1);
-    let even = |parts: &usize| (tasks * parts).is_multiple_of(threads);
-    let more = (parts..parts + threads).find(even).unwrap_or(parts);
-    longest.div_ceil(more).max(BLOCKS_PER_PART)
-}
-
-/// Splits tasks of more blocks than `limit` into about equal parts.
-fn split(tasks: &mut Vec<Task>, limit: usize, head_size: usize) -> usize {
-    let whole = tasks.len();
     let mut partial_length = 0;
-    if tasks.iter().all(|task| task.blocks.len() <= limit) {
-        return 0;
-    }
-    for index in 0..whole {
-        let Task { item, kv_head, rows, blocks, .. } = &tasks[index];
-        let (item, kv_head, rows, blocks) = (*item, *kv_head, rows.clone(), blocks.clone());
-        let parts = blocks.len().div_ceil(limit).max(1);
-        let length = blocks.len().div_ceil(parts).max(1);
-        for start in blocks.clone().step_by(length) {
-            let blocks = start..blocks.end.min(start + length);
-            let partial = (parts > 1).then_some(partial_length);
-            if parts > 1 {
-                partial_length += rows.len() * (head_size + 2);
+    for (index, item) in step.items.iter().enumerate() {
+        let rows = item.queries.len() * shape.group();
+        let is_split = row_tiles(kernels, rows).count() < TILES_FOR_ALL;
+        for kv_head in 0..shape.kv_heads {
+            for rows in row_tiles(kernels, rows) {
+                let task = Task { item: index, kv_head, rows, blocks: 0..0, partial: None };
+                let visible = task.work(step).visible_to_any();
+                let task = Task { blocks: blocks(item, visible), ..task };
+                if !is_split || task.blocks.len() <= BLOCKS_PER_PART {
+                    tasks.push(task);
+                    continue;
+                }
+                for blocks in parts(task.blocks) {
+                    let rows = task.rows.clone();
+                    let partial = Some(partial_length);
+                    partial_length += rows.len() * (shape.head_size + 2);
+                    tasks.push(Task { rows, blocks, partial, ..task });
+                }
             }
-            tasks.push(Task { item, kv_head, rows: rows.clone(), blocks, partial });
         }
     }
-    tasks.drain(..whole);
     partial_length
+}
+
+/// Blocks in the parts of a split.
+fn parts(blocks: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = blocks.end;
+    blocks.step_by(BLOCKS_PER_PART).map(move |start| start..end.min(start + BLOCKS_PER_PART))
 }
 
 /// The blocks, counted over all spans, that hold these positions.
@@ -305,23 +280,5 @@ fn merge(step: Step<'_>, tasks: &[Task], partials: &[f32], output: &mut [f32]) {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_even_and_no_smaller_than_they_are_worth() {
-        let length = |lengths: &[usize], threads| part_length(lengths.iter().copied(), threads);
-        // Three heads on two threads: twelve parts rather than nine.
-        assert_eq!(length(&[47; 3], 2), 12);
-        assert_eq!(length(&[47; 12], 2), 47);
-        assert_eq!(length(&[47; 3], 1), 47);
-        assert_eq!(length(&[5; 3], 2), BLOCKS_PER_PART);
-        // A long sequence beside short ones.
-        assert_eq!(length(&[2, 2, 100], 2), 13);
-        assert_eq!(length(&[], 2), BLOCKS_PER_PART);
     }
 }

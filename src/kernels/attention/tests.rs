@@ -118,11 +118,20 @@ impl Setup {
     }
 
     fn run(&self, level: Level, queries: Rows<'_>, items: &[AttentionItem<'_>]) -> Vec<f32> {
+        self.run_on(&Team::new(3), level, queries, items)
+    }
+
+    fn run_on(
+        &self,
+        team: &Team,
+        level: Level,
+        queries: Rows<'_>,
+        items: &[AttentionItem<'_>],
+    ) -> Vec<f32> {
         let mut output = vec![7.5; queries.count() * queries.width()];
         let mut scratch = AttentionScratch::default();
-        let team = Team::new(3);
         let (shape, layer) = (self.shape, LAYERS - 1);
-        attention_with(level, &team, shape, layer, queries, items, &mut output, &mut scratch);
+        attention_with(level, team, shape, layer, queries, items, &mut output, &mut scratch);
         output
     }
 }
@@ -328,6 +337,44 @@ fn a_row_has_the_same_bits_whatever_rows_are_beside_it() {
         }
         let (one, two) = (run(4..5, 115), run(3..5, 115));
         assert!(one == two[192..], "{}", level.name());
+    }
+}
+
+#[test]
+fn a_sequence_has_the_same_bits_whatever_sequences_and_threads_there_are() {
+    let setup = Setup::new(3, 1, 64);
+    let mut numbers = Numbers(11);
+    // Decode steps, and a few tokens at the end of a long context.
+    let (tokens, lengths) = ([1, 1, 7, 1, 20], [3000, 1, 2500, 700, 600]);
+    let stores = lengths.map(|length| setup.store(&mut numbers, length, 0));
+    let spans: Vec<_> = stores.iter().zip(lengths).collect();
+    let spans: Vec<_> = spans.iter().map(|&(store, length)| [Span { store, length }]).collect();
+    let rows: usize = tokens.iter().sum();
+    let queries = numbers.row(rows * 192, 1.0);
+    let mut start = 0;
+    let items: Vec<_> = tokens
+        .iter()
+        .zip(&spans)
+        .map(|(tokens, spans)| {
+            start += tokens;
+            AttentionItem { queries: start - tokens..start, spans }
+        })
+        .collect();
+    for level in Level::available() {
+        let together = |threads: usize| {
+            let queries = Rows::new(&queries, rows, 192, 192);
+            setup.run_on(&Team::new(threads), level, queries, &items)
+        };
+        let all = together(1);
+        assert!(all == together(2) && all == together(5), "{}", level.name());
+        for item in &items {
+            let range = item.queries.start * 192..item.queries.end * 192;
+            let count = item.queries.len();
+            let alone = [AttentionItem { queries: 0..count, spans: item.spans }];
+            let queries = Rows::new(&queries[range.clone()], count, 192, 192);
+            let output = setup.run_on(&Team::new(3), level, queries, &alone);
+            assert!(output == all[range], "{}: {:?}", level.name(), item.queries);
+        }
     }
 }
 

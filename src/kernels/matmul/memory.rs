@@ -35,14 +35,13 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    fn new(length: usize) -> Self {
-        let mut map = MmapMut::map_anon(length).unwrap_or_else(|error| {
-            panic!("the system has no {length} bytes of memory: {error}");
-        });
+    /// None where the system has no such memory.
+    fn new(length: usize) -> Option<Arc<Self>> {
+        let mut map = MmapMut::map_anon(length).ok()?;
         // A system without huge pages refuses, and is only slower.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
-        Self { start: map.as_mut_ptr(), _map: map }
+        Some(Arc::new(Self { start: map.as_mut_ptr(), _map: map }))
     }
 }
 
@@ -54,24 +53,40 @@ impl AlignedBytes {
         Self { region: None, start: 0, length: 0 }
     }
 
-    /// So many bytes of a region that others have parts of.
-    pub(super) fn zeroed(length: usize) -> Self {
+    /// So many bytes of a region that others have parts of; none where there is no memory.
+    pub(super) fn zeroed(length: usize) -> Option<Self> {
         if length == 0 || length > REGION / 2 {
             return Self::alone(length);
         }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         let (region, taken) = match shared.take() {
             Some((region, taken)) if taken + length <= REGION => (region, taken),
-            _ => (Arc::new(Region::new(REGION)), 0),
+            _ => (Region::new(REGION)?, 0),
         };
         *shared = Some((Arc::clone(&region), (taken + length).next_multiple_of(LINE)));
-        Self { region: Some(region), start: taken, length }
+        Some(Self { region: Some(region), start: taken, length })
     }
 
     /// So many bytes that go back to the system as soon as they are dropped.
-    pub(super) fn alone(length: usize) -> Self {
-        let region = (length > 0).then(|| Arc::new(Region::new(length)));
-        Self { region, start: 0, length }
+    fn alone(length: usize) -> Option<Self> {
+        if length == 0 {
+            return Some(Self::empty());
+        }
+        Some(Self { region: Some(Region::new(length)?), start: 0, length })
+    }
+
+    /// At least so many bytes of working memory, without which there is no way on.
+    ///
+    /// # Panics
+    /// If there is no memory.
+    pub(super) fn reserve(&mut self, length: usize) {
+        if self.length < length {
+            // What there was may be all that is missing.
+            *self = Self::empty();
+            *self = Self::alone(length.next_power_of_two()).unwrap_or_else(|| {
+                panic!("the system has no {length} bytes of memory");
+            });
+        }
     }
 
     fn pointer(&self) -> *mut u8 {
@@ -92,10 +107,7 @@ impl AlignedBytes {
 
     /// The first bytes as 32-bit words. Where there are too few, they are given up for more.
     pub(super) fn words(&mut self, count: usize) -> &mut [u32] {
-        if self.length < 4 * count {
-            *self = Self::empty();
-            *self = Self::alone((4 * count).next_power_of_two());
-        }
+        self.reserve(4 * count);
         // SAFETY: as above; a word may have any bits, and begins where a cache line does.
         unsafe { std::slice::from_raw_parts_mut(self.pointer().cast(), count) }
     }
@@ -107,8 +119,9 @@ mod tests {
 
     #[test]
     fn parts_are_aligned_zero_and_apart() {
-        let mut parts: Vec<AlignedBytes> =
-            [1, 0, 100, 64, REGION / 2, REGION / 2 + 1, 63].map(AlignedBytes::zeroed).into();
+        let mut parts: Vec<AlignedBytes> = [1, 0, 100, 64, REGION / 2, REGION / 2 + 1, 63]
+            .map(|length| AlignedBytes::zeroed(length).unwrap())
+            .into();
         for (index, part) in parts.iter_mut().enumerate() {
             assert!(part.as_slice().as_ptr().addr().is_multiple_of(LINE));
             assert!(part.as_slice().iter().all(|&byte| byte == 0));

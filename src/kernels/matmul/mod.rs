@@ -41,6 +41,22 @@ use crate::quant::formats::CodecError;
 use crate::support::processor::Level;
 use crate::support::team::Team;
 
+/// Why weights cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// A format that no kernel knows; a row that is no whole number of blocks.
+    #[error(transparent)]
+    Format(#[from] CodecError),
+    /// There is no memory for them.
+    #[error(
+        "no memory for {bytes} bytes of weights: close other programs, or take a smaller model"
+    )]
+    Memory {
+        /// What the packed weights take.
+        bytes: usize,
+    },
+}
+
 /// A weight matrix prepared once at load for the machine's best kernel.
 ///
 /// It takes about as many bytes as the weights did; the bytes it was packed from are not kept.
@@ -58,7 +74,7 @@ impl PackedMatrix {
     /// Packs `rows × columns` weights whose bytes are in ggml's row layout.
     ///
     /// # Errors
-    /// A format that no kernel knows, named; a row that is no whole number of blocks.
+    /// See [`PackError`].
     ///
     /// # Panics
     /// If `bytes` does not hold exactly `rows` rows.
@@ -67,7 +83,7 @@ impl PackedMatrix {
         rows: usize,
         columns: usize,
         bytes: &[u8],
-    ) -> Result<Self, CodecError> {
+    ) -> Result<Self, PackError> {
         Self::pack_for(Level::current(), ggml_type, rows, columns, bytes)
     }
 
@@ -78,7 +94,7 @@ impl PackedMatrix {
         rows: usize,
         columns: usize,
         bytes: &[u8],
-    ) -> Result<Self, CodecError> {
+    ) -> Result<Self, PackError> {
         assert!(Level::available().any(|one| one == level), "kernels are picked for this machine");
         let kernel = Kernel::select(ggml_type, level)
             .ok_or(CodecError::Unsupported(ggml_type, "multiplied"))?;
@@ -93,7 +109,8 @@ impl PackedMatrix {
             "the bytes are those of all rows"
         );
         let panel_bytes = (kernel.panel_bytes)(columns);
-        let mut panels = AlignedBytes::zeroed(rows.div_ceil(kernel.panel_rows) * panel_bytes);
+        let length = rows.div_ceil(kernel.panel_rows) * panel_bytes;
+        let mut panels = AlignedBytes::zeroed(length).ok_or(PackError::Memory { bytes: length })?;
         if panel_bytes > 0 {
             panels
                 .as_mut_slice()

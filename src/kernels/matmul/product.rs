@@ -177,9 +177,7 @@ impl Scratch {
     }
 
     fn reserve(&mut self, bytes: usize, totals: usize) {
-        if self.strip.as_slice().len() < bytes {
-            self.strip = AlignedBytes::zeroed(bytes);
-        }
+        self.strip.reserve(bytes);
         if self.totals.len() < totals {
             self.totals.resize(totals, 0.0);
         }

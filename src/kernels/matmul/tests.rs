@@ -392,8 +392,13 @@ fn what_cannot_be_multiplied_is_refused() {
     assert!(refused.to_string().contains("I32"), "{refused}");
     assert!(matches!(
         PackedMatrix::pack(GgmlType::Q4_K, 1, 576, &[0; 324]),
-        Err(CodecError::Ragged { columns: 576, block: 256, .. })
+        Err(PackError::Format(CodecError::Ragged { columns: 576, block: 256, .. }))
     ));
+}
+
+#[test]
+fn weights_without_memory_are_refused() {
+    assert!(AlignedBytes::zeroed(1 << 60).is_none());
 }
 
 #[test]
