@@ -11,8 +11,7 @@ pub(super) use float::{float_strips, multiply_float};
 pub(super) use quantize::fill;
 pub(super) use quantized::{multiply_quantized, quantized_strips};
 
-/// Tokens that are multiplied with weights as they are packed. From more on it is faster to unpack
-/// these only once for all tokens.
+/// Tokens that are multiplied at a time with weights as they are packed, at most.
 pub(super) const TILE: usize = 4;
 
 /// Tokens that unpacked weights of two panels are multiplied with: their sums fill most of the 32

@@ -23,6 +23,10 @@ const WORTH_A_THREAD: usize = 1 << 16;
 /// to the others.
 const TASKS_A_THREAD: usize = 4;
 
+/// Tiles of tokens up to which it is faster to read the packed weights again from the cache for each
+/// than to unpack them for all.
+const STRIPS_FROM_TILES: usize = 2;
+
 /// Matrices that can be multiplied together.
 pub(super) const MAX_MATRICES: usize = 8;
 
@@ -94,7 +98,9 @@ fn multiply_panels(
 ) {
     let inputs = inputs.of(matrix.kernel.activations);
     match &matrix.kernel.strips {
-        Some(strips) if tokens.len() > matrix.kernel.tile && matrix.columns > 0 => {
+        Some(strips)
+            if tokens.len() > STRIPS_FROM_TILES * matrix.kernel.tile && matrix.columns > 0 =>
+        {
             SCRATCH.with_borrow_mut(|scratch| {
                 multiply_strips(matrix, strips, scratch, inputs, tokens, panels, output);
             });
