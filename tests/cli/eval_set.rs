@@ -56,7 +56,7 @@ fn a_set_is_counted_and_sampled() {
         .success()
         .stdout(contains("120 questions, 60 for shots"))
         .stdout(contains("number of choices: 4: 120"))
-        .stdout(contains("virology"))
+        .stdout(contains("world_religions"))
         .stdout(contains("row 0, ").and(contains("row 60, ")).and(contains("\n* ")));
     let output = show(&["--json", "--row", "7,3"]).success();
     let shown: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
