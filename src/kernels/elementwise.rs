@@ -4,6 +4,7 @@
 //! instruction set; the widest that the machine has is picked at run time.
 
 use super::dispatch::for_each_instruction_set;
+use super::shared::Shared;
 use crate::support::team::Team;
 
 /// Rows of a matrix of activations; they may lie inside wider rows.
@@ -64,27 +65,19 @@ pub fn for_each_row<const MATRICES: usize>(
     matrices: [&mut [f32]; MATRICES],
     action: impl Fn(usize, [&mut [f32]; MATRICES]) + Sync,
 ) {
-    struct Matrix {
-        start: *mut f32,
-        width: usize,
-    }
-    // SAFETY: `rows_of` alone reads it, and its callers keep apart.
-    unsafe impl Sync for Matrix {}
-
     if rows == 0 {
         return;
     }
     let elements: usize = matrices.iter().map(|matrix| matrix.len()).sum();
     let matrices = matrices.map(|matrix| {
         assert!(matrix.len().is_multiple_of(rows), "a matrix has whole rows");
-        Matrix { start: matrix.as_mut_ptr(), width: matrix.len() / rows }
+        (matrix.len() / rows, Shared::of(matrix))
     });
     let row = |index: usize| {
         std::array::from_fn(|matrix| {
-            let Matrix { start, width } = matrices[matrix];
-            // SAFETY: inside the matrix, which is borrowed for as long as this function runs, and
-            // each index is handed out once.
-            unsafe { std::slice::from_raw_parts_mut(start.add(index * width), width) }
+            let (width, shared) = &matrices[matrix];
+            // SAFETY: each index is handed out once.
+            unsafe { shared.slice(index * width..(index + 1) * width) }
         })
     };
     let tasks =

@@ -5,3 +5,4 @@ mod dispatch;
 pub mod elementwise;
 pub mod matmul;
 pub mod peak;
+mod shared;

@@ -7,6 +7,7 @@ use super::vector::prefetch;
 use super::work::{KEY_BLOCK, Scratch, Work};
 use super::{AttentionItem, Kernels, Step, stream, tile};
 use crate::kernels::dispatch::for_each_instruction_set;
+use crate::kernels::shared::Shared;
 use crate::support::team::Team;
 
 /// Steps with fewer multiplications than this are not worth other threads.
@@ -91,7 +92,7 @@ pub(super) fn attention(
         // Seldom, since it grows as contexts do.
         partials.resize(partial_length.next_power_of_two(), 0.0);
     }
-    let targets = Targets { output: output.as_mut_ptr(), partials: partials.as_mut_ptr() };
+    let targets = Targets { output: Shared::of(output), partials: Shared::of(partials) };
     let run = |index: usize| {
         SCRATCH.with_borrow_mut(|scratch| {
             // SAFETY: `plan` made tasks that fit the kernels and do not overlap, `super::check`
@@ -178,24 +179,26 @@ fn row_tiles(kernels: &Kernels, rows: usize) -> impl Iterator<Item = Range<usize
 }
 
 /// Where tasks leave their results.
-struct Targets {
-    output: *mut f32,
-    partials: *mut f32,
+struct Targets<'a> {
+    output: Shared<'a, f32>,
+    partials: Shared<'a, f32>,
 }
 
-// SAFETY: tasks write disjoint places, and nobody reads before all are done.
-unsafe impl Sync for Targets {}
-
-impl Targets {
+impl Targets<'_> {
     /// # Safety
     /// The kernels' instruction set; a task of [`plan`], whose places no other thread uses now.
     unsafe fn run(&self, kernels: &Kernels, task: &Task, step: Step<'_>, scratch: &mut Scratch) {
         let work = task.work(step);
         let size = work.shape.head_size;
+        let place_of = |row: usize| {
+            let start = offset(&work, row);
+            start..start + size
+        };
         for row in work.rows.clone() {
             // Both are far apart, and the kernel takes its time over either.
-            fetch(work.query(row).as_ptr(), size);
-            fetch(self.output.wrapping_add(offset(&work, row)), size);
+            fetch(work.query(row));
+            // SAFETY: the row's place in the output, which is this task's own.
+            fetch(unsafe { self.output.slice(place_of(row)) });
         }
         // The same for all rows of an item, so that none has other bits for being in the last tile.
         let rows = work.item.queries.len() * work.group();
@@ -206,31 +209,28 @@ impl Targets {
         for (index, row) in work.rows.clone().enumerate() {
             let sums = &rows.sums[index * rows.padded..][..size];
             let (maximum, total) = (rows.maxima[index], rows.totals[index]);
-            // SAFETY: the row's place in the output, or the task's place among the partial
-            // results, both within their buffers and this task's own.
-            unsafe {
-                match task.partial {
-                    None => {
-                        let target = self.output.add(offset(&work, row));
-                        let target = std::slice::from_raw_parts_mut(target, size);
-                        scale_row(sums, 1.0 / total, target);
-                    }
-                    Some(place) => {
-                        let target = self.partials.add(place + index * (size + 2));
-                        let target = std::slice::from_raw_parts_mut(target, size + 2);
-                        target[..size].copy_from_slice(sums);
-                        target[size..].copy_from_slice(&[maximum, total]);
-                    }
+            match task.partial {
+                None => {
+                    // SAFETY: as above.
+                    let target = unsafe { self.output.slice(place_of(row)) };
+                    scale_row(sums, 1.0 / total, target);
+                }
+                Some(first) => {
+                    let start = first + index * (size + 2);
+                    // SAFETY: the task's place among the partial results, which is its own.
+                    let target = unsafe { self.partials.slice(start..start + size + 2) };
+                    target[..size].copy_from_slice(sums);
+                    target[size..].copy_from_slice(&[maximum, total]);
                 }
             }
         }
     }
 }
 
-/// Fetches so many elements into the nearest cache.
-fn fetch(start: *const f32, elements: usize) {
-    for element in (0..elements).step_by(16) {
-        prefetch(start.wrapping_add(element));
+/// Fetches elements into the nearest cache.
+fn fetch(elements: &[f32]) {
+    for line in elements.chunks(16) {
+        prefetch(line.as_ptr());
     }
 }
 

@@ -3,19 +3,20 @@
 
 use super::store::round_query;
 use super::{AttentionItem, AttentionShape, Step};
+use crate::kernels::shared::Shared;
 use crate::support::team::Team;
 
 /// See [`super::attention`].
 pub(super) fn attention(team: &Team, step: Step<'_>, output: &mut [f32]) {
     let Step { shape, layer, queries, items } = step;
     let width = shape.heads * shape.head_size;
-    let output = Output(output.as_mut_ptr());
+    let output = Shared::of(output);
     for item in items {
         team.run(item.queries.len(), |token| {
             let row = item.queries.start + token;
             let query = queries.row(row);
             // SAFETY: a token's row is nobody else's, as `super::check` made sure.
-            let output = unsafe { output.row(row, width) };
+            let output = unsafe { output.slice(row * width..(row + 1) * width) };
             let heads = query.chunks_exact(shape.head_size);
             for (head, (query, output)) in
                 heads.zip(output.chunks_exact_mut(shape.head_size)).enumerate()
@@ -23,22 +24,6 @@ pub(super) fn attention(team: &Team, step: Step<'_>, output: &mut [f32]) {
                 one_head(shape, layer, head / shape.group(), query, item, token, output);
             }
         });
-    }
-}
-
-/// The output matrix.
-struct Output(*mut f32);
-
-// SAFETY: threads take different rows of it.
-unsafe impl Sync for Output {}
-
-impl Output {
-    /// # Safety
-    /// The row is there, and nobody else uses it.
-    #[allow(clippy::mut_from_ref, reason = "threads take different rows")]
-    unsafe fn row(&self, row: usize, width: usize) -> &mut [f32] {
-        // SAFETY: the caller's.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(row * width), width) }
     }
 }
 

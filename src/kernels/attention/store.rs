@@ -122,6 +122,52 @@ pub(super) struct HeadMemory<'a> {
     memory: PhantomData<&'a [u8]>,
 }
 
+/// How the parts of [`HeadMemory`] follow each other, and heads within layers.
+#[derive(Debug, Clone, Copy)]
+struct HeadLayout {
+    /// Positions that there is room for.
+    capacity: usize,
+    /// Bytes of the keys, and of the values.
+    plane: usize,
+}
+
+/// A head's parts, to be written.
+struct HeadParts {
+    keys: *mut u8,
+    values: *mut u8,
+    key_scales: *mut f32,
+    value_scales: *mut f32,
+}
+
+impl HeadLayout {
+    fn new(kind: KvType, shape: KvShape, capacity: usize) -> Self {
+        Self { capacity, plane: capacity * padded(shape.head_size) * kind.bytes() }
+    }
+
+    /// Bytes of one head of one layer.
+    fn bytes(self) -> usize {
+        2 * (self.plane + self.capacity * size_of::<f32>())
+    }
+
+    /// The parts of head `index` of those that begin at `start`.
+    ///
+    /// # Safety
+    /// So many heads are there.
+    unsafe fn parts(self, start: *mut u8, index: usize) -> HeadParts {
+        // SAFETY: the parts lie within the head, which the caller says is there.
+        unsafe {
+            let keys = start.add(index * self.bytes());
+            let key_scales = keys.add(2 * self.plane).cast::<f32>();
+            HeadParts {
+                keys,
+                values: keys.add(self.plane),
+                key_scales,
+                value_scales: key_scales.add(self.capacity),
+            }
+        }
+    }
+}
+
 impl KeyValues {
     /// Room for at least `capacity` positions; `None` if there is no memory for them. The system
     /// hands the memory out as it is used.
@@ -164,23 +210,27 @@ impl KeyValues {
         assert!(count <= other.capacity && position + count <= self.capacity, "no such positions");
         for layer in 0..self.shape.layers {
             for kv_head in 0..self.shape.kv_heads {
-                self.copy_head((layer, kv_head), position, other, count);
+                self.copy_head(layer, kv_head, position, other, count);
             }
         }
     }
 
-    fn copy_head(&mut self, head: (usize, usize), position: usize, other: &Self, count: usize) {
+    fn copy_head(
+        &mut self,
+        layer: usize,
+        kv_head: usize,
+        position: usize,
+        other: &Self,
+        count: usize,
+    ) {
         let (size, bytes) = (padded(self.shape.head_size), self.kind.bytes());
-        let plane = self.capacity * size * bytes;
-        let offset = (head.0 * self.shape.kv_heads + head.1) * self.head_bytes();
-        let from = other.head(head.0, head.1);
+        let (layout, from) = (self.layout(), other.head(layer, kv_head));
         // SAFETY: the layers' heads follow each other, and this one is there with all its parts; so
         // are all places of positions below the capacities, which `copy` has checked.
         unsafe {
-            let keys = self.memory.as_mut_ptr().add(offset);
-            let values = keys.add(plane);
-            let key_scales = keys.add(2 * plane).cast::<f32>();
-            let value_scales = key_scales.add(self.capacity);
+            let index = layer * self.shape.kv_heads + kv_head;
+            let HeadParts { keys, values, key_scales, value_scales } =
+                layout.parts(self.memory.as_mut_ptr(), index);
             let copy = |to: *mut u8, place: usize, from: *const u8, other_place: usize, count| {
                 let (from, to) = (from.add(other_place * bytes), to.add(place * bytes));
                 std::ptr::copy_nonoverlapping(from, to, count * bytes);
@@ -214,11 +264,11 @@ impl KeyValues {
     /// If there is no such layer.
     pub fn writer(&mut self, layer: usize) -> LayerWriter<'_> {
         assert!(layer < self.shape.layers, "no layer {layer}");
-        let offset = layer * self.shape.kv_heads * self.head_bytes();
+        let (kind, shape, layout) = (self.kind, self.shape, self.layout());
+        let offset = layer * shape.kv_heads * layout.bytes();
         // SAFETY: the layers' heads follow each other, and this layer is there.
         let start = unsafe { self.memory.as_mut_ptr().add(offset) };
-        let (kind, shape, capacity) = (self.kind, self.shape, self.capacity);
-        LayerWriter { start, kind, shape, capacity, memory: PhantomData }
+        LayerWriter { start, kind, shape, layout, memory: PhantomData }
     }
 
     /// One head of a layer.
@@ -227,26 +277,20 @@ impl KeyValues {
     /// If there is no such layer or head.
     pub(super) fn head(&self, layer: usize, kv_head: usize) -> HeadMemory<'_> {
         assert!(layer < self.shape.layers && kv_head < self.shape.kv_heads, "no such head");
-        let offset = (layer * self.shape.kv_heads + kv_head) * self.head_bytes();
-        let plane = self.capacity * padded(self.shape.head_size) * self.kind.bytes();
-        // SAFETY: the heads follow each other, and this one is there with all its parts.
-        unsafe {
-            let keys = self.memory.as_ptr().add(offset);
-            let key_scales = keys.add(2 * plane).cast::<f32>();
-            HeadMemory {
-                keys,
-                values: keys.add(plane),
-                key_scales,
-                value_scales: key_scales.add(self.capacity),
-                memory: PhantomData,
-            }
+        let index = layer * self.shape.kv_heads + kv_head;
+        // SAFETY: the heads follow each other, and this one is there. The memory is only read.
+        let parts = unsafe { self.layout().parts(self.memory.as_ptr().cast_mut(), index) };
+        HeadMemory {
+            keys: parts.keys,
+            values: parts.values,
+            key_scales: parts.key_scales,
+            value_scales: parts.value_scales,
+            memory: PhantomData,
         }
     }
 
-    /// Bytes of one head of one layer.
-    fn head_bytes(&self) -> usize {
-        self.capacity * self.shape.bytes_per_token(self.kind)
-            / (self.shape.layers * self.shape.kv_heads)
+    fn layout(&self) -> HeadLayout {
+        HeadLayout::new(self.kind, self.shape, self.capacity)
     }
 
     /// Element `index` of the key and of the value at a position, as integers.
@@ -299,7 +343,7 @@ pub struct LayerWriter<'a> {
     start: *mut u8,
     kind: KvType,
     shape: KvShape,
-    capacity: usize,
+    layout: HeadLayout,
     memory: PhantomData<&'a mut [u8]>,
 }
 
@@ -316,7 +360,7 @@ impl LayerWriter<'_> {
     /// If the position is not there, or a length is another.
     pub fn write(&self, position: usize, keys: &[f32], values: &[f32]) {
         let KvShape { kv_heads, head_size, .. } = self.shape;
-        assert!(position < self.capacity, "no room for position {position}");
+        assert!(position < self.layout.capacity, "no room for position {position}");
         assert_eq!((keys.len(), values.len()), (kv_heads * head_size, kv_heads * head_size));
         let rows = keys.chunks_exact(head_size).zip(values.chunks_exact(head_size));
         for (kv_head, (key, value)) in rows.enumerate() {
@@ -326,8 +370,6 @@ impl LayerWriter<'_> {
 
     fn write_head(&self, kv_head: usize, position: usize, key: &[f32], value: &[f32]) {
         let size = padded(self.shape.head_size);
-        let plane = self.capacity * size * self.kind.bytes();
-        let head_bytes = 2 * (plane + self.capacity * size_of::<f32>());
         let norm_limit = match self.kind {
             KvType::I16 => NORM_LIMIT,
             // They cannot get as large.
@@ -340,10 +382,8 @@ impl LayerWriter<'_> {
         }
         // SAFETY: the head and the position are there; so are their places.
         unsafe {
-            let keys = self.start.add(kv_head * head_bytes);
-            let values = keys.add(plane);
-            let key_scales = keys.add(2 * plane).cast::<f32>();
-            let value_scales = key_scales.add(self.capacity);
+            let HeadParts { keys, values, key_scales, value_scales } =
+                self.layout.parts(self.start, kv_head);
             store_scale(key_scales.add(position), key_scale);
             store_scale(value_scales.add(position), value_scale);
             let limit = self.kind.limit();
@@ -497,118 +537,4 @@ for_each_instruction_set! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(size: usize, seed: f32) -> Vec<f32> {
-        (0..size).map(|i| (i as f32 * 1.3 + seed).sin() * seed).collect()
-    }
-
-    #[test]
-    fn what_is_written_comes_back_to_within_half_a_step() {
-        for kind in [KvType::I16, KvType::I8] {
-            for head_size in [1, 7, 16, 50, 64, 80, 256] {
-                let shape = KvShape { layers: 2, kv_heads: 3, head_size };
-                let mut store = KeyValues::allocate(kind, shape, 37).unwrap();
-                assert_eq!(store.capacity(), 48);
-                let token = |layer: usize, position: usize| {
-                    let seed = (layer * 100 + position + 1) as f32;
-                    (row(3 * head_size, seed), row(3 * head_size, seed * 0.01))
-                };
-                for layer in 0..2 {
-                    for position in (0..48).rev() {
-                        let (keys, values) = token(layer, position);
-                        store.write(layer, position, &keys, &values);
-                    }
-                }
-                for (layer, position) in (0..96).map(|i| (i / 48, i % 48)) {
-                    let (keys, values) = token(layer, position);
-                    for (index, (key, value)) in keys.iter().zip(values).enumerate() {
-                        let (kv_head, index) = (index / head_size, index % head_size);
-                        let scales = store.scales(layer, kv_head, position);
-                        let elements = store.elements(layer, kv_head, position, index);
-                        assert!((elements.0 * scales.0 - key).abs() <= scales.0 * 0.51);
-                        assert!((elements.1 * scales.1 - value).abs() <= scales.1 * 0.51);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_copy_is_what_it_was_wherever_it_goes() {
-        for kind in [KvType::I16, KvType::I8] {
-            for head_size in [3, 16, 34] {
-                let shape = KvShape { layers: 2, kv_heads: 2, head_size };
-                let [mut from, mut to] =
-                    [20, 64].map(|capacity| KeyValues::allocate(kind, shape, capacity).unwrap());
-                for (layer, position) in (0..40).map(|i| (i / 20, i % 20)) {
-                    let keys = row(2 * head_size, (layer * 50 + position + 1) as f32);
-                    from.write(layer, position, &keys, &row(2 * head_size, position as f32 + 0.1));
-                }
-                to.copy(0, &from, 19);
-                to.copy(19, &from, 20);
-                for (layer, kv_head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                    for (new, old) in (0..19).chain(0..20).enumerate() {
-                        let scales = |store: &KeyValues, at| store.scales(layer, kv_head, at);
-                        assert_eq!(scales(&to, new), scales(&from, old));
-                        for index in 0..head_size {
-                            let element =
-                                |store: &KeyValues, at| store.elements(layer, kv_head, at, index);
-                            assert_eq!(element(&to, new), element(&from, old));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn no_norm_is_too_large_and_no_range_wasted() {
-        let spike = |size: usize| {
-            let mut row = vec![0.0; size];
-            row[size / 2] = -3e30;
-            row
-        };
-        for size in [1, 2, 64, 256, 512] {
-            for row in [vec![1e-20; size], vec![1e38; size], row(size, 4.0), spike(size)] {
-                let mut elements = vec![0; size];
-                let scale = round_query(&row, &mut elements);
-                let norm = elements.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>().sqrt();
-                assert!(norm * norm < 2f64.powi(31), "{norm}");
-                assert!(norm > 32_700.0, "{norm}");
-                let worst = row.iter().zip(&elements).map(|(v, &e)| v / scale - f32::from(e));
-                assert!(worst.fold(0f32, |worst, e| worst.max(e.abs())) < 0.51);
-            }
-        }
-    }
-
-    #[test]
-    fn rows_without_magnitude_or_with_too_much() {
-        let mut elements = [1; 3];
-        let tiny = f32::from_bits(1);
-        for nothing in [[0.0; 3], [tiny, -tiny, 0.0]] {
-            assert_eq!(round_query(&nothing, &mut elements), f32::MIN_POSITIVE);
-            assert_eq!(elements, [0; 3]);
-        }
-        for broken in [f32::NAN, f32::INFINITY] {
-            assert!(round_query(&[1.0, broken, 2.0], &mut elements).is_nan());
-            let shape = KvShape { layers: 1, kv_heads: 1, head_size: 2 };
-            let mut store = KeyValues::allocate(KvType::I16, shape, 2).unwrap();
-            store.write(0, 0, &[1.0, 2.0], &[1.0, broken]);
-            store.write(0, 1, &[broken, 2.0], &[1.0, 2.0]);
-            for position in 0..2 {
-                let (key, value) = store.scales(0, 0, position);
-                assert!(key.is_nan() && value == 0.0);
-            }
-        }
-    }
-
-    #[test]
-    fn room_that_nobody_has_is_none() {
-        let shape = KvShape { layers: 2, kv_heads: 1, head_size: 8 };
-        for capacity in [1 << 50, usize::MAX, usize::MAX - 15] {
-            assert!(KeyValues::allocate(KvType::I16, shape, capacity).is_none());
-        }
-    }
-}
+mod tests;

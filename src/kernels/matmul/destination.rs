@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::shared::Shared;
+use crate::kernels::shared::Shared;
 
 /// Where a product goes.
 #[derive(Debug)]

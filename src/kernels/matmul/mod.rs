@@ -25,7 +25,6 @@ mod neon;
 mod panel;
 mod portable;
 mod product;
-mod shared;
 mod source;
 #[cfg(test)]
 mod tests;

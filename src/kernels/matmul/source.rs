@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::activations::{ActivationKind, Prepared};
 use super::kernel;
 use super::memory::AlignedBytes;
-use super::shared::Shared;
 use crate::kernels::elementwise::{Rows, rms_norm_row, silu_multiply_row};
+use crate::kernels::shared::Shared;
 use crate::support::processor::InstructionSet;
 use crate::support::team::Team;
 
