@@ -21,7 +21,8 @@ A job is `MODEL/FORMAT/short` (prefill of 512 tokens; decode of 64 tokens from a
 `MODEL/FORMAT/cN` (N sequences: prefill of 2560 tokens each, then decode of 768 tokens each, all in
 every step). quantkit's figures are those of `quantkit bench`, llama.cpp's what llama-bench and
 llama-batched-bench define: f16 cache, batches of 2048 in pieces of 512 tokens. Both sides run with
-every number of threads in `--threads`, and a side's best median counts.
+every number of threads in `--threads`, llama.cpp also with and without flash attention, since one
+prefills faster and the other may decode faster; for each phase a side's best median counts.
 """
 
 import argparse
@@ -49,6 +50,19 @@ SHORT_INPUT, SHORT_OUTPUT = 512, 64
 BATCH, PIECE = 2048, 512
 
 SIDES = ("quantkit", "llama.cpp")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a side is run with. Each is tried, and the best counts."""
+
+    threads: int
+    # Whether llama.cpp runs with flash attention; None for quantkit, which has no such choice.
+    flash_attention: bool | None = None
+
+    def __str__(self) -> str:
+        flash = {None: "", True: ", flash attention", False: ", no flash attention"}
+        return f"{self.threads} threads{flash[self.flash_attention]}"
 
 
 def bar(model: str, file_format: str, concurrency: int | None, phase: str) -> float | None:
@@ -132,7 +146,11 @@ class Quantkit:
             command += ["--threads", str(threads), "--output", directory, *self.cache]
             return json.loads(output_of(command))["levels"][0]
 
-    def measure(self, job: Job, model: Path, threads: int, repeats: int) -> dict[str, float]:
+    def settings(self, threads: list[int]) -> list[Setting]:
+        return [Setting(count) for count in threads]
+
+    def measure(self, job: Job, model: Path, setting: Setting, repeats: int) -> dict[str, float]:
+        threads = setting.threads
         if job.concurrency is None:
             # A first token comes out of the prefill.
             prefill = self.bench(model, threads, repeats, (job.input_tokens, 1, 1))
@@ -166,10 +184,21 @@ class Quantkit:
         return f"$ {command}\n{shown.replace(str(model), name).strip()}"
 
 
-class LlamaTools:
+class Llama:
+    """What both ways to llama.cpp have in common."""
+
+    def __init__(self, flash_attention: list[bool]):
+        self.flash_attention = flash_attention
+
+    def settings(self, threads: list[int]) -> list[Setting]:
+        return [Setting(count, flash) for count in threads for flash in self.flash_attention]
+
+
+class LlamaTools(Llama):
     """llama.cpp's own benchmarks."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, flash_attention: list[bool]):
+        super().__init__(flash_attention)
         self.bench, self.batched = folder / "llama-bench", folder / "llama-batched-bench"
         for tool in (self.bench, self.batched):
             if not tool.is_file():
@@ -179,16 +208,18 @@ class LlamaTools:
         os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, path))
         self.version = "llama-bench and llama-batched-bench"
 
-    def measure(self, job: Job, model: Path, threads: int, repeats: int) -> dict[str, float]:
+    def measure(self, job: Job, model: Path, setting: Setting, repeats: int) -> dict[str, float]:
+        shared = ["-m", str(model), "-t", str(setting.threads)]
+        shared += ["-fa", "on" if setting.flash_attention else "off"]
         if job.concurrency is None:
-            command = [str(self.bench), "-m", str(model), "-t", str(threads), "-r", str(repeats)]
+            command = [str(self.bench), *shared, "-r", str(repeats)]
             command += ["-p", str(job.input_tokens), "-n", str(job.output_tokens), "-o", "json"]
             tests = json.loads(output_of(command))
             self.version = f"llama-bench of build {tests[0]['build_commit']}"
             rates = {test["n_gen"] > 0: statistics.median(test["samples_ts"]) for test in tests}
             return {"prefill": rates[False], "decode": rates[True]}
         context = job.concurrency * rounded(job.input_tokens + job.output_tokens)
-        command = [str(self.batched), "-m", str(model), "-t", str(threads), "-c", str(context)]
+        command = [str(self.batched), *shared, "-c", str(context)]
         command += ["-npp", str(job.input_tokens), "-ntg", str(job.output_tokens)]
         command += ["-npl", str(job.concurrency), "-b", str(BATCH), "-ub", str(PIECE)]
         command += ["--output-format", "jsonl"]
@@ -202,18 +233,19 @@ class LlamaTools:
         }
 
 
-class LlamaLibrary:
+class LlamaLibrary(Llama):
     """llama.cpp's library by way of llama-cpp-python, each run in a process of its own."""
 
-    def __init__(self):
+    def __init__(self, flash_attention: list[bool]):
+        super().__init__(flash_attention)
         self.version = self.ask({})["version"]
 
     def ask(self, task: dict) -> dict:
         text = output_of([sys.executable, __file__, "--library-task", json.dumps(task)])
         return json.loads(text.splitlines()[-1])
 
-    def measure(self, job: Job, model: Path, threads: int, repeats: int) -> dict[str, float]:
-        task = asdict(job) | {"model": str(model), "threads": threads, "repeats": repeats}
+    def measure(self, job: Job, model: Path, setting: Setting, repeats: int) -> dict[str, float]:
+        task = asdict(job) | asdict(setting) | {"model": str(model), "repeats": repeats}
         return self.ask(task)["rates"]
 
 
@@ -247,6 +279,8 @@ def library_task(task: dict) -> dict:
     options.n_batch, options.n_ubatch, options.n_seq_max = BATCH, PIECE, sequences
     options.n_threads = options.n_threads_batch = task["threads"]
     options.kv_unified = False
+    # LLAMA_FLASH_ATTN_TYPE_ENABLED and _DISABLED.
+    options.flash_attn_type = 1 if task["flash_attention"] else 0
     context = library.llama_init_from_model(model, options)
     if not context:
         raise RuntimeError(f"{task['model']}: llama.cpp makes no context of {options.n_ctx} tokens")
@@ -346,11 +380,11 @@ class Results:
         return found
 
     def rate(self, job: Job, side: str, phase: str) -> float:
-        """Tokens a second: the median of the runs with the best number of threads."""
-        by_threads: dict[int, list[float]] = {}
+        """Tokens a second: the median of the runs with the best setting."""
+        by_setting: dict[Setting, list[float]] = {}
         for run in self.runs(job, side):
-            by_threads.setdefault(run["threads"], []).append(run[phase])
-        return max(statistics.median(rates) for rates in by_threads.values())
+            by_setting.setdefault(setting_of(run), []).append(run[phase])
+        return max(statistics.median(rates) for rates in by_setting.values())
 
     def ratio(self, job: Job, phase: str) -> float:
         return self.rate(job, "quantkit", phase) / self.rate(job, "llama.cpp", phase)
@@ -361,6 +395,10 @@ class Results:
         return best["threads"]
 
 
+def setting_of(run: dict) -> Setting:
+    return Setting(run["threads"], run["flash_attention"])
+
+
 def measure(results: Results, jobs: list[Job], files: dict, sides: dict, options: argparse.Namespace):
     """Runs what is missing of the jobs, in turns."""
     for job in jobs:
@@ -368,19 +406,19 @@ def measure(results: Results, jobs: list[Job], files: dict, sides: dict, options
         repeats = options.repeats or (3 if job.concurrency is None else 1)
         for turn in range(options.rounds):
             for name, side in sides.items():
-                for threads in options.threads:
-                    done = [run for run in results.runs(job, name) if run["threads"] == threads]
+                for setting in side.settings(options.threads):
+                    done = [run for run in results.runs(job, name) if setting_of(run) == setting]
                     if len(done) > turn:
                         continue
                     load = os.getloadavg()[0]
-                    rates = side.measure(job, model, threads, repeats)
+                    rates = side.measure(job, model, setting, repeats)
                     run = {"job": asdict(job), "side": name, "version": side.version}
-                    run |= {"threads": threads, "repeats": repeats, "load_before": round(load, 2)}
+                    run |= asdict(setting) | {"repeats": repeats, "load_before": round(load, 2)}
                     run |= {phase: round(rate, 2) for phase, rate in rates.items()}
                     results.document["runs"].append(run)
                     results.write()
                     figures = f"prefill {rates['prefill']:9.1f}, decode {rates['decode']:8.1f}"
-                    print(f"{job.name:20} {name:10} {threads} threads: {figures} tokens/s", flush=True)
+                    print(f"{job.name:20} {name:10} {setting}: {figures} tokens/s", flush=True)
         for phase in ("prefill", "decode"):
             print(f"{job.name:20} {phase}: {results.ratio(job, phase):.2f} ×", flush=True)
 
@@ -546,7 +584,8 @@ def machine_line(results: Results) -> str:
     return (
         f"{machine.get('cpu', 'unknown processor')}, {machine.get('cores', '?')} cores; threads tried: "
         f"{', '.join(map(str, threads))}; {', '.join(versions['quantkit'])} against "
-        f"{', '.join(versions['llama.cpp'])}; load average before a run at most {load:.1f}"
+        f"{', '.join(versions['llama.cpp'])}, each phase with what is faster, flash attention or none; "
+        f"load average before a run at most {load:.1f}"
     )
 
 
@@ -693,6 +732,8 @@ def main() -> int:
     add("--llama-bin", type=Path, metavar="DIR", help="folder of llama.cpp's tools")
     add("--threads", type=int, nargs="+", default=sorted({physical_cores(), os.cpu_count()}),
         help="numbers to try [physical cores and hardware threads]")  # fmt: skip
+    add("--flash-attention", nargs="+", choices=("on", "off"), default=["on", "off"],
+        help="llama.cpp's, to try [both]")  # fmt: skip
     add("--rounds", type=int, default=2, help="runs of each side, in turns [2]")
     add("--repeats", type=int, help="repeats within a run [3 of short jobs, 1 of long ones]")
     add("--input-tokens", type=int, default=2560, help="of long jobs [2560]")
@@ -719,7 +760,9 @@ def main() -> int:
         jobs = all_jobs(files, options)
         if options.again:
             results.forget({job.name for job in jobs})
-        llama = LlamaTools(options.llama_bin) if options.llama_bin else LlamaLibrary()
+        flash = [one == "on" for one in options.flash_attention]
+        folder = options.llama_bin
+        llama = LlamaTools(folder, flash) if folder else LlamaLibrary(flash)
         measure(results, jobs, files, {"quantkit": quantkit, "llama.cpp": llama}, options)
         if not options.no_profiles:
             explain(results, jobs, files, quantkit)
