@@ -17,6 +17,10 @@ const SERIAL_BELOW: usize = 1 << 18;
 /// long as handing one out, and enough of them for the threads.
 const BLOCKS_PER_PART: usize = 8;
 
+/// How many stretches of neighbouring parts a thread gets, about. A thread that goes on with the next
+/// part finds its first keys and values fetched already; with more stretches, threads end together.
+const STRETCHES_PER_THREAD: usize = 8;
+
 /// Tiles of rows from which on there are tasks enough without a split along the keys.
 const TILES_FOR_ALL: usize = 3;
 
@@ -28,6 +32,7 @@ thread_local! {
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
     tasks: Vec<Task>,
+    stretches: Vec<Range<usize>>,
     partials: Vec<f32>,
     taken: Vec<bool>,
 }
@@ -86,8 +91,9 @@ pub(super) fn attention(
         .map(|item| item.queries.len() * item.context())
         .sum::<usize>()
         .saturating_mul(step.shape.heads * step.shape.head_size);
-    let AttentionScratch { tasks, partials, .. } = scratch;
+    let AttentionScratch { tasks, stretches, partials, .. } = scratch;
     let partial_length = plan(kernels, step, tasks);
+    stretch(tasks, team.threads(), stretches);
     if partials.len() < partial_length {
         // Seldom, since it grows as contexts do.
         partials.resize(partial_length.next_power_of_two(), 0.0);
@@ -95,15 +101,18 @@ pub(super) fn attention(
     let targets = Targets { output: Shared::of(output), partials: Shared::of(partials) };
     let run = |index: usize| {
         SCRATCH.with_borrow_mut(|scratch| {
-            // SAFETY: `plan` made tasks that fit the kernels and do not overlap, `super::check`
-            // checked the lengths, and the kernels are those of an instruction set that is there.
-            unsafe { targets.run(kernels, &tasks[index], step, scratch) }
+            for task in &tasks[stretches[index].clone()] {
+                // SAFETY: `plan` made tasks that fit the kernels and do not overlap, `super::check`
+                // checked the lengths, and the kernels are those of an instruction set that is
+                // there.
+                unsafe { targets.run(kernels, task, step, scratch) }
+            }
         });
     };
     if multiplications < SERIAL_BELOW {
-        (0..tasks.len()).for_each(run);
+        (0..stretches.len()).for_each(run);
     } else {
-        team.run(tasks.len(), run);
+        team.run(stretches.len(), run);
     }
     if partial_length > 0 {
         merge(step, tasks, partials, output);
@@ -140,6 +149,26 @@ fn plan(kernels: &Kernels, step: Step<'_>, tasks: &mut Vec<Task>) -> usize {
         }
     }
     partial_length
+}
+
+/// Cuts the tasks into what a thread takes at a time: several neighbouring parts of splits, or one
+/// task that has all keys of its rows.
+fn stretch(tasks: &[Task], threads: usize, stretches: &mut Vec<Range<usize>>) {
+    let parts = tasks.iter().filter(|task| task.partial.is_some()).count();
+    let length = (parts / (threads * STRETCHES_PER_THREAD)).max(1);
+    stretches.clear();
+    for (index, task) in tasks.iter().enumerate() {
+        match stretches.last_mut() {
+            Some(last)
+                if task.partial.is_some()
+                    && tasks[last.start].partial.is_some()
+                    && last.len() < length =>
+            {
+                last.end = index + 1;
+            }
+            _ => stretches.push(index..index + 1),
+        }
+    }
 }
 
 /// Blocks in the parts of a split.
