@@ -5,7 +5,9 @@
 #   deploy/slurm.sh MODEL.gguf SET OUTPUT [SHARDS [mmlu-eval options …]]
 #   deploy/slurm.sh models/m.Q4_0.gguf eval-sets/mmlu outputs/mmlu-q4_0 8 --protocol letter --shots 5
 #
-# Paths are on a file system that all nodes see. A task that is requeued goes on from its journal.
+# Paths are on a file system that all nodes see, or s3:// addresses, for which the AWS_… variables are
+# taken from where this is called; QUANTKIT_CACHE may name a disk of the nodes for what is fetched. A
+# task that is requeued goes on from its journal, on another node too.
 set -euo pipefail
 
 if [[ -z ${SLURM_ARRAY_TASK_ID:-} ]]; then

@@ -6,6 +6,9 @@
 /// Shared plumbing: progress, tables, hashing, atomically written outputs, interruption.
 pub mod support;
 
+/// S3-compatible storage in place of paths: a cache for what is read, a mirror of what is written.
+pub mod storage;
+
 /// The GGUF container: typed metadata, tensor directory, mapped reading, streaming writing.
 pub mod gguf;
 

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Build;
 use crate::engine::{EngineError, EngineOptions};
+use crate::storage::StorageError;
 pub use asking::{AskedText, asked_texts};
 pub use endpoint::EndpointOptions;
 pub use journal::Earlier;
@@ -88,9 +89,9 @@ impl Protocol {
 /// What to score, and where the results go.
 #[derive(Debug, Clone)]
 pub struct EvalOptions {
-    /// The GGUF model.
+    /// The GGUF model; it may be in storage.
     pub model: PathBuf,
-    /// A Parquet file, or a directory with its splits.
+    /// A Parquet file, or a directory with its splits; it may be in storage.
     pub set: PathBuf,
     /// How to ask.
     pub protocol: Protocol,
@@ -112,7 +113,7 @@ pub struct EvalOptions {
     pub earlier: Earlier,
     /// The command line, for the record.
     pub command: String,
-    /// Directory for `run.json`, `questions.parquet` and `summary.json`.
+    /// Directory for `run.json`, `questions.parquet` and `summary.json`; it may be in storage.
     pub output: PathBuf,
     /// Where and how the model runs.
     pub engine: EngineOptions,
@@ -230,6 +231,9 @@ pub enum EvalError {
     /// Importance could not be collected or written.
     #[error(transparent)]
     Importance(#[from] crate::quant::importance::ImportanceError),
+    /// What is in storage could not be read or written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] crate::support::interrupt::Interrupted),

@@ -21,6 +21,7 @@ use super::record::RunRecord;
 use super::statistics::Outcome;
 use super::subjects::Category;
 use super::{EvalError, EvalSummary, Protocol, SCHEMA_VERSION, Score};
+use crate::storage::Output;
 use crate::support::atomic_file::write_atomically;
 use crate::support::contain::contain_panics;
 use crate::support::parquet_file::write_parquet;
@@ -114,15 +115,18 @@ pub(super) struct Results {
     pub summary: EvalSummary,
 }
 
-/// The files of a run.
-const RUN: &str = "run.json";
-const QUESTIONS: &str = "questions.parquet";
-const SUMMARY: &str = "summary.json";
+/// What was scored and how.
+pub(super) const RUN: &str = "run.json";
+/// A row a question.
+pub(super) const QUESTIONS: &str = "questions.parquet";
+/// The scores. It is written last.
+pub(super) const SUMMARY: &str = "summary.json";
 
 impl Results {
-    /// Writes the three files, each atomically. An earlier summary goes first and the new one comes
-    /// last: where there is one, what lies beside it is its own.
-    pub fn write(&self, directory: &Path) -> Result<(), EvalError> {
+    /// Writes the three files, each atomically, and sends them to where they go. An earlier summary
+    /// goes first and the new one comes last: where there is one, what lies beside it is its own.
+    pub fn write(&self, output: &Output) -> Result<(), EvalError> {
+        let directory = output.directory();
         let questions = to_batch(&self.questions).map_err(|error| {
             unusable(directory, &format!("the results cannot be encoded: {error}"))
         })?;
@@ -133,7 +137,8 @@ impl Results {
         put(SUMMARY, remove_if_there(&path(SUMMARY)))?;
         put(RUN, write_json(&path(RUN), &self.run))?;
         put(QUESTIONS, write_parquet(&path(QUESTIONS), &questions))?;
-        put(SUMMARY, write_json(&path(SUMMARY), &self.summary))
+        put(SUMMARY, write_json(&path(SUMMARY), &self.summary))?;
+        Ok(output.publish(&[RUN, QUESTIONS, SUMMARY])?)
     }
 
     /// Reads a finished run.

@@ -1,5 +1,7 @@
 //! One evaluation from end to end: choose the questions, ask them, score, write.
 
+use std::path::{Path, PathBuf};
+
 use super::asking::{Group, groups};
 use super::candidates::Candidates;
 use super::journal::Scored;
@@ -12,6 +14,7 @@ use super::session::Session;
 use super::{EvalError, EvalOptions, EvalSummary};
 use crate::engine::Engine;
 use crate::gguf;
+use crate::storage::{self, Output};
 use crate::support::interrupt;
 use crate::support::units;
 
@@ -71,9 +74,11 @@ impl Selected {
 /// See [`super::evaluate`].
 pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
     let selected = Selected::of(options)?;
-    Session::check_output(&options.output)?;
-    let model_sha256 = gguf::identify(&options.model)
-        .map_err(|source| EvalError::Io { path: options.model.display().to_string(), source })?
+    let output = Output::at(&options.output)?;
+    Session::check_output(&output)?;
+    let model = local_model(&options.model)?;
+    let model_sha256 = gguf::identify(&model)
+        .map_err(|source| EvalError::Io { path: model.display().to_string(), source })?
         .sha256;
     let settings = Settings {
         model: options.model.display().to_string(),
@@ -82,11 +87,21 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
         kv_type: options.engine.kv_type_name().to_string(),
         ..selected.settings(options)
     };
-    Session::check_journal(options, &settings)?;
-    let engine = Engine::load(&options.model, options.engine)?;
-    let mut session = Session::open(options, settings, selected.questions())?;
+    Session::check_journal(options, &output, &settings)?;
+    let engine = Engine::load(&model, options.engine)?;
+    let mut session = Session::open(options, output, settings, selected.questions())?;
     score(&selected, engine, options.cache_bytes, &mut session)?;
     session.finish()
+}
+
+/// The model's file on this machine; all parts of a split one are fetched with it.
+fn local_model(model: &Path) -> Result<PathBuf, EvalError> {
+    if !storage::is_address(model) {
+        return Ok(model.to_path_buf());
+    }
+    let parts = gguf::parts_by_name(model).unwrap_or_else(|| vec![model.to_path_buf()]);
+    let given = parts.iter().position(|part| part == model).unwrap_or(0);
+    Ok(storage::fetch_files(&parts)?.swap_remove(given))
 }
 
 /// Scores what the session does not have yet.

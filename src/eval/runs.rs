@@ -1,5 +1,6 @@
 //! Runs that lie on the disk: finding them, reading them, and joining the shards of one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use super::record::{RunRecord, Settings, differences};
 use super::results::{self, Results};
 use super::session::{Totals, assemble};
 use super::{EvalError, EvalSummary, journal};
+use crate::storage::{self, Output};
 use crate::support::interrupt;
 
 /// How deep runs are looked for below a directory.
@@ -49,11 +51,16 @@ pub struct Unfinished {
     pub questions: usize,
 }
 
-/// The unfinished run in a directory, if there is one.
+/// What the run that this machine was writing to an output has left to go on from.
 ///
 /// # Errors
 /// A journal that cannot be read.
-pub fn unfinished(directory: &Path) -> Result<Option<Unfinished>, EvalError> {
+pub fn unfinished(output: &Path) -> Result<Option<Unfinished>, EvalError> {
+    unfinished_in(Output::at(output)?.directory())
+}
+
+/// The unfinished run in a directory, if there is one.
+fn unfinished_in(directory: &Path) -> Result<Option<Unfinished>, EvalError> {
     let found = journal::peek(directory)?;
     Ok(found.map(|(header, entries)| Unfinished {
         settings: header.settings,
@@ -63,18 +70,40 @@ pub fn unfinished(directory: &Path) -> Result<Option<Unfinished>, EvalError> {
     }))
 }
 
+/// A directory of runs on this machine: what is in storage is copied, as far as `wanted` has its
+/// names.
+fn copied<'a>(
+    directory: &'a Path,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<Cow<'a, Path>, EvalError> {
+    if !storage::is_address(directory) {
+        return Ok(directory.into());
+    }
+    Ok(storage::fetch_below(directory, "run of mmlu-eval", wanted)?.into())
+}
+
+/// Whether a file says that a run is there, and what came of it.
+fn is_record(name: &str) -> bool {
+    [results::RUN, results::SUMMARY, journal::FILE_NAME].contains(&name)
+}
+
 /// The run in a directory.
 ///
 /// # Errors
 /// No run there, or one that cannot be read.
 pub fn read_run(directory: &Path) -> Result<FoundRun, EvalError> {
+    let run = read_run_in(&copied(directory, &is_record)?)?;
+    Ok(FoundRun { directory: directory.to_path_buf(), ..run })
+}
+
+fn read_run_in(directory: &Path) -> Result<FoundRun, EvalError> {
     let finished = if results::are_in(directory) {
         let (run, summary) = results::read_records(directory)?;
         Some(Finished { run, summary })
     } else {
         None
     };
-    let unfinished = unfinished(directory)?;
+    let unfinished = unfinished_in(directory)?;
     if finished.is_none() && unfinished.is_none() {
         return Err(EvalError::Unusable(format!(
             "{}: no run of mmlu-eval is here: expected run.json and summary.json",
@@ -93,8 +122,18 @@ pub fn find_runs(
     directory: &Path,
     on_error: &mut dyn FnMut(EvalError),
 ) -> Result<Vec<FoundRun>, EvalError> {
+    let is_deep_record = |name: &str| {
+        let (below, name) = name.rsplit_once('/').unwrap_or(("", name));
+        is_record(name) && below.split('/').count() <= DEEPEST
+    };
+    let copy = copied(directory, &is_deep_record)?;
     let mut found = Vec::new();
-    collect(directory, DEEPEST, &mut found, on_error)?;
+    collect(&copy, DEEPEST, &mut found, on_error)?;
+    for run in &mut found {
+        if let Ok(below) = run.directory.strip_prefix(&copy) {
+            run.directory = directory.join(below);
+        }
+    }
     Ok(found)
 }
 
@@ -107,7 +146,7 @@ fn collect(
     interrupt::check()?;
     let failed = |source| EvalError::Io { path: directory.display().to_string(), source };
     if results::are_in(directory) || directory.join(journal::FILE_NAME).is_file() {
-        match read_run(directory) {
+        match read_run_in(directory) {
             Ok(run) => found.push(run),
             Err(error) => on_error(error),
         }
@@ -138,10 +177,7 @@ fn collect(
 pub fn merge(output: &Path, directories: &[PathBuf]) -> Result<EvalSummary, EvalError> {
     let shards = read_shards(directories)?;
     check_complete(&shards, directories.len())?;
-    let place = |path: &Path| path.canonicalize().ok();
-    if let Some(same) =
-        directories.iter().find(|d| place(d).is_some_and(|p| place(output) == Some(p)))
-    {
+    if let Some(same) = directories.iter().find(|directory| is_same_run(directory, output)) {
         let problem = "is one of the shards: give the whole run a directory of its own";
         return Err(EvalError::Unusable(format!("{}: {problem}", same.display())));
     }
@@ -178,10 +214,20 @@ pub fn merge(output: &Path, directories: &[PathBuf]) -> Result<EvalSummary, Eval
              differ in the last digits from those of one"
         );
     }
-    fs::create_dir_all(output)
-        .map_err(|source| EvalError::Io { path: output.display().to_string(), source })?;
-    results.write(output)?;
+    let output = Output::at(output)?;
+    let directory = output.directory();
+    fs::create_dir_all(directory)
+        .map_err(|source| EvalError::Io { path: directory.display().to_string(), source })?;
+    results.write(&output)?;
+    output.close();
     Ok(results.summary)
+}
+
+/// Whether two paths, or two addresses, are one directory.
+fn is_same_run(a: &Path, b: &Path) -> bool {
+    let text = |path: &Path| path.to_string_lossy().trim_end_matches('/').to_string();
+    let is_same_place = a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
+    is_same_place || (storage::is_address(a) && text(a) == text(b))
 }
 
 /// The shards by their index, each with its directory.
@@ -191,14 +237,16 @@ fn read_shards(directories: &[PathBuf]) -> Result<BTreeMap<usize, (PathBuf, Resu
         interrupt::check()?;
         let problem =
             |text: String| EvalError::Unusable(format!("{}: {text}", directory.display()));
-        if !results::are_in(directory)
-            && let Some(Unfinished { done, questions, .. }) = unfinished(directory)?
+        let is_file = |name: &str| is_record(name) || name == results::QUESTIONS;
+        let copy = copied(directory, &is_file)?;
+        if !results::are_in(&copy)
+            && let Some(Unfinished { done, questions, .. }) = unfinished_in(&copy)?
         {
             return Err(problem(format!(
                 "its run is not finished ({done} of {questions} questions): run it again"
             )));
         }
-        let results = Results::read(directory)?;
+        let results = Results::read(&copy)?;
         let settings = &results.run.settings;
         let Some(Shard { index, .. }) = settings.shard else {
             return Err(problem("is a whole run, no shard of one".to_string()));

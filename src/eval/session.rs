@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use super::asking::Reading;
@@ -12,6 +11,7 @@ use super::record::{self, Part, RunRecord, Settings};
 use super::results::{self, QuestionResult, Results};
 use super::{EvalError, EvalOptions, EvalSummary, Protocol, SCHEMA_VERSION, Unscored};
 use crate::engine::Build;
+use crate::storage::{Mirror, Output};
 use crate::support::atomic_file::check_writable;
 use crate::support::calendar::utc_second;
 use crate::support::progress::{Progress, Unit};
@@ -20,7 +20,9 @@ use crate::support::progress::{Progress, Unit};
 #[derive(Debug)]
 pub(super) struct Session<'a> {
     options: &'a EvalOptions,
+    output: Output,
     journal: Journal,
+    mirror: Option<Mirror>,
     header: Header,
     questions: BTreeMap<usize, &'a Question>,
     entries: Vec<Entry>,
@@ -31,16 +33,25 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Finds out before long work whether the results can be written.
-    pub fn check_output(output: &Path) -> Result<(), EvalError> {
-        let path = output.join("summary.json");
+    pub fn check_output(output: &Output) -> Result<(), EvalError> {
+        let path = output.directory().join("summary.json");
         check_writable(&path)
             .map_err(|source| EvalError::Io { path: path.display().to_string(), source })
     }
 
-    /// Finds out before a model is loaded whether the journal that may be there is of this run.
-    pub fn check_journal(options: &EvalOptions, settings: &Settings) -> Result<(), EvalError> {
+    /// Finds out before a model is loaded whether the journal that may be there is of this run. One
+    /// that is in storage is brought here.
+    pub fn check_journal(
+        options: &EvalOptions,
+        output: &Output,
+        settings: &Settings,
+    ) -> Result<(), EvalError> {
+        if options.earlier != Earlier::Discard {
+            output.bring(journal::FILE_NAME)?;
+        }
         match options.earlier {
-            Earlier::Resume => journal::check(&options.output, settings),
+            Earlier::Resume => journal::check(output.directory(), settings)
+                .map_err(|error| at_address(output, error)),
             Earlier::ResumeIfSame | Earlier::Discard => Ok(()),
         }
     }
@@ -48,30 +59,44 @@ impl<'a> Session<'a> {
     /// Begins a run of these questions, or goes on with it.
     pub fn open(
         options: &'a EvalOptions,
+        output: Output,
         settings: Settings,
         questions: impl Iterator<Item = &'a Question>,
     ) -> Result<Self, EvalError> {
         let questions: BTreeMap<usize, &Question> =
             questions.map(|question| (question.row, question)).collect();
-        let directory = &options.output;
+        let directory = output.directory();
         fs::create_dir_all(directory)
             .map_err(|source| EvalError::Io { path: directory.display().to_string(), source })?;
         let (journal, header, entries) =
-            Journal::open(directory, new_header(settings, questions.len()), options.earlier)?;
+            Journal::open(directory, new_header(settings, questions.len()), options.earlier)
+                .map_err(|error| at_address(&output, error))?;
         let done: BTreeSet<usize> =
             entries.iter().flat_map(|entry| &entry.questions).map(|scored| scored.row).collect();
         if let Some(row) = done.iter().find(|row| !questions.contains_key(row)) {
             return Err(EvalError::Unusable(format!(
                 "{}: its journal has row {row}, which is not asked: throw it away with --restart",
-                directory.display()
+                options.output.display()
             )));
         }
+        let mirror = output.mirror(journal::FILE_NAME)?;
         let total = questions.len();
         tracing::info!("{}: {total} questions, {} done", options.set.display(), done.len());
         let progress = Progress::new("Scoring", total as u64, Unit::Items("questions"));
         progress.set(done.len() as u64);
         let last = Instant::now();
-        Ok(Self { options, journal, header, questions, entries, done, progress, last })
+        Ok(Self {
+            options,
+            output,
+            journal,
+            mirror,
+            header,
+            questions,
+            entries,
+            done,
+            progress,
+            last,
+        })
     }
 
     /// Whether the question of a row has its result.
@@ -125,10 +150,23 @@ impl<'a> Session<'a> {
             ..Part::of_this_process(&self.options.command, &self.header.started, shard)
         };
         let results = assemble(self.header.settings, vec![part], questions, unscored, totals);
-        results.write(&self.options.output)?;
+        if let Some(mirror) = self.mirror {
+            mirror.stop()?;
+        }
+        results.write(&self.output)?;
         self.journal.remove()?;
+        self.output.remove(journal::FILE_NAME);
+        self.output.close();
         warn_of_long_questions(&results);
         Ok(results.summary)
+    }
+}
+
+/// An error about a file in the directory here, with the address that the file goes to.
+fn at_address(output: &Output, error: EvalError) -> EvalError {
+    match output.address() {
+        Some(address) => EvalError::Unusable(format!("{address}: {error}")),
+        None => error,
     }
 }
 

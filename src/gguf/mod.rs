@@ -28,6 +28,6 @@ pub use regroup::{RegroupError, RegroupReport, join_model, split_model};
 pub use rope_scaling::{
     RopeScaling, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_EXTRAPOLATION, yarn_magnitude,
 };
-pub use split::{PartLimit, part_path, part_prefix, remove_split_keys};
+pub use split::{PartLimit, part_path, part_prefix, parts_by_name, remove_split_keys};
 pub use types::GgmlType;
 pub use writer::{GgufWriter, TensorPlan};

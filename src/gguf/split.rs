@@ -97,6 +97,19 @@ pub fn part_path(prefix: &Path, index: u64, count: u64) -> PathBuf {
     path.into()
 }
 
+/// The paths of all parts of a model, if `path` is named as one of several.
+pub fn parts_by_name(path: &Path) -> Option<Vec<PathBuf>> {
+    let (name, _) = path.file_name()?.to_str()?.rsplit_once(".gguf")?;
+    let (name, count) = name.rsplit_once("-of-")?;
+    let (_, number) = name.rsplit_once('-')?;
+    let (number, count): (u64, u64) = (number.parse().ok()?, count.parse().ok()?);
+    if !(1..=u64::from(u16::MAX)).contains(&count) {
+        return None;
+    }
+    let prefix = prefix_of(path, number.checked_sub(1)?, count)?;
+    Some((0..count).map(|index| part_path(&prefix, index, count)).collect())
+}
+
 /// The prefix of a part's path, if its name is as it should be.
 pub(super) fn prefix_of(path: &Path, index: u64, count: u64) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
@@ -172,6 +185,16 @@ mod tests {
             assert_eq!(part_path(&found, 2, 3), part_path(Path::new(prefix), 2, 3));
             assert_eq!(prefix_of(&path, 1, 3), None);
             assert_eq!(prefix_of(&path, 0, 4), None);
+        }
+    }
+
+    #[test]
+    fn a_parts_name_tells_those_of_all() {
+        let parts = parts_by_name(Path::new("s3://b/m-00002-of-00003.gguf")).unwrap();
+        let expected = [1, 2, 3].map(|number| format!("s3://b/m-0000{number}-of-00003.gguf"));
+        assert_eq!(parts, expected.map(PathBuf::from));
+        for other in ["m.gguf", "m-00004-of-0003.gguf", "m-1-of-3.gguf", "m-00000-of-00003.gguf"] {
+            assert_eq!(parts_by_name(Path::new(other)), None, "{other}");
         }
     }
 

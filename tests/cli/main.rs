@@ -16,6 +16,8 @@ mod http_server;
 mod importance;
 mod inspect;
 mod mmlu_eval;
+#[cfg(feature = "s3")]
+mod object_server;
 mod profile;
 mod protocols;
 mod quantize;
@@ -24,4 +26,6 @@ mod quantize_sources;
 mod records;
 mod search;
 mod split;
+#[cfg(feature = "s3")]
+mod storage;
 mod support;

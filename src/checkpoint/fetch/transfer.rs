@@ -1,15 +1,16 @@
 //! One file over HTTP: resumed after a dropped connection, bounded in size, verified, and in place
 //! only when complete.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 use super::error::FetchError;
+use crate::support::download::{beside, length, lock, open_at};
 use crate::support::hash::sha256_file;
 use crate::support::http::{agent, shown};
 use crate::support::interrupt;
@@ -150,7 +151,8 @@ impl Client {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(FetchError::io(parent))?;
         }
-        let _lock = lock(&beside(target, "lock"))?;
+        let lock_file = beside(target, "lock");
+        let _lock = lock(&lock_file, FetchError::io(&lock_file))?;
         let part = beside(target, "part");
         if expected.sha256.is_none() && part.exists() {
             // Nothing could tell whether it is the beginning of this very file.
@@ -335,14 +337,6 @@ fn extent(
     }
 }
 
-/// Opens a file for writing from `start` on, forgetting what lies beyond.
-fn open_at(path: &Path, start: u64) -> io::Result<File> {
-    let mut file = File::options().create(true).write(true).truncate(false).open(path)?;
-    file.set_len(start)?;
-    file.seek(io::SeekFrom::Start(start))?;
-    Ok(file)
-}
-
 fn dropped(
     request: &Request,
     attempts: u32,
@@ -388,36 +382,6 @@ fn verify(request: &Request, expected: &Expected, part: &Path) -> Result<String,
     }
 }
 
-/// Holds off other processes that fetch the same file. (hf-hub locks the same file in the same
-/// way.)
-fn lock(path: &Path) -> Result<File, FetchError> {
-    let file = File::create(path).map_err(FetchError::io(path))?;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                tracing::info!("waiting for another process that holds {}", path.display());
-                interrupt::check()?;
-                std::thread::sleep(Duration::from_millis(300));
-            }
-            Err(TryLockError::Error(error)) => return Err(FetchError::io(path)(error)),
-        }
-    }
-}
-
-/// A file's path with something added to its name.
-fn beside(target: &Path, extension: &str) -> PathBuf {
-    let mut name = target.file_name().unwrap_or_default().to_os_string();
-    name.push(".");
-    name.push(extension);
-    target.with_file_name(name)
-}
-
-/// Bytes in a file; 0 if it is not there.
-fn length(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |metadata| metadata.len())
-}
-
 /// A header's text.
 pub(super) fn header(answer: &Response<Body>, name: &str) -> Option<String> {
     answer.headers().get(name)?.to_str().ok().map(str::to_string)
@@ -445,10 +409,5 @@ mod tests {
         assert_eq!(parse_content_range("bytes 0-0/*"), Some((0, None)));
         assert_eq!(parse_content_range("bytes */100"), None);
         assert_eq!(parse_content_range("lines 1-2/3"), None);
-    }
-
-    #[test]
-    fn names_beside_a_file_keep_its_name() {
-        assert_eq!(beside(Path::new("a/b.whl"), "part"), Path::new("a/b.whl.part"));
     }
 }

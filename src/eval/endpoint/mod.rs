@@ -16,6 +16,7 @@ use super::record::Settings;
 use super::run::Selected;
 use super::session::Session;
 use super::{EvalError, EvalOptions, EvalSummary, Protocol};
+use crate::storage::Output;
 use crate::support::interrupt;
 use client::{Client, Refusal};
 use dialect::{Dialect, Server, Token};
@@ -69,7 +70,8 @@ pub(super) fn evaluate(
         )));
     }
     let selected = Selected::of(options)?;
-    Session::check_output(&options.output)?;
+    let output = Output::at(&options.output)?;
+    Session::check_output(&output)?;
     let client = Client::new(endpoint);
     let model = match &endpoint.model {
         Some(model) => model.clone(),
@@ -84,8 +86,8 @@ pub(super) fn evaluate(
         kv_type: "unknown".to_string(),
         ..selected.settings(options)
     };
-    Session::check_journal(options, &settings)?;
-    let mut session = Session::open(options, settings, selected.questions())?;
+    Session::check_journal(options, &output, &settings)?;
+    let mut session = Session::open(options, output, settings, selected.questions())?;
     let server = Arc::new(Server { client, model, dialect });
     let mut jobs = selected.blocks.iter().flat_map(|block| {
         let group = &selected.groups[block.group];

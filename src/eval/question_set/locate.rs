@@ -6,12 +6,62 @@ use std::path::{Path, PathBuf};
 use super::layouts::Layout;
 use super::{Kind, QuestionSet, io_error, parquet};
 use crate::eval::EvalError;
+use crate::storage;
 
 /// Where sets keep their files on the Hugging Face hub: MMLU, most others, TruthfulQA, WinoGrande.
 const FOLDERS: [&str; 4] = ["all", "data", "multiple_choice", "winogrande_xl"];
 
 /// See [`QuestionSet::find`].
 pub(super) fn find(path: &Path) -> Result<QuestionSet, EvalError> {
+    if !storage::is_address(path) {
+        return find_here(path);
+    }
+    let set = find_here(&fetch(path)?)?;
+    Ok(QuestionSet { path: path.to_path_buf(), ..set })
+}
+
+/// Fetches a set from storage, with all that may belong to it; returns its local path.
+fn fetch(address: &Path) -> Result<PathBuf, EvalError> {
+    const WHAT: &str = "question set";
+    let Ok(kind) = Kind::of(address) else {
+        return Ok(storage::fetch_below(address, WHAT, &is_part_of_a_set)?);
+    };
+    storage::check_there(address)?;
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (file, directory) = (name(address), address.parent().unwrap_or(address));
+    if kind != Kind::Csv {
+        let wanted = |name: &str| *name == file || (!name.contains('/') && is_of_a_split(name));
+        return Ok(storage::fetch_below(directory, WHAT, &wanted)?.join(&file));
+    }
+    let above = directory.parent().filter(|above| storage::is_address(above));
+    let Some(release) = above else {
+        return Ok(storage::fetch_files(&[address.to_path_buf()])?.swap_remove(0));
+    };
+    let shots = format!("dev/{}", name_of_shots(&file));
+    let file = format!("{}/{file}", name(directory));
+    let wanted = |name: &str| *name == file || *name == shots;
+    Ok(storage::fetch_below(release, WHAT, &wanted)?.join(&file))
+}
+
+/// Whether [`find_here`] would look at a file of this name, with `/` between its parts.
+fn is_part_of_a_set(name: &str) -> bool {
+    let known = FOLDERS.iter().find_map(|folder| name.strip_prefix(folder)?.strip_prefix('/'));
+    let name = known.unwrap_or(name);
+    match name.split_once('/') {
+        None => is_of_a_split(name),
+        Some((folder, file)) => {
+            ["test", "dev"].contains(&folder) && !file.contains('/') && file.ends_with(".csv")
+        }
+    }
+}
+
+fn is_of_a_split(name: &str) -> bool {
+    ["test", "validation", "dev"]
+        .iter()
+        .any(|split| ["parquet", "jsonl"].iter().any(|kind| is_file_of(name, split, kind)))
+}
+
+fn find_here(path: &Path) -> Result<QuestionSet, EvalError> {
     let metadata = fs::metadata(path).map_err(|source| io_error(path, source))?;
     if !metadata.is_dir() {
         return file(path);
@@ -48,13 +98,17 @@ fn file(path: &Path) -> Result<QuestionSet, EvalError> {
         }
         Kind::Csv => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let name = name.replace("_test.csv", "_dev.csv").replace("_val.csv", "_dev.csv");
-            let beside = directory.join("../dev").join(name);
+            let beside = directory.join("../dev").join(name_of_shots(&name));
             if beside.is_file() { vec![beside] } else { Vec::new() }
         }
         Kind::TaskFile => Vec::new(),
     };
     Ok(QuestionSet { path: path.to_path_buf(), test, dev })
+}
+
+/// The file with the shots of one of MMLU's original release.
+fn name_of_shots(name: &str) -> String {
+    name.replace("_test.csv", "_dev.csv").replace("_val.csv", "_dev.csv")
 }
 
 /// A directory with a file or several for each split.
@@ -112,9 +166,7 @@ fn original_release(path: &Path, directory: &Path) -> Result<Option<QuestionSet>
 
 /// The files of one split in a directory, in order.
 fn split_files(directory: &Path, split: &str, extension: &str) -> Result<Vec<PathBuf>, EvalError> {
-    let files = names(directory, |name| {
-        middle(name, split, extension).is_some_and(|m| m.is_empty() || m.starts_with('-'))
-    })?;
+    let files = names(directory, |name| is_file_of(name, split, extension))?;
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let expected = files.iter().find_map(|path| shard_count(&name(path))).unwrap_or(files.len());
     if files.len() != expected {
@@ -128,6 +180,11 @@ fn split_files(directory: &Path, split: &str, extension: &str) -> Result<Vec<Pat
         )));
     }
     Ok(files)
+}
+
+/// `test.parquet` or `test-….parquet`.
+fn is_file_of(name: &str, split: &str, extension: &str) -> bool {
+    middle(name, split, extension).is_some_and(|m| m.is_empty() || m.starts_with('-'))
 }
 
 /// What stands between the split and the extension in a file's name.
@@ -157,4 +214,34 @@ fn names(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>
     }
     names.sort_unstable();
     Ok(names.into_iter().map(|name| directory.join(name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_part_of_a_set;
+
+    #[test]
+    fn only_what_may_be_part_of_a_set_is_fetched() {
+        for name in [
+            "test.parquet",
+            "dev-00000-of-00001.parquet",
+            "all/test-00000-of-00001.parquet",
+            "winogrande_xl/validation.jsonl",
+            "test/anatomy_test.csv",
+            "data/dev/anatomy_dev.csv",
+        ] {
+            assert!(is_part_of_a_set(name), "{name}");
+        }
+        for name in [
+            "README.md",
+            "train-00000-of-00002.parquet",
+            "all/auxiliary_train-00000-of-00001.parquet",
+            "anatomy/test-00000-of-00001.parquet",
+            "all/data/test.parquet",
+            "val/anatomy_val.csv",
+            "test/more/anatomy_test.csv",
+        ] {
+            assert!(!is_part_of_a_set(name), "{name}");
+        }
+    }
 }
