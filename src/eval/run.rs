@@ -1,6 +1,7 @@
 //! One evaluation from end to end: choose the questions, ask them, score, write.
 
 use super::asking::{Group, groups};
+use super::baseline::Baseline;
 use super::candidates::Candidates;
 use super::journal::Scored;
 use super::plan::{self, Block};
@@ -9,7 +10,7 @@ use super::record::Settings;
 use super::scoring::{Scorer, needed_tokens, shared_prefix};
 use super::selection::{select, shots};
 use super::session::Session;
-use super::{EvalError, EvalOptions, EvalSummary};
+use super::{EvalError, EvalOptions, Evaluated};
 use crate::engine::Engine;
 use crate::gguf;
 use crate::support::interrupt;
@@ -46,6 +47,17 @@ impl Selected {
         self.blocks.iter().flat_map(of_block)
     }
 
+    /// The run that this one is to be compared with, if there is one and it is of these questions.
+    ///
+    /// # Errors
+    /// A run that cannot be read or compared with.
+    pub fn baseline(&self, options: &EvalOptions) -> Result<Option<Baseline>, EvalError> {
+        let Some(directory) = &options.baseline else { return Ok(None) };
+        let baseline = Baseline::read(directory)?;
+        baseline.check(&self.settings(options), self.questions(), &options.output)?;
+        Ok(Some(baseline))
+    }
+
     /// The settings of a run of these questions. What depends on the model is still empty.
     pub fn settings(&self, options: &EvalOptions) -> Settings {
         Settings {
@@ -69,8 +81,9 @@ impl Selected {
 }
 
 /// See [`super::evaluate`].
-pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
+pub(super) fn evaluate(options: &EvalOptions) -> Result<Evaluated, EvalError> {
     let selected = Selected::of(options)?;
+    let baseline = selected.baseline(options)?;
     Session::check_output(&options.output)?;
     let model_sha256 = gguf::identify(&options.model)
         .map_err(|source| EvalError::Io { path: options.model.display().to_string(), source })?
@@ -86,7 +99,7 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     let engine = Engine::load(&options.model, options.engine)?;
     let mut session = Session::open(options, settings, selected.questions())?;
     score(&selected, engine, options.cache_bytes, &mut session)?;
-    session.finish()
+    session.finish(baseline.as_ref())
 }
 
 /// Scores what the session does not have yet.

@@ -180,7 +180,7 @@ pub fn merge(output: &Path, directories: &[PathBuf]) -> Result<EvalSummary, Eval
     }
     fs::create_dir_all(output)
         .map_err(|source| EvalError::Io { path: output.display().to_string(), source })?;
-    results.write(output)?;
+    results.write(output, None)?;
     Ok(results.summary)
 }
 

@@ -6,11 +6,14 @@ use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use super::asking::Reading;
+use super::baseline::{Baseline, RunComparison};
 use super::journal::{self, Earlier, Entry, Header, Journal, Scored};
+use super::question_results::QuestionResult;
 use super::question_set::Question;
 use super::record::{self, Part, RunRecord, Settings};
-use super::results::{self, QuestionResult, Results};
-use super::{EvalError, EvalOptions, EvalSummary, Protocol, SCHEMA_VERSION, Unscored};
+use super::results::{self, Results};
+use super::selection::SEED;
+use super::{EvalError, EvalOptions, EvalSummary, Evaluated, Protocol, SCHEMA_VERSION, Unscored};
 use crate::engine::Build;
 use crate::support::atomic_file::check_writable;
 use crate::support::calendar::utc_second;
@@ -98,8 +101,9 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Writes the final files, after which the journal goes.
-    pub fn finish(self) -> Result<EvalSummary, EvalError> {
+    /// Compares with the baseline, if there is one, and writes the final files, after which the
+    /// journal goes.
+    pub fn finish(self, baseline: Option<&Baseline>) -> Result<Evaluated, EvalError> {
         self.progress.finish();
         let protocol = self.header.settings.protocol;
         let mut totals = Totals::default();
@@ -125,11 +129,27 @@ impl<'a> Session<'a> {
             ..Part::of_this_process(&self.options.command, &self.header.started, shard)
         };
         let results = assemble(self.header.settings, vec![part], questions, unscored, totals);
-        results.write(&self.options.output)?;
+        let comparison = baseline.and_then(|baseline| against(baseline, self.options, &results));
+        results.write(&self.options.output, comparison.as_ref())?;
         self.journal.remove()?;
         warn_of_long_questions(&results);
-        Ok(results.summary)
+        Ok(Evaluated { summary: results.summary, comparison })
     }
+}
+
+fn against(baseline: &Baseline, options: &EvalOptions, results: &Results) -> Option<RunComparison> {
+    let comparison = baseline.compare(&options.output, results);
+    match &comparison {
+        None => tracing::warn!("nothing is compared with the baseline: no question was scored"),
+        Some(RunComparison { left_out, .. }) if !left_out.is_empty() => tracing::warn!(
+            "{} questions are left out of the comparison, as only one of the two runs has scored \
+             them ({}; left_out in comparison.json)",
+            left_out.len(),
+            shown_rows(left_out)
+        ),
+        Some(_) => {}
+    }
+    comparison
 }
 
 fn new_header(settings: Settings, total: usize) -> Header {
@@ -193,6 +213,7 @@ pub(super) fn assemble(
         subject_scores,
         other_scores: results::other_scores(&questions),
         unscored,
+        shortened: questions.iter().filter(|question| question.dropped_tokens > 0).count(),
         tokens_run: totals.tokens_run,
         tokens_naive: totals.tokens_naive,
         seconds: totals.seconds,
@@ -203,6 +224,7 @@ pub(super) fn assemble(
         schema_version: SCHEMA_VERSION,
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
         commit: record::commit(),
+        seed: settings.limit_seeded.map(|_| SEED),
         settings,
         parts,
     };
@@ -238,12 +260,14 @@ fn to_result(question: &Question, scored: &Scored, protocol: Protocol) -> Questi
     }
 }
 
+/// `rows 3, 7, …`: the first few.
+fn shown_rows(rows: &[usize]) -> String {
+    let shown: Vec<String> = rows.iter().take(10).map(ToString::to_string).collect();
+    let more = if rows.len() > shown.len() { ", …" } else { "" };
+    format!("rows {}{more}", shown.join(", "))
+}
+
 fn warn_of_long_questions(results: &Results) {
-    let rows = |rows: Vec<usize>| {
-        let shown: Vec<String> = rows.iter().take(10).map(ToString::to_string).collect();
-        let more = if rows.len() > shown.len() { ", …" } else { "" };
-        format!("rows {}{more}", shown.join(", "))
-    };
     let cut: Vec<usize> = results
         .questions
         .iter()
@@ -255,7 +279,7 @@ fn warn_of_long_questions(results: &Results) {
             "{} questions were longer than the model's context and lost their left end ({}; \
              dropped_tokens in questions.parquet); fewer --shots would help",
             cut.len(),
-            rows(cut)
+            shown_rows(&cut)
         );
     }
     let unscored: Vec<usize> = results.summary.unscored.iter().map(|one| one.row).collect();
@@ -263,7 +287,7 @@ fn warn_of_long_questions(results: &Results) {
         tracing::warn!(
             "{} questions could not be scored and count nowhere ({}; unscored in summary.json)",
             unscored.len(),
-            rows(unscored)
+            shown_rows(&unscored)
         );
     }
 }

@@ -15,7 +15,7 @@ use super::journal::Scored;
 use super::record::Settings;
 use super::run::Selected;
 use super::session::Session;
-use super::{EvalError, EvalOptions, EvalSummary, Protocol};
+use super::{EvalError, EvalOptions, Evaluated, Protocol};
 use crate::support::interrupt;
 use client::{Client, Refusal};
 use dialect::{Dialect, Server, Token};
@@ -58,7 +58,7 @@ struct Outcome {
 pub(super) fn evaluate(
     options: &EvalOptions,
     endpoint: &EndpointOptions,
-) -> Result<EvalSummary, EvalError> {
+) -> Result<Evaluated, EvalError> {
     if endpoint.concurrency == 0 {
         return Err(EvalError::Unusable("the concurrency must be at least 1".to_string()));
     }
@@ -69,6 +69,7 @@ pub(super) fn evaluate(
         )));
     }
     let selected = Selected::of(options)?;
+    let baseline = selected.baseline(options)?;
     Session::check_output(&options.output)?;
     let client = Client::new(endpoint);
     let model = match &endpoint.model {
@@ -96,7 +97,7 @@ pub(super) fn evaluate(
         Some(Job { row: question.row, texts: group.whole_texts(question)? })
     };
     score(&server, endpoint.concurrency, &mut session, &mut next)?;
-    session.finish()
+    session.finish(baseline.as_ref())
 }
 
 /// Keeps so many questions in flight and the results as they come. The workers are not waited for
