@@ -8,13 +8,14 @@ use super::bench::WorkloadOptions;
 use super::mmlu_eval::QuestionOptions;
 use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::bench::Workload;
-use crate::report::{self, CompareOptions, Comparison, Step, tables};
+use crate::report::paired_tables::{self, PairedRow};
+use crate::report::{self, CompareOptions, Comparison, Step, TextOptions, tables};
 use crate::support::units;
 
 /// Compare variants of a model in one report
 ///
-/// Scores, measures and weighs every model, then writes report.html, report.md, compare.json and
-/// questions.parquet. Earlier results in the output directory are reused where the model file, the
+/// Scores, measures and weighs every model, on questions, under load and with --text on a text, then
+/// writes report.html, report.md, compare.json and questions.parquet. Earlier results in the output directory are reused where the model file, the
 /// question set, all settings and quantkit itself are still the same.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  quantkit compare models/m.F16.gguf models/m.Q4_0.gguf \
@@ -30,6 +31,9 @@ pub struct Arguments {
 
     #[command(flatten)]
     questions: QuestionOptions,
+
+    #[command(flatten)]
+    text: TextFlags,
 
     #[command(flatten)]
     workload: WorkloadOptions,
@@ -54,6 +58,33 @@ pub struct Arguments {
     engine: EngineFlags,
 }
 
+/// The options for the text on which perplexity and divergence are measured.
+#[derive(Debug, Clone, clap::Args)]
+struct TextFlags {
+    /// Measure perplexity and the divergence from the baseline on this text, in UTF-8, too
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+
+    /// Tokens in a window of the text
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, requires = "text")]
+    text_context: usize,
+
+    /// Read only the first N windows of the text
+    #[arg(long, value_name = "N", requires = "text",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    text_chunks: Option<u32>,
+}
+
+impl TextFlags {
+    fn options(&self) -> Option<TextOptions> {
+        Some(TextOptions {
+            path: self.text.clone()?,
+            context: self.text_context,
+            chunks: self.text_chunks.map(|chunks| chunks as usize),
+        })
+    }
+}
+
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let questions = &arguments.questions;
     let (protocol, shots) = questions.protocol_and_shots();
@@ -68,6 +99,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         limit_seeded: questions.limit_seeded,
         every: questions.every,
         subjects: questions.subjects.clone(),
+        text: arguments.text.options(),
         workload,
         engine: arguments.engine.options(),
         fresh: arguments.fresh,
@@ -104,8 +136,10 @@ pub(super) fn print_step(step: &Step) {
 pub(super) fn print(comparison: &Comparison) -> Result<()> {
     say!("\n{}", tables::variants(comparison).to_text())?;
     if comparison.variants.len() > 1 {
-        say!("Against {}, in points:\n", comparison.baseline)?;
-        say!("{}", tables::differences(comparison).to_text())?;
+        print_paired(&comparison.baseline, &tables::paired(comparison))?;
+        if let Some(text) = tables::text(comparison) {
+            say!("Perplexity and KL divergence on a text:\n\n{}", text.to_text())?;
+        }
     }
     for (concurrency, table) in tables::speeds(comparison) {
         say!("{concurrency} in flight:\n\n{}", table.to_text())?;
@@ -114,6 +148,17 @@ pub(super) fn print(comparison: &Comparison) -> Result<()> {
         say!("{sentence}")?;
     }
     Ok(())
+}
+
+/// How variants compare with a baseline question by question, for a terminal.
+pub(super) fn print_paired(baseline: &str, variants: &[PairedRow<'_>]) -> Result<()> {
+    say!("Against {baseline}, in points:\n")?;
+    say!("{}", paired_tables::differences(variants).to_text())?;
+    say!("{}", paired_tables::changes(variants).to_text())?;
+    match paired_tables::category_differences(variants) {
+        Some(table) => say!("{}", table.to_text()),
+        None => Ok(()),
+    }
 }
 
 /// The command line of this process, quoted for a shell.

@@ -99,6 +99,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
             limit_seeded: None,
             every: 1,
             subjects: Vec::new(),
+            text: None,
             workload: Some(short_workload()),
             engine: arguments.device.options(),
             fresh: false,

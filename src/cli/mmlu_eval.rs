@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::compare::command_line;
+use super::compare::{command_line, print_paired};
 use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::eval::{
-    self, Earlier, EndpointOptions, EvalError, EvalOptions, EvalSummary, Protocol, Score, Shard,
-    Unfinished, evaluate, evaluate_at,
+    self, Earlier, EndpointOptions, EvalError, EvalOptions, EvalSummary, Protocol, RunComparison,
+    Score, Shard, Unfinished, evaluate, evaluate_at,
 };
+use crate::report::paired_tables;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
@@ -18,12 +19,13 @@ use crate::support::units;
 ///
 /// The set is Parquet of MMLU, MMLU-Pro, ARC, HellaSwag, TruthfulQA or WinoGrande, MMLU's CSV files,
 /// JSON lines, or llama.cpp's .bin; `quantkit eval-set` shows and converts sets. DIR gets run.json, summary.json and questions.parquet, which has the
-/// log-probability of every choice. Results are kept as they come: a run that was stopped goes on
+/// log-probability of every choice, and with --baseline comparison.json. Results are kept as they come: a run that was stopped goes on
 /// when the same command is given again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter
   quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/mmlu --protocol cloze --every 14 --output outputs/q4_0
+  quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter --baseline outputs/mmlu-eval-model-F16-letter
   quantkit mmlu-eval --endpoint http://localhost:8000 --set eval-sets/mmlu --concurrency 32")]
 pub struct Arguments {
     /// The GGUF model
@@ -39,6 +41,11 @@ pub struct Arguments {
     /// Where the results go [default: outputs/mmlu-eval-<MODEL>-<PROTOCOL>]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+
+    /// Compare with an earlier run of the same questions, question by question: the directory of its
+    /// results, which --output named
+    #[arg(long, value_name = "RESULTS")]
+    baseline: Option<PathBuf>,
 
     /// Score only the I-th of N parts of the questions, I from 0; `quantkit merge` joins them
     #[arg(long, value_name = "I/N")]
@@ -183,6 +190,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         shard: arguments.shard,
         cache_bytes: arguments.cache,
         earlier: if arguments.restart { Earlier::Discard } else { Earlier::Resume },
+        baseline: arguments.baseline.clone(),
         command: command_line(),
         output,
         engine: arguments.engine.options(),
@@ -191,16 +199,20 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         Some(server) => evaluate_at(&options, &server),
         None => evaluate(&options),
     };
-    let summary = match result {
+    let evaluated = match result {
         Err(stopped @ EvalError::Interrupted(_)) => {
             return Err(stopped).context(what_is_kept(&options.output));
         }
         result => result?,
     };
     if global.json {
-        return print_json(&summary);
+        return print_json(&evaluated);
     }
-    print_summary(&summary)?;
+    print_summary(&evaluated.summary)?;
+    if let Some(comparison) = &evaluated.comparison {
+        say!()?;
+        print_comparison(comparison)?;
+    }
     say!("Results: {}", options.output.display())?;
     Ok(())
 }
@@ -254,6 +266,28 @@ pub(super) fn print_summary(summary: &EvalSummary) -> Result<()> {
         units::count(summary.tokens_run),
         units::count(summary.tokens_naive),
     )
+}
+
+/// A run against its baseline: the tables of `compare`, and the sentence.
+pub(super) fn print_comparison(comparison: &RunComparison) -> Result<()> {
+    let RunComparison { baseline, run, paired, left_out, .. } = comparison;
+    let rows = [(run.name.clone(), paired)];
+    print_paired(&baseline.name, &rows)?;
+    if let Some(table) = paired_tables::subject_differences(&rows) {
+        say!("{}", table.to_text())?;
+    }
+    let calibrated = [baseline, run];
+    let calibrated =
+        calibrated.iter().filter_map(|run| Some((&*run.name, run.reliability.as_ref()?)));
+    say!("{}", paired_tables::reliability(calibrated).to_text())?;
+    say!("{}", comparison.verdict)?;
+    if !left_out.is_empty() {
+        say!(
+            "{} questions are left out, as only one of the two runs has scored them.",
+            units::count(left_out.len() as u64)
+        )?;
+    }
+    Ok(())
 }
 
 fn add_row(table: &mut Table, score: &Score, indent: &str) {

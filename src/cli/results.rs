@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Subcommand;
+use serde::Serialize;
 
-use super::mmlu_eval::print_summary;
+use super::mmlu_eval::{print_comparison, print_summary};
 use super::options::{GlobalOptions, print_json, print_text, say};
-use crate::eval::{self, Finished, FoundRun, RunRecord, Settings};
+use crate::eval::{self, Finished, FoundRun, RunComparison, RunRecord, Settings};
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
-/// List or show the results of evaluations
+/// List, show or compare the results of evaluations
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quantkit results list outputs
-  quantkit results show outputs/mmlu-eval-model-Q4_0-letter")]
+  quantkit results show outputs/mmlu-eval-model-Q4_0-letter
+  quantkit results compare outputs/mmlu-eval-model-F16-letter outputs/mmlu-eval-model-Q4_0-letter")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -35,12 +37,22 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    /// One run against another of the same questions, question by question
+    Compare {
+        /// The directory of the run that the other is compared with
+        #[arg(value_name = "BASELINE")]
+        baseline: PathBuf,
+        /// The other run's directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     match &arguments.command {
         Command::List { directory } => list(directory, global),
         Command::Show { directory } => show(directory, global),
+        Command::Compare { baseline, directory } => compare(baseline, directory, global),
     }
 }
 
@@ -110,10 +122,20 @@ fn asked(settings: &Settings) -> String {
     words.join(", ")
 }
 
+/// What `show` prints as JSON.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    run: FoundRun,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comparison: Option<RunComparison>,
+}
+
 fn show(directory: &Path, global: &GlobalOptions) -> Result<()> {
     let run = eval::read_run(directory)?;
+    let comparison = if run.finished.is_some() { eval::read_comparison(directory)? } else { None };
     if global.json {
-        return print_json(&run);
+        return print_json(&Shown { run, comparison });
     }
     if let Some(Finished { run, summary }) = &run.finished {
         print_summary(summary)?;
@@ -121,6 +143,9 @@ fn show(directory: &Path, global: &GlobalOptions) -> Result<()> {
         for unscored in &summary.unscored {
             say!("row {} ({}): not scored: {}", unscored.row, unscored.subject, unscored.reason)?;
         }
+    }
+    if let Some(comparison) = &comparison {
+        print_comparison(comparison)?;
     }
     if let Some(begun) = &run.unfinished {
         say!(
@@ -133,6 +158,11 @@ fn show(directory: &Path, global: &GlobalOptions) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn compare(baseline: &Path, directory: &Path, global: &GlobalOptions) -> Result<()> {
+    let comparison = eval::compare_runs(baseline, directory)?;
+    if global.json { print_json(&comparison) } else { print_comparison(&comparison) }
 }
 
 /// What `run.json` says, line by line.
@@ -150,6 +180,9 @@ fn about(run: &RunRecord) -> Table {
     line("model", format!("{} (SHA-256 {})", settings.model, settings.model_sha256));
     line("set", format!("{} (SHA-256 {})", settings.set, settings.set_sha256));
     line("asked", asked(settings));
+    if let Some(seed) = run.seed {
+        line("seed", seed.to_string());
+    }
     line("device", settings.device.clone());
     for part in &run.parts {
         if let Some(shard) = part.shard {

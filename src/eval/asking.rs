@@ -229,8 +229,10 @@ pub(super) struct Reading {
 
 /// What the harness calls `acc` and `acc_norm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OtherReadings {
+pub struct OtherReadings {
+    /// The choice with the largest sum of log-probabilities.
     pub by_sum: usize,
+    /// The choice with the largest log-probability a character.
     pub by_characters: usize,
 }
 

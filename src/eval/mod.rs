@@ -1,6 +1,7 @@
 //! Question sets, prompts, scoring and statistics; how far one model's predictions are from another's.
 
 mod asking;
+mod baseline;
 pub mod calibration;
 mod candidates;
 pub mod divergence;
@@ -10,6 +11,7 @@ mod log_softmax;
 pub mod paired;
 mod plan;
 mod prompts;
+pub mod question_results;
 pub mod question_set;
 mod record;
 mod results;
@@ -23,19 +25,22 @@ pub mod statistics;
 pub mod subjects;
 pub mod text_windows;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Build;
 use crate::engine::{EngineError, EngineOptions};
 use crate::storage::StorageError;
-pub use asking::{AskedText, asked_texts};
+pub use asking::{AskedText, OtherReadings, asked_texts};
+pub use baseline::{ChangedAnswer, ComparedRun, RunComparison, compare_runs};
 pub use endpoint::EndpointOptions;
 pub use journal::Earlier;
 pub use plan::Shard;
 pub use record::{Part, RunRecord, Settings};
-pub use runs::{Finished, FoundRun, Unfinished, find_runs, merge, read_run, unfinished};
+pub use runs::{
+    Finished, FoundRun, Unfinished, find_runs, merge, read_comparison, read_run, unfinished,
+};
 
 /// Version of the fields of `run.json`, `summary.json` and `questions.parquet`.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -111,9 +116,12 @@ pub struct EvalOptions {
     pub cache_bytes: u64,
     /// What becomes of the results of an unfinished run.
     pub earlier: Earlier,
+    /// The directory of a finished run of the same questions, to compare this one with.
+    pub baseline: Option<PathBuf>,
     /// The command line, for the record.
     pub command: String,
-    /// Directory for `run.json`, `questions.parquet` and `summary.json`; it may be in storage.
+    /// Directory for `run.json`, `questions.parquet` and `summary.json`, and with a baseline for
+    /// `comparison.json`; it may be in storage.
     pub output: PathBuf,
     /// Where and how the model runs.
     pub engine: EngineOptions,
@@ -198,6 +206,10 @@ pub struct EvalSummary {
     pub other_scores: Vec<Score>,
     /// Questions that the model could not be asked; no score counts them.
     pub unscored: Vec<Unscored>,
+    /// Questions that lost their left end to fit the model's context; `dropped_tokens` of
+    /// `questions.parquet` says which and by how much.
+    #[serde(default)]
+    pub shortened: usize,
     /// Tokens that went through the model. What an interruption or another shard made necessary a
     /// second time is not counted again.
     pub tokens_run: u64,
@@ -209,6 +221,17 @@ pub struct EvalSummary {
     pub questions_per_second: f64,
     /// Tokens run a second.
     pub tokens_per_second: f64,
+}
+
+/// What a run has found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluated {
+    /// The content of `summary.json`.
+    #[serde(flatten)]
+    pub summary: EvalSummary,
+    /// The content of `comparison.json`; absent without a baseline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<RunComparison>,
 }
 
 /// An error of an evaluation.
@@ -240,12 +263,13 @@ pub enum EvalError {
 }
 
 /// Scores the model, writes `run.json`, `questions.parquet` and `summary.json` into the output
-/// directory, and returns the summary. Results are kept in a journal there as they come; a run that
-/// was stopped goes on from it.
+/// directory, and with a baseline `comparison.json`, and returns the last two. Results are kept in a
+/// journal there as they come; a run that was stopped goes on from it.
 ///
 /// # Errors
-/// A model, set or output that cannot be used, a journal of other settings, an interruption.
-pub fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
+/// A model, set, baseline or output that cannot be used, a journal of other settings, an
+/// interruption.
+pub fn evaluate(options: &EvalOptions) -> Result<Evaluated, EvalError> {
     run::evaluate(options)
 }
 
@@ -253,11 +277,22 @@ pub fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
 /// are not used.
 ///
 /// # Errors
-/// A set or output that cannot be used, a server that cannot be reached or tells no
+/// A set, baseline or output that cannot be used, a server that cannot be reached or tells no
 /// log-probabilities, a journal of other settings, an interruption.
 pub fn evaluate_at(
     options: &EvalOptions,
     server: &EndpointOptions,
-) -> Result<EvalSummary, EvalError> {
+) -> Result<Evaluated, EvalError> {
     endpoint::evaluate(options, server)
+}
+
+/// The results of the questions of a finished run, of which the summary is at hand.
+///
+/// # Errors
+/// A file that is missing or damaged, or of another run than the summary.
+pub fn read_questions(
+    directory: &Path,
+    summary: &EvalSummary,
+) -> Result<Vec<question_results::QuestionResult>, EvalError> {
+    results::read_questions(directory, summary)
 }

@@ -106,6 +106,8 @@ pub struct RunRecord {
     pub quantkit_version: String,
     /// The commit that quantkit was built from, where the build was told (`QUANTKIT_COMMIT`).
     pub commit: Option<String>,
+    /// The seed with which questions were drawn; absent where none were: nothing else is random.
+    pub seed: Option<u32>,
     /// What was scored, and how.
     pub settings: Settings,
     /// Who scored it: one part, or after `merge` one a shard.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::asking::{Group, groups};
+use super::baseline::Baseline;
 use super::candidates::Candidates;
 use super::journal::Scored;
 use super::plan::{self, Block};
@@ -11,7 +12,7 @@ use super::record::Settings;
 use super::scoring::{Scorer, needed_tokens, shared_prefix};
 use super::selection::{select, shots};
 use super::session::Session;
-use super::{EvalError, EvalOptions, EvalSummary};
+use super::{EvalError, EvalOptions, Evaluated};
 use crate::engine::Engine;
 use crate::gguf;
 use crate::storage::{self, Output};
@@ -49,6 +50,17 @@ impl Selected {
         self.blocks.iter().flat_map(of_block)
     }
 
+    /// The run that this one is to be compared with, if there is one and it is of these questions.
+    ///
+    /// # Errors
+    /// A run that cannot be read or compared with.
+    pub fn baseline(&self, options: &EvalOptions) -> Result<Option<Baseline>, EvalError> {
+        let Some(directory) = &options.baseline else { return Ok(None) };
+        let baseline = Baseline::read(directory)?;
+        baseline.check(&self.settings(options), self.questions(), &options.output)?;
+        Ok(Some(baseline))
+    }
+
     /// The settings of a run of these questions. What depends on the model is still empty.
     pub fn settings(&self, options: &EvalOptions) -> Settings {
         Settings {
@@ -72,8 +84,9 @@ impl Selected {
 }
 
 /// See [`super::evaluate`].
-pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> {
+pub(super) fn evaluate(options: &EvalOptions) -> Result<Evaluated, EvalError> {
     let selected = Selected::of(options)?;
+    let baseline = selected.baseline(options)?;
     let output = Output::at(&options.output)?;
     Session::check_output(&output)?;
     let model = local_model(&options.model)?;
@@ -91,7 +104,7 @@ pub(super) fn evaluate(options: &EvalOptions) -> Result<EvalSummary, EvalError> 
     let engine = Engine::load(&model, options.engine)?;
     let mut session = Session::open(options, output, settings, selected.questions())?;
     score(&selected, engine, options.cache_bytes, &mut session)?;
-    session.finish()
+    session.finish(baseline.as_ref())
 }
 
 /// The model's file on this machine; all parts of a split one are fetched with it.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::baseline::RunComparison;
 use super::plan::Shard;
 use super::record::{RunRecord, Settings, differences};
 use super::results::{self, Results};
@@ -72,7 +73,7 @@ fn unfinished_in(directory: &Path) -> Result<Option<Unfinished>, EvalError> {
 
 /// A directory of runs on this machine: what is in storage is copied, as far as `wanted` has its
 /// names.
-fn copied<'a>(
+pub(super) fn copied<'a>(
     directory: &'a Path,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Cow<'a, Path>, EvalError> {
@@ -80,6 +81,19 @@ fn copied<'a>(
         return Ok(directory.into());
     }
     Ok(storage::fetch_below(directory, "run of mmlu-eval", wanted)?.into())
+}
+
+/// Whether a file is one of those that a run leaves.
+pub(super) fn is_of_a_run(name: &str) -> bool {
+    is_record(name) || [results::QUESTIONS, results::COMPARISON].contains(&name)
+}
+
+/// How a finished run compares with the baseline that it was given; `None` where it had none.
+///
+/// # Errors
+/// A record that is damaged or of another version.
+pub fn read_comparison(directory: &Path) -> Result<Option<RunComparison>, EvalError> {
+    results::read_comparison(&copied(directory, &is_of_a_run)?)
 }
 
 /// Whether a file says that a run is there, and what came of it.
@@ -218,7 +232,7 @@ pub fn merge(output: &Path, directories: &[PathBuf]) -> Result<EvalSummary, Eval
     let directory = output.directory();
     fs::create_dir_all(directory)
         .map_err(|source| EvalError::Io { path: directory.display().to_string(), source })?;
-    results.write(&output)?;
+    results.write(&output, None)?;
     output.close();
     Ok(results.summary)
 }
@@ -237,8 +251,7 @@ fn read_shards(directories: &[PathBuf]) -> Result<BTreeMap<usize, (PathBuf, Resu
         interrupt::check()?;
         let problem =
             |text: String| EvalError::Unusable(format!("{}: {text}", directory.display()));
-        let is_file = |name: &str| is_record(name) || name == results::QUESTIONS;
-        let copy = copied(directory, &is_file)?;
+        let copy = copied(directory, &is_of_a_run)?;
         if !results::are_in(&copy)
             && let Some(Unfinished { done, questions, .. }) = unfinished_in(&copy)?
         {

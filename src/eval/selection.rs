@@ -7,6 +7,9 @@ use super::question_set::Question;
 use super::subjects::nearest;
 use super::{EvalError, EvalOptions};
 
+/// The seed with which `--limit-seeded` draws questions: llama.cpp's.
+pub(super) const SEED: u32 = 1;
+
 /// The shots of a run: none where the protocol takes none.
 pub(super) fn shots(options: &EvalOptions) -> usize {
     if options.protocol.takes_shots() { options.shots } else { 0 }
@@ -63,14 +66,14 @@ fn unknown_subject(wanted: &str, set: &Path, known: &BTreeSet<&str>) -> EvalErro
 /// order; all where it would draw none or as many as there are.
 ///
 /// It draws without putting back: the place of the next index among those left is a number of
-/// `std::mt19937`, seeded with 1, scaled in 32-bit floats; the last index left takes the place of the
+/// `std::mt19937`, seeded with [`SEED`], scaled in 32-bit floats; the last index left takes the place of the
 /// one that was drawn.
 pub(super) fn llama_cpp_tasks(total: usize, wanted: usize) -> Vec<usize> {
     let mut left: Vec<usize> = (0..total).collect();
     if wanted == 0 || wanted >= total {
         return left;
     }
-    let mut random = MersenneTwister::new(1);
+    let mut random = MersenneTwister::new(SEED);
     let scale = 2f32.powi(-32);
     let draw = |_| {
         // A number that rounds up to 1 would lie beyond the end.

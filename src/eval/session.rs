@@ -5,11 +5,14 @@ use std::fs;
 use std::time::{Instant, SystemTime};
 
 use super::asking::Reading;
+use super::baseline::{Baseline, RunComparison};
 use super::journal::{self, Earlier, Entry, Header, Journal, Scored};
+use super::question_results::QuestionResult;
 use super::question_set::Question;
 use super::record::{self, Part, RunRecord, Settings};
-use super::results::{self, QuestionResult, Results};
-use super::{EvalError, EvalOptions, EvalSummary, Protocol, SCHEMA_VERSION, Unscored};
+use super::results::{self, Results};
+use super::selection::SEED;
+use super::{EvalError, EvalOptions, EvalSummary, Evaluated, Protocol, SCHEMA_VERSION, Unscored};
 use crate::engine::Build;
 use crate::storage::{Mirror, Output};
 use crate::support::atomic_file::check_writable;
@@ -123,8 +126,9 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Writes the final files, after which the journal goes.
-    pub fn finish(self) -> Result<EvalSummary, EvalError> {
+    /// Compares with the baseline, if there is one, and writes the final files, after which the
+    /// journal goes.
+    pub fn finish(self, baseline: Option<&Baseline>) -> Result<Evaluated, EvalError> {
         self.progress.finish();
         let protocol = self.header.settings.protocol;
         let mut totals = Totals::default();
@@ -150,15 +154,16 @@ impl<'a> Session<'a> {
             ..Part::of_this_process(&self.options.command, &self.header.started, shard)
         };
         let results = assemble(self.header.settings, vec![part], questions, unscored, totals);
+        let comparison = baseline.and_then(|baseline| against(baseline, self.options, &results));
         if let Some(mirror) = self.mirror {
             mirror.stop()?;
         }
-        results.write(&self.output)?;
+        results.write(&self.output, comparison.as_ref())?;
         self.journal.remove()?;
         self.output.remove(journal::FILE_NAME);
         self.output.close();
         warn_of_long_questions(&results);
-        Ok(results.summary)
+        Ok(Evaluated { summary: results.summary, comparison })
     }
 }
 
@@ -168,6 +173,21 @@ fn at_address(output: &Output, error: EvalError) -> EvalError {
         Some(address) => EvalError::Unusable(format!("{address}: {error}")),
         None => error,
     }
+}
+
+fn against(baseline: &Baseline, options: &EvalOptions, results: &Results) -> Option<RunComparison> {
+    let comparison = baseline.compare(&options.output, results);
+    match &comparison {
+        None => tracing::warn!("nothing is compared with the baseline: no question was scored"),
+        Some(RunComparison { left_out, .. }) if !left_out.is_empty() => tracing::warn!(
+            "{} questions are left out of the comparison, as only one of the two runs has scored \
+             them ({}; left_out in comparison.json)",
+            left_out.len(),
+            shown_rows(left_out)
+        ),
+        Some(_) => {}
+    }
+    comparison
 }
 
 fn new_header(settings: Settings, total: usize) -> Header {
@@ -231,6 +251,7 @@ pub(super) fn assemble(
         subject_scores,
         other_scores: results::other_scores(&questions),
         unscored,
+        shortened: questions.iter().filter(|question| question.dropped_tokens > 0).count(),
         tokens_run: totals.tokens_run,
         tokens_naive: totals.tokens_naive,
         seconds: totals.seconds,
@@ -241,6 +262,7 @@ pub(super) fn assemble(
         schema_version: SCHEMA_VERSION,
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
         commit: record::commit(),
+        seed: settings.limit_seeded.map(|_| SEED),
         settings,
         parts,
     };
@@ -276,12 +298,14 @@ fn to_result(question: &Question, scored: &Scored, protocol: Protocol) -> Questi
     }
 }
 
+/// `rows 3, 7, …`: the first few.
+fn shown_rows(rows: &[usize]) -> String {
+    let shown: Vec<String> = rows.iter().take(10).map(ToString::to_string).collect();
+    let more = if rows.len() > shown.len() { ", …" } else { "" };
+    format!("rows {}{more}", shown.join(", "))
+}
+
 fn warn_of_long_questions(results: &Results) {
-    let rows = |rows: Vec<usize>| {
-        let shown: Vec<String> = rows.iter().take(10).map(ToString::to_string).collect();
-        let more = if rows.len() > shown.len() { ", …" } else { "" };
-        format!("rows {}{more}", shown.join(", "))
-    };
     let cut: Vec<usize> = results
         .questions
         .iter()
@@ -293,7 +317,7 @@ fn warn_of_long_questions(results: &Results) {
             "{} questions were longer than the model's context and lost their left end ({}; \
              dropped_tokens in questions.parquet); fewer --shots would help",
             cut.len(),
-            rows(cut)
+            shown_rows(&cut)
         );
     }
     let unscored: Vec<usize> = results.summary.unscored.iter().map(|one| one.row).collect();
@@ -301,7 +325,7 @@ fn warn_of_long_questions(results: &Results) {
         tracing::warn!(
             "{} questions could not be scored and count nowhere ({}; unscored in summary.json)",
             unscored.len(),
-            rows(unscored)
+            shown_rows(&unscored)
         );
     }
 }

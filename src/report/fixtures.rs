@@ -1,6 +1,9 @@
 //! Records of made-up measurements, for the tests of this module.
 
-use super::record::{Comparison, EvaluationSettings, SCHEMA_VERSION, Speed, SpeedRatio, Variant};
+use super::record::{
+    Comparison, EvaluationSettings, SCHEMA_VERSION, Speed, SpeedRatio, TextSettings, Variant,
+    VariantText,
+};
 use super::sizes::{ModelSize, TypeShare};
 use super::words;
 use crate::bench::{
@@ -8,7 +11,9 @@ use crate::bench::{
     Workload,
 };
 use crate::engine::Build;
+use crate::eval::divergence::{Divergence, compare_rows};
 use crate::eval::paired::{GroupDifference, Paired};
+use crate::eval::question_results::QuestionResult;
 use crate::eval::statistics::intervals;
 use crate::eval::statistics::reliability::Reliability;
 use crate::eval::{self, EvalSummary, Protocol, Score};
@@ -24,6 +29,22 @@ pub(super) fn settings() -> EvaluationSettings {
         limit_seeded: None,
         every: 1,
         subjects: Vec::new(),
+    }
+}
+
+/// A question of four choices, of which 1 is right.
+pub(super) fn result(row: usize, prediction: usize) -> QuestionResult {
+    QuestionResult {
+        row,
+        id: None,
+        subject: "high_school_physics".to_string(),
+        log_probabilities: vec![-1.5; 4],
+        prediction,
+        others: None,
+        answer: 1,
+        context_tokens: 10,
+        choice_tokens: vec![1; 4],
+        dropped_tokens: 0,
     }
 }
 
@@ -61,6 +82,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
             .map(|name| score(name, correct / 2, questions / 2))
             .to_vec(),
         unscored: Vec::new(),
+        shortened: 0,
         tokens_run: 5_000,
         tokens_naive: 12_000,
         seconds: 12.5,
@@ -156,6 +178,16 @@ pub(super) fn benchmark(model_sha256: &str, speed: f64) -> BenchSummary {
     }
 }
 
+/// A divergence at two positions, of a perplexity of 2 before and 4 after.
+pub(super) fn divergence() -> Divergence {
+    // The next token, and eight others that share what is left.
+    let logits = |next: f32| -> Vec<f32> {
+        let others = [((1.0 - next) / 8.0).ln(); 8];
+        [&[next.ln()], others.as_slice()].concat().repeat(2)
+    };
+    Divergence::of(&compare_rows(&logits(0.5), &logits(0.25), &[0, 0])).expect("numbers")
+}
+
 /// A variant with `correct` of 120 questions right, at `speed` times some baseline.
 pub(super) fn variant(label: &str, correct: usize, speed: f64) -> Variant {
     let file_bytes = if speed > 1.0 { 80 << 20 } else { 260 << 20 };
@@ -177,6 +209,7 @@ pub(super) fn variant(label: &str, correct: usize, speed: f64) -> Variant {
         accuracy_interval: intervals::wilson(correct, 120),
         evaluation,
         evaluation_reused: false,
+        text: None,
         reliability: Reliability::of(
             (0..120).map(|index| (0.3 + index as f64 / 200.0, index % 3 == 0)),
         ),
@@ -213,6 +246,7 @@ pub(super) fn comparison() -> Comparison {
             mcnemar_p: 0.02,
             holm_p,
         };
+        variant.text = Some(VariantText { reused: false, divergence: divergence() });
         variant.paired = Some(Paired {
             questions: 120,
             difference: (f64::from(won) - f64::from(lost)) / 120.0,
@@ -243,6 +277,13 @@ pub(super) fn comparison() -> Comparison {
         kv_type: "i16".to_string(),
         threads: 2,
         evaluation: settings(),
+        text: Some(TextSettings {
+            text: "texts/text.txt".to_string(),
+            text_sha256: "7e7".to_string(),
+            context: 512,
+            chunk_limit: None,
+            chunks: 12,
+        }),
         workload: Some(workload()),
         headline: Vec::new(),
         caveats: vec!["The weights are made up & <only> for tests.".to_string()],

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use minijinja::{Value, context};
 
 use super::Measured;
-use super::questions::QuestionResult;
 use super::words;
 use crate::eval::paired::Change;
+use crate::eval::question_results::{QuestionResult, in_both};
 use crate::eval::question_set::Question;
 use crate::support::units;
 
@@ -58,7 +58,7 @@ impl Flips {
             questions.iter().map(|question| (question.row, question)).collect();
         let mut rows = Vec::new();
         for (variant, one) in measured.iter().enumerate().filter(|(index, _)| *index != baseline) {
-            for (before, after) in measured[baseline].questions.iter().zip(&one.questions) {
+            for (before, after) in in_both(&measured[baseline].questions, &one.questions) {
                 let change = Change::between(&before.answer(), &after.answer());
                 if change != Change::None {
                     let words = by_row.get(&before.row).copied();
@@ -169,13 +169,7 @@ mod tests {
         let questions = predictions.iter().enumerate().map(|(row, &prediction)| {
             let mut log_probabilities = vec![-3.0; 4];
             log_probabilities[prediction] = -1.0 + row as f64 / 10.0;
-            QuestionResult {
-                row: row * 7,
-                subject: "high_school_physics".to_string(),
-                answer: 1,
-                prediction,
-                log_probabilities,
-            }
+            QuestionResult { log_probabilities, ..fixtures::result(row * 7, prediction) }
         });
         Measured { variant: fixtures::variant(label, 2, 1.0), questions: questions.collect() }
     }

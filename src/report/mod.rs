@@ -8,6 +8,7 @@
 mod fixtures;
 mod flips;
 mod page;
+pub mod paired_tables;
 mod plots;
 mod questions;
 mod record;
@@ -15,27 +16,32 @@ mod runs;
 pub mod search_plot;
 mod sizes;
 pub mod tables;
+mod text;
 mod words;
+mod work;
 
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-use crate::bench::{self, BenchError, BenchOptions, BenchSummary, Workload};
+use crate::bench::{BenchError, Workload};
 use crate::engine::EngineOptions;
 use crate::eval::paired::{Answer, Paired};
+use crate::eval::question_results::{QuestionResult, in_both};
 use crate::eval::question_set::QuestionSet;
-use crate::eval::statistics::intervals;
-use crate::eval::statistics::reliability::Reliability;
-use crate::eval::{self, Earlier, EvalError, EvalOptions, EvalSummary, Protocol, Score};
+use crate::eval::{EvalError, Protocol};
 use crate::gguf::{self, GgufError};
 use crate::support::atomic_file::{self, write_atomically};
 use crate::support::interrupt;
 use crate::support::machine::Machine;
 use flips::Flips;
-use questions::QuestionResult;
-pub use record::{Comparison, EvaluationSettings, SCHEMA_VERSION, Speed, SpeedRatio, Variant};
-use runs::{Naming, WantedBench, WantedEvaluation};
+pub use record::{
+    Comparison, EvaluationSettings, SCHEMA_VERSION, Speed, SpeedRatio, TextSettings, Variant,
+    VariantText,
+};
+use runs::Naming;
 pub use sizes::{ModelSize, TypeShare};
+pub use text::TextOptions;
+use work::{Measured, Model, Work};
 
 /// What to compare, and where the results go.
 #[derive(Debug, Clone)]
@@ -58,6 +64,8 @@ pub struct CompareOptions {
     pub every: usize,
     /// Only these subjects; all when empty.
     pub subjects: Vec<String>,
+    /// The text on which perplexity and divergence are measured, if any.
+    pub text: Option<TextOptions>,
     /// The load of the benchmark; none is run when absent.
     pub workload: Option<Workload>,
     /// Where and how the model runs.
@@ -129,9 +137,13 @@ pub fn compare(
     options: &CompareOptions,
     observe: &mut dyn FnMut(&Step),
 ) -> Result<Comparison, ReportError> {
-    let models = hashed_models(options)?;
-    let baseline = position(&models, &options.baseline)?;
-    let names = runs::name_models(&models);
+    let files = hashed_models(options)?;
+    let baseline = position(&files, &options.baseline)?;
+    if options.text.is_some() && files.len() < 2 {
+        let problem = "--text compares variants with the baseline: give another model beside it, \
+                       or leave --text out";
+        return Err(ReportError::Unusable(problem.to_string()));
+    }
     let settings = EvaluationSettings {
         set: options.set.display().to_string(),
         set_sha256: QuestionSet::find(&options.set)?.sha256()?,
@@ -143,20 +155,67 @@ pub fn compare(
         subjects: options.subjects.clone(),
     };
     // A file that is no model is found out before hours are spent on the others.
-    let sizes =
-        models.iter().map(|(path, _)| ModelSize::of(path)).collect::<Result<Vec<_>, _>>()?;
+    let models = named_models(files)?;
     check_writable(&options.output)?;
     let work = Work { options, settings: &settings, machine: Machine::detect() };
+    // The text comes first: what may be wrong with it shows at once.
+    let text = options.text.as_ref();
+    let text =
+        text.map(|text| text::read_text(&work, text, &models, baseline, observe)).transpose()?;
     let mut measured = Vec::new();
-    for (((path, hash), naming), size) in models.iter().zip(&names).zip(sizes) {
-        measured.push(work.measure(path, hash, naming, size, observe)?);
+    for (index, model) in models.iter().enumerate() {
+        let text = text.as_ref().and_then(|text| text.variants[index].clone());
+        measured.push(work.measure(model, text, observe)?);
     }
     let variants = against_baseline(measured, baseline)?;
-    let comparison = work.comparison(&variants, &names[baseline].label);
+    let text = text.map(|text| text.settings);
+    let comparison = comparison(&work, text, &variants, &models[baseline].naming.label);
     let questions = QuestionSet::find(&options.set)?.test_questions()?;
     let flips = Flips::of(&variants, baseline, &questions);
     write(&comparison, &variants, &flips, &options.output)?;
     Ok(comparison)
+}
+
+fn named_models(files: Vec<(PathBuf, String)>) -> Result<Vec<Model>, ReportError> {
+    let names = runs::name_models(&files);
+    let model = |((path, sha256), naming): ((PathBuf, String), Naming)| {
+        let size = ModelSize::of(&path)?;
+        Ok(Model { path, sha256, naming, size })
+    };
+    files.into_iter().zip(names).map(model).collect()
+}
+
+/// The record of a comparison, with its sentences.
+fn comparison(
+    work: &Work<'_>,
+    text: Option<TextSettings>,
+    measured: &[Measured],
+    baseline: &str,
+) -> Comparison {
+    let Work { options, settings, machine } = work;
+    let variants: Vec<Variant> = measured.iter().map(|m| m.variant.clone()).collect();
+    let mut comparison = Comparison {
+        schema_version: SCHEMA_VERSION,
+        quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
+        created: words::utc_minute(SystemTime::now()),
+        title: words::title(&variants),
+        baseline: baseline.to_string(),
+        machine: machine.clone(),
+        device: options.engine.device.to_string(),
+        kv_type: options.engine.kv_type_name().to_string(),
+        threads: rayon::current_num_threads(),
+        evaluation: (*settings).clone(),
+        text,
+        workload: options.workload.clone(),
+        headline: Vec::new(),
+        caveats: Vec::new(),
+        commands: options.commands.clone(),
+        variants,
+    };
+    comparison.headline = words::headline(&comparison);
+    comparison.caveats = options.notes.clone();
+    comparison.caveats.extend(words::caveats(&comparison));
+    comparison
 }
 
 /// Finds out before anything is measured whether the report can be written.
@@ -205,202 +264,6 @@ fn position(models: &[(PathBuf, String)], wanted: &Path) -> Result<usize, Report
     Ok(position_of(&paths, wanted)?.expect("the baseline is among the models"))
 }
 
-/// One variant's own results.
-#[derive(Debug)]
-struct Measured {
-    variant: Variant,
-    questions: Vec<QuestionResult>,
-}
-
-struct Work<'a> {
-    options: &'a CompareOptions,
-    settings: &'a EvaluationSettings,
-    machine: Machine,
-}
-
-impl Work<'_> {
-    fn measure(
-        &self,
-        path: &Path,
-        hash: &str,
-        naming: &Naming,
-        size: ModelSize,
-        observe: &mut dyn FnMut(&Step),
-    ) -> Result<Measured, ReportError> {
-        let directory = self.options.output.join(&naming.directory);
-        let (evaluation, questions, evaluation_reused) =
-            timed(&format!("mmlu-eval {}", naming.label), observe, || {
-                self.evaluation(path, hash, &directory)
-            })?;
-        let speed = match &self.options.workload {
-            None => None,
-            Some(workload) => {
-                let (summary, (), reused) =
-                    timed(&format!("bench {}", naming.label), observe, || {
-                        self.benchmark(path, hash, workload, &directory)
-                    })?;
-                Some(Speed {
-                    reused,
-                    load_seconds: summary.load_seconds,
-                    load_average_before: summary.load_average_before,
-                    levels: summary.levels,
-                    ratios: Vec::new(),
-                })
-            }
-        };
-        let Score { correct, questions: asked, .. } = &evaluation.overall;
-        let variant = Variant {
-            label: naming.label.clone(),
-            model: path.display().to_string(),
-            model_sha256: hash.to_string(),
-            directory: naming.directory.clone(),
-            size,
-            times_smaller: 1.0,
-            accuracy_interval: intervals::wilson(*correct, *asked),
-            evaluation,
-            evaluation_reused,
-            reliability: reliability(&questions),
-            paired: None,
-            speed,
-        };
-        Ok(Measured { variant, questions })
-    }
-
-    fn evaluation(
-        &self,
-        model: &Path,
-        model_sha256: &str,
-        directory: &Path,
-    ) -> Result<(EvalSummary, Vec<QuestionResult>, bool), ReportError> {
-        let device = self.options.engine.device.to_string();
-        let wanted = WantedEvaluation {
-            model_sha256,
-            settings: self.settings,
-            device: &device,
-            kv_type: self.options.engine.kv_type_name(),
-        };
-        let questions = directory.join("questions.parquet");
-        if !self.options.fresh {
-            let earlier =
-                runs::read_valid(&directory.join("summary.json"), |found| wanted.mismatch(found));
-            if let Some((summary, results)) = earlier.and_then(|s| with_questions(s, &questions)) {
-                return Ok((summary, results, true));
-            }
-        }
-        let summary = eval::evaluate(&EvalOptions {
-            model: model.to_path_buf(),
-            set: self.options.set.clone(),
-            protocol: self.options.protocol,
-            shots: self.options.shots,
-            limit: self.options.limit,
-            limit_seeded: self.options.limit_seeded,
-            every: self.options.every,
-            subjects: self.options.subjects.clone(),
-            shard: None,
-            cache_bytes: eval::DEFAULT_CACHE_BYTES,
-            earlier: if self.options.fresh { Earlier::Discard } else { Earlier::ResumeIfSame },
-            command: self.options.commands.join(" && "),
-            output: directory.to_path_buf(),
-            engine: self.options.engine,
-        })?;
-        Ok((summary, questions::read(&questions)?, false))
-    }
-
-    fn benchmark(
-        &self,
-        model: &Path,
-        model_sha256: &str,
-        workload: &Workload,
-        directory: &Path,
-    ) -> Result<(BenchSummary, (), bool), ReportError> {
-        let device = self.options.engine.device.to_string();
-        let wanted = WantedBench {
-            model_sha256,
-            workload,
-            device: &device,
-            kv_type: self.options.engine.kv_type_name(),
-            threads: rayon::current_num_threads(),
-            machine: &self.machine,
-        };
-        if !self.options.fresh {
-            let earlier =
-                runs::read_valid(&directory.join("bench.json"), |found| wanted.mismatch(found));
-            if let Some(summary) = earlier {
-                return Ok((summary, (), true));
-            }
-        }
-        let summary = bench::run(&BenchOptions {
-            model: model.to_path_buf(),
-            workload: workload.clone(),
-            output: directory.to_path_buf(),
-            engine: self.options.engine,
-        })?;
-        Ok((summary, (), false))
-    }
-
-    fn comparison(&self, measured: &[Measured], baseline: &str) -> Comparison {
-        let variants: Vec<Variant> = measured.iter().map(|m| m.variant.clone()).collect();
-        let mut comparison = Comparison {
-            schema_version: SCHEMA_VERSION,
-            quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
-            created: words::utc_minute(SystemTime::now()),
-            title: words::title(&variants),
-            baseline: baseline.to_string(),
-            machine: self.machine.clone(),
-            device: self.options.engine.device.to_string(),
-            kv_type: self.options.engine.kv_type_name().to_string(),
-            threads: rayon::current_num_threads(),
-            evaluation: self.settings.clone(),
-            workload: self.options.workload.clone(),
-            headline: Vec::new(),
-            caveats: Vec::new(),
-            commands: self.options.commands.clone(),
-            variants,
-        };
-        comparison.headline = words::headline(&comparison);
-        comparison.caveats = self.options.notes.clone();
-        comparison.caveats.extend(words::caveats(&comparison));
-        comparison
-    }
-}
-
-/// How well the model's confidence tells how often it is right.
-fn reliability(questions: &[QuestionResult]) -> Option<Reliability> {
-    let answers = questions.iter().map(QuestionResult::answer);
-    Reliability::of(answers.map(|answer| (answer.confidence(), answer.correct())))
-}
-
-/// An earlier summary with its questions' results, where they are there and belong to it.
-fn with_questions(
-    summary: EvalSummary,
-    questions: &Path,
-) -> Option<(EvalSummary, Vec<QuestionResult>)> {
-    match questions::read(questions) {
-        Ok(results) if questions::agree(&results, &summary) => Some((summary, results)),
-        Ok(_) => {
-            tracing::info!("{} is not reused: it is of another run", questions.display());
-            None
-        }
-        Err(error) => {
-            tracing::info!("not reused: {error}");
-            None
-        }
-    }
-}
-
-/// Runs one part of the work and tells the observer how long it took.
-fn timed<A, B>(
-    what: &str,
-    observe: &mut dyn FnMut(&Step),
-    work: impl FnOnce() -> Result<(A, B, bool), ReportError>,
-) -> Result<(A, B, bool), ReportError> {
-    let started = Instant::now();
-    let (first, second, reused) = work()?;
-    let seconds = started.elapsed().as_secs_f64();
-    observe(&Step { what: what.to_string(), reused, seconds });
-    Ok((first, second, reused))
-}
-
 /// Fills in what depends on the baseline.
 fn against_baseline(
     mut measured: Vec<Measured>,
@@ -409,19 +272,21 @@ fn against_baseline(
     let file_bytes = measured[baseline].variant.size.file_bytes;
     let levels = measured[baseline].variant.speed.as_ref().map(|speed| speed.levels.clone());
     let reference = measured[baseline].questions.clone();
-    let reference: Vec<Answer<'_>> = reference.iter().map(QuestionResult::answer).collect();
-    for index in 0..measured.len() {
-        if !questions::same_questions(&measured[baseline].questions, &measured[index].questions) {
-            return Err(ReportError::Unusable(format!(
-                "{} and {} were asked different questions; repeat with --fresh",
-                measured[baseline].variant.label, measured[index].variant.label
-            )));
-        }
-        let Measured { variant, questions } = &mut measured[index];
+    let label = measured[baseline].variant.label.clone();
+    for (index, Measured { variant, questions }) in measured.iter_mut().enumerate() {
         variant.times_smaller = record::ratio(file_bytes as f64, variant.size.file_bytes as f64);
         if index != baseline {
-            let answers: Vec<Answer<'_>> = questions.iter().map(QuestionResult::answer).collect();
-            variant.paired = Paired::of(&reference, &answers);
+            let pairs = in_both(&reference, questions);
+            if let Some((other, _)) = pairs.iter().find(|(left, right)| left.answer != right.answer)
+            {
+                return Err(ReportError::Unusable(format!(
+                    "{label} and {} were asked different questions in row {}; repeat with --fresh",
+                    variant.label, other.row
+                )));
+            }
+            let (before, after): (Vec<Answer<'_>>, Vec<Answer<'_>>) =
+                pairs.iter().map(|(left, right)| (left.answer(), right.answer())).unzip();
+            variant.paired = Paired::of(&before, &after);
         }
         if let (Some(speed), Some(levels)) = (&mut variant.speed, &levels) {
             speed.ratios = speed

@@ -9,7 +9,7 @@ use super::ReportError;
 use super::flips::Flips;
 use super::plots::{self, Bar, Interval, Line, SharePoint};
 use super::record::{Comparison, Variant};
-use super::{tables, words};
+use super::{paired_tables, tables, words};
 use crate::bench::{LevelSummary, Spread};
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -64,6 +64,7 @@ fn html_context(comparison: &Comparison) -> Value {
         accuracy_plot => accuracy_plot(comparison, &short),
         size_plot => size_plot(comparison, &short),
         reliability_plot => reliability_plot(comparison),
+        divergence_plot => divergence_plot(comparison, &short),
         speed_plots => speed_plots(comparison),
         colors,
         legend,
@@ -79,6 +80,8 @@ fn page_context(comparison: &Comparison, table: &dyn Fn(Table) -> Value) -> Valu
         .collect();
     let settings: Vec<Value> =
         settings(comparison).into_iter().map(|(name, value)| context! { name, value }).collect();
+    let paired = tables::paired(comparison);
+    let compared = !paired.is_empty();
     let first = comparison.variants.first();
     let questions = first.map_or(0, |variant| variant.evaluation.overall.questions);
     context! {
@@ -94,17 +97,31 @@ fn page_context(comparison: &Comparison, table: &dyn Fn(Table) -> Value) -> Valu
         chance => chance(comparison),
         settings,
         variants => table(tables::variants(comparison)),
-        differences => (comparison.variants.len() > 1)
-            .then(|| table(tables::differences(comparison))),
-        changes => (comparison.variants.len() > 1).then(|| table(tables::changes(comparison))),
-        category_differences => tables::category_differences(comparison).map(table),
-        subject_differences => tables::subject_differences(comparison).map(table),
+        differences => compared.then(|| table(paired_tables::differences(&paired))),
+        changes => compared.then(|| table(paired_tables::changes(&paired))),
+        category_differences => paired_tables::category_differences(&paired).map(table),
+        subject_differences => paired_tables::subject_differences(&paired).map(table),
         reliability => table(tables::reliability(comparison)),
+        text => text(comparison),
+        text_table => tables::text(comparison).map(table),
         categories => tables::categories(comparison).map(table),
         subjects => tables::subjects(comparison).map(table),
         speeds,
         files => table(tables::files(comparison)),
     }
+}
+
+/// The text that was read, in words; `None` without one.
+fn text(comparison: &Comparison) -> Option<String> {
+    let text = comparison.text.as_ref()?;
+    let positions = comparison.variants.iter().find_map(|v| v.text.as_ref())?.divergence.positions;
+    Some(format!(
+        "{}, {} windows of {} tokens, {} positions",
+        text.text,
+        units::count(text.chunks as u64),
+        units::count(text.context as u64),
+        units::count(positions as u64)
+    ))
 }
 
 fn html_table(table: Table) -> Value {
@@ -129,7 +146,7 @@ fn html_cell(cell: &str) -> Value {
 
 fn chance(comparison: &Comparison) -> String {
     let evaluation = comparison.variants.first().map(|variant| &variant.evaluation);
-    words::percent(evaluation.map_or(0.0, |evaluation| evaluation.overall.chance))
+    units::percent(evaluation.map_or(0.0, |evaluation| evaluation.overall.chance))
 }
 
 /// What each variant gives and costs against the baseline, in large figures.
@@ -169,7 +186,11 @@ fn figures(variant: &Variant) -> Vec<Value> {
     if let Some(paired) = &variant.paired {
         let verdict = if paired.distinguishable() { "beyond chance" } else { "within chance" };
         let caption = format!("points of accuracy, {verdict}");
-        figures.push(figure(tables::signed(paired.difference), caption));
+        figures.push(figure(paired_tables::signed(paired.difference), caption));
+    }
+    if let Some(text) = &variant.text {
+        let kl = format!("{:.3}", text.divergence.kl.mean);
+        figures.push(figure(kl, "nats of KL on a text".to_string()));
     }
     figures
 }
@@ -211,6 +232,18 @@ fn reliability_plot(comparison: &Comparison) -> String {
     plots::reliability(&comparison.variants.iter().map(points).collect::<Vec<_>>())
 }
 
+/// The mean divergence of each variant, with the baseline's, which is none.
+fn divergence_plot(comparison: &Comparison, short: &[String]) -> Option<String> {
+    comparison.base_perplexity()?;
+    let row = |(variant, label): (&Variant, &String)| {
+        let divergence = variant.text.as_ref().map(|text| &text.divergence);
+        let value = divergence.map_or(0.0, |divergence| divergence.kl.mean);
+        Bar { label: label.clone(), value, text: format!("{value:.5}") }
+    };
+    let rows: Vec<Bar> = comparison.variants.iter().zip(short).map(row).collect();
+    Some(plots::bars("Mean divergence", &rows))
+}
+
 fn size_plot(comparison: &Comparison, short: &[String]) -> String {
     let rows: Vec<Bar> = comparison
         .variants
@@ -226,7 +259,7 @@ fn size_plot(comparison: &Comparison, short: &[String]) -> String {
             ),
         })
         .collect();
-    plots::bars(&rows)
+    plots::bars("File sizes", &rows)
 }
 
 fn speed_plots(comparison: &Comparison) -> Vec<Value> {
@@ -288,6 +321,12 @@ fn settings(comparison: &Comparison) -> Vec<(&'static str, String)> {
         ("Set SHA-256", evaluation.set_sha256.clone()),
         ("Protocol", protocol),
     ];
+    if let Some(text) = text(comparison) {
+        settings.push(("Text", text));
+    }
+    if let Some(text) = &comparison.text {
+        settings.push(("Text SHA-256", text.text_sha256.clone()));
+    }
     if let Some(workload) = &comparison.workload {
         let levels: Vec<String> = workload.concurrency.iter().map(usize::to_string).collect();
         let requests = match workload.requests {
@@ -335,7 +374,7 @@ mod tests {
         for outside in ["http:", "https:", "src=", "href=", "@import", "url("] {
             assert!(!page.contains(outside), "the page refers to something outside: {outside}");
         }
-        assert_eq!(page.matches("<svg").count(), 7);
+        assert_eq!(page.matches("<svg").count(), 8);
         assert!(page.contains("made up &amp; &lt;only&gt;"), "text is escaped");
     }
 
@@ -346,8 +385,25 @@ mod tests {
         comparison.variants.iter_mut().for_each(|variant| variant.speed = None);
         comparison.headline = words::headline(&comparison);
         let page = html(&comparison, &Flips::default()).unwrap();
-        assert_eq!(page.matches("<svg").count(), 3);
+        assert_eq!(page.matches("<svg").count(), 4);
         assert!(!page.contains("Speed") && !markdown(&comparison).unwrap().contains("## Speed"));
+    }
+
+    #[test]
+    fn a_comparison_without_a_text_leaves_that_part_out() {
+        let mut comparison = fixtures::comparison();
+        let heading = "Perplexity and divergence";
+        let both = |comparison: &Comparison| {
+            [html(comparison, &Flips::default()).unwrap(), markdown(comparison).unwrap()]
+        };
+        for page in both(&comparison) {
+            assert!(page.contains(heading) && page.contains("12 windows of 512 tokens"));
+        }
+        comparison.text = None;
+        comparison.variants.iter_mut().for_each(|variant| variant.text = None);
+        for page in both(&comparison) {
+            assert!(!page.contains(heading) && !page.contains("KL on a text"));
+        }
     }
 
     #[test]

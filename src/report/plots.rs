@@ -107,9 +107,9 @@ pub(super) fn intervals(rows: &[Interval], reference: f64, reference_text: &str)
 }
 
 /// Bars one above the other, the longest over the whole width.
-pub(super) fn bars(rows: &[Bar]) -> String {
+pub(super) fn bars(title: &str, rows: &[Bar]) -> String {
     let height = ROW * rows.len() as i32 + 6;
-    svg("File sizes", height, |area| {
+    svg(title, height, |area| {
         let most = rows.iter().map(|row| row.value).fold(f64::MIN_POSITIVE, f64::max);
         let room = f64::from(WIDTH - 16);
         for (index, row) in rows.iter().enumerate() {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sizes::ModelSize;
 use crate::bench::{LevelSummary, Workload};
+use crate::eval::divergence::Divergence;
 use crate::eval::paired::Paired;
 use crate::eval::statistics::reliability::Reliability;
 use crate::eval::{EvalSummary, Protocol};
@@ -35,6 +36,8 @@ pub struct Comparison {
     pub threads: usize,
     /// How accuracy was measured.
     pub evaluation: EvaluationSettings,
+    /// The text on which perplexity and divergence were measured; absent without `--text`.
+    pub text: Option<TextSettings>,
     /// How speed was measured; absent with `--no-bench`.
     pub workload: Option<Workload>,
     /// The comparison in plain sentences.
@@ -51,6 +54,12 @@ impl Comparison {
     /// The variant that the others are compared with.
     pub fn baseline_variant(&self) -> Option<&Variant> {
         self.variants.iter().find(|variant| variant.label == self.baseline)
+    }
+
+    /// The baseline's perplexity on the text; absent without one.
+    pub fn base_perplexity(&self) -> Option<f64> {
+        let text = self.variants.iter().find_map(|variant| variant.text.as_ref())?;
+        Some(text.divergence.base_perplexity)
     }
 }
 
@@ -75,6 +84,31 @@ pub struct EvaluationSettings {
     pub subjects: Vec<String>,
 }
 
+/// The text that all variants read, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextSettings {
+    /// The text's path as given.
+    pub text: String,
+    /// SHA-256 of the text.
+    pub text_sha256: String,
+    /// Tokens in a window, of which the second half is scored.
+    pub context: usize,
+    /// At most this many windows.
+    pub chunk_limit: Option<usize>,
+    /// Windows that were read.
+    pub chunks: usize,
+}
+
+/// A variant's predictions on the text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VariantText {
+    /// Whether the result is an earlier one that was still valid.
+    pub reused: bool,
+    /// Its perplexity, and its divergence from the baseline.
+    #[serde(flatten)]
+    pub divergence: Divergence,
+}
+
 /// One variant of the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Variant {
@@ -94,6 +128,8 @@ pub struct Variant {
     pub evaluation: EvalSummary,
     /// Whether the evaluation is an earlier one that was still valid.
     pub evaluation_reused: bool,
+    /// Against the baseline on a text; absent for the baseline itself and without `--text`.
+    pub text: Option<VariantText>,
     /// 95 % Wilson interval of the accuracy.
     pub accuracy_interval: [f64; 2],
     /// Whether it is right as often as it is sure; absent without questions.

@@ -134,7 +134,7 @@ impl WantedBench<'_> {
     }
 }
 
-fn first_difference(checks: &[(bool, &'static str)]) -> Option<&'static str> {
+pub(super) fn first_difference(checks: &[(bool, &'static str)]) -> Option<&'static str> {
     checks.iter().find(|(same, _)| !same).map(|(_, what)| *what)
 }
 

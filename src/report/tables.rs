@@ -1,9 +1,10 @@
 //! The comparison as tables; the pages and the terminal print the same ones.
 
+use super::paired_tables::{self, PairedRow};
 use super::record::{Comparison, SpeedRatio, Variant};
 use super::words;
 use crate::bench::{LevelSummary, Spread};
-use crate::eval::paired::{GroupDifference, Paired};
+use crate::eval::divergence::Divergence;
 use crate::eval::{EvalSummary, Score};
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -34,121 +35,63 @@ pub fn variants(comparison: &Comparison) -> Table {
     table
 }
 
-/// Each variant's accuracy against the baseline, question by question.
-pub fn differences(comparison: &Comparison) -> Table {
-    let mut table = Table::new([
-        ("Variant", Align::Left),
-        ("Difference ± s.e.", Align::Right),
-        ("95 % interval", Align::Right),
-        ("Unpaired interval", Align::Right),
-        ("McNemar p", Align::Right),
-        ("Questions for 1 point", Align::Right),
-    ]);
-    for (label, paired) in paired(comparison) {
-        table.row([
-            label,
-            format!("{} ± {:.1}", signed(paired.difference), paired.standard_error * 100.0),
-            words::interval(paired.interval),
-            words::interval(paired.unpaired_interval),
-            p_value(paired.mcnemar_p),
-            units::count(paired.questions_for_one_point),
-        ]);
-    }
-    table
-}
-
-/// How each variant's answers differ from the baseline's.
-pub fn changes(comparison: &Comparison) -> Table {
-    let mut table = Table::new([
-        ("Variant", Align::Left),
-        ("Right → wrong", Align::Right),
-        ("Wrong → right", Align::Right),
-        ("Wrong → other wrong", Align::Right),
-        ("Same choice", Align::Right),
-        ("Mean |Δp| of the answer", Align::Right),
-        ("KL over the choices", Align::Right),
-    ]);
-    for (label, paired) in paired(comparison) {
-        table.row([
-            label,
-            units::count(paired.right_to_wrong as u64),
-            units::count(paired.wrong_to_right as u64),
-            units::count(paired.wrong_to_other_wrong as u64),
-            words::percent(paired.agreement),
-            format!("{:.2} %", paired.answer_probability_change * 100.0),
-            format!("{:.5}", paired.choice_divergence),
-        ]);
-    }
-    table
-}
-
 /// The variants that are compared with the baseline, by their short labels.
-fn paired(comparison: &Comparison) -> impl Iterator<Item = (String, &Paired)> {
+pub fn paired(comparison: &Comparison) -> Vec<PairedRow<'_>> {
     let short = words::short_labels(&comparison.variants);
     let variants = comparison.variants.iter().zip(short);
-    variants.filter_map(|(variant, label)| Some((label, variant.paired.as_ref()?)))
+    variants.filter_map(|(variant, label)| Some((label, variant.paired.as_ref()?))).collect()
 }
 
-/// Each variant's difference in each category, with Holm's p-values over the categories.
-pub fn category_differences(comparison: &Comparison) -> Option<Table> {
-    group_differences(comparison, "Category", |paired| &paired.categories)
-}
-
-/// Each variant's difference in each subject, with Holm's p-values over the subjects.
-pub fn subject_differences(comparison: &Comparison) -> Option<Table> {
-    group_differences(comparison, "Subject", |paired| &paired.subjects)
-}
-
-fn group_differences(
-    comparison: &Comparison,
-    what: &str,
-    groups: fn(&Paired) -> &[GroupDifference],
-) -> Option<Table> {
-    let variants: Vec<(String, &[GroupDifference])> =
-        paired(comparison).map(|(label, paired)| (label, groups(paired))).collect();
-    let (_, first) = variants.first().filter(|(_, groups)| !groups.is_empty())?;
-    let mut columns = vec![(what.to_string(), Align::Left), ("Questions".into(), Align::Right)];
-    for (label, _) in &variants {
-        columns.push((label.clone(), Align::Right));
-        columns.push(("95 % interval".into(), Align::Right));
-        columns.push(("Holm p".into(), Align::Right));
-    }
-    let mut table = Table::new(columns);
-    for (index, group) in first.iter().enumerate() {
-        let mut row = vec![group.name.replace('_', " "), units::count(group.questions as u64)];
-        for (_, groups) in &variants {
-            let group = &groups[index];
-            row.extend([
-                signed(group.difference),
-                words::interval(group.interval),
-                p_value(group.holm_p),
-            ]);
+/// Each variant's perplexity and its divergence from the baseline on the text; `None` without one.
+pub fn text(comparison: &Comparison) -> Option<Table> {
+    let base = comparison.base_perplexity()?;
+    let mut table = Table::new([
+        ("Variant", Align::Left),
+        ("Perplexity", Align::Right),
+        ("Against the baseline", Align::Right),
+        ("Mean KL ± s.e.", Align::Right),
+        ("Median", Align::Right),
+        ("99 %", Align::Right),
+        ("Maximum", Align::Right),
+        ("Same top token", Align::Right),
+    ]);
+    for variant in &comparison.variants {
+        let label = variant.label.clone();
+        match &variant.text {
+            Some(text) => table.row(text_row(label, &text.divergence)),
+            None if variant.label == comparison.baseline => {
+                let mut row: [String; 8] = std::array::from_fn(|_| ABSENT.to_string());
+                (row[0], row[1]) = (label, format!("{base:.4}"));
+                table.row(row);
+            }
+            None => {}
         }
-        table.row(row);
     }
     Some(table)
 }
 
-fn p_value(p: f64) -> String {
-    if p < 0.001 { "< 0.001".to_string() } else { format!("{p:.3}") }
+fn text_row(label: String, divergence: &Divergence) -> [String; 8] {
+    let ratio = divergence.log_perplexity_ratio;
+    let same = divergence.same_top;
+    [
+        label,
+        format!("{:.4}", divergence.perplexity),
+        format!("{:.4} ± {:.4}", ratio.mean.exp(), ratio.mean.exp() * ratio.standard_error),
+        format!("{:.5} ± {:.5}", divergence.kl.mean, divergence.kl.standard_error),
+        format!("{:.5}", divergence.kl_median),
+        format!("{:.5}", divergence.kl_p99),
+        format!("{:.5}", divergence.kl_maximum),
+        format!("{:.1} ± {:.1} %", same.mean * 100.0, same.standard_error * 100.0),
+    ]
 }
 
 /// Whether each variant is right as often as it is sure.
 pub fn reliability(comparison: &Comparison) -> Table {
-    let mut table = Table::new([
-        ("Variant", Align::Left),
-        ("Calibration error", Align::Right),
-        ("Confidence − accuracy", Align::Right),
-    ]);
-    for variant in &comparison.variants {
-        let Some(reliability) = &variant.reliability else { continue };
-        table.row([
-            variant.label.clone(),
-            format!("{:.2} %", reliability.expected_calibration_error * 100.0),
-            format!("{} points", signed(reliability.overconfidence)),
-        ]);
-    }
-    table
+    let variants = comparison.variants.iter();
+    paired_tables::reliability(
+        variants
+            .filter_map(|variant| Some((variant.label.as_str(), variant.reliability.as_ref()?))),
+    )
 }
 
 /// The speeds at each level of concurrency, with the ratio to the baseline behind each figure.
@@ -257,14 +200,6 @@ fn accuracy(score: &Score) -> String {
     format!("{:.1} ± {:.1} %", score.accuracy * 100.0, score.standard_error * 100.0)
 }
 
-/// A difference of accuracies in points, with its sign.
-pub(super) fn signed(difference: f64) -> String {
-    if difference == 0.0 {
-        return "0.0".to_string();
-    }
-    format!("{:+.1}", difference * 100.0).replace('-', "−")
-}
-
 /// Milliseconds with three figures that matter, in seconds from a thousand on.
 fn milliseconds(time: f64) -> String {
     match time {
@@ -285,7 +220,7 @@ mod tests {
     fn the_baseline_has_no_difference_and_no_ratios() {
         let comparison = fixtures::comparison();
         assert_eq!(variants(&comparison).rows().len(), 3);
-        assert_eq!(differences(&comparison).rows().len(), 2);
+        assert_eq!(paired(&comparison).len(), 2);
         let speeds = speeds(&comparison);
         assert_eq!(speeds.iter().map(|(level, _)| *level).collect::<Vec<_>>(), [1, 2, 4]);
         let rows = speeds[0].1.rows();
@@ -294,13 +229,20 @@ mod tests {
     }
 
     #[test]
-    fn times_keep_three_figures() {
-        let found = [2.346, 23.46, 234.6, 2346.0, 12_346.0].map(milliseconds);
-        assert_eq!(found, ["2.35 ms", "23.5 ms", "235 ms", "2.35 s", "12.3 s"]);
+    fn the_baseline_has_a_perplexity_and_no_divergence() {
+        let mut comparison = fixtures::comparison();
+        let table = text(&comparison).unwrap();
+        let rows = table.rows();
+        let base = format!("{:.4}", fixtures::divergence().base_perplexity);
+        assert_eq!(rows[0][..3], ["Example-135M.F16", &base, "–"]);
+        assert!(rows[1][3].contains(" ± "), "{:?}", rows[1]);
+        comparison.variants.iter_mut().for_each(|variant| variant.text = None);
+        assert!(text(&comparison).is_none());
     }
 
     #[test]
-    fn differences_carry_their_sign() {
-        assert_eq!([-0.004, 0.0, 0.0123].map(signed), ["−0.4", "0.0", "+1.2"]);
+    fn times_keep_three_figures() {
+        let found = [2.346, 23.46, 234.6, 2346.0, 12_346.0].map(milliseconds);
+        assert_eq!(found, ["2.35 ms", "23.5 ms", "235 ms", "2.35 s", "12.3 s"]);
     }
 }

@@ -1,10 +1,10 @@
 //! The comparison in sentences: title, headline, caveats.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::record::{Comparison, SpeedRatio, Variant};
+use super::record::{Comparison, SpeedRatio, TextSettings, Variant, VariantText};
 use crate::bench::PeakScope;
-use crate::eval::paired::Paired;
 use crate::support::calendar::civil_date;
 use crate::support::units;
 
@@ -52,10 +52,15 @@ pub(super) fn headline(comparison: &Comparison) -> Vec<String> {
         .map_or(&baseline.label, |(_, name)| name);
     let sentences: Vec<String> = named()
         .filter(|(variant, _)| variant.label != baseline.label)
-        .map(|(variant, name)| about(variant, name, baseline, baseline_name))
+        .map(|(variant, name)| {
+            let text = comparison.text.as_ref().zip(variant.text.as_ref());
+            let text = text.map(|(settings, text)| on_text(settings, text, baseline_name));
+            [about(variant, name, baseline, baseline_name)].into_iter().chain(text).collect()
+        })
+        .map(|sentences: Vec<String>| sentences.join(" "))
         .collect();
     if sentences.is_empty() {
-        let accuracy = percent(baseline.evaluation.overall.accuracy);
+        let accuracy = units::percent(baseline.evaluation.overall.accuracy);
         let questions = units::count(baseline.evaluation.overall.questions as u64);
         return vec![format!(
             "{} takes {} and answers {accuracy} of {questions} questions right.",
@@ -74,13 +79,28 @@ fn about(variant: &Variant, name: &str, baseline: &Variant, baseline_name: &str)
         units::bytes(baseline.size.file_bytes)
     );
     let speed = variant.speed.as_ref().and_then(|speed| speed_phrase(&speed.ratios));
-    let verdict = variant.paired.as_ref().map(|paired| verdict(name, paired));
+    let verdict = variant.paired.as_ref().map(|paired| paired.verdict(name));
     [Some(size), speed, verdict]
         .into_iter()
         .flatten()
         .map(|words| words + ".")
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// What a text shows of a variant, in a sentence.
+fn on_text(settings: &TextSettings, text: &VariantText, baseline_name: &str) -> String {
+    let divergence = &text.divergence;
+    let file = Path::new(&settings.text).file_name();
+    format!(
+        "On {} its perplexity is {:.2} instead of {:.2}, its predictions are {:.4} nats of KL away \
+         from those of {baseline_name}, and {} of the most likely tokens are the same.",
+        file.map_or(settings.text.as_str().into(), |name| name.to_string_lossy()),
+        divergence.perplexity,
+        divergence.base_perplexity,
+        divergence.kl.mean,
+        units::percent(divergence.same_top.mean),
+    )
 }
 
 fn times_smaller(times: f64) -> String {
@@ -116,32 +136,6 @@ fn speed_phrase(ratios: &[SpeedRatio]) -> Option<String> {
     ))
 }
 
-/// What a variant loses or gains against the baseline, in a sentence without its full stop: the
-/// difference with its interval, whether chance explains it, and how many answers changed.
-pub fn verdict(name: &str, paired: &Paired) -> String {
-    let points = format!("{:.1} points of accuracy", paired.difference.abs() * 100.0);
-    let change = match paired.difference {
-        0.0 => format!("{name} neither loses nor gains accuracy"),
-        difference if difference < 0.0 => format!("{name} loses {points}"),
-        _ => format!("{name} gains {points}"),
-    };
-    let verdict =
-        if paired.distinguishable() { "more than chance explains" } else { "no difference shown" };
-    format!(
-        "{change} (95 % interval {}, {}): {verdict} on these {} questions; {} of the answers changed",
-        interval(paired.interval),
-        p_value(paired.mcnemar_p),
-        units::count(paired.questions as u64),
-        percent(paired.changed() as f64 / paired.questions as f64),
-    )
-}
-
-/// `−1.1 to +0.3`, in points.
-pub(super) fn interval(interval: [f64; 2]) -> String {
-    let [low, high] = interval.map(|bound| format!("{:+.1}", bound * 100.0).replace('-', "−"));
-    format!("{low} to {high}")
-}
-
 /// What the reader should keep in mind, as far as the figures themselves tell.
 pub(super) fn caveats(comparison: &Comparison) -> Vec<String> {
     let mut caveats = Vec::new();
@@ -151,8 +145,8 @@ pub(super) fn caveats(comparison: &Comparison) -> Vec<String> {
         caveats.push(format!(
             "The baseline's accuracy ({}) cannot be told from guessing ({}): on this set it says \
              little about what quantization costs.",
-            percent(overall.accuracy),
-            percent(overall.chance)
+            units::percent(overall.accuracy),
+            units::percent(overall.chance)
         ));
     }
     let paired = || comparison.variants.iter().filter_map(|variant| variant.paired.as_ref());
@@ -169,7 +163,34 @@ pub(super) fn caveats(comparison: &Comparison) -> Vec<String> {
             units::count(needed)
         ));
     }
+    caveats.extend(comparison.variants.iter().flat_map(long_questions));
     caveats.extend(speed_caveats(comparison));
+    caveats
+}
+
+/// What became of the questions that were too long for a variant's context.
+fn long_questions(variant: &Variant) -> Vec<String> {
+    let Variant { label, directory, evaluation, .. } = variant;
+    let mut caveats = Vec::new();
+    let unscored = &evaluation.unscored;
+    if !unscored.is_empty() {
+        let rows: Vec<String> =
+            unscored.iter().take(10).map(|question| question.row.to_string()).collect();
+        let more = if unscored.len() > rows.len() { ", …" } else { "" };
+        caveats.push(format!(
+            "{label} could not be asked {} of the questions (rows {}{more}); its figures do not \
+             count them, and {directory}/summary.json says why.",
+            units::count(unscored.len() as u64),
+            rows.join(", "),
+        ));
+    }
+    if evaluation.shortened > 0 {
+        caveats.push(format!(
+            "{} questions lost their left end to fit the context of {label}; dropped_tokens in \
+             {directory}/questions.parquet says which.",
+            units::count(evaluation.shortened as u64)
+        ));
+    }
     caveats
 }
 
@@ -202,23 +223,9 @@ fn speed_caveats(comparison: &Comparison) -> Vec<String> {
     caveats
 }
 
-/// `0.3204` → `32.0 %`.
-pub(super) fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
-}
-
 /// `0.004` → `0.4 points`.
 pub(super) fn points(difference: f64) -> String {
     format!("{:.1} points", difference * 100.0)
-}
-
-/// `p = 0.82`, `p < 0.001`.
-pub(super) fn p_value(p: f64) -> String {
-    match p {
-        p if p < 0.001 => "exact McNemar p < 0.001".to_string(),
-        p if p < 0.1 => format!("exact McNemar p = {p:.3}"),
-        p => format!("exact McNemar p = {p:.2}"),
-    }
 }
 
 /// A moment as `2026-11-20 14:03 UTC`.
@@ -234,6 +241,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::eval::Unscored;
     use crate::report::fixtures;
 
     #[test]
@@ -264,20 +272,35 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_names_direction_interval_and_changes() {
-        let comparison = fixtures::comparison();
-        let mut paired = comparison.variants[1].paired.clone().unwrap();
-        assert_eq!(
-            verdict("Q4_0", &paired),
-            "Q4_0 loses 3.3 points of accuracy (95 % interval −8.7 to +2.1, exact McNemar p = 0.34): \
-             no difference shown on these 120 questions; 13.3 % of the answers changed"
-        );
-        (paired.difference, paired.mcnemar_p) = (0.05, 0.0001);
-        let gained = verdict("Q4_0", &paired);
-        assert!(gained.starts_with("Q4_0 gains 5.0 points"), "{gained}");
-        assert!(gained.contains("p < 0.001): more than chance explains"), "{gained}");
-        paired.difference = 0.0;
-        assert!(verdict("Q4_0", &paired).contains("neither loses nor gains"));
+    fn the_headline_says_what_a_text_shows() {
+        let mut comparison = fixtures::comparison();
+        let headline = super::headline(&comparison);
+        let part = " On text.txt its perplexity is 4.00 instead of 2.00, its predictions are ";
+        assert!(headline[0].contains(part), "{:?}", headline[0]);
+        assert!(headline[0].contains("100.0 % of the most likely tokens are the same."));
+        comparison.variants[1].text = None;
+        assert!(!super::headline(&comparison)[0].contains("perplexity"));
+    }
+
+    #[test]
+    fn questions_that_were_too_long_are_pointed_out() {
+        let mut comparison = fixtures::comparison();
+        let unscored = |row| Unscored {
+            row,
+            subject: "anatomy".to_string(),
+            reason: "longer than the context".to_string(),
+        };
+        let evaluation = &mut comparison.variants[1].evaluation;
+        evaluation.unscored = (0..12).map(unscored).collect();
+        evaluation.shortened = 1_003;
+        let caveats = caveats(&comparison).join(" ");
+        for part in [
+            "Example-135M.Q4_0 could not be asked 12 of the questions (rows 0, 1, ",
+            "9, …)",
+            "1,003 questions lost their left end",
+        ] {
+            assert!(caveats.contains(part), "{part} is missing in {caveats}");
+        }
     }
 
     #[test]

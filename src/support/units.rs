@@ -62,6 +62,11 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// A share in percent: `0.3204` → `32.0 %`.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
 /// A duration with three figures that matter: `12.3 ms`, `4.56 s`, `3 min 20 s`.
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();

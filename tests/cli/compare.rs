@@ -104,6 +104,122 @@ fn a_report_shows_every_variant_and_is_made_again_only_where_something_changed()
     assert_eq!(reused(&compare(&models, &output, &["--fresh"])), [(false, false); 3]);
 }
 
+/// A text of some two thousand tokens of the tiny vocabulary.
+fn write_text(path: &Path, lines: usize) {
+    let text: String = (0..lines).map(|n| format!("the {} on a tin\n", n * n % 97)).collect();
+    std::fs::write(path, text).unwrap();
+}
+
+#[test]
+fn a_text_shows_perplexity_and_divergence_beside_accuracy() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    let (f16, q8, q4) = (place("tiny.F16.gguf"), place("tiny.Q8_0.gguf"), place("tiny.Q4_0.gguf"));
+    TinyModel::default().write(&f16);
+    quantize(&f16, &q8, "Q8_0");
+    quantize(&f16, &q4, "Q4_0");
+    let text = place("text.txt");
+    write_text(&text, 200);
+    let output = place("run");
+    let text_flag = text.to_str().unwrap().to_string();
+    let flags = |chunks: &'static str| {
+        let flags = ["--no-bench", "--text", &text_flag, "--text-context", "64"];
+        flags.map(str::to_string).into_iter().chain(["--text-chunks".into(), chunks.into()])
+    };
+    let run = |models: &[&Path], chunks: &'static str| {
+        let flags: Vec<String> = flags(chunks).collect();
+        compare(models, &output, &flags.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let reused = |comparison: &Value| -> Vec<Option<bool>> {
+        let variants = comparison["variants"].as_array().unwrap().iter();
+        variants.map(|variant| variant["text"]["reused"].as_bool()).collect()
+    };
+
+    let first = run(&[&f16, &q4], "3");
+    assert_eq!(reused(&first), [None, Some(false)]);
+    assert_eq!((&first["text"]["chunks"], &first["text"]["context"]), (&3.into(), &64.into()));
+    // The figures are those of `divergence`.
+    let mut divergence = quantkit();
+    divergence.arg("divergence").args([&f16, &q4]).arg("--text").arg(&text);
+    divergence.args(["--json", "--context", "64", "--chunks", "3"]);
+    let divergence = divergence.assert().success();
+    let divergence: Value = serde_json::from_slice(&divergence.get_output().stdout).unwrap();
+    let found = &first["variants"][1]["text"];
+    for figure in ["positions", "kl", "kl_p99", "same_top", "perplexity", "base_perplexity"] {
+        assert_eq!(found[figure], divergence["variants"][0][figure], "{figure}");
+    }
+    assert!(found["kl"]["mean"].as_f64().unwrap() > 0.0);
+    let sentence = first["headline"][0].as_str().unwrap();
+    assert!(sentence.contains(" On text.txt its perplexity is "), "{sentence}");
+    for page in ["report.html", "report.md"] {
+        let page = std::fs::read_to_string(output.join(page)).unwrap();
+        assert!(page.contains("Perplexity and divergence on a text"));
+        assert!(page.contains("3 windows of 64 tokens, 93 positions"));
+        assert!(page.contains(&format!("{:.4}", found["perplexity"].as_f64().unwrap())));
+    }
+
+    // Another variant costs its own reading only; another text or number of windows, all.
+    let second = run(&[&f16, &q8, &q4], "3");
+    assert_eq!(reused(&second), [None, Some(false), Some(true)]);
+    assert_eq!(second["variants"][2]["text"]["kl"], found["kl"]);
+    assert_eq!(reused(&run(&[&f16, &q8, &q4], "3")), [None, Some(true), Some(true)]);
+    assert_eq!(reused(&run(&[&f16, &q8, &q4], "2")), [None, Some(false), Some(false)]);
+    write_text(&text, 199);
+    assert_eq!(reused(&run(&[&f16, &q8, &q4], "2")), [None, Some(false), Some(false)]);
+    // Damage is made good.
+    std::fs::write(output.join("tiny.Q4_0/divergence.json"), "{").unwrap();
+    assert_eq!(reused(&run(&[&f16, &q8, &q4], "2")), [None, Some(true), Some(false)]);
+
+    // Without the flag, nothing of it is in the report, though the files are there.
+    let without = compare(&[&f16, &q4], &output, &["--no-bench"]);
+    assert!(without["text"].is_null() && without["variants"][1]["text"].is_null());
+    assert!(!std::fs::read_to_string(output.join("report.md")).unwrap().contains("Perplexity"));
+
+    let mut print = quantkit();
+    print.arg("compare").args([&f16, &q4]).arg("--baseline").arg(&f16);
+    print.arg("--set").arg(starter_set()).arg("--output").arg(&output);
+    print.args(["--protocol", "cloze", "--limit", "12"]).args(flags("2"));
+    print
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("Perplexity and KL divergence on a text:"))
+        .stdout(predicate::str::contains("Same top token"))
+        .stdout(predicate::str::contains("Wrong → other wrong"));
+}
+
+#[test]
+fn a_text_that_cannot_be_read_is_found_out_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    let (f16, other) = (place("tiny.F16.gguf"), place("tiny.Q8_0.gguf"));
+    TinyModel::default().write(&f16);
+    quantize(&f16, &other, "Q8_0");
+    write_text(&place("good.txt"), 200);
+    write_text(&place("short.txt"), 1);
+    std::fs::write(place("bytes.txt"), [0xff; 4000]).unwrap();
+    let output = place("run");
+    let run = |models: &[&Path], arguments: &[&str]| {
+        let mut command = quantkit();
+        command.arg("compare").args(models).arg("--baseline").arg(&f16);
+        command.arg("--set").arg(starter_set()).arg("--output").arg(&output);
+        command.current_dir(directory.path()).args(["--no-bench", "--limit", "2"]);
+        command.args(arguments).assert().failure()
+    };
+    let both = [f16.as_path(), other.as_path()];
+    let cases: [(&[&Path], &[&str], &str); 6] = [
+        (&both, &["--text", "absent.txt"], "absent.txt"),
+        (&both, &["--text", "short.txt"], "short.txt: the text is too short"),
+        (&both, &["--text", "bytes.txt"], "bytes.txt: expected text in UTF-8"),
+        (&both, &["--text", "good.txt", "--text-context", "1024"], "lower --text-context"),
+        (&both, &["--text-chunks", "3"], "--text"),
+        (&both[..1], &["--text", "good.txt"], "give another model beside it"),
+    ];
+    for (models, arguments, message) in cases {
+        run(models, arguments).stderr(predicate::str::contains(message));
+        assert!(!output.exists(), "{message}");
+    }
+}
+
 #[test]
 fn models_of_the_same_stem_do_not_share_a_directory() {
     let directory = tempfile::tempdir().unwrap();

@@ -318,6 +318,33 @@ fn letters_are_scored_too_and_shards_merge() {
 }
 
 #[test]
+fn a_served_model_is_compared_with_a_baseline() {
+    let place = Place::new();
+    place.score(&ModelServer::start(Kind::Echo), "first", &["--protocol", "cloze"]).success();
+    let baseline = place.path("first");
+    let baseline = ["--baseline", baseline.to_str().unwrap()];
+    let server = ModelServer::start(Kind::Llama);
+    place
+        .score(&server, "second", &[&baseline[..], &["--protocol", "cloze"]].concat())
+        .success()
+        .stdout(contains("neither loses nor gains accuracy"))
+        .stdout(contains("on these 30 questions; 0.0 % of the answers changed."));
+    let comparison = fs::read(place.path("second/comparison.json")).unwrap();
+    let comparison: Value = serde_json::from_slice(&comparison).unwrap();
+    assert_eq!(comparison["baseline"]["model"], "hash-1");
+    assert_eq!(comparison["paired"]["questions"], 30);
+
+    // A baseline that was asked otherwise is refused before the server hears anything.
+    let asked = server.requests.load(Ordering::SeqCst);
+    place
+        .score(&server, "third", &baseline)
+        .failure()
+        .stderr(contains("protocol is cloze there and letter here"));
+    assert_eq!(server.requests.load(Ordering::SeqCst), asked);
+    assert!(!place.path("third").exists());
+}
+
+#[test]
 fn what_fails_for_a_moment_is_asked_again() {
     let place = Place::new();
     let calm = ModelServer::start(Kind::Echo);

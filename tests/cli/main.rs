@@ -1,5 +1,6 @@
 //! End-to-end tests that drive the built binary.
 
+mod baseline;
 mod bench;
 mod broken_files;
 mod compare;

@@ -161,6 +161,8 @@ fn questions_beyond_the_context_lose_their_left_end() {
         .stderr(contains("12 questions were longer than the model's context"));
     let batch = bench.questions("out");
     assert!(integers(&batch, "dropped_tokens").iter().all(|&dropped| dropped > 0));
+    let summary = fs::read(bench.path("out/summary.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&summary).unwrap()["shortened"], 12);
     // " B" is two tokens of the tiny vocabulary: with the context, all but the last one are run.
     assert_eq!(integers(&batch, "context_tokens"), [127; 12]);
 }

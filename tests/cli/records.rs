@@ -158,6 +158,29 @@ fn a_run_that_is_stopped_again_and_again_ends_in_the_same_files() {
     }
 }
 
+/// The baseline is no part of what is scored: a run may get one, or lose it, when it goes on.
+#[test]
+#[cfg(unix)]
+fn a_run_that_was_stopped_is_compared_when_it_ends() {
+    let place = Place::new(400);
+    let cloze = ["--protocol", "cloze"];
+    place.score("baseline", &cloze).success();
+    let baseline = place.path("baseline");
+    let against = ["--protocol", "cloze", "--baseline", baseline.to_str().unwrap()];
+    for begun_with in [&against[..], &cloze[..]] {
+        while !place.stop("run", begun_with, 3, libc::SIGKILL) {}
+        assert!(!place.path("run/comparison.json").exists());
+        place.score("run", &against).success().stdout(contains("on these 400 questions; 0.0 %"));
+        let comparison = place.json("run/comparison.json");
+        assert_eq!(comparison["paired"]["agreement"], 1.0);
+        assert_eq!(comparison["changed"], Value::Array(Vec::new()));
+        // Two runs of one model are called by their directories.
+        assert_eq!(comparison["run"]["name"], "run");
+        same_results(&place, "baseline", "run");
+        fs::remove_dir_all(place.path("run")).unwrap();
+    }
+}
+
 #[test]
 #[cfg(unix)]
 fn a_journal_of_other_settings_is_refused_until_it_is_thrown_away() {
@@ -262,6 +285,15 @@ fn a_run_says_what_it_was_made_with() {
         assert!(moment.starts_with("20") && moment.ends_with('Z'), "{moment}");
     }
     assert_eq!((&part["threads"], &part["questions"]), (&2.into(), &7.into()));
+    for field in ["cpu", "physical_cores", "memory_bytes", "system"] {
+        assert!(!part["machine"][field].is_null(), "{field}");
+    }
+    assert!(part["host"].is_string() && run["quantkit_version"].is_string());
+    assert!(run.get("commit").is_some(), "null where the build was not told");
+    // Nothing is random but what --limit-seeded draws.
+    assert!(run["seed"].is_null());
+    place.score("drawn", &["--protocol", "cloze", "--limit-seeded", "3"]).success();
+    assert_eq!(place.json("drawn/run.json")["seed"], 1);
 
     quantkit()
         .args(["results", "list"])

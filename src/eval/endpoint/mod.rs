@@ -15,7 +15,7 @@ use super::journal::Scored;
 use super::record::Settings;
 use super::run::Selected;
 use super::session::Session;
-use super::{EvalError, EvalOptions, EvalSummary, Protocol};
+use super::{EvalError, EvalOptions, Evaluated, Protocol};
 use crate::storage::Output;
 use crate::support::interrupt;
 use client::{Client, Refusal};
@@ -59,7 +59,7 @@ struct Outcome {
 pub(super) fn evaluate(
     options: &EvalOptions,
     endpoint: &EndpointOptions,
-) -> Result<EvalSummary, EvalError> {
+) -> Result<Evaluated, EvalError> {
     if endpoint.concurrency == 0 {
         return Err(EvalError::Unusable("the concurrency must be at least 1".to_string()));
     }
@@ -70,6 +70,7 @@ pub(super) fn evaluate(
         )));
     }
     let selected = Selected::of(options)?;
+    let baseline = selected.baseline(options)?;
     let output = Output::at(&options.output)?;
     Session::check_output(&output)?;
     let client = Client::new(endpoint);
@@ -98,7 +99,7 @@ pub(super) fn evaluate(
         Some(Job { row: question.row, texts: group.whole_texts(question)? })
     };
     score(&server, endpoint.concurrency, &mut session, &mut next)?;
-    session.finish()
+    session.finish(baseline.as_ref())
 }
 
 /// Keeps so many questions in flight and the results as they come. The workers are not waited for

@@ -1,9 +1,12 @@
 //! Two models on the same questions: what changed, and whether chance explains it.
 
+mod verdict;
+
 use serde::{Deserialize, Serialize};
 
 use super::statistics::{choices, intervals, tests_of_change};
 use super::subjects::Category;
+pub use verdict::interval_in_points;
 
 /// Differences with a p-value below this are called distinguishable.
 pub const SIGNIFICANCE: f64 = 0.05;
