@@ -11,7 +11,7 @@ use crate::eval;
 /// Join the shards of an evaluation
 ///
 /// The shards are the directories of `mmlu-eval --shard I/N`, all N of them in any order. DIR gets
-/// the files that the run would have written in one piece.
+/// the files that the run would have written in one piece. Each may be s3://BUCKET/KEY.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   quantkit mmlu-eval model.gguf --set eval-sets/mmlu --shard 0/2 --output outputs/m-0

@@ -20,7 +20,8 @@ use crate::support::units;
 /// The set is Parquet of MMLU, MMLU-Pro, ARC, HellaSwag, TruthfulQA or WinoGrande, MMLU's CSV files,
 /// JSON lines, or llama.cpp's .bin; `quantkit eval-set` shows and converts sets. DIR gets run.json, summary.json and questions.parquet, which has the
 /// log-probability of every choice, and with --baseline comparison.json. Results are kept as they come: a run that was stopped goes on
-/// when the same command is given again.
+/// when the same command is given again. Model, set, results and baseline may be s3://BUCKET/KEY; docs/evaluation.md
+/// tells the variables.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter

@@ -72,9 +72,14 @@ impl Address {
     }
 }
 
-/// Whether a key, joined to a directory, names a file in it on any system: keys come from servers.
+/// Whether a key, joined to a directory, names a file in it: keys come from servers.
 fn is_relative_path(key: &str) -> bool {
-    key.split('/').all(|part| !["", ".", ".."].contains(&part) && !part.contains(['\\', ':', '\0']))
+    let is_refused = |part: &str| {
+        ["", ".", ".."].contains(&part)
+            || part.contains(['\\', '\0'])
+            || (cfg!(windows) && part.contains(':'))
+    };
+    !key.split('/').any(is_refused)
 }
 
 impl Display for Address {

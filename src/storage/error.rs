@@ -69,7 +69,7 @@ pub enum StorageError {
         found: String,
     },
     /// A prefix without what is looked for.
-    #[error("{address}: no {what} is here ({others} other objects are): check the address")]
+    #[error("{address}: no {what} is here (objects found: {others}): check the address")]
     NothingBelow {
         /// The prefix.
         address: String,

@@ -27,9 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a request's body may take: bodies are small.
 const SENDING: Duration = Duration::from_secs(60);
 
-/// What only the request has with which a cloud's machine begins to ask for its credentials. Elsewhere
-/// nobody answers that.
-const OF_INSTANCE: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+/// What only those requests have with which a cloud's machine asks for its credentials. Elsewhere
+/// nobody knows them.
+const OF_INSTANCE: [&str; 2] = ["x-aws-ec2-metadata-token-ttl-seconds", "x-aws-ec2-metadata-token"];
 
 /// How long it may take to connect for that.
 const INSTANCE_PATIENCE: Duration = Duration::from_secs(1);
@@ -57,10 +57,10 @@ struct Transport {
     allow_http: bool,
 }
 
-/// This machine is no machine of a cloud that would tell credentials.
+/// This machine is none of a cloud's, or none that may have credentials.
 #[derive(Debug, thiserror::Error)]
-#[error("no machine of a cloud: {0}")]
-pub(super) struct NoInstance(ureq::Error);
+#[error("no credentials of a cloud's machine: {0}")]
+pub(super) struct NoInstance(String);
 
 /// The address begins with `http:`.
 #[derive(Debug, thiserror::Error)]
@@ -75,20 +75,25 @@ impl HttpService for Transport {
         if parts.uri.scheme_str() == Some("http") && !self.allow_http {
             return Err(HttpError::new(HttpErrorKind::Unknown, PlainHttp));
         }
-        let of_instance = parts.headers.contains_key(OF_INSTANCE);
+        let of_instance = OF_INSTANCE.iter().any(|name| parts.headers.contains_key(*name));
         tracing::debug!("{} {}", parts.method, parts.uri);
         let answer = if body.is_empty() {
             self.send(Request::from_parts(parts, ()), of_instance)
         } else {
             self.send(Request::from_parts(parts, &body[..]), of_instance)
         };
-        let answer = answer.map_err(|error| {
-            if of_instance {
-                return HttpError::new(HttpErrorKind::Unknown, NoInstance(error));
+        let no_instance = |why| HttpError::new(HttpErrorKind::Unknown, NoInstance(why));
+        let answer = match answer {
+            Err(error) if of_instance => return Err(no_instance(error.to_string())),
+            Ok(answer) if of_instance && !answer.status().is_success() => {
+                return Err(no_instance(answer.status().to_string()));
             }
-            tracing::info!("no answer: {error}");
-            HttpError::new(kind(&error), error)
-        })?;
+            Err(error) => {
+                tracing::info!("no answer: {error}");
+                return Err(HttpError::new(kind(&error), error));
+            }
+            Ok(answer) => answer,
+        };
         let (parts, body) = answer.into_parts();
         let body = Incoming(Mutex::new(body.into_reader()));
         Ok(Response::from_parts(parts, HttpResponseBody::new(body)))

@@ -50,6 +50,8 @@ impl Received {
 struct Planned {
     method: String,
     path_end: String,
+    /// Requests that pass before.
+    after: usize,
     mishap: Mishap,
     times: usize,
 }
@@ -107,8 +109,20 @@ impl ObjectServer {
 
     /// Lets a mishap befall the next requests of a method for paths that end so.
     pub fn plan(&self, method: &str, path_end: &str, mishap: Mishap, times: usize) {
+        self.plan_after(0, method, path_end, mishap, times);
+    }
+
+    /// The same when so many of these requests have passed.
+    pub fn plan_after(
+        &self,
+        after: usize,
+        method: &str,
+        path_end: &str,
+        mishap: Mishap,
+        times: usize,
+    ) {
         let (method, path_end) = (method.to_string(), path_end.to_string());
-        self.state().planned.push(Planned { method, path_end, mishap, times });
+        self.state().planned.push(Planned { method, path_end, after, mishap, times });
     }
 
     /// The requests so far of a method for paths that end so.
@@ -178,6 +192,10 @@ impl State {
                 && planned.method == request.method
                 && request.path.ends_with(&planned.path_end)
         })?;
+        if found.after > 0 {
+            found.after -= 1;
+            return None;
+        }
         found.times -= 1;
         Some(found.mishap)
     }
@@ -295,7 +313,7 @@ fn decoded(text: &str) -> String {
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
         bytes.push(u8::from_str_radix(&part[..2], 16).expect("two digits"));
-        bytes.extend(part[2..].as_bytes());
+        bytes.extend(&part.as_bytes()[2..]);
     }
     String::from_utf8(bytes).expect("text")
 }

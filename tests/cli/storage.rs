@@ -366,27 +366,36 @@ fn a_journal_that_cannot_be_sent_stops_the_run_before_it_works() {
 }
 
 #[test]
+fn a_journal_that_cannot_be_sent_for_a_while_stops_nothing() {
+    let place = Place::new(60);
+    // So large that scoring takes seconds, and the journal is sent in between.
+    let model = TinyModel {
+        context: 2048,
+        hidden: 768,
+        feed_forward: 3072,
+        layers: 6,
+        heads: 12,
+        ..TinyModel::default()
+    };
+    model.write(&place.path("tiny.gguf"));
+    place.server.put("models/tiny.gguf", fs::read(place.path("tiny.gguf")).unwrap());
+    let here = place.score_here(&[]);
+    place.server.plan_after(1, "PUT", "journal.jsonl", Mishap::Status(500), 1);
+    let mut command = place.command(&score_arguments("s3://data/out"));
+    let done = command.env("AWS_MAX_ATTEMPTS", "1").assert().success();
+    done.stderr(contains("the run goes on and tries again"));
+    assert!(place.server.get("out/questions.parquet").unwrap() == here);
+}
+
+#[test]
 fn what_is_wrong_with_an_address_is_said() {
     let place = Place::new(3);
     let local = place.path("tiny.gguf");
     let local = local.to_str().unwrap();
     let set = "s3://data/sets/three";
     let nobody = "http://127.0.0.1:9";
-    // The model, the set, another variable, and what is said.
-    let cases: [(&str, &str, (&str, &str), &[&str]); 11] = [
-        ("s3://data/models/none.gguf", set, ("", ""), &["none.gguf: not found at http://", "404"]),
-        ("s3://other/tiny.gguf", set, ("", ""), &["s3://other/tiny.gguf: not found at"]),
-        (local, "s3://other/set", ("", ""), &["s3://other/set: not found", "NoSuchBucket"]),
-        (local, "s3://data/models", ("", ""), &["s3://data/models: no question set is here (1"]),
-        (local, "s3://data/sets/no.csv", ("", ""), &["s3://data/sets/no.csv: not found at"]),
-        (local, "s3:///sets", ("", ""), &["s3:///sets: the bucket is missing", "s3://BUCKET/KEY"]),
-        (MODEL, set, ("AWS_ACCESS_KEY_ID", "nobody"), &["refuses access", "InvalidAccessKeyId"]),
-        (MODEL, set, ("AWS_ALLOW_HTTP", "false"), &["set AWS_ALLOW_HTTP=true"]),
-        (MODEL, set, ("AWS_ENDPOINT_URL", nobody), &["http://127.0.0.1:9 cannot be reached"]),
-        (MODEL, set, ("AWS_MAX_ATTEMPTS", "many"), &["AWS_MAX_ATTEMPTS is \"many\""]),
-        (MODEL, set, ("AWS_SECRET_ACCESS_KEY", ""), &["AWS_SECRET_ACCESS_KEY"]),
-    ];
-    for (model, set, (name, value), messages) in cases {
+    // The model, the set, another value of a variable, and what is said.
+    let fails = |model: &str, set: &str, (name, value): (&str, &str), messages: &[&str]| {
         let mut command = place.command(&["mmlu-eval", model, "--set", set, "--shots", "1"]);
         command.args(["--output", "s3://data/out"]);
         match (name, value) {
@@ -398,12 +407,30 @@ fn what_is_wrong_with_an_address_is_said() {
         for message in messages {
             failed = failed.stderr(contains(*message));
         }
+    };
+    let same = ("", "");
+    fails("s3://data/models/none.gguf", set, same, &["none.gguf: not found at http://", "404"]);
+    fails("s3://other/tiny.gguf", set, same, &["s3://other/tiny.gguf: not found at"]);
+    fails(local, "s3://other/set", same, &["s3://other/set: not found", "NoSuchBucket"]);
+    fails(local, "s3://data/models", same, &["s3://data/models: no question set is here (objects"]);
+    fails(local, "s3://data/sets/no.csv", same, &["s3://data/sets/no.csv: not found at"]);
+    fails(local, "s3:///sets", same, &["s3:///sets: the bucket is missing", "s3://BUCKET/KEY"]);
+    for (variable, message) in [
+        (("AWS_ACCESS_KEY_ID", "nobody"), "refuses access (403 Forbidden, InvalidAccessKeyId"),
+        (("AWS_ALLOW_HTTP", "false"), "set AWS_ALLOW_HTTP=true"),
+        (("AWS_ENDPOINT_URL", nobody), "http://127.0.0.1:9 cannot be reached"),
+        (("AWS_MAX_ATTEMPTS", "many"), "AWS_MAX_ATTEMPTS is \"many\""),
+        (("AWS_SECRET_ACCESS_KEY", ""), "of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY only one"),
+    ] {
+        fails(MODEL, set, variable, &[message]);
     }
     assert!(place.server.keys("out/").is_empty());
 
     // Nobody says who is asking, and no cloud's machine does either.
-    let mut command = place.command(&score_arguments("s3://data/out"));
-    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
-    command.env("AWS_METADATA_ENDPOINT", nobody).assert().failure();
-    command.assert().stderr(contains("there are no credentials: set AWS_ACCESS_KEY_ID"));
+    for machine in [nobody, place.server.address()] {
+        let mut command = place.command(&score_arguments("s3://data/out"));
+        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        let failed = command.env("AWS_METADATA_ENDPOINT", machine).assert().failure();
+        failed.stderr(contains("there are no credentials: set AWS_ACCESS_KEY_ID"));
+    }
 }
