@@ -105,7 +105,6 @@ pub struct VariantText {
     /// Whether the result is an earlier one that was still valid.
     pub reused: bool,
     /// Its perplexity, and its divergence from the baseline.
-    #[serde(flatten)]
     pub divergence: Divergence,
 }
 

@@ -8,9 +8,10 @@ use super::record::{TextSettings, VariantText};
 use super::runs;
 use super::work::{Model, Work, timed};
 use super::{ReportError, Step};
+use crate::engine::Build;
 use crate::eval::EvalError;
 use crate::eval::divergence::{
-    self, DivergenceOptions, DivergenceSummary, VariantDivergence, measure,
+    self, Divergence, DivergenceOptions, DivergenceSummary, VariantDivergence, measure,
 };
 use crate::support::atomic_file::write_atomically;
 use crate::support::hash::sha256_file_once;
@@ -32,10 +33,49 @@ pub struct TextOptions {
 /// A variant's reading of the text beside the baseline's: the content of `divergence.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Reading {
-    /// The limit on the windows; `chunks` is how many there were.
+    /// Version of [`Divergence`]'s fields.
+    schema_version: u32,
+    /// Version of quantkit.
+    quantkit_version: String,
+    /// The build that ran.
+    build: Build,
+    /// SHA-256 of the baseline.
+    base_sha256: String,
+    /// SHA-256 of the variant.
+    model_sha256: String,
+    /// SHA-256 of the text.
+    text_sha256: String,
+    /// Tokens in a window.
+    context: usize,
+    /// At most this many windows.
     chunk_limit: Option<usize>,
-    #[serde(flatten)]
-    summary: DivergenceSummary,
+    /// Windows that were read.
+    chunks: usize,
+    /// Where the models ran.
+    device: String,
+    /// Elements of the key-value cache.
+    kv_type: String,
+    /// What was found.
+    divergence: Divergence,
+}
+
+impl Reading {
+    fn of(summary: &DivergenceSummary, variant: &VariantDivergence, limit: Option<usize>) -> Self {
+        Self {
+            schema_version: summary.schema_version,
+            quantkit_version: summary.quantkit_version.clone(),
+            build: summary.build.clone(),
+            base_sha256: summary.base_sha256.clone(),
+            model_sha256: variant.model_sha256.clone(),
+            text_sha256: summary.text_sha256.clone(),
+            context: summary.context,
+            chunk_limit: limit,
+            chunks: summary.chunks,
+            device: summary.device.clone(),
+            kv_type: summary.kv_type.clone(),
+            divergence: variant.divergence.clone(),
+        }
+    }
 }
 
 /// What was found on the text: its settings, and for each model its divergence from the baseline.
@@ -99,8 +139,7 @@ pub(super) fn read_text(
             Ok(((), measure(&options).map_err(in_terms_of_compare)?, false))
         })?;
         for (&index, variant) in missing.iter().zip(&summary.variants) {
-            let own = DivergenceSummary { variants: vec![variant.clone()], ..summary.clone() };
-            let reading = Reading { chunk_limit: text.chunks, summary: own };
+            let reading = Reading::of(&summary, variant, text.chunks);
             keep(&place(&models[index]), &reading)?;
             found[index] = Some((reading, false));
         }
@@ -116,19 +155,17 @@ fn keep(path: &Path, reading: &Reading) -> Result<(), ReportError> {
 }
 
 fn results(found: Vec<Option<(Reading, bool)>>, text: &TextOptions) -> TextResults {
-    let summary = found.iter().flatten().map(|(reading, _)| &reading.summary).next();
+    let any = found.iter().flatten().map(|(reading, _)| reading).next();
     let settings = TextSettings {
         text: text.path.display().to_string(),
-        text_sha256: summary.map_or(String::new(), |summary| summary.text_sha256.clone()),
+        text_sha256: any.map_or(String::new(), |reading| reading.text_sha256.clone()),
         context: text.context,
         chunk_limit: text.chunks,
-        chunks: summary.map_or(0, |summary| summary.chunks),
+        chunks: any.map_or(0, |reading| reading.chunks),
     };
-    let variant = |(reading, reused): (Reading, bool)| {
-        let VariantDivergence { divergence, .. } = reading.summary.variants.into_iter().next()?;
-        Some(VariantText { reused, divergence })
-    };
-    TextResults { settings, variants: found.into_iter().map(|one| variant(one?)).collect() }
+    let variant =
+        |(reading, reused): (Reading, bool)| VariantText { reused, divergence: reading.divergence };
+    TextResults { settings, variants: found.into_iter().map(|one| one.map(variant)).collect() }
 }
 
 /// `divergence` calls `--context` what `compare` calls `--text-context`.
@@ -153,19 +190,16 @@ struct WantedReading<'a> {
 impl WantedReading<'_> {
     /// The first thing that differs from what is wanted of a variant.
     fn mismatch(&self, model_sha256: &str, found: &Reading) -> Option<&'static str> {
-        let Reading { chunk_limit, summary } = found;
-        let models: Vec<&str> =
-            summary.variants.iter().map(|variant| variant.model_sha256.as_str()).collect();
         runs::first_difference(&[
-            (summary.schema_version == divergence::SCHEMA_VERSION, "the record's version"),
-            (summary.build.is_current(), "the build of quantkit"),
-            (models == [model_sha256], "the model file"),
-            (summary.base_sha256 == self.base_sha256, "the baseline's file"),
-            (summary.text_sha256 == self.text_sha256, "the text"),
-            (summary.context == self.text.context, "the windows' length"),
-            (*chunk_limit == self.text.chunks, "the number of windows"),
-            (summary.device == self.device, "the device"),
-            (summary.kv_type == self.kv_type, "the key-value cache"),
+            (found.schema_version == divergence::SCHEMA_VERSION, "the record's version"),
+            (found.build.is_current(), "the build of quantkit"),
+            (found.model_sha256 == model_sha256, "the model file"),
+            (found.base_sha256 == self.base_sha256, "the baseline's file"),
+            (found.text_sha256 == self.text_sha256, "the text"),
+            (found.context == self.text.context, "the windows' length"),
+            (found.chunk_limit == self.text.chunks, "the number of windows"),
+            (found.device == self.device, "the device"),
+            (found.kv_type == self.kv_type, "the key-value cache"),
         ])
     }
 }
@@ -173,32 +207,24 @@ impl WantedReading<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Build;
     use crate::report::fixtures;
 
     #[test]
     fn a_reading_is_reused_only_for_the_same_text_and_models() {
         let text = TextOptions { path: PathBuf::from("text.txt"), context: 512, chunks: Some(4) };
-        let summary = DivergenceSummary {
+        let reading = Reading {
             schema_version: divergence::SCHEMA_VERSION,
             quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
             build: Build::current(),
-            base: "f16.gguf".to_string(),
             base_sha256: "base".to_string(),
-            base_bytes: 2,
-            text: "text.txt".to_string(),
+            model_sha256: "q4".to_string(),
             text_sha256: "text".to_string(),
             context: 512,
+            chunk_limit: Some(4),
             chunks: 3,
             device: "cpu".to_string(),
             kv_type: "i16".to_string(),
-            variants: vec![VariantDivergence {
-                model: "q4.gguf".to_string(),
-                model_sha256: "q4".to_string(),
-                file_bytes: 1,
-                divergence: fixtures::divergence(),
-            }],
-            seconds: 1.0,
+            divergence: fixtures::divergence(),
         };
         let wanted = WantedReading {
             text_sha256: "text",
@@ -207,22 +233,16 @@ mod tests {
             device: "cpu",
             kv_type: "i16",
         };
-        let reading = Reading { chunk_limit: Some(4), summary: summary.clone() };
         assert_eq!(wanted.mismatch("q4", &reading), None);
         assert_eq!(wanted.mismatch("q5", &reading), Some("the model file"));
-        let of = |summary| Reading { chunk_limit: Some(4), summary };
+        let other = Build { executable_sha256: Some("0".repeat(64)), ..Build::current() };
         let cases = [
-            ("the text", of(DivergenceSummary { text_sha256: "x".into(), ..summary.clone() })),
-            (
-                "the baseline's file",
-                of(DivergenceSummary { base_sha256: "x".into(), ..summary.clone() }),
-            ),
-            ("the windows' length", of(DivergenceSummary { context: 64, ..summary.clone() })),
-            (
-                "the key-value cache",
-                of(DivergenceSummary { kv_type: "i8".into(), ..summary.clone() }),
-            ),
-            ("the number of windows", Reading { chunk_limit: None, summary }),
+            ("the build of quantkit", Reading { build: other, ..reading.clone() }),
+            ("the text", Reading { text_sha256: "x".into(), ..reading.clone() }),
+            ("the baseline's file", Reading { base_sha256: "x".into(), ..reading.clone() }),
+            ("the windows' length", Reading { context: 64, ..reading.clone() }),
+            ("the number of windows", Reading { chunk_limit: None, ..reading.clone() }),
+            ("the key-value cache", Reading { kv_type: "i8".into(), ..reading.clone() }),
         ];
         for (what, found) in cases {
             assert_eq!(wanted.mismatch("q4", &found), Some(what));

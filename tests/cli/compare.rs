@@ -144,7 +144,7 @@ fn a_text_shows_perplexity_and_divergence_beside_accuracy() {
     divergence.args(["--json", "--context", "64", "--chunks", "3"]);
     let divergence = divergence.assert().success();
     let divergence: Value = serde_json::from_slice(&divergence.get_output().stdout).unwrap();
-    let found = &first["variants"][1]["text"];
+    let found = &first["variants"][1]["text"]["divergence"];
     for figure in ["positions", "kl", "kl_p99", "same_top", "perplexity", "base_perplexity"] {
         assert_eq!(found[figure], divergence["variants"][0][figure], "{figure}");
     }
@@ -161,7 +161,7 @@ fn a_text_shows_perplexity_and_divergence_beside_accuracy() {
     // Another variant costs its own reading only; another text or number of windows, all.
     let second = run(&[&f16, &q8, &q4], "3");
     assert_eq!(reused(&second), [None, Some(false), Some(true)]);
-    assert_eq!(second["variants"][2]["text"]["kl"], found["kl"]);
+    assert_eq!(second["variants"][2]["text"]["divergence"]["kl"], found["kl"]);
     assert_eq!(reused(&run(&[&f16, &q8, &q4], "3")), [None, Some(true), Some(true)]);
     assert_eq!(reused(&run(&[&f16, &q8, &q4], "2")), [None, Some(false), Some(false)]);
     write_text(&text, 199);
