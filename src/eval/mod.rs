@@ -1,6 +1,8 @@
-//! Question sets, prompts, scoring and statistics; how far one model's predictions are from another's.
+//! Question sets, prompts, scoring and statistics; perplexity; how far one model's predictions are
+//! from another's.
 
 mod asking;
+mod base_logits;
 pub mod calibration;
 mod candidates;
 pub mod divergence;
@@ -8,6 +10,7 @@ mod endpoint;
 mod journal;
 mod log_softmax;
 pub mod paired;
+pub mod perplexity;
 mod plan;
 mod prompts;
 pub mod question_set;
@@ -22,6 +25,7 @@ pub mod starter_set;
 pub mod statistics;
 pub mod subjects;
 pub mod text_windows;
+mod window_run;
 
 use std::path::PathBuf;
 

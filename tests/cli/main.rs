@@ -16,6 +16,7 @@ mod http_server;
 mod importance;
 mod inspect;
 mod mmlu_eval;
+mod perplexity;
 mod profile;
 mod protocols;
 mod quantize;
