@@ -16,6 +16,7 @@ mod join;
 mod merge;
 mod mmlu_eval;
 mod options;
+mod perplexity;
 mod profile;
 mod quantize;
 mod results;
@@ -55,6 +56,7 @@ enum Command {
     MmluEval(mmlu_eval::Arguments),
     Merge(merge::Arguments),
     Results(results::Arguments),
+    Perplexity(perplexity::Arguments),
     Divergence(divergence::Arguments),
     Bench(bench::Arguments),
     Profile(profile::Arguments),
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::MmluEval(arguments) => mmlu_eval::run(&arguments, &global),
         Command::Merge(arguments) => merge::run(&arguments, &global),
         Command::Results(arguments) => results::run(&arguments, &global),
+        Command::Perplexity(arguments) => perplexity::run(&arguments, &global),
         Command::Divergence(arguments) => divergence::run(&arguments, &global),
         Command::Bench(arguments) => bench::run(&arguments, &global),
         Command::Profile(arguments) => profile::run(&arguments, &global),

@@ -19,29 +19,64 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 /// # Panics
 /// If the rows are not of one length.
 pub fn mean_difference(logits: &[f32], others: &[f32]) -> f64 {
-    assert_eq!(logits.len(), others.len(), "both rows have one vocabulary");
     let largest = maximum(logits);
+    let (total, sum) =
+        weighted_differences(logits, others, 0.0, |logit| exponential(logit - largest));
+    sum / total
+}
+
+/// The Kullback-Leibler divergence of the distribution that the softmax of `logits` gives from one
+/// whose log-probabilities are known, in nats, over the tokens with log-probabilities above `floor`;
+/// and the sum of their probabilities. `log_sum` is [`log_sum_exp`] of the logits.
+///
+/// Sums are taken as in [`log_sum_exp`]. A NaN gives a NaN.
+///
+/// # Panics
+/// If the rows are not of one length.
+pub fn divergence_above(
+    floor: f32,
+    log_probabilities: &[f32],
+    logits: &[f32],
+    log_sum: f64,
+) -> (f64, f64) {
+    // The logits of probable tokens are near the logarithm of the sum: without it, little is lost in
+    // single precision.
+    let shift = log_sum as f32;
+    let weight = |value: f32| if value <= floor { 0.0 } else { exponential(value) };
+    let (total, sum) = weighted_differences(log_probabilities, logits, shift, weight);
+    (sum + (log_sum - f64::from(shift)) * total, total)
+}
+
+/// The sum of the weights of `values`, and that of weight · (value − (other − shift)).
+#[inline]
+fn weighted_differences(
+    values: &[f32],
+    others: &[f32],
+    shift: f32,
+    weight: impl Fn(f32) -> f32,
+) -> (f64, f64) {
+    assert_eq!(values.len(), others.len(), "both rows have one vocabulary");
     let (mut total, mut sum) = (0f64, 0f64);
-    for (logits, others) in logits.chunks(BLOCK).zip(others.chunks(BLOCK)) {
+    for (values, others) in values.chunks(BLOCK).zip(others.chunks(BLOCK)) {
         let (mut weights, mut products) = ([0f32; LANES], [0f32; LANES]);
         let ((chunks, rest), (others, others_rest)) =
-            (logits.as_chunks::<LANES>(), others.as_chunks::<LANES>());
+            (values.as_chunks::<LANES>(), others.as_chunks::<LANES>());
         for (chunk, others) in chunks.iter().zip(others) {
             for lane in 0..LANES {
-                let weight = exponential(chunk[lane] - largest);
+                let weight = weight(chunk[lane]);
                 weights[lane] += weight;
-                products[lane] += weight * (chunk[lane] - others[lane]);
+                products[lane] += weight * (chunk[lane] - (others[lane] - shift));
             }
         }
-        for (&logit, &other) in rest.iter().zip(others_rest) {
-            let weight = exponential(logit - largest);
+        for (&value, &other) in rest.iter().zip(others_rest) {
+            let weight = weight(value);
             weights[0] += weight;
-            products[0] += weight * (logit - other);
+            products[0] += weight * (value - (other - shift));
         }
         total += weights.into_iter().map(f64::from).sum::<f64>();
         sum += products.into_iter().map(f64::from).sum::<f64>();
     }
-    sum / total
+    (total, sum)
 }
 
 /// Values whose exponentials are summed in f32 before the sum goes to f64.
@@ -151,6 +186,29 @@ mod tests {
         assert!(error.abs() < 1e-5, "off by {error}");
         assert_eq!(mean_difference(&logits, &logits), 0.0);
         assert!(mean_difference(&[1.0, 2.0], &[1.0, f32::NAN]).is_nan());
+    }
+
+    #[test]
+    fn divergences_match_plain_f64() {
+        let logits: Vec<f32> = (0..3001).map(|index| (index * 11 % 17) as f32 + 20.0).collect();
+        let others: Vec<f32> = (0..3001).map(|index| (index * 37 % 101) as f32 / 9.0).collect();
+        let sum = reference(&others);
+        let known: Vec<f32> = others.iter().map(|&x| (f64::from(x) - sum) as f32).collect();
+        let log_sum = log_sum_exp(&logits);
+        let exact = |floor: f32| {
+            let above = known.iter().zip(&logits).filter(|&(&x, _)| x > floor);
+            above.fold((0.0, 0.0), |(kl, total), (&x, &z)| {
+                let (x, z) = (f64::from(x), f64::from(z));
+                (kl + x.exp() * (x - z + log_sum), total + x.exp())
+            })
+        };
+        for floor in [-100.0, -9.0] {
+            let (found, expected) =
+                (divergence_above(floor, &known, &logits, log_sum), exact(floor));
+            assert!((found.0 - expected.0).abs() < 1e-5, "{found:?} instead of {expected:?}");
+            assert!((found.1 - expected.1).abs() < 1e-6, "{found:?} instead of {expected:?}");
+        }
+        assert!(divergence_above(-16.0, &[0.0, f32::NAN], &[1.0, 2.0], 2.0).0.is_nan());
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Question sets, prompts, scoring and statistics; how far one model's predictions are from another's.
+//! Question sets, prompts, scoring and statistics; perplexity; how far one model's predictions are
+//! from another's.
 
 mod asking;
+mod base_logits;
 mod baseline;
 pub mod calibration;
 mod candidates;
@@ -9,6 +11,7 @@ mod endpoint;
 mod journal;
 mod log_softmax;
 pub mod paired;
+pub mod perplexity;
 mod plan;
 mod prompts;
 pub mod question_results;
@@ -24,6 +27,7 @@ pub mod starter_set;
 pub mod statistics;
 pub mod subjects;
 pub mod text_windows;
+mod window_run;
 
 use std::path::{Path, PathBuf};
 

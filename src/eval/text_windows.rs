@@ -1,5 +1,6 @@
 //! A text as windows of tokens, cut as llama.cpp's `llama-perplexity` and `llama-imatrix` cut it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::EvalError;
@@ -9,13 +10,20 @@ use crate::support::regular_file::read_regular;
 /// The fewest tokens of a window: one of its second half is scored by the one before it.
 pub const SHORTEST_WINDOW: usize = 4;
 
-/// Consecutive windows of one length over a text; what is left at the end is left out.
+/// Windows of one length over a text; what is left at its end is left out.
 ///
-/// The text's last line break is dropped, special tokens in it are taken as text, and where the
-/// model wants a start token, each window begins with it, in the place of its own first token.
+/// They follow one another, and of each the second half is scored; where the model wants a start
+/// token, each begins with it, in the place of its own first token. Or each begins `stride` tokens
+/// after the one before, and its last `stride` tokens are scored; only the text then begins with the
+/// start token. The text's last line break is dropped, and special tokens in it are taken as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextWindows {
-    windows: Vec<Vec<u32>>,
+    tokens: Vec<u32>,
+    length: usize,
+    /// From one window's first token to the next one's.
+    step: usize,
+    count: usize,
+    first_scored: usize,
 }
 
 impl TextWindows {
@@ -50,6 +58,39 @@ impl TextWindows {
         })
     }
 
+    /// Reads a text file and cuts it into windows that overlap, as `llama-perplexity --ppl-stride`
+    /// does: each begins `stride` tokens after the one before.
+    ///
+    /// # Errors
+    /// As [`TextWindows::read`], and a stride that does not leave every scored token at least one
+    /// before it.
+    pub fn read_strided(
+        path: &Path,
+        vocabulary: &Vocabulary,
+        length: usize,
+        stride: usize,
+        limit: Option<usize>,
+    ) -> Result<Self, EvalError> {
+        Self::cut_strided(&read_text(path)?, vocabulary, length, stride, limit)
+            .map_err(|error| EvalError::Unusable(format!("{}: {error}", path.display())))
+    }
+
+    /// Windows that follow one another in `tokens`, all of it; `start` goes to the beginning of each.
+    ///
+    /// # Panics
+    /// If the tokens are no whole number of windows, or windows are shorter than
+    /// [`SHORTEST_WINDOW`].
+    pub fn of_tokens(tokens: Vec<u32>, length: usize, start: Option<u32>) -> Self {
+        assert!(length >= SHORTEST_WINDOW && tokens.len().is_multiple_of(length), "whole windows");
+        let count = tokens.len() / length;
+        let first_scored = first_scored(length);
+        let mut windows = Self { tokens, length, step: length, count, first_scored };
+        if let Some(start) = start {
+            windows.tokens.chunks_exact_mut(length).for_each(|window| window[0] = start);
+        }
+        windows
+    }
+
     fn cut(
         texts: &[impl AsRef<str>],
         vocabulary: &Vocabulary,
@@ -57,52 +98,108 @@ impl TextWindows {
         left_out: usize,
         limit: Option<usize>,
     ) -> Result<Self, EvalError> {
-        let problem = |problem: String| EvalError::Unusable(problem);
-        if length < SHORTEST_WINDOW {
-            return Err(problem(format!(
-                "windows of {length} tokens are too short: at least {SHORTEST_WINDOW} are needed"
-            )));
-        }
-        let start = vocabulary.bos.filter(|_| vocabulary.add_bos);
-        let mut tokens: Vec<u32> = start.into_iter().collect();
-        for text in texts.iter().map(AsRef::as_ref) {
-            let text = text.strip_suffix('\n').unwrap_or(text);
-            let text =
-                vocabulary.encode(text, false).map_err(|error| problem(error.to_string()))?;
-            tokens.extend(text);
-        }
+        check_length(length)?;
+        let mut tokens = tokens_of(texts, vocabulary)?;
         if tokens.len() / length <= left_out {
             let window = match left_out {
                 0 => "one window takes".to_string(),
                 many => format!("after {many} windows that are left out one takes"),
             };
-            return Err(problem(format!(
-                "the text is too short: it has {} tokens, and {window} {length}; give a longer \
-                 text or a smaller --context",
-                tokens.len()
+            return Err(too_short(tokens.len(), &window, length));
+        }
+        let count = (tokens.len() / length - left_out).min(limit.unwrap_or(usize::MAX));
+        tokens.drain(..left_out * length);
+        tokens.truncate(count * length);
+        Ok(Self::of_tokens(tokens, length, start_token(vocabulary)))
+    }
+
+    fn cut_strided(
+        text: &str,
+        vocabulary: &Vocabulary,
+        length: usize,
+        stride: usize,
+        limit: Option<usize>,
+    ) -> Result<Self, EvalError> {
+        check_length(length)?;
+        if !(1..length).contains(&stride) {
+            return Err(EvalError::Unusable(format!(
+                "a stride of {stride} tokens is none that windows of {length} tokens can have: it \
+                 must be from 1 to {}",
+                length - 1
             )));
         }
-        let mut windows: Vec<Vec<u32>> = tokens
-            .chunks_exact(length)
-            .skip(left_out)
-            .take(limit.unwrap_or(usize::MAX))
-            .map(<[u32]>::to_vec)
-            .collect();
-        if let Some(start) = start {
-            windows.iter_mut().for_each(|window| window[0] = start);
+        let tokens = tokens_of(&[text], vocabulary)?;
+        if tokens.len() <= length {
+            return Err(too_short(
+                tokens.len(),
+                "one window and the token after it take",
+                length + 1,
+            ));
         }
-        Ok(Self { windows })
+        let count = (tokens.len() - length).div_ceil(stride).min(limit.unwrap_or(usize::MAX));
+        Ok(Self { tokens, length, step: stride, count, first_scored: length - stride - 1 })
     }
 
     /// The windows, in the order of the text.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u32]> {
-        self.windows.iter().map(Vec::as_slice)
+        (0..self.count).map(|index| self.window(index))
+    }
+
+    /// The window of this number.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn window(&self, index: usize) -> &[u32] {
+        assert!(index < self.count, "the text has {} windows", self.count);
+        &self.tokens[index * self.step..][..self.length]
     }
 
     /// How many windows there are.
     pub fn count(&self) -> usize {
-        self.windows.len()
+        self.count
     }
+
+    /// Tokens in a window.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The positions of a window whose predictions are scored: all from the first one on but the
+    /// last, whose next token the window does not hold.
+    pub fn scored(&self) -> Range<usize> {
+        self.first_scored..self.length - 1
+    }
+}
+
+/// What the model wants a text to begin with.
+pub(super) fn start_token(vocabulary: &Vocabulary) -> Option<u32> {
+    vocabulary.bos.filter(|_| vocabulary.add_bos)
+}
+
+fn tokens_of(texts: &[impl AsRef<str>], vocabulary: &Vocabulary) -> Result<Vec<u32>, EvalError> {
+    let mut tokens: Vec<u32> = start_token(vocabulary).into_iter().collect();
+    for text in texts.iter().map(AsRef::as_ref) {
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = vocabulary.encode(text, false);
+        tokens.extend(text.map_err(|error| EvalError::Unusable(error.to_string()))?);
+    }
+    Ok(tokens)
+}
+
+fn check_length(length: usize) -> Result<(), EvalError> {
+    if length >= SHORTEST_WINDOW {
+        return Ok(());
+    }
+    Err(EvalError::Unusable(format!(
+        "windows of {length} tokens are too short: at least {SHORTEST_WINDOW} are needed"
+    )))
+}
+
+fn too_short(tokens: usize, window: &str, needed: usize) -> EvalError {
+    EvalError::Unusable(format!(
+        "the text is too short: it has {tokens} tokens, and {window} {needed}; give a longer text or \
+         a smaller --context"
+    ))
 }
 
 fn read_text(path: &Path) -> Result<String, EvalError> {
@@ -160,6 +257,7 @@ mod tests {
             windows,
             ["abcd", "efgh"].map(|text| text.chars().map(byte).collect::<Vec<_>>())
         );
+        assert_eq!(plain.scored(), 2..3);
         let started = TextWindows::cut(&["abcdefghijk"], &vocabulary(true), 4, 0, Some(2)).unwrap();
         let windows: Vec<&[u32]> = started.iter().collect();
         let expected = [['a', 'b', 'c'], ['e', 'f', 'g']]
@@ -187,6 +285,30 @@ mod tests {
         assert!(error.contains("at least 4"), "{error}");
         let error = cut("abcdefghij", 4, 2);
         assert!(error.contains("after 2 windows that are left out one takes 4"), "{error}");
+    }
+
+    #[test]
+    fn strides_overlap_and_score_each_token_once() {
+        let cut = |stride, limit| {
+            TextWindows::cut_strided("abcdefghijkl\n", &vocabulary(true), 6, stride, limit)
+        };
+        // The start token and twelve more: 13 − 6 = 7 tokens are to come after the first window.
+        let windows = cut(3, None).unwrap();
+        let texts = ["\u{1}abcde", "cdefgh", "fghijk"];
+        let expected = texts.map(|text| {
+            text.chars().map(|c| if c == '\u{1}' { 1 } else { byte(c) }).collect::<Vec<_>>()
+        });
+        assert_eq!(windows.iter().collect::<Vec<_>>(), expected);
+        assert_eq!(windows.scored(), 2..5);
+        assert_eq!(cut(3, Some(2)).unwrap().count(), 2);
+        assert_eq!(cut(5, None).unwrap().scored(), 0..5);
+        for stride in [0, 6] {
+            let error = cut(stride, None).unwrap_err().to_string();
+            assert!(error.contains("from 1 to 5"), "{error}");
+        }
+        let short = TextWindows::cut_strided("abcdef", &vocabulary(false), 6, 2, None);
+        let error = short.unwrap_err().to_string();
+        assert!(error.contains("has 6 tokens") && error.contains("take 7"), "{error}");
     }
 
     #[test]

@@ -7,32 +7,19 @@ use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use super::support::{TinyModel, quantkit};
+use super::support::{VariantBench, quantkit};
 
-/// A tiny model, its quantized variants, and a text.
-struct Bench {
-    dir: TempDir,
-}
+/// Variants, and how they are compared.
+struct Bench(VariantBench);
 
 impl Bench {
     fn new() -> Self {
-        let bench = Self { dir: tempfile::tempdir().unwrap() };
-        TinyModel::default().write(&bench.path("f16.gguf"));
-        for recipe in ["Q8_0", "Q4_0"] {
-            let mut quantize = quantkit();
-            quantize.arg("quantize").arg(bench.path("f16.gguf"));
-            quantize.arg(bench.path(&format!("{recipe}.gguf"))).args(["--type", recipe]);
-            quantize.assert().success();
-        }
-        let text: String = (0..400).map(|n| format!("the {} on a tin\n", n * n % 97)).collect();
-        fs::write(bench.path("text.txt"), text).unwrap();
-        bench
+        Self(VariantBench::new())
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.0.path(name)
     }
 
     fn command(&self, variants: &[&str], arguments: &[&str]) -> Command {
@@ -63,6 +50,12 @@ fn fewer_bits_diverge_more_and_the_model_itself_not_at_all() {
     let kl = |variant: &Value| variant["kl"]["mean"].as_f64().unwrap();
     assert!(kl(eight) > 0.0 && kl(four) > 10.0 * kl(eight), "{summary}");
     assert!(four["kl_maximum"].as_f64().unwrap() > four["kl_p99"].as_f64().unwrap());
+    assert_eq!(summary["base_kind"], "model");
+    // What was there before agrees with the fuller figures.
+    assert_eq!(four["kl_p99"], four["kl_distribution"]["p99"]);
+    assert_eq!(same["probability_change_distribution"]["maximum"], 0.0);
+    let ratio = four["perplexity"].as_f64().unwrap() / four["base_perplexity"].as_f64().unwrap();
+    assert!((four["perplexity_ratio"]["mean"].as_f64().unwrap() - ratio).abs() < 1e-9);
 }
 
 #[test]
@@ -83,6 +76,39 @@ fn the_table_names_every_variant() {
         .assert()
         .success()
         .stdout(contains("Q8_0.gguf").and(contains("Q4_0.gguf")).and(contains("30 positions")));
+}
+
+#[test]
+fn the_detailed_table_has_all_figures() {
+    let bench = Bench::new();
+    let result = bench
+        .command(&["Q8_0.gguf", "Q4_0.gguf"], &["--context", "32", "--chunks", "2", "--detailed"])
+        .assert()
+        .success();
+    let text = String::from_utf8_lossy(&result.get_output().stdout).into_owned();
+    for name in [
+        "perplexity − base's",
+        "correlation of their logarithms",
+        "KL, mean",
+        "KL, 99.9 %",
+        "KL, minimum",
+        "Δp, mean",
+        "Δp, 0.1 %",
+        "Δp, root mean square",
+        "same top token",
+    ] {
+        let row = text.lines().find(|line| line.trim_start().starts_with(name));
+        let row = row.unwrap_or_else(|| panic!("no {name} in {text}"));
+        assert!(row.split_whitespace().count() >= name.split(' ').count() + 2, "{row}");
+    }
+}
+
+#[test]
+fn a_base_and_a_variant_are_needed() {
+    let bench = Bench::new();
+    bench.command(&[], &[]).assert().failure().stderr(contains("at least one variant"));
+    let arguments = ["--base-logits", "base.logits"];
+    bench.command(&["Q4_0.gguf"], &arguments).assert().failure().stderr(contains("--text"));
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod inspect;
 mod mmlu_eval;
 #[cfg(feature = "s3")]
 mod object_server;
+mod perplexity;
 mod profile;
 mod protocols;
 mod quantize;

@@ -2,13 +2,15 @@
 
 #![allow(dead_code)] // Each test file uses its own part.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use half::f16;
 use quantkit::gguf::{Array, GgmlType, GgufWriter, Metadata, TensorPlan, Value};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
 
 /// The built binary, quiet about progress and with two threads.
 pub fn quantkit() -> Command {
@@ -54,6 +56,31 @@ impl Default for TinyModel {
             tied_output: true,
             seed: 1,
         }
+    }
+}
+
+/// A tiny model `f16.gguf`, its variants `Q8_0.gguf` and `Q4_0.gguf`, and a text `text.txt`.
+pub struct VariantBench {
+    dir: TempDir,
+}
+
+impl VariantBench {
+    pub fn new() -> Self {
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        TinyModel::default().write(&bench.path("f16.gguf"));
+        for recipe in ["Q8_0", "Q4_0"] {
+            let mut quantize = quantkit();
+            quantize.arg("quantize").arg(bench.path("f16.gguf"));
+            quantize.arg(bench.path(&format!("{recipe}.gguf"))).args(["--type", recipe]);
+            quantize.assert().success();
+        }
+        let text: String = (0..400).map(|n| format!("the {} on a tin\n", n * n % 97)).collect();
+        fs::write(bench.path("text.txt"), text).unwrap();
+        bench
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 }
 
