@@ -11,7 +11,7 @@ use super::{ReportError, Step};
 use crate::engine::Build;
 use crate::eval::EvalError;
 use crate::eval::divergence::{
-    self, Divergence, DivergenceOptions, DivergenceSummary, VariantDivergence, measure,
+    self, Base, Divergence, DivergenceOptions, DivergenceSummary, VariantDivergence, measure,
 };
 use crate::support::atomic_file::write_atomically;
 use crate::support::hash::sha256_file_once;
@@ -60,14 +60,19 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(summary: &DivergenceSummary, variant: &VariantDivergence, limit: Option<usize>) -> Self {
+    fn of(
+        summary: &DivergenceSummary,
+        variant: &VariantDivergence,
+        text_sha256: &str,
+        limit: Option<usize>,
+    ) -> Self {
         Self {
             schema_version: summary.schema_version,
             quantkit_version: summary.quantkit_version.clone(),
             build: summary.build.clone(),
             base_sha256: summary.base_sha256.clone(),
             model_sha256: variant.model_sha256.clone(),
-            text_sha256: summary.text_sha256.clone(),
+            text_sha256: text_sha256.to_string(),
             context: summary.context,
             chunk_limit: limit,
             chunks: summary.chunks,
@@ -129,17 +134,19 @@ pub(super) fn read_text(
         let what = format!("divergence {}", labels.join(", "));
         let ((), summary, _) = timed(&what, observe, || {
             let options = DivergenceOptions {
-                base: models[baseline].path.clone(),
+                base: Base::Model {
+                    model: models[baseline].path.clone(),
+                    text: text.path.clone(),
+                    context: text.context,
+                },
                 variants: missing.iter().map(|&index| models[index].path.clone()).collect(),
-                text: text.path.clone(),
-                context: text.context,
                 chunks: text.chunks,
                 engine: work.options.engine,
             };
             Ok(((), measure(&options).map_err(in_terms_of_compare)?, false))
         })?;
         for (&index, variant) in missing.iter().zip(&summary.variants) {
-            let reading = Reading::of(&summary, variant, text.chunks);
+            let reading = Reading::of(&summary, variant, wanted.text_sha256, text.chunks);
             keep(&place(&models[index]), &reading)?;
             found[index] = Some((reading, false));
         }
