@@ -92,9 +92,12 @@ fn first_largest(values: &[f32]) -> usize {
 }
 
 /// The divergence at each row of logits of a window's scored positions. `next` are the tokens that
-/// follow them.
+/// follow them; a step that scores nothing has none.
 pub fn compare_rows(base: &[f32], variant: &[f32], next: &[u32]) -> Vec<PositionDivergence> {
-    let width = base.len() / next.len().max(1);
+    if next.is_empty() {
+        return Vec::new();
+    }
+    let width = base.len() / next.len();
     base.par_chunks(width)
         .zip(variant.par_chunks(width))
         .zip(next)
@@ -105,6 +108,11 @@ pub fn compare_rows(base: &[f32], variant: &[f32], next: &[u32]) -> Vec<Position
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_that_scores_nothing_has_no_divergence() {
+        assert!(compare_rows(&[], &[], &[]).is_empty());
+    }
 
     #[test]
     fn a_position_matches_a_calculation_by_hand() {
