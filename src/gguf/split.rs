@@ -103,10 +103,10 @@ pub fn parts_by_name(path: &Path) -> Option<Vec<PathBuf>> {
     let (name, count) = name.rsplit_once("-of-")?;
     let (_, number) = name.rsplit_once('-')?;
     let (number, count): (u64, u64) = (number.parse().ok()?, count.parse().ok()?);
-    if !(1..=u64::from(u16::MAX)).contains(&count) {
+    if !(1..=count).contains(&number) || count > u64::from(u16::MAX) {
         return None;
     }
-    let prefix = prefix_of(path, number.checked_sub(1)?, count)?;
+    let prefix = prefix_of(path, number - 1, count)?;
     Some((0..count).map(|index| part_path(&prefix, index, count)).collect())
 }
 
@@ -193,7 +193,7 @@ mod tests {
         let parts = parts_by_name(Path::new("s3://b/m-00002-of-00003.gguf")).unwrap();
         let expected = [1, 2, 3].map(|number| format!("s3://b/m-0000{number}-of-00003.gguf"));
         assert_eq!(parts, expected.map(PathBuf::from));
-        for other in ["m.gguf", "m-00004-of-0003.gguf", "m-1-of-3.gguf", "m-00000-of-00003.gguf"] {
+        for other in ["m.gguf", "m-00004-of-00003.gguf", "m-1-of-3.gguf", "m-00000-of-00003.gguf"] {
             assert_eq!(parts_by_name(Path::new(other)), None, "{other}");
         }
     }

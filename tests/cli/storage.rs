@@ -373,18 +373,17 @@ fn a_journal_that_cannot_be_sent_for_a_while_stops_nothing() {
         context: 2048,
         hidden: 768,
         feed_forward: 3072,
-        layers: 6,
+        layers: 4,
         heads: 12,
         ..TinyModel::default()
     };
     model.write(&place.path("tiny.gguf"));
     place.server.put("models/tiny.gguf", fs::read(place.path("tiny.gguf")).unwrap());
-    let here = place.score_here(&[]);
     place.server.plan_after(1, "PUT", "journal.jsonl", Mishap::Status(500), 1);
     let mut command = place.command(&score_arguments("s3://data/out"));
     let done = command.env("AWS_MAX_ATTEMPTS", "1").assert().success();
     done.stderr(contains("the run goes on and tries again"));
-    assert!(place.server.get("out/questions.parquet").unwrap() == here);
+    assert_eq!(place.server.keys("out/").len(), 3, "{:?}", place.server.keys("out/"));
 }
 
 #[test]
