@@ -18,6 +18,7 @@ use crate::storage::{Mirror, Output};
 use crate::support::atomic_file::check_writable;
 use crate::support::calendar::utc_second;
 use crate::support::progress::{Progress, Unit};
+use crate::support::units;
 
 /// A run that is under way.
 #[derive(Debug)]
@@ -183,7 +184,7 @@ fn against(baseline: &Baseline, options: &EvalOptions, results: &Results) -> Opt
             "{} questions are left out of the comparison, as only one of the two runs has scored \
              them ({}; left_out in comparison.json)",
             left_out.len(),
-            shown_rows(left_out)
+            units::rows(left_out)
         ),
         Some(_) => {}
     }
@@ -298,13 +299,6 @@ fn to_result(question: &Question, scored: &Scored, protocol: Protocol) -> Questi
     }
 }
 
-/// `rows 3, 7, …`: the first few.
-fn shown_rows(rows: &[usize]) -> String {
-    let shown: Vec<String> = rows.iter().take(10).map(ToString::to_string).collect();
-    let more = if rows.len() > shown.len() { ", …" } else { "" };
-    format!("rows {}{more}", shown.join(", "))
-}
-
 fn warn_of_long_questions(results: &Results) {
     let cut: Vec<usize> = results
         .questions
@@ -317,7 +311,7 @@ fn warn_of_long_questions(results: &Results) {
             "{} questions were longer than the model's context and lost their left end ({}; \
              dropped_tokens in questions.parquet); fewer --shots would help",
             cut.len(),
-            shown_rows(&cut)
+            units::rows(&cut)
         );
     }
     let unscored: Vec<usize> = results.summary.unscored.iter().map(|one| one.row).collect();
@@ -325,7 +319,7 @@ fn warn_of_long_questions(results: &Results) {
         tracing::warn!(
             "{} questions could not be scored and count nowhere ({}; unscored in summary.json)",
             unscored.len(),
-            shown_rows(&unscored)
+            units::rows(&unscored)
         );
     }
 }

@@ -31,6 +31,9 @@ pub struct TextOptions {
 }
 
 /// A variant's reading of the text beside the baseline's: the content of `divergence.json`.
+///
+/// It is no [`DivergenceSummary`], whose flattened figures serde can write and not read back: a
+/// dependency has serde_json keep numbers as they are written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Reading {
     /// Version of [`Divergence`]'s fields.

@@ -174,14 +174,12 @@ fn long_questions(variant: &Variant) -> Vec<String> {
     let mut caveats = Vec::new();
     let unscored = &evaluation.unscored;
     if !unscored.is_empty() {
-        let rows: Vec<String> =
-            unscored.iter().take(10).map(|question| question.row.to_string()).collect();
-        let more = if unscored.len() > rows.len() { ", …" } else { "" };
+        let rows: Vec<usize> = unscored.iter().map(|question| question.row).collect();
         caveats.push(format!(
-            "{label} could not be asked {} of the questions (rows {}{more}); its figures do not \
+            "{label} could not be asked {} of the questions ({}); its figures do not \
              count them, and {directory}/summary.json says why.",
             units::count(unscored.len() as u64),
-            rows.join(", "),
+            units::rows(&rows),
         ));
     }
     if evaluation.shortened > 0 {

@@ -62,6 +62,13 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// Rows of a table or a set as `rows 3, 7, 9`: the first ten.
+pub fn rows(rows: &[usize]) -> String {
+    let shown: Vec<String> = rows.iter().take(10).map(ToString::to_string).collect();
+    let more = if rows.len() > shown.len() { ", …" } else { "" };
+    format!("rows {}{more}", shown.join(", "))
+}
+
 /// A share in percent: `0.3204` → `32.0 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
@@ -88,6 +95,8 @@ mod tests {
         assert_eq!(bytes(1000), "1000 B");
         assert_eq!(bytes(1536), "1.50 KiB");
         assert_eq!(count(14_042), "14,042");
+        assert_eq!((rows(&[3, 7]), percent(0.3204)), ("rows 3, 7".into(), "32.0 %".into()));
+        assert_eq!(rows(&[8; 11]), "rows 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, …");
         assert_eq!(count(999), "999");
         assert_eq!(duration(Duration::from_millis(200)), "200.0 ms");
         assert_eq!(duration(Duration::from_secs(200)), "3 min 20 s");
