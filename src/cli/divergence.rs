@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::options::{EngineFlags, GlobalOptions, print_json, say};
+use super::options::{EngineFlags, GlobalOptions, ReadingFlags, print_json, say};
 use crate::eval::divergence::{
     Base, DivergenceOptions, DivergenceSummary, Mean, VariantDivergence, measure,
 };
@@ -55,6 +55,9 @@ pub struct Arguments {
     detailed: bool,
 
     #[command(flatten)]
+    reading: ReadingFlags,
+
+    #[command(flatten)]
     engine: EngineFlags,
 }
 
@@ -64,8 +67,11 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         base,
         variants,
         chunks: arguments.chunks.map(|chunks| chunks as usize),
+        journal: arguments.reading.journal()?,
         engine: arguments.engine.options(),
-    })?;
+    })
+    .map_err(|error| arguments.reading.explain(error))?;
+    arguments.reading.keep("divergence.json", &summary)?;
     if global.json {
         return print_json(&summary);
     }

@@ -1,6 +1,8 @@
 //! Options that every subcommand shares.
 
-use std::io::{IsTerminal, Write};
+use std::fs;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -8,9 +10,16 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use crate::engine::{DeviceChoice, EngineOptions};
+use crate::eval::{Earlier, EvalError, WindowJournalOptions};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::KvType;
 use crate::quant::formats;
+use crate::storage;
+use crate::support::atomic_file::write_atomically;
+use crate::support::interrupt;
+
+/// What a reading that was stopped has so far.
+const JOURNAL_NAME: &str = "journal.jsonl";
 
 /// Options that stand before or after any subcommand.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,6 +59,61 @@ impl EngineFlags {
     /// What they say.
     pub fn options(&self) -> EngineOptions {
         EngineOptions { device: self.device.device.0, kv_type: self.kv_type }
+    }
+}
+
+/// Where the subcommands that read a text keep what they find.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReadingFlags {
+    /// Write the result into this directory, and what has been read so far: a run that was stopped
+    /// goes on when the same command is given again
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+
+    /// Throw away what an unfinished run has left in DIR
+    #[arg(long, requires = "output")]
+    restart: bool,
+}
+
+impl ReadingFlags {
+    /// Makes the directory, and says where in it the run keeps what it has.
+    pub(super) fn journal(&self) -> Result<Option<WindowJournalOptions>> {
+        let Some(directory) = &self.output else { return Ok(None) };
+        if storage::is_address(directory) {
+            bail!("{}: give a directory on this machine", directory.display());
+        }
+        fs::create_dir_all(directory)
+            .with_context(|| format!("{}: cannot make the directory", directory.display()))?;
+        let earlier = if self.restart { Earlier::Discard } else { Earlier::Resume };
+        Ok(Some(WindowJournalOptions { path: directory.join(JOURNAL_NAME), earlier }))
+    }
+
+    /// What is said of an error of the run: where to go on from, if it was stopped.
+    pub(super) fn explain(&self, error: EvalError) -> anyhow::Error {
+        match &self.output {
+            Some(directory) if interrupt::requested() => {
+                anyhow::Error::new(error).context(format!(
+                    "what has been read is kept in {}; the same command goes on from there",
+                    directory.display()
+                ))
+            }
+            _ => error.into(),
+        }
+    }
+
+    /// Writes the result, if it is wanted; what the run has kept is then of no more use.
+    pub(super) fn keep(&self, name: &str, result: &impl Serialize) -> Result<()> {
+        let Some(directory) = &self.output else { return Ok(()) };
+        let path = directory.join(name);
+        let text = serde_json::to_string_pretty(result).context("cannot write the result")? + "\n";
+        write_atomically(&path, text.as_bytes())
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
+        match fs::remove_file(directory.join(JOURNAL_NAME)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| directory.join(JOURNAL_NAME).display().to_string())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

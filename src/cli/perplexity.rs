@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::options::{EngineFlags, GlobalOptions, print_json, say};
+use super::options::{EngineFlags, GlobalOptions, ReadingFlags, print_json, say};
 use crate::eval::perplexity::{PerplexityOptions, PerplexitySummary, measure};
 use crate::support::same_file::is_same_place;
 use crate::support::units;
@@ -48,9 +48,13 @@ pub struct Arguments {
         long_help = "Write the predictions at all scored positions, as llama.cpp's \
                        --kl-divergence-base does, to a file that `quantkit divergence --base-logits` \
                        and `llama-perplexity --kl-divergence` compare other models with. It takes 2 \
-                       bytes for each token of the vocabulary and scored position."
+                       bytes for each token of the vocabulary and scored position. A run that writes \
+                       it and is stopped begins anew."
     )]
     save_logits: Option<PathBuf>,
+
+    #[command(flatten)]
+    reading: ReadingFlags,
 
     #[command(flatten)]
     engine: EngineFlags,
@@ -70,8 +74,11 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         stride: arguments.stride.map(|stride| stride as usize),
         chunks: arguments.chunks.map(|chunks| chunks as usize),
         save_logits: save_logits.clone(),
+        journal: arguments.reading.journal()?,
         engine: arguments.engine.options(),
-    })?;
+    })
+    .map_err(|error| arguments.reading.explain(error))?;
+    arguments.reading.keep("perplexity.json", &summary)?;
     if global.json {
         return print_json(&summary);
     }

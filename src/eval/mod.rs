@@ -9,6 +9,7 @@ mod candidates;
 pub mod divergence;
 mod endpoint;
 mod journal;
+mod line_journal;
 mod log_softmax;
 pub mod paired;
 pub mod perplexity;
@@ -27,6 +28,7 @@ pub mod starter_set;
 pub mod statistics;
 pub mod subjects;
 pub mod text_windows;
+mod window_journal;
 mod window_run;
 
 use std::path::{Path, PathBuf};
@@ -39,12 +41,13 @@ use crate::storage::StorageError;
 pub use asking::{AskedText, OtherReadings, asked_texts};
 pub use baseline::{ChangedAnswer, ComparedRun, RunComparison, compare_runs};
 pub use endpoint::EndpointOptions;
-pub use journal::Earlier;
+pub use line_journal::Earlier;
 pub use plan::Shard;
 pub use record::{Part, RunRecord, Settings};
 pub use runs::{
     Finished, FoundRun, Unfinished, find_runs, merge, read_comparison, read_run, unfinished,
 };
+pub use window_journal::WindowJournalOptions;
 
 /// Version of the fields of `run.json`, `summary.json` and `questions.parquet`.
 pub const SCHEMA_VERSION: u32 = 2;

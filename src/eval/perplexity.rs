@@ -12,7 +12,8 @@ use super::base_logits::BaseLogitsWriter;
 use super::divergence::Mean;
 use super::log_softmax::log_sum_exp;
 use super::text_windows::TextWindows;
-use super::window_run::{Steps, WindowRun, load_for_windows};
+use super::window_journal::{Reading, WindowJournal, WindowJournalOptions};
+use super::window_run::{Steps, WindowRun, load_for_windows, sections};
 use crate::convert::vocabulary::Vocabulary;
 use crate::engine::{Build, Engine, EngineOptions};
 use crate::gguf::{self, ModelIdentity};
@@ -40,6 +41,9 @@ pub struct PerplexityOptions {
     pub chunks: Option<usize>,
     /// Where to write llama.cpp's file of base logits. Windows that overlap have none.
     pub save_logits: Option<PathBuf>,
+    /// Where to keep what has been read, so that a reading that was stopped goes on. One that writes
+    /// a file of base logits cannot.
+    pub journal: Option<WindowJournalOptions>,
     /// Where and how the model runs.
     pub engine: EngineOptions,
 }
@@ -85,9 +89,9 @@ pub struct PerplexitySummary {
     pub logits: Option<String>,
     /// Bytes of that file.
     pub logits_bytes: Option<u64>,
-    /// Wall time of the scoring, loading excluded.
+    /// Wall time of the scoring, loading excluded; where the reading was stopped, from then on.
     pub seconds: f64,
-    /// Tokens of the windows a second.
+    /// Tokens of the windows a second in that time.
     pub tokens_per_second: f64,
 }
 
@@ -95,7 +99,8 @@ pub struct PerplexitySummary {
 ///
 /// # Errors
 /// A model or text that cannot be read, a text too short, windows longer than the model's context, a
-/// file that cannot be written, Ctrl-C. No file is then written.
+/// file that cannot be written, a journal of another reading, Ctrl-C. No file of base logits is then
+/// written.
 pub fn measure(options: &PerplexityOptions) -> Result<PerplexitySummary, EvalError> {
     if let Some(path) = &options.save_logits {
         check_writable(path).map_err(in_file(path))?;
@@ -106,8 +111,20 @@ pub fn measure(options: &PerplexityOptions) -> Result<PerplexitySummary, EvalErr
     let mut engine = load_for_windows(&options.model, options.engine, options.context)?;
     let windows = read_windows(options, engine.vocabulary())?;
 
+    let mut journal = WindowJournal::open(journal_options(options), || Reading {
+        models_sha256: vec![model_sha256.clone()],
+        text_sha256: text_sha256.clone(),
+        context: options.context,
+        stride: options.stride,
+        windows: windows.count(),
+        device: options.engine.device.to_string(),
+        kv_type: options.engine.kv_type_name().to_string(),
+    })?;
+
     let started = Instant::now();
-    let (surprises, logits_bytes) = run_windows(&mut engine, &windows, options)?;
+    let read_before = journal.done;
+    let logits_bytes = run_windows(&mut engine, &windows, options, &mut journal)?;
+    let surprises = journal.values;
     let seconds = started.elapsed().as_secs_f64();
 
     let mean = Mean::of(surprises.iter().copied());
@@ -133,7 +150,7 @@ pub fn measure(options: &PerplexityOptions) -> Result<PerplexitySummary, EvalErr
         logits: options.save_logits.as_ref().map(|path| path.display().to_string()),
         logits_bytes,
         seconds,
-        tokens_per_second: (windows.count() * windows.length()) as f64 / seconds,
+        tokens_per_second: ((windows.count() - read_before) * windows.length()) as f64 / seconds,
     })
 }
 
@@ -157,13 +174,19 @@ fn read_windows(
     }
 }
 
-/// −ln of the probability of the next token at every scored position, and the bytes of the file that
-/// was written.
+/// A file of base logits has no beginning that a reading could go on from.
+fn journal_options(options: &PerplexityOptions) -> Option<&WindowJournalOptions> {
+    options.journal.as_ref().filter(|_| options.save_logits.is_none())
+}
+
+/// Brings −ln of the probability of the next token at every scored position into the journal; gives
+/// the bytes of the file that was written.
 fn run_windows(
     engine: &mut Engine,
     windows: &TextWindows,
     options: &PerplexityOptions,
-) -> Result<(Vec<f64>, Option<u64>), EvalError> {
+    journal: &mut WindowJournal<f64>,
+) -> Result<Option<u64>, EvalError> {
     let vocabulary = engine.vocabulary().size;
     let mut file = match &options.save_logits {
         Some(path) => {
@@ -172,33 +195,40 @@ fn run_windows(
         }
         None => None,
     };
-    let mut surprises = Vec::with_capacity(windows.count() * windows.scored().len());
-    let mut sum = 0.0;
+    let mut sum: f64 = journal.values.iter().sum();
     let mut run = WindowRun::new(engine, windows);
     let progress = Progress::new("Reading", windows.count() as u64, Unit::Items("windows"));
-    for step in Steps::new(windows, vocabulary) {
-        interrupt::check()?;
-        let logits = run.step(&step)?;
-        let scored = surprises.len();
-        surprises.par_extend(logits.par_chunks(vocabulary).zip(&step.next).map(surprise));
-        sum += surprises[scored..].iter().sum::<f64>();
-        if !sum.is_finite() {
-            return Err(EvalError::Unusable(format!(
-                "{}: the logits are not numbers; the file may be damaged",
-                options.model.display()
-            )));
+    progress.set(journal.done as u64);
+    for section in sections(windows) {
+        if journal.has(&section) {
+            continue;
         }
-        if let Some((path, file)) = &mut file {
-            file.write_rows(logits).map_err(in_file(path))?;
+        let mut surprises = Vec::with_capacity(section.len() * windows.scored().len());
+        for step in Steps::new(windows, section.clone(), vocabulary) {
+            interrupt::check()?;
+            let logits = run.step(&step)?;
+            let scored = surprises.len();
+            surprises.par_extend(logits.par_chunks(vocabulary).zip(&step.next).map(surprise));
+            sum += surprises[scored..].iter().sum::<f64>();
+            if !sum.is_finite() {
+                return Err(EvalError::Unusable(format!(
+                    "{}: the logits are not numbers; the file may be damaged",
+                    options.model.display()
+                )));
+            }
+            if let Some((path, file)) = &mut file {
+                file.write_rows(logits).map_err(in_file(path))?;
+            }
+            progress.advance(step.finished as u64);
+            let positions = journal.values.len() + surprises.len();
+            if positions > 0 {
+                progress.message(format!("PPL {:.4}", (sum / positions as f64).exp()));
+            }
         }
-        progress.advance(step.finished as u64);
-        if !surprises.is_empty() {
-            progress.message(format!("PPL {:.4}", (sum / surprises.len() as f64).exp()));
-        }
+        journal.append(section, surprises)?;
     }
     progress.finish();
-    let bytes = file.map(|(path, file)| file.finish().map_err(in_file(path))).transpose()?;
-    Ok((surprises, bytes))
+    file.map(|(path, file)| file.finish().map_err(in_file(path))).transpose()
 }
 
 fn surprise((logits, &next): (&[f32], &u32)) -> f64 {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::baseline::RunComparison;
+use super::line_journal::Lines;
 use super::plan::Shard;
 use super::record::{RunRecord, Settings, differences};
 use super::results::{self, Results};
@@ -63,7 +64,7 @@ pub fn unfinished(output: &Path) -> Result<Option<Unfinished>, EvalError> {
 /// The unfinished run in a directory, if there is one.
 fn unfinished_in(directory: &Path) -> Result<Option<Unfinished>, EvalError> {
     let found = journal::peek(directory)?;
-    Ok(found.map(|(header, entries)| Unfinished {
+    Ok(found.map(|Lines { header, entries, .. }| Unfinished {
         settings: header.settings,
         started: header.started,
         done: journal::count(&entries),

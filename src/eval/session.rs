@@ -6,7 +6,8 @@ use std::time::{Instant, SystemTime};
 
 use super::asking::Reading;
 use super::baseline::{Baseline, RunComparison};
-use super::journal::{self, Earlier, Entry, Header, Journal, Scored};
+use super::journal::{self, Entry, Header, Scored};
+use super::line_journal::{Earlier, LineJournal};
 use super::question_results::QuestionResult;
 use super::question_set::Question;
 use super::record::{self, Part, RunRecord, Settings};
@@ -25,7 +26,7 @@ use crate::support::units;
 pub(super) struct Session<'a> {
     options: &'a EvalOptions,
     output: Output,
-    journal: Journal,
+    journal: LineJournal,
     mirror: Option<Mirror>,
     header: Header,
     questions: BTreeMap<usize, &'a Question>,
@@ -54,7 +55,7 @@ impl<'a> Session<'a> {
             output.bring(journal::FILE_NAME)?;
         }
         match options.earlier {
-            Earlier::Resume => journal::check(output.directory(), settings)
+            Earlier::Resume => journal::check(output.directory(), &new_header(settings.clone(), 0))
                 .map_err(|error| at_address(output, error)),
             Earlier::ResumeIfSame | Earlier::Discard => Ok(()),
         }
@@ -73,7 +74,7 @@ impl<'a> Session<'a> {
         fs::create_dir_all(directory)
             .map_err(|source| EvalError::Io { path: directory.display().to_string(), source })?;
         let (journal, header, entries) =
-            Journal::open(directory, new_header(settings, questions.len()), options.earlier)
+            journal::open(directory, new_header(settings, questions.len()), options.earlier)
                 .map_err(|error| at_address(&output, error))?;
         let done: BTreeSet<usize> =
             entries.iter().flat_map(|entry| &entry.questions).map(|scored| scored.row).collect();

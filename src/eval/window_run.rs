@@ -12,6 +12,16 @@ use crate::engine::{Engine, EngineError, EngineOptions, LogitsFor, SequenceId, S
 const STEP_TOKENS: usize = 512;
 /// At most about this many bytes of logits come out of a step of one model.
 const STEP_LOGITS_BYTES: usize = 64 << 20;
+/// About so many tokens are in a section.
+const SECTION_TOKENS: usize = 1 << 14;
+
+/// Windows in the sections in which they are read. The windows of a section meet in the same steps
+/// wherever it is run, so what they give does not depend on whether the process has run those before.
+pub(super) fn sections(windows: &TextWindows) -> impl Iterator<Item = Range<usize>> {
+    let count = windows.count();
+    let length = (SECTION_TOKENS / windows.length()).max(1);
+    (0..count).step_by(length).map(move |start| start..count.min(start + length))
+}
 
 /// A stretch of a window that goes through the model in one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +44,8 @@ pub(super) struct Step {
     pub(super) next: Vec<u32>,
 }
 
-/// The steps in which windows go through a model. While some windows are scored, those after them
-/// begin; scored positions come in the order of the text.
+/// The steps in which the windows of a section go through a model. While some windows are scored,
+/// those after them begin; scored positions come in the order of the text.
 #[derive(Debug)]
 pub(super) struct Steps<'a> {
     windows: &'a TextWindows,
@@ -44,31 +54,28 @@ pub(super) struct Steps<'a> {
     most_windows: usize,
     /// The windows that have begun and not ended, in order, and how far they are.
     under_way: VecDeque<(usize, usize)>,
-    /// The next one to begin.
-    waiting: usize,
+    /// Those that have yet to begin.
+    waiting: Range<usize>,
 }
 
 impl<'a> Steps<'a> {
-    /// Of a model with a vocabulary of this size.
-    pub(super) fn new(windows: &'a TextWindows, vocabulary: usize) -> Self {
+    /// Of some windows, with a vocabulary of this size.
+    pub(super) fn new(windows: &'a TextWindows, section: Range<usize>, vocabulary: usize) -> Self {
         let row_bytes = vocabulary.max(1) * size_of::<f32>();
         Self {
             windows,
             most_rows: (STEP_LOGITS_BYTES / row_bytes).clamp(1, STEP_TOKENS),
             most_windows: (2 * STEP_TOKENS / windows.length()).max(2),
             under_way: VecDeque::new(),
-            waiting: 0,
+            waiting: section,
         }
     }
 
     fn admit(&mut self) -> bool {
-        let admitted =
-            self.waiting < self.windows.count() && self.under_way.len() < self.most_windows;
-        if admitted {
-            self.under_way.push_back((self.waiting, 0));
-            self.waiting += 1;
-        }
-        admitted
+        let room = self.under_way.len() < self.most_windows;
+        let next = if room { self.waiting.next() } else { None };
+        self.under_way.extend(next.map(|window| (window, 0)));
+        next.is_some()
     }
 
     /// How a window goes on that is at `position`, with room for so many tokens and rows.
@@ -125,7 +132,7 @@ impl<'a> WindowRun<'a> {
         Self { engine, windows, sequences: VecDeque::new() }
     }
 
-    /// Takes one of [`Steps`] after the other. Gives the logits of its scored positions.
+    /// Takes one of [`Steps`] after the other, of any sections in their order. Gives the logits of its scored positions.
     pub(super) fn step(&mut self, step: &Step) -> Result<&[f32], EngineError> {
         // The first window under way is in every step.
         let first = step.pieces.first().map_or(0, |piece| piece.window);
@@ -184,7 +191,9 @@ mod tests {
 
     /// What goes through the model: pieces, each with its window's number.
     fn checked_steps(windows: &TextWindows, vocabulary: usize) -> Vec<Step> {
-        let steps: Vec<Step> = Steps::new(windows, vocabulary).collect();
+        let steps: Vec<Step> = sections(windows)
+            .flat_map(|section| Steps::new(windows, section, vocabulary))
+            .collect();
         let rows = (STEP_LOGITS_BYTES / (4 * vocabulary)).max(1);
         let mut reached = vec![0; windows.count()];
         let mut next: Vec<u32> = Vec::new();

@@ -28,7 +28,7 @@ use crate::engine::EngineOptions;
 use crate::eval::paired::{Answer, Paired};
 use crate::eval::question_results::{QuestionResult, in_both};
 use crate::eval::question_set::QuestionSet;
-use crate::eval::{EvalError, Protocol};
+use crate::eval::{Earlier, EvalError, Protocol};
 use crate::gguf::{self, GgufError};
 use crate::support::atomic_file::{self, write_atomically};
 use crate::support::interrupt;
@@ -78,6 +78,13 @@ pub struct CompareOptions {
     pub notes: Vec<String>,
     /// Commands that repeat the comparison.
     pub commands: Vec<String>,
+}
+
+impl CompareOptions {
+    /// What is done with what an interrupted comparison has left.
+    fn earlier(&self) -> Earlier {
+        if self.fresh { Earlier::Discard } else { Earlier::ResumeIfSame }
+    }
 }
 
 /// A finished part of the work.

@@ -9,15 +9,17 @@ use super::runs;
 use super::work::{Model, Work, timed};
 use super::{ReportError, Step};
 use crate::engine::Build;
-use crate::eval::EvalError;
 use crate::eval::divergence::{
     self, Base, Divergence, DivergenceOptions, DivergenceSummary, VariantDivergence, measure,
 };
+use crate::eval::{EvalError, WindowJournalOptions};
 use crate::support::atomic_file::write_atomically;
 use crate::support::hash::sha256_file_once;
 
 /// What is kept of a variant in its directory.
 const FILE_NAME: &str = "divergence.json";
+/// What an interrupted reading of several variants has so far, in the output directory.
+const JOURNAL_NAME: &str = "divergence.journal.jsonl";
 
 /// The text that all variants read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +137,9 @@ pub(super) fn read_text(
         let labels: Vec<&str> =
             missing.iter().map(|&index| models[index].naming.label.as_str()).collect();
         let what = format!("divergence {}", labels.join(", "));
+        let output = &work.options.output;
+        std::fs::create_dir_all(output).map_err(|error| ReportError::io(output, error))?;
+        let journal = output.join(JOURNAL_NAME);
         let ((), summary, _) = timed(&what, observe, || {
             let options = DivergenceOptions {
                 base: Base::Model {
@@ -144,6 +149,10 @@ pub(super) fn read_text(
                 },
                 variants: missing.iter().map(|&index| models[index].path.clone()).collect(),
                 chunks: text.chunks,
+                journal: Some(WindowJournalOptions {
+                    path: journal.clone(),
+                    earlier: work.options.earlier(),
+                }),
                 engine: work.options.engine,
             };
             Ok(((), measure(&options).map_err(in_terms_of_compare)?, false))
@@ -153,6 +162,7 @@ pub(super) fn read_text(
             keep(&place(&models[index]), &reading)?;
             found[index] = Some((reading, false));
         }
+        std::fs::remove_file(&journal).map_err(|error| ReportError::io(&journal, error))?;
     }
     Ok(results(found, text))
 }

@@ -10,7 +10,7 @@ use super::{CompareOptions, ReportError, Step};
 use crate::bench::{self, BenchOptions, BenchSummary, Workload};
 use crate::eval::question_results::{self, QuestionResult};
 use crate::eval::statistics::intervals;
-use crate::eval::{self, Earlier, EvalOptions, EvalSummary, Evaluated, Score};
+use crate::eval::{self, EvalOptions, EvalSummary, Evaluated, Score};
 use crate::support::machine::Machine;
 
 /// One variant's own results.
@@ -117,7 +117,7 @@ impl Work<'_> {
             subjects: self.options.subjects.clone(),
             shard: None,
             cache_bytes: eval::DEFAULT_CACHE_BYTES,
-            earlier: if self.options.fresh { Earlier::Discard } else { Earlier::ResumeIfSame },
+            earlier: self.options.earlier(),
             baseline: None,
             command: self.options.commands.join(" && "),
             output: directory.to_path_buf(),

@@ -138,6 +138,7 @@ fn a_text_shows_perplexity_and_divergence_beside_accuracy() {
     let first = run(&[&f16, &q4], "3");
     assert_eq!(reused(&first), [None, Some(false)]);
     assert_eq!((&first["text"]["chunks"], &first["text"]["context"]), (&3.into(), &64.into()));
+    assert!(!output.join("divergence.journal.jsonl").exists(), "it is of no more use");
     // The figures are those of `divergence`.
     let mut divergence = quantkit();
     divergence.arg("divergence").args([&f16, &q4]).arg("--text").arg(&text);

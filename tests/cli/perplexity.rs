@@ -254,3 +254,65 @@ fn a_stopped_run_leaves_no_file() {
     assert!(String::from_utf8_lossy(&finished.stderr).contains("stopped"));
     assert_eq!(names(), before);
 }
+
+/// Runs until its journal holds a section, and is stopped then.
+#[cfg(unix)]
+fn stop(bench: &Bench, arguments: &[&str], output: &str) {
+    let journal = bench.path(output).join("journal.jsonl");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"))
+        .current_dir(bench.path(""))
+        .args(["--quiet", "--threads", "1"])
+        .args(arguments)
+        .args(["--output", output])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = || fs::read(&journal).map_or(0, |all| all.split(|&byte| byte == b'\n').count());
+    while lines() < 3 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    // SAFETY: the child has not been waited for, so its number is still its own.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let finished = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&finished.stderr);
+    assert_eq!(finished.status.code(), Some(130), "{said}");
+    assert!(said.contains(&format!("kept in {output}")), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn readings_that_are_stopped_go_on_to_the_same_result() {
+    let bench = Bench::new();
+    let text: String = (0..6_000).map(|n| format!("the {} on a tin\n", n * n % 97)).collect();
+    fs::write(bench.path("text.txt"), text).unwrap();
+    let perplexity = ["perplexity", "f16.gguf", "--text", "text.txt", "--context", "128"];
+    let divergence =
+        ["divergence", "f16.gguf", "Q4_0.gguf", "--text", "text.txt", "--context", "128"];
+    for arguments in [&perplexity[..], &divergence[..]] {
+        let name = format!("{}.json", arguments[0]);
+        let run = |output: &str, more: &[&str]| {
+            let mut command = quantkit();
+            command.current_dir(bench.path("")).args(arguments).args(["--output", output]);
+            command.args(more).assert()
+        };
+        let record = |output: &str| -> Value {
+            let bytes = fs::read(bench.path(output).join(&name)).unwrap();
+            let mut record: Value = serde_json::from_slice(&bytes).unwrap();
+            record["seconds"].take();
+            record["tokens_per_second"].take();
+            record
+        };
+        run("whole", &[]).success();
+        stop(&bench, arguments, "stopped");
+        run("stopped", &["--chunks", "3"])
+            .failure()
+            .stderr(contains("of an unfinished run").and(contains("another number of windows")));
+        run("stopped", &[]).success();
+        assert_eq!(record("stopped"), record("whole"));
+        stop(&bench, arguments, "stopped");
+        run("stopped", &["--chunks", "3", "--restart"]).success();
+        assert_eq!(number(&record("stopped")["chunks"]), 3.0);
+        assert!(!bench.path("stopped").join("journal.jsonl").exists());
+    }
+}

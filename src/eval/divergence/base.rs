@@ -56,10 +56,11 @@ impl LoadedBase {
         }
     }
 
-    pub(super) fn run<'a>(&'a mut self, windows: &'a TextWindows) -> BaseRun<'a> {
+    /// The base before the window `first`, which begins a section.
+    pub(super) fn run<'a>(&'a mut self, windows: &'a TextWindows, first: usize) -> BaseRun<'a> {
         match self {
             Self::Model { engine, .. } => BaseRun::Model(WindowRun::new(engine, windows)),
-            Self::Logits(file) => BaseRun::Logits { file, done: 0 },
+            Self::Logits(file) => BaseRun::Logits { file, done: first * windows.scored().len() },
         }
     }
 }

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::EvalError;
 use super::text_windows::TextWindows;
-use super::window_run::{Steps, WindowRun, load_for_windows};
+use super::window_journal::{Reading, WindowJournal, WindowJournalOptions};
+use super::window_run::{Step, Steps, WindowRun, load_for_windows, sections};
 use crate::engine::{Build, Engine, EngineError, EngineOptions};
 use crate::gguf::{self, GgufFile, ModelIdentity};
 use crate::support::hash::sha256_file_once;
@@ -25,6 +26,7 @@ use crate::support::progress::{Progress, Unit};
 use base::{BaseRun, LoadedBase};
 
 pub use position::{PositionDivergence, compare_rows};
+use statistics::check_finite;
 pub use statistics::{Distribution, Divergence, DivergenceDetails, Mean};
 
 /// Version of [`DivergenceSummary`]'s fields.
@@ -55,6 +57,8 @@ pub struct DivergenceOptions {
     pub variants: Vec<PathBuf>,
     /// At most this many windows.
     pub chunks: Option<usize>,
+    /// Where to keep what has been compared, so that a comparison that was stopped goes on.
+    pub journal: Option<WindowJournalOptions>,
     /// Where and how the model runs.
     pub engine: EngineOptions,
 }
@@ -117,7 +121,7 @@ pub struct DivergenceSummary {
     pub kv_type: String,
     /// In the order given.
     pub variants: Vec<VariantDivergence>,
-    /// Wall time of the scoring, loading excluded.
+    /// Wall time of the scoring, loading excluded; where the comparison was stopped, from then on.
     pub seconds: f64,
 }
 
@@ -125,7 +129,7 @@ pub struct DivergenceSummary {
 ///
 /// # Errors
 /// Models, a text or a file of logits that cannot be read, models that do not share a vocabulary,
-/// windows longer than a model's context, Ctrl-C.
+/// windows longer than a model's context, a journal of another comparison, Ctrl-C.
 pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalError> {
     check_vocabularies(options)?;
     let mut base = LoadedBase::load(&options.base, options.engine)?;
@@ -139,20 +143,37 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
     let mut variants = options.variants.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     let windows = base.windows(&variants, options.chunks)?;
 
+    let mut journal = WindowJournal::open(options.journal.as_ref(), || Reading {
+        models_sha256: std::iter::once(&base_sha256)
+            .chain(identities.iter().map(|identity| &identity.sha256))
+            .cloned()
+            .collect(),
+        // A file of base logits holds its text.
+        text_sha256: text_sha256.clone().unwrap_or_default(),
+        context,
+        stride: None,
+        windows: windows.count(),
+        device: options.engine.device.to_string(),
+        kv_type: options.engine.kv_type_name().to_string(),
+    })?;
+
     let started = Instant::now();
-    let positions = run_windows(base.run(&windows), &mut variants, &windows)?;
+    let base_run = base.run(&windows, journal.done);
+    run_windows(base_run, &mut variants, &windows, options, &mut journal)?;
     let seconds = started.elapsed().as_secs_f64();
 
-    let variants = options.variants.iter().zip(identities).zip(positions).map(
-        |((path, identity), positions)| {
-            let model = path.display().to_string();
-            let divergence = Divergence::of(&positions)
-                .map_err(|error| EvalError::Unusable(format!("{model}: {error}")))?;
+    let count = options.variants.len();
+    let variants =
+        options.variants.iter().zip(identities).enumerate().map(|(index, (path, identity))| {
+            let positions: Vec<PositionDivergence> =
+                journal.values.iter().skip(index).step_by(count).copied().collect();
+            let divergence =
+                Divergence::of(&positions).map_err(|error| of_variant(path, &error))?;
             let details = DivergenceDetails::of(&positions);
             let ModelIdentity { sha256: model_sha256, bytes: file_bytes } = identity;
+            let model = path.display().to_string();
             Ok(VariantDivergence { model, model_sha256, file_bytes, divergence, details })
-        },
-    );
+        });
     Ok(DivergenceSummary {
         schema_version: SCHEMA_VERSION,
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
@@ -228,26 +249,56 @@ fn check_vocabularies(options: &DivergenceOptions) -> Result<(), EvalError> {
     Ok(())
 }
 
-/// Every variant's divergence at every scored position of every window.
+fn of_variant(path: &Path, error: &EvalError) -> EvalError {
+    EvalError::Unusable(format!("{}: {error}", path.display()))
+}
+
+/// Brings every variant's divergence at every scored position of every window into the journal: at
+/// each position one variant after the other.
 fn run_windows(
     mut base: BaseRun<'_>,
     variants: &mut [Engine],
     windows: &TextWindows,
-) -> Result<Vec<Vec<PositionDivergence>>, EvalError> {
+    options: &DivergenceOptions,
+    journal: &mut WindowJournal<PositionDivergence>,
+) -> Result<(), EvalError> {
     let vocabulary = variants.first().map_or(0, |variant| variant.vocabulary().size);
-    let mut positions = vec![Vec::new(); variants.len()];
     let mut variants: Vec<WindowRun<'_>> =
         variants.iter_mut().map(|variant| WindowRun::new(variant, windows)).collect();
     let progress = Progress::new("Comparing", windows.count() as u64, Unit::Items("windows"));
-    for step in Steps::new(windows, vocabulary) {
-        interrupt::check()?;
-        let expected = base.step(&step)?;
-        for (variant, positions) in variants.iter_mut().zip(&mut positions) {
-            interrupt::check()?;
-            positions.extend(expected.compare(variant.step(&step)?, &step.next)?);
+    progress.set(journal.done as u64);
+    for section in sections(windows) {
+        if journal.has(&section) {
+            continue;
         }
-        progress.advance(step.finished as u64);
+        let mut positions = Vec::new();
+        for step in Steps::new(windows, section.clone(), vocabulary) {
+            let compared = compare_step(&mut base, &mut variants, &step, options)?;
+            positions.extend(
+                (0..step.next.len()).flat_map(|row| compared.iter().map(move |of| of[row])),
+            );
+            progress.advance(step.finished as u64);
+        }
+        journal.append(section, positions)?;
     }
     progress.finish();
-    Ok(positions)
+    Ok(())
+}
+
+/// For each variant its divergence at each scored position of a step.
+fn compare_step(
+    base: &mut BaseRun<'_>,
+    variants: &mut [WindowRun<'_>],
+    step: &Step,
+    options: &DivergenceOptions,
+) -> Result<Vec<Vec<PositionDivergence>>, EvalError> {
+    interrupt::check()?;
+    let expected = base.step(step)?;
+    let compare = |(variant, path): (&mut WindowRun<'_>, &PathBuf)| {
+        interrupt::check()?;
+        let positions = expected.compare(variant.step(step)?, &step.next)?;
+        check_finite(&positions).map_err(|error| of_variant(path, &error))?;
+        Ok(positions)
+    };
+    variants.iter_mut().zip(&options.variants).map(compare).collect()
 }

@@ -1,6 +1,7 @@
 //! What two models say at one position.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::eval::base_logits::CodedRow;
 use crate::eval::log_softmax::{divergence_above, log_sum_exp, mean_difference};
@@ -9,8 +10,9 @@ use crate::eval::log_softmax::{divergence_above, log_sum_exp, mean_difference};
 /// it: those below may be larger there than they were.
 const FILE_FLOOR: f32 = -16.0;
 
-/// What two models say at one position.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What two models say at one position. Written as the list of its figures: a text has many.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(into = "(f64, bool, f64, f64)", from = "(f64, bool, f64, f64)")]
 pub struct PositionDivergence {
     /// KL(base ‖ variant), in nats.
     pub kl: f64,
@@ -20,6 +22,19 @@ pub struct PositionDivergence {
     pub base_surprise: f64,
     /// The same of the variant.
     pub surprise: f64,
+}
+
+impl From<PositionDivergence> for (f64, bool, f64, f64) {
+    fn from(position: PositionDivergence) -> Self {
+        let PositionDivergence { kl, same_top, base_surprise, surprise } = position;
+        (kl, same_top, base_surprise, surprise)
+    }
+}
+
+impl From<(f64, bool, f64, f64)> for PositionDivergence {
+    fn from((kl, same_top, base_surprise, surprise): (f64, bool, f64, f64)) -> Self {
+        Self { kl, same_top, base_surprise, surprise }
+    }
 }
 
 impl PositionDivergence {
@@ -112,6 +127,15 @@ mod tests {
     #[test]
     fn a_step_that_scores_nothing_has_no_divergence() {
         assert!(compare_rows(&[], &[], &[]).is_empty());
+    }
+
+    #[test]
+    fn rows_are_compared_one_by_one() {
+        let (base, variant) = ([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]], [[0.5; 4], [2.0; 4]]);
+        let found = compare_rows(base.as_flattened(), variant.as_flattened(), &[0, 1]);
+        let each = |row: usize| PositionDivergence::of(&base[row], &variant[row], row as u32);
+        assert_eq!(found, [each(0), each(1)]);
+        assert_ne!(found[0], found[1]);
     }
 
     #[test]

@@ -63,11 +63,10 @@ impl Divergence {
     /// # Errors
     /// No position at all, or a figure that is no number.
     pub fn of(positions: &[PositionDivergence]) -> Result<Self, EvalError> {
-        if positions.is_empty() || positions.iter().any(|position| !position.is_finite()) {
-            return Err(EvalError::Unusable(
-                "the logits are not numbers; one of the model files may be damaged".to_string(),
-            ));
+        if positions.is_empty() {
+            return Err(EvalError::Unusable("no position has been compared".to_string()));
         }
+        check_finite(positions)?;
         let kl = sorted(positions, |position| position.kl);
         let mean = |value: fn(&PositionDivergence) -> f64| Mean::of(positions.iter().map(value));
         Ok(Self {
@@ -83,6 +82,16 @@ impl Divergence {
             log_perplexity_ratio: mean(|position| position.surprise - position.base_surprise),
         })
     }
+}
+
+/// Sees to it that all figures are numbers.
+pub(super) fn check_finite(positions: &[PositionDivergence]) -> Result<(), EvalError> {
+    if positions.iter().all(PositionDivergence::is_finite) {
+        return Ok(());
+    }
+    Err(EvalError::Unusable(
+        "the logits are not numbers; one of the model files may be damaged".to_string(),
+    ))
 }
 
 /// What [`Divergence`] leaves out of llama.cpp's figures.
