@@ -76,14 +76,12 @@ pub struct ReadingFlags {
 }
 
 impl ReadingFlags {
-    /// Makes the directory, and says where in it the run keeps what it has.
+    /// Where in the directory the run keeps what it has.
     pub(super) fn journal(&self) -> Result<Option<WindowJournalOptions>> {
         let Some(directory) = &self.output else { return Ok(None) };
         if storage::is_address(directory) {
             bail!("{}: give a directory on this machine", directory.display());
         }
-        fs::create_dir_all(directory)
-            .with_context(|| format!("{}: cannot make the directory", directory.display()))?;
         let earlier = if self.restart { Earlier::Discard } else { Earlier::Resume };
         Ok(Some(WindowJournalOptions { path: directory.join(JOURNAL_NAME), earlier }))
     }

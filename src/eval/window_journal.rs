@@ -1,5 +1,6 @@
 //! What the reading of a text has given so far, section by section: see [`super::line_journal`].
 
+use std::fs;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ const VERSION: u32 = 1;
 /// Where a reading keeps what it has so far. Who has written its results removes the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowJournalOptions {
-    /// The file; its directory must exist.
+    /// The file; its directory is made once the models and the text are found to be of use.
     pub path: PathBuf,
     /// What is done with a file that is already there.
     pub earlier: Earlier,
@@ -99,7 +100,7 @@ impl<T: Serialize + DeserializeOwned> WindowJournal<T> {
     /// Begins a reading, or goes on with it. Without options nothing is kept on the disk.
     ///
     /// # Errors
-    /// As [`LineJournal::open`].
+    /// As [`LineJournal::open`], and a directory that cannot be made.
     pub fn open(
         options: Option<&WindowJournalOptions>,
         reading: impl FnOnce() -> Reading,
@@ -107,6 +108,12 @@ impl<T: Serialize + DeserializeOwned> WindowJournal<T> {
         let Some(WindowJournalOptions { path, earlier }) = options else {
             return Ok(Self { file: None, values: Vec::new(), done: 0 });
         };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(|source| EvalError::Io {
+                path: directory.display().to_string(),
+                source,
+            })?;
+        }
         let header = Header {
             version: VERSION,
             build: Build::current(),

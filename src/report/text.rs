@@ -137,9 +137,7 @@ pub(super) fn read_text(
         let labels: Vec<&str> =
             missing.iter().map(|&index| models[index].naming.label.as_str()).collect();
         let what = format!("divergence {}", labels.join(", "));
-        let output = &work.options.output;
-        std::fs::create_dir_all(output).map_err(|error| ReportError::io(output, error))?;
-        let journal = output.join(JOURNAL_NAME);
+        let journal = work.options.output.join(JOURNAL_NAME);
         let ((), summary, _) = timed(&what, observe, || {
             let options = DivergenceOptions {
                 base: Base::Model {

@@ -221,6 +221,10 @@ fn what_cannot_be_measured_is_refused() {
     refused(&["--save-logits", "base.logits"], "the text is too short");
     fs::write(bench.path("text.txt"), [0xff; 2000]).unwrap();
     refused(&["--save-logits", "base.logits"], "UTF-8");
+    refused(&["--output", "results"], "UTF-8");
+    refused(&["--output", "s3://bucket/results"], "a directory on this machine");
+    refused(&["--restart"], "--output");
+    assert!(!bench.path("results").exists() && !bench.path("s3:").exists());
 }
 
 #[cfg(unix)]
