@@ -1,7 +1,6 @@
 //! Options that every subcommand shares.
 
-use std::fs;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -106,12 +105,7 @@ impl ReadingFlags {
         let text = serde_json::to_string_pretty(result).context("cannot write the result")? + "\n";
         write_atomically(&path, text.as_bytes())
             .with_context(|| format!("{}: cannot be written", path.display()))?;
-        match fs::remove_file(directory.join(JOURNAL_NAME)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| directory.join(JOURNAL_NAME).display().to_string())
-            }
-            _ => Ok(()),
-        }
+        self.journal()?.map_or(Ok(()), |journal| Ok(journal.remove()?))
     }
 }
 

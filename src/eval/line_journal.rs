@@ -57,7 +57,7 @@ pub(super) struct LineJournal {
 }
 
 impl LineJournal {
-    /// Opens a journal, whose directory must exist, and reads what it holds already. The header that
+    /// Opens a journal, whose directory is made if need be, and reads what it holds already. The header that
     /// is returned is the one that began the run.
     ///
     /// # Errors
@@ -68,7 +68,11 @@ impl LineJournal {
         header: H,
         earlier: Earlier,
     ) -> Result<(Self, H, Vec<H::Entry>), EvalError> {
-        let failed = |source| EvalError::Io { path: path.display().to_string(), source };
+        let failed_at =
+            |path: &Path, source| EvalError::Io { path: path.display().to_string(), source };
+        let failed = |source| failed_at(path, source);
+        let directory = directory_of(path);
+        fs::create_dir_all(directory).map_err(|source| failed_at(directory, source))?;
         let mut file = File::options()
             .read(true)
             .write(true)
@@ -99,7 +103,7 @@ impl LineJournal {
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
         let mut journal = Self { path, file };
         journal.append(&header)?;
-        sync_directory(&journal.path);
+        sync_directory(directory_of(&journal.path));
         Ok((journal, header, Vec::new()))
     }
 
@@ -172,12 +176,15 @@ fn lock(file: &File, path: &Path) -> Result<(), EvalError> {
     }
 }
 
-/// Makes a new file's name last, where the system can.
-fn sync_directory(path: &Path) {
-    let directory = match path.parent() {
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(directory) if directory != Path::new("") => directory,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// Makes a new file's name last, where the system can.
+fn sync_directory(directory: &Path) {
     if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
         tracing::debug!("{}: cannot be synced: {error}", directory.display());
     }

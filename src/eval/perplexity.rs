@@ -199,10 +199,7 @@ fn run_windows(
     let mut run = WindowRun::new(engine, windows);
     let progress = Progress::new("Reading", windows.count() as u64, Unit::Items("windows"));
     progress.set(journal.done as u64);
-    for section in sections(windows) {
-        if journal.has(&section) {
-            continue;
-        }
+    for section in sections(windows, journal.done) {
         let mut surprises = Vec::with_capacity(section.len() * windows.scored().len());
         for step in Steps::new(windows, section.clone(), vocabulary) {
             interrupt::check()?;

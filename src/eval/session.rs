@@ -1,7 +1,6 @@
 //! A run while it is under way: what is done, what is left, and how it becomes the final files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::time::{Instant, SystemTime};
 
 use super::asking::Reading;
@@ -71,8 +70,6 @@ impl<'a> Session<'a> {
         let questions: BTreeMap<usize, &Question> =
             questions.map(|question| (question.row, question)).collect();
         let directory = output.directory();
-        fs::create_dir_all(directory)
-            .map_err(|source| EvalError::Io { path: directory.display().to_string(), source })?;
         let (journal, header, entries) =
             journal::open(directory, new_header(settings, questions.len()), options.earlier)
                 .map_err(|error| at_address(&output, error))?;

@@ -1,6 +1,7 @@
 //! What the reading of a text has given so far, section by section: see [`super::line_journal`].
 
 use std::fs;
+use std::io::ErrorKind;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -15,13 +16,28 @@ use crate::engine::Build;
 /// Version of the journal's lines.
 const VERSION: u32 = 1;
 
-/// Where a reading keeps what it has so far. Who has written its results removes the file.
+/// Where a reading keeps what it has so far. Who has written its results calls [`Self::remove`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowJournalOptions {
     /// The file; its directory is made once the models and the text are found to be of use.
     pub path: PathBuf,
     /// What is done with a file that is already there.
     pub earlier: Earlier,
+}
+
+impl WindowJournalOptions {
+    /// Removes the file, if there is one.
+    ///
+    /// # Errors
+    /// A file that cannot be removed.
+    pub fn remove(&self) -> Result<(), EvalError> {
+        match fs::remove_file(&self.path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(EvalError::Io { path: self.path.display().to_string(), source })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a reading's figures depend on.
@@ -100,7 +116,7 @@ impl<T: Serialize + DeserializeOwned> WindowJournal<T> {
     /// Begins a reading, or goes on with it. Without options nothing is kept on the disk.
     ///
     /// # Errors
-    /// As [`LineJournal::open`], and a directory that cannot be made.
+    /// As [`LineJournal::open`].
     pub fn open(
         options: Option<&WindowJournalOptions>,
         reading: impl FnOnce() -> Reading,
@@ -108,12 +124,6 @@ impl<T: Serialize + DeserializeOwned> WindowJournal<T> {
         let Some(WindowJournalOptions { path, earlier }) = options else {
             return Ok(Self { file: None, values: Vec::new(), done: 0 });
         };
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(|source| EvalError::Io {
-                path: directory.display().to_string(),
-                source,
-            })?;
-        }
         let header = Header {
             version: VERSION,
             build: Build::current(),
@@ -124,11 +134,6 @@ impl<T: Serialize + DeserializeOwned> WindowJournal<T> {
         let done = sections.last().map_or(0, |section| section.windows.end);
         let values = sections.into_iter().flat_map(|section| section.values).collect();
         Ok(Self { file: Some(file), values, done })
-    }
-
-    /// Whether the windows of a section have been read.
-    pub fn has(&self, section: &Range<usize>) -> bool {
-        section.end <= self.done
     }
 
     /// Keeps the values of the next section; they are on the disk when this returns.
@@ -176,13 +181,13 @@ mod tests {
         let path = directory.path().join("journal.jsonl");
         let values = [0.1 + 0.2, 1.0 / 3.0, 17.25];
         let mut journal = open(&path, Earlier::Resume, 5).unwrap();
-        assert!((journal.done, journal.values.len()) == (0, 0) && !journal.has(&(0..2)));
+        assert_eq!((journal.done, journal.values.len()), (0, 0));
         journal.append(0..2, values.to_vec()).unwrap();
         journal.append(2..4, vec![4.0]).unwrap();
         drop(journal);
         let journal = open(&path, Earlier::Resume, 5).unwrap();
         assert_eq!(journal.values, [values.as_slice(), &[4.0]].concat());
-        assert!(journal.has(&(2..4)) && !journal.has(&(4..5)));
+        assert_eq!(journal.done, 4);
         drop(journal);
         let error = open(&path, Earlier::Resume, 6).unwrap_err().to_string();
         assert!(
@@ -190,6 +195,10 @@ mod tests {
             "{error}"
         );
         assert_eq!(open(&path, Earlier::ResumeIfSame, 6).unwrap().done, 0);
+        let options = WindowJournalOptions { path: path.clone(), earlier: Earlier::Resume };
+        options.remove().unwrap();
+        assert!(!path.exists());
+        options.remove().unwrap();
     }
 
     #[test]

@@ -17,10 +17,14 @@ const SECTION_TOKENS: usize = 1 << 14;
 
 /// Windows in the sections in which they are read. The windows of a section meet in the same steps
 /// wherever it is run, so what they give does not depend on whether the process has run those before.
-pub(super) fn sections(windows: &TextWindows) -> impl Iterator<Item = Range<usize>> {
+/// `first` is where one of them begins, or the end: those before it are left out.
+pub(super) fn sections(
+    windows: &TextWindows,
+    first: usize,
+) -> impl Iterator<Item = Range<usize>> + use<> {
     let count = windows.count();
     let length = (SECTION_TOKENS / windows.length()).max(1);
-    (0..count).step_by(length).map(move |start| start..count.min(start + length))
+    (first..count).step_by(length).map(move |start| start..count.min(start + length))
 }
 
 /// A stretch of a window that goes through the model in one step.
@@ -191,7 +195,7 @@ mod tests {
 
     /// What goes through the model: pieces, each with its window's number.
     fn checked_steps(windows: &TextWindows, vocabulary: usize) -> Vec<Step> {
-        let steps: Vec<Step> = sections(windows)
+        let steps: Vec<Step> = sections(windows, 0)
             .flat_map(|section| Steps::new(windows, section, vocabulary))
             .collect();
         let rows = (STEP_LOGITS_BYTES / (4 * vocabulary)).max(1);

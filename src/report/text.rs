@@ -137,7 +137,10 @@ pub(super) fn read_text(
         let labels: Vec<&str> =
             missing.iter().map(|&index| models[index].naming.label.as_str()).collect();
         let what = format!("divergence {}", labels.join(", "));
-        let journal = work.options.output.join(JOURNAL_NAME);
+        let journal = WindowJournalOptions {
+            path: work.options.output.join(JOURNAL_NAME),
+            earlier: work.options.earlier(),
+        };
         let ((), summary, _) = timed(&what, observe, || {
             let options = DivergenceOptions {
                 base: Base::Model {
@@ -147,10 +150,7 @@ pub(super) fn read_text(
                 },
                 variants: missing.iter().map(|&index| models[index].path.clone()).collect(),
                 chunks: text.chunks,
-                journal: Some(WindowJournalOptions {
-                    path: journal.clone(),
-                    earlier: work.options.earlier(),
-                }),
+                journal: Some(journal.clone()),
                 engine: work.options.engine,
             };
             Ok(((), measure(&options).map_err(in_terms_of_compare)?, false))
@@ -160,7 +160,7 @@ pub(super) fn read_text(
             keep(&place(&models[index]), &reading)?;
             found[index] = Some((reading, false));
         }
-        std::fs::remove_file(&journal).map_err(|error| ReportError::io(&journal, error))?;
+        journal.remove()?;
     }
     Ok(results(found, text))
 }

@@ -267,10 +267,7 @@ fn run_windows(
         variants.iter_mut().map(|variant| WindowRun::new(variant, windows)).collect();
     let progress = Progress::new("Comparing", windows.count() as u64, Unit::Items("windows"));
     progress.set(journal.done as u64);
-    for section in sections(windows) {
-        if journal.has(&section) {
-            continue;
-        }
+    for section in sections(windows, journal.done) {
         let mut positions = Vec::new();
         for step in Steps::new(windows, section.clone(), vocabulary) {
             let compared = compare_step(&mut base, &mut variants, &step, options)?;
