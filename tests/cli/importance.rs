@@ -12,7 +12,7 @@ use quantkit::quant::importance::{ActivationSums, FileFormat, Importance, Tensor
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::support::{TinyModel, quantkit};
+use super::support::{TinyModel, quantkit, send};
 
 /// Of letters that the tiny vocabulary merges into nothing: each byte is the token 3 + byte.
 const ALPHABET: &[u8] = b"bcdfgjkl";
@@ -172,8 +172,7 @@ fn a_stopped_collection_is_saved_and_goes_on() {
     while !bench.path("parts.gguf").exists() && started.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(1));
     }
-    // SAFETY: kill only takes numbers, and the child is ours and has not been waited for.
-    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    send(&child, libc::SIGTERM);
     let mut message = String::new();
     std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut message).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{message}");

@@ -10,7 +10,7 @@ use predicates::str::contains;
 use quantkit::engine::{Engine, EngineOptions, LogitsFor, StepItem};
 use serde_json::Value;
 
-use super::support::{TinyModel, VariantBench, quantkit};
+use super::support::{TinyModel, VariantBench, count_lines, quantkit, send};
 
 struct Bench(VariantBench);
 
@@ -251,8 +251,7 @@ fn a_stopped_run_leaves_no_file() {
     while names() == before && child.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    // SAFETY: the child has not been waited for, so its number is still its own.
-    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    send(&child, libc::SIGINT);
     let finished = child.wait_with_output().unwrap();
     assert_eq!(finished.status.code(), Some(130), "{finished:?}");
     assert!(String::from_utf8_lossy(&finished.stderr).contains("stopped"));
@@ -272,12 +271,10 @@ fn stop(bench: &Bench, arguments: &[&str], output: &str) {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = || fs::read(&journal).map_or(0, |all| all.split(|&byte| byte == b'\n').count());
-    while lines() < 3 && child.try_wait().unwrap().is_none() {
+    while count_lines(&journal) < 2 && child.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    // SAFETY: the child has not been waited for, so its number is still its own.
-    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    send(&child, libc::SIGTERM);
     let finished = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&finished.stderr);
     assert_eq!(finished.status.code(), Some(130), "{said}");

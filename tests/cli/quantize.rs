@@ -7,7 +7,7 @@ use quantkit::gguf::{GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value
 use quantkit::quant::formats;
 use tempfile::TempDir;
 
-use crate::support::{TinyModel, quantkit};
+use crate::support::{TinyModel, quantkit, send};
 
 /// Four layers whose rows are whole super-blocks.
 fn wide_model() -> TinyModel {
@@ -356,8 +356,7 @@ fn an_interrupted_run_leaves_nothing_half_written() {
             std::thread::yield_now();
         }
         for _ in 0..signals {
-            // SAFETY: the child has not been waited for, so its number is still its own.
-            unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+            send(&child, libc::SIGINT);
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         let finished = child.wait_with_output().unwrap();

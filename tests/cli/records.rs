@@ -1,8 +1,8 @@
 //! What `quantkit mmlu-eval` leaves behind: records, resuming, shards, `merge` and `results`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command as Process, Stdio};
+use std::path::PathBuf;
+use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
 use assert_cmd::Command;
@@ -12,7 +12,7 @@ use quantkit::eval::question_set::{Form, Question, write_questions};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::support::{TinyModel, quantkit};
+use super::support::{TinyModel, count_lines, quantkit, send};
 
 /// A tiny model, and a set of so many questions on three subjects.
 struct Place {
@@ -95,16 +95,6 @@ fn question(row: usize) -> Question {
             .to_vec(),
         answer: row % 4,
     }
-}
-
-#[cfg(unix)]
-fn send(child: &Child, signal: i32) {
-    // SAFETY: the child was not waited for yet, so its number is its own.
-    unsafe { libc::kill(child.id() as i32, signal) };
-}
-
-fn count_lines(path: &Path) -> usize {
-    fs::read(path).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
 }
 
 /// A summary without what depends on the clock.

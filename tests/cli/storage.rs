@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::object_server::{KEY, Mishap, ObjectServer};
-use super::support::{TinyModel, quantkit};
+use super::support::{TinyModel, count_lines, quantkit, send};
 
 const MODEL: &str = "s3://data/models/tiny.gguf";
 
@@ -111,8 +111,7 @@ impl Place {
         while written() < lines && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // SAFETY: the child was not waited for yet, so its number is its own.
-        unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+        send(&child, libc::SIGTERM);
         let ended = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&ended.stderr);
         if !ended.status.success() {
@@ -141,10 +140,6 @@ fn question(row: usize) -> Question {
             .to_vec(),
         answer: row % 4,
     }
-}
-
-fn count_lines(path: &PathBuf) -> usize {
-    fs::read(path).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
 }
 
 #[test]

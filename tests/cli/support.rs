@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 
 use assert_cmd::Command;
 use half::f16;
@@ -11,6 +12,18 @@ use quantkit::gguf::{Array, GgmlType, GgufWriter, Metadata, TensorPlan, Value};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
+
+/// Sends a signal to a child that has not been waited for.
+#[cfg(unix)]
+pub fn send(child: &Child, signal: i32) {
+    // SAFETY: the child was not waited for yet, so its number is its own.
+    unsafe { libc::kill(child.id() as i32, signal) };
+}
+
+/// Line breaks in a file; 0 where there is none.
+pub fn count_lines(path: impl AsRef<Path>) -> usize {
+    fs::read(path).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
+}
 
 /// The built binary, quiet about progress and with two threads.
 pub fn quantkit() -> Command {
