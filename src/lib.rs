@@ -18,6 +18,9 @@ pub mod checkpoint;
 /// Block formats, the recipe that chooses one for each tensor, and the quantization pipeline.
 pub mod quant;
 
+/// What is known of each model family: names, fields of its config, tensors, layers.
+pub mod family;
+
 /// Checkpoint → GGUF and GGUF → checkpoint, and the tokenizer that both describe.
 pub mod convert;
 
@@ -27,7 +30,7 @@ pub mod inspect;
 /// CPU compute, a file an instruction set, scalar first, with one place that dispatches.
 pub mod kernels;
 
-/// One decoder, described by data a family, on candle tensors; and its KV cache.
+/// The decoder, which runs the layers that families describe; and its KV cache.
 pub mod model;
 
 /// Sequences, batches, scheduler, sampler: the only door to a running model.

@@ -2,12 +2,10 @@
 
 mod checkpoint_model;
 mod error;
-mod families;
-mod hyperparameters;
 mod model_card;
 mod model_name;
+mod planned;
 mod pre_tokenizers;
-mod rope;
 mod safetensors_writer;
 mod sentencepiece;
 mod sentencepiece_model;

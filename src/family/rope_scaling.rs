@@ -3,7 +3,7 @@
 //! Position interpolation: Chen et al. 2023; YaRN: Peng et al. 2023. The llama 3 scaling is no
 //! part of the metadata: a tensor of divisors carries it.
 
-use super::ModelKeys;
+use crate::gguf::ModelKeys;
 
 /// How the embedding stretches beyond the context that the model was first trained for.
 #[derive(Debug, Clone, Copy, PartialEq)]
