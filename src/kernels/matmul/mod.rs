@@ -31,7 +31,7 @@ mod tests;
 
 use rayon::prelude::*;
 
-pub use self::destination::Target;
+pub use self::destination::{Target, Update};
 use self::kernel::Kernel;
 use self::memory::AlignedBytes;
 pub use self::source::{Source, Workspace};

@@ -11,9 +11,9 @@ use crate::kernels::attention::{
     attention,
 };
 use crate::kernels::elementwise::{
-    Rows, for_each_row, norm_heads, rms_norm_row, rotate_heads, silu_multiply_row,
+    Activation, Norm, Rows, for_each_row, gate_row, norm_heads, norm_row, rotate_heads,
 };
-use crate::kernels::matmul::{self, PackedMatrix, Source, Target, multiply_many};
+use crate::kernels::matmul::{self, PackedMatrix, Source, Target, Update, multiply_many};
 use crate::model::cache::{Segment, SegmentStorage};
 use crate::model::config::Config;
 use crate::model::decoder::BatchItem;
@@ -113,13 +113,18 @@ impl KernelOps {
         }
     }
 
+    /// The model's norm with a weight.
+    fn norm<'a>(&self, weight: &'a [f32]) -> Norm<'a> {
+        Norm::Rms { weight: Some(weight), epsilon: self.epsilon }
+    }
+
     /// A product of the weights with a source, each to its target.
     fn multiply<const COUNT: usize>(
         &self,
         weights: &[Weight<Self>],
         source: &Source<'_>,
         targets: [&mut [f32]; COUNT],
-        add: bool,
+        update: Update,
         workspace: &mut matmul::Workspace,
     ) {
         let matrices: [&PackedMatrix; COUNT] = std::array::from_fn(|index| &weights[index].matrix);
@@ -127,7 +132,7 @@ impl KernelOps {
         let mut targets = targets.map(|values| {
             let bias = weights[index].bias.as_deref();
             index += 1;
-            Target { values, bias, add }
+            Target { values, bias, update }
         });
         multiply_many(self.team, &matrices, source, &mut targets, workspace);
     }
@@ -186,21 +191,27 @@ impl Ops for KernelOps {
     ) -> Result<()> {
         let tokens = x.tokens;
         let rows = rows_of(tokens, x.residual.values());
-        let source = Source::Normalized { rows, weight: norm, epsilon: self.epsilon };
+        let source = Source::Normalized { rows, norm: self.norm(norm) };
         let width = |index: usize| tokens * weights[index].matrix.rows();
         let workspace = &mut x.products;
         match products {
             Products::QueriesKeysValues => {
                 let queries = x.queries.resize(width(0));
                 let targets = [queries, x.keys.resize(width(1)), x.values.resize(width(2))];
-                self.multiply(weights, &source, targets, false, workspace);
+                self.multiply(weights, &source, targets, Update::Replace, workspace);
             }
             Products::GateUp => {
                 let targets = [x.gate.resize(width(0)), x.up.resize(width(1))];
-                self.multiply(weights, &source, targets, false, workspace);
+                self.multiply(weights, &source, targets, Update::Replace, workspace);
             }
             Products::Logits => {
-                self.multiply(weights, &source, [x.logits.resize(width(0))], false, workspace);
+                self.multiply(
+                    weights,
+                    &source,
+                    [x.logits.resize(width(0))],
+                    Update::Replace,
+                    workspace,
+                );
             }
         }
         Ok(())
@@ -211,12 +222,13 @@ impl Ops for KernelOps {
         let source = match branch {
             Branch::Attended => Source::Rows(rows_of(tokens, x.attended.values())),
             Branch::Gated => Source::Gated {
+                activation: Activation::Silu,
                 gate: rows_of(tokens, x.gate.values()),
                 up: rows_of(tokens, x.up.values()),
             },
         };
         let (weights, targets) = (std::slice::from_ref(weight), [x.residual.values_mut()]);
-        self.multiply(weights, &source, targets, true, &mut x.products);
+        self.multiply(weights, &source, targets, Update::Add(1.0), &mut x.products);
         Ok(())
     }
 
@@ -232,7 +244,7 @@ impl Ops for KernelOps {
                 let rows = rows_of(tokens, x.residual.values());
                 let normed = x.input.resize(x.residual.length);
                 for_each_row(self.team, tokens, [normed], |token, [normed]| {
-                    rms_norm_row(rows.row(token), weight, self.epsilon, normed);
+                    norm_row(self.norm(weight), rows.row(token), normed);
                 });
                 action(x.input.values());
             }
@@ -242,7 +254,7 @@ impl Ops for KernelOps {
                 let up = rows_of(tokens, x.up.values());
                 let gated = x.input.resize(x.gate.length);
                 for_each_row(self.team, tokens, [gated], |token, [gated]| {
-                    silu_multiply_row(gate.row(token), up.row(token), gated);
+                    gate_row(Activation::Silu, gate.row(token), up.row(token), gated);
                 });
                 action(x.input.values());
             }
@@ -273,8 +285,8 @@ impl Ops for KernelOps {
         let matrices = [x.queries.values_mut(), x.keys.values_mut()];
         for_each_row(self.team, x.tokens, matrices, |token, [queries, keys]| {
             if let Some(norms) = norms {
-                norm_heads(queries, &norms.queries, self.epsilon);
-                norm_heads(keys, &norms.keys, self.epsilon);
+                norm_heads(self.norm(&norms.queries), head_size, queries);
+                norm_heads(self.norm(&norms.keys), head_size, keys);
             }
             let angles = token * pairs..(token + 1) * pairs;
             let (cosines, sines) = (&cosines[angles.clone()], &sines[angles]);
