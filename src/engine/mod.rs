@@ -191,7 +191,7 @@ impl Engine {
 
     /// The longest context that the model was trained for, in tokens.
     pub fn context_length(&self) -> usize {
-        self.decoder.config().context_length
+        self.decoder.context()
     }
 
     /// Where and how the model runs.

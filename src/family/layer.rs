@@ -108,8 +108,8 @@ pub struct Attention {
     pub head_size: usize,
     /// Norms of queries and keys, before they are turned.
     pub head_norms: Option<HeadNorms>,
-    /// Whether values are normalized head by head, without weights.
-    pub value_norm: bool,
+    /// The ε of an RMS norm of each head of values, without weights.
+    pub value_norm: Option<f32>,
     /// How positions turn queries and keys; `None` where they do not.
     pub rope: Option<Rope>,
     /// Linear biases: the largest exponent of the slopes (Press et al. 2022).
@@ -140,7 +140,7 @@ impl Attention {
             kv_heads,
             head_size,
             head_norms: None,
-            value_norm: false,
+            value_norm: None,
             rope: None,
             alibi: None,
             window: None,
@@ -177,11 +177,14 @@ pub enum Projection {
     QueriesOnly,
 }
 
-/// Norms of queries and keys: `attn_q_norm` and `attn_k_norm`.
+/// Norms of queries and keys: `attn_q_norm` and `attn_k_norm`. Their weights are for one head, which all
+/// heads share, or for all of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HeadNorms {
-    /// How they normalize. What one of them covers, a head or all of a row, the length of its weights says.
+    /// How they normalize.
     pub kind: NormKind,
+    /// Whether all heads of a position are normalized as one.
+    pub whole_rows: bool,
     /// Added to the mean square, or to the variance.
     pub epsilon: f32,
 }
@@ -193,6 +196,14 @@ pub struct Temperature {
     pub scale: f32,
     /// Positions up to which it is 1.
     pub original_context: usize,
+}
+
+impl Temperature {
+    /// The factor of a position's queries.
+    pub fn factor(self, position: usize) -> f32 {
+        let exceeded = (position / self.original_context) as f32;
+        1.0 + self.scale * exceeded.ln_1p()
+    }
 }
 
 /// A feed-forward network.

@@ -35,6 +35,6 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
     let mut layer = llama_layer(d, index, RopePairs::Halves)?;
     let Mixer::Attention(attention) = &mut layer.mixer;
     let epsilon = d.epsilon(NormKind::Rms)?;
-    attention.head_norms = Some(HeadNorms { kind: NormKind::Rms, epsilon });
+    attention.head_norms = Some(HeadNorms { kind: NormKind::Rms, whole_rows: false, epsilon });
     Ok(layer)
 }

@@ -44,17 +44,13 @@ pub enum Divisors {
     None,
     /// A tensor, where the file has it.
     Tensor(&'static str),
-    /// Two tensors, of which the length of the sequence chooses one (LongRoPE; Ding et al. 2024).
-    ByLength {
-        /// For sequences longer than the original context.
-        long: &'static str,
-        /// For the others.
-        short: &'static str,
-        /// The context of the original training, in tokens.
-        original_context: usize,
-        /// Factor on queries and keys, in either case.
-        magnitude: f64,
-    },
+}
+
+impl Rope {
+    /// Whether elements i and i + n/2 of a head turn together.
+    pub fn turns_halves(&self) -> bool {
+        self.pairs == RopePairs::Halves
+    }
 }
 
 /// What config.json says of the rotary embedding of one kind of layer.

@@ -189,7 +189,7 @@ fn a_parent_that_is_forked_at_every_token_stays_in_few_pieces() {
 fn run_in_stages(decoder: &mut Decoder, tokens: &[u32], at: usize) -> Vec<f32> {
     let residual = decoder.begin(tokens).unwrap();
     let residual = decoder.run_layers(0..at, &residual).unwrap();
-    let residual = decoder.run_layers(at..decoder.config().layers, &residual).unwrap();
+    let residual = decoder.run_layers(at..decoder.layers(), &residual).unwrap();
     decoder.finish(&residual, 0..tokens.len()).unwrap()
 }
 
@@ -199,11 +199,11 @@ fn a_forward_pass_in_stages_gives_the_same_logits() {
         let (tokens, _) = reference(name);
         let expected = run(&mut tiny(name), &mut SequenceCache::new(0), &tokens);
         let mut decoder = tiny(name);
-        for at in 0..=decoder.config().layers {
+        for at in 0..=decoder.layers() {
             assert_close(&run_in_stages(&mut decoder, &tokens, at), &expected, AGAINST_ITSELF);
         }
         let residual = decoder.begin(&tokens).unwrap();
-        let residual = decoder.run_layers(0..decoder.config().layers, &residual).unwrap();
+        let residual = decoder.run_layers(0..decoder.layers(), &residual).unwrap();
         let some = decoder.finish(&residual, 3..5).unwrap();
         let width = decoder.vocabulary();
         assert_close(&some, &expected[3 * width..5 * width], AGAINST_ITSELF);

@@ -65,7 +65,7 @@ pub(super) struct Bench<'a> {
 
 impl Bench<'_> {
     fn layers(&self) -> usize {
-        self.decoder.config().layers
+        self.decoder.layers()
     }
 
     /// Measures every task alone on every window, but for what has been measured already. The

@@ -120,7 +120,7 @@ pub(super) fn check_experts(path: &Path, tensors: &[&TensorInfo]) -> Result<(), 
 }
 
 pub(super) fn check_context(options: &SearchOptions, decoder: &Decoder) -> Result<(), SearchError> {
-    let longest = decoder.config().context_length;
+    let longest = decoder.context();
     if options.context <= longest {
         return Ok(());
     }

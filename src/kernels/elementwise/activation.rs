@@ -106,7 +106,7 @@ fn gelu_erf(x: f32) -> f32 {
 /// Cody and Waite's reduction `x = n·ln 2 + r` and the Taylor polynomial of `e^r`, whose
 /// remainder for |r| ≤ ln 2 / 2 is below 2⁻²⁵.
 #[inline(always)]
-fn exponential(x: f32) -> f32 {
+pub(super) fn exponential(x: f32) -> f32 {
     /// Adding 1.5·2²³ rounds to a whole number and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;

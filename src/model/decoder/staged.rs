@@ -32,8 +32,8 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn begin(&self, tokens: &[u32]) -> Result<Residual, ModelError> {
-        let mut values = vec![0.0; tokens.len() * self.config.hidden];
-        self.embedding.look_up(&self.file, tokens.iter().copied(), &mut values)?;
+        let mut values = vec![0.0; tokens.len() * self.spec.dimensions.hidden];
+        self.embedding.look_up(&self.file, tokens.iter().copied().zip(0..), &mut values)?;
         Ok(Residual { values })
     }
 
@@ -58,7 +58,7 @@ impl Decoder {
         residual: &Residual,
         positions: Range<usize>,
     ) -> Result<Vec<f32>, ModelError> {
-        let hidden = self.config.hidden;
+        let hidden = self.spec.dimensions.hidden;
         let rows = &residual.values[positions.start * hidden..positions.end * hidden];
         Ok(self.model.output(rows)?.to_vec())
     }

@@ -1,19 +1,10 @@
 //! Rotary position embedding: the angles by which pairs of elements turn.
 //!
 //! Su et al. 2021 (RoFormer); position interpolation: Chen et al. 2023; YaRN: Peng et al. 2023.
-//! Frequency factors, one a pair, carry the llama 3 scaling in GGUF files.
+//! Divisors, one a pair, carry the llama 3 scaling in GGUF files.
 
-use super::config::Config;
-use crate::gguf::RopeScaling;
-
-/// Which elements of a head turn together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopePairs {
-    /// Elements 2i and 2i + 1.
-    Neighbours,
-    /// Elements i and i + n/2.
-    Halves,
-}
+use crate::family::RopeScaling;
+use crate::family::rope::Rope;
 
 /// The angle a position adds to each pair, and the factor on the turned elements.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,17 +14,21 @@ pub struct RopeFrequencies {
 }
 
 impl RopeFrequencies {
-    /// The frequencies of a model. `factors`, where the file has them, divide each pair's
-    /// frequency; there is one for each of the `rotary_size / 2` pairs.
-    pub fn new(config: &Config, factors: Option<&[f32]>) -> Self {
-        let size = config.rotary_size as f64;
-        let base = config.rope_base;
+    /// The frequencies of a rotary embedding. `divisors`, where the file has them, divide each pair's
+    /// frequency.
+    ///
+    /// # Panics
+    /// If there is not one for each of the `rope.size / 2` pairs.
+    pub fn new(rope: &Rope, divisors: Option<&[f32]>) -> Self {
+        let size = rope.size as f64;
+        let base = rope.base;
+        assert!(divisors.is_none_or(|divisors| divisors.len() == rope.size / 2), "one a pair");
         let frequency = |pair: usize| {
-            let factor = factors.map_or(1.0, |factors| f64::from(factors[pair]));
-            base.powf(-2.0 * pair as f64 / size) / factor
+            let divisor = divisors.map_or(1.0, |divisors| f64::from(divisors[pair]));
+            base.powf(-2.0 * pair as f64 / size) / divisor
         };
-        let plain: Vec<f64> = (0..config.rotary_size / 2).map(frequency).collect();
-        match config.rope_scaling {
+        let plain: Vec<f64> = (0..rope.size / 2).map(frequency).collect();
+        match rope.scaling {
             RopeScaling::None => Self { frequencies: plain, magnitude: 1.0 },
             RopeScaling::Linear { factor } => {
                 Self { frequencies: plain.iter().map(|f| f / factor).collect(), magnitude: 1.0 }
