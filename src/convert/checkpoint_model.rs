@@ -57,7 +57,7 @@ impl CheckpointModel {
         };
         let vocabulary = config.required_count(&["vocab_size"]).map_err(unusable)?;
         let keys = family_keys(family, &config, weight_type).map_err(unusable)?;
-        let names = std::iter::empty();
+        let names = views.iter().map(|view| view.name.to_string());
         let model = Dimensions::read(family, &keys, vocabulary, names).map_err(unusable)?;
         let planned = planned::plan(directory, family, &config, &model, &views, weight_type)?;
         family::check_unknown(&config, &config_path).map_err(unusable)?;

@@ -23,6 +23,9 @@ const TEXT_PREFIXES: [(&str, &str); 4] = [
     ("model.text_model.", "model."),
 ];
 
+/// What the names of checkpoints lack that were saved without their output matrix.
+const BODY_PREFIXES: [&str; 2] = ["transformer.", "model."];
+
 /// A tensor of the output and where its data comes from.
 pub(super) struct Planned {
     pub(super) info: TensorInfo,
@@ -214,12 +217,15 @@ impl<'a, 'v> Finder<'a, 'v> {
         view: &TensorView<'v>,
         config: &Config,
     ) -> Result<Found<'a, 'v>, ConvertError> {
+        let whole = |name: &&str| self.places.contains_key(*name);
+        let mut of_body = BODY_PREFIXES.iter().map(|prefix| format!("{prefix}{}", view.name));
+        let of_body = of_body.find(|name| whole(&name.as_str()));
         let of_text = TEXT_PREFIXES.iter().find_map(|(prefix, plain)| {
             Some(format!("{plain}{}", view.name.strip_prefix(prefix)?))
         });
         let is_text = of_text.is_some();
-        let name = of_text.filter(|name| self.places.contains_key(name.as_str()));
-        let name = name.as_deref().unwrap_or(view.name);
+        let other = of_text.filter(|name| whole(&name.as_str())).or(of_body);
+        let name = other.as_deref().unwrap_or(view.name);
         let Some((index, part)) = self.places.remove(name) else {
             if config.has_text_part() && !is_text {
                 self.others += 1;

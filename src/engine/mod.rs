@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::convert::vocabulary::Vocabulary;
 use crate::gguf::GgufFile;
-use crate::model::profile::Profile;
+use crate::model::profile::{Operation, Profile};
 use crate::model::{ActivationObserver, BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
 use crate::support::processor::Level;
@@ -267,6 +267,11 @@ impl Engine {
     /// Forgets a sequence and frees what no other shares with it.
     pub fn end(&mut self, sequence: SequenceId) {
         self.sequences.remove(&sequence);
+    }
+
+    /// The names of the weight matrices, and what the product with each is counted as in a profile.
+    pub fn operations(&self) -> Vec<(&str, Operation)> {
+        self.decoder.operations()
     }
 
     /// Bytes that the weight matrices take in memory.

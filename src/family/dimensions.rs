@@ -93,8 +93,8 @@ pub struct Dimensions {
 }
 
 impl Dimensions {
-    /// Reads the metadata of a model whose embedding table has `vocabulary` rows, and which has these
-    /// tensors.
+    /// Reads the metadata of a model whose embedding table has `vocabulary` rows, and which has tensors of
+    /// these names, in GGUF or in a checkpoint.
     ///
     /// # Errors
     /// A key that is missing, of the wrong type, or makes no sense together with another.
@@ -158,7 +158,7 @@ impl Dimensions {
         ModelKeys { metadata: &self.metadata, architecture: self.architecture }
     }
 
-    /// Whether the model has a tensor.
+    /// Whether the model has a tensor, by its name on the side that it was read from.
     pub fn has(&self, tensor: &str) -> bool {
         self.tensors.contains(tensor)
     }

@@ -157,7 +157,7 @@ pub(super) fn llama_tensors(
     let mut list = TensorList::new();
     list.matrix("model.embed_tokens", "token_embd", d.vocabulary, d.hidden);
     list.norm("model.norm", "output_norm", d.hidden);
-    list.add(TensorSpec::matrix("lm_head.weight", "output.weight", d.vocabulary, d.hidden).optional());
+    list.output("lm_head", d);
     for layer in 0..d.layers {
         let (queries, keys) =
             (d.heads.at(layer) * d.head_size, d.kv_heads.at(layer) * d.head_size);

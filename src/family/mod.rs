@@ -11,6 +11,10 @@ pub mod rope;
 mod rope_scaling;
 mod tensors;
 
+mod bloom;
+mod falcon;
+mod gpt2;
+mod gpt_neox;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -31,8 +35,16 @@ pub use tensors::{RowOrder, TensorList, TensorSpec};
 
 /// The families that quantkit knows. Of those that share an architecture, the first whose `claims` says
 /// so takes a file.
-pub const FAMILIES: [&Family; 4] =
-    [&mistral::MISTRAL, &llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3];
+pub const FAMILIES: [&Family; 8] = [
+    &bloom::BLOOM,
+    &falcon::FALCON,
+    &gpt2::GPT2,
+    &gpt_neox::GPT_NEOX,
+    &mistral::MISTRAL,
+    &llama::LLAMA,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+];
 
 /// A model family.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! The tensors of a family: how both sides call them, their shapes, and what happens on the way.
 
+use super::dimensions::Dimensions;
+
 /// A tensor of one model, on both sides.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorSpec {
@@ -232,6 +234,29 @@ impl TensorList {
     pub fn norm(&mut self, checkpoint: &str, gguf: &str, length: usize) {
         let [checkpoint, gguf] = [checkpoint, gguf].map(|name| format!("{name}.weight"));
         self.add(TensorSpec::vector(checkpoint, gguf, length));
+    }
+
+    /// Weights and biases of a norm, `name.weight` and `name.bias`.
+    pub fn layer_norm(&mut self, checkpoint: &str, gguf: &str, length: usize) {
+        self.norm(checkpoint, gguf, length);
+        let [checkpoint, gguf] = [checkpoint, gguf].map(|name| format!("{name}.bias"));
+        self.add(TensorSpec::vector(checkpoint, gguf, length));
+    }
+
+    /// The matrix `name.weight`, with columns for rows in the checkpoint, and the vector `name.bias`.
+    pub fn conv(&mut self, checkpoint: &str, gguf: &str, rows: usize, columns: usize) {
+        let name = |ending: &str| [checkpoint, gguf].map(|name| format!("{name}.{ending}"));
+        let [from, to] = name("weight");
+        self.add(TensorSpec::matrix(from, to, rows, columns).transposed());
+        let [from, to] = name("bias");
+        self.add(TensorSpec::vector(from, to, rows));
+    }
+
+    /// The output matrix, which a model may do without.
+    pub fn output(&mut self, checkpoint: &str, model: &Dimensions) {
+        let name = format!("{checkpoint}.weight");
+        let (rows, columns) = (model.vocabulary, model.hidden);
+        self.add(TensorSpec::matrix(name, "output.weight", rows, columns).optional());
     }
 
     /// The tensors.

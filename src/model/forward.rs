@@ -167,7 +167,7 @@ impl<O: Ops> Model for Forward<O> {
         self.begin(residual, &items)?;
         let (mut pass, weights) = self.pass(Watchers::default());
         for index in layers {
-            pass.layer(index, &weights.layers[index], &mut items)?;
+            pass.layer(&weights.layers[index], &mut items)?;
         }
         self.ops.residual(&self.activations)
     }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use super::decoder::BackEnd;
-use super::ops::{KernelOps, Ops};
+use super::cache::Memory;
+use super::ops::KernelOps;
+use super::weights::kv_shape;
 use super::{BatchItem, Decoder, SequenceCache};
 use crate::gguf::{Array, GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
 use crate::kernels::attention::KvType;
@@ -241,9 +243,9 @@ fn an_exchanged_matrix_counts_until_it_is_exchanged_back() {
 
 #[test]
 fn room_that_nobody_has_is_an_error() {
-    let ops = KernelOps::new(tiny("llama").config(), KvType::I16);
+    let ops = KernelOps::new(kv_shape(tiny("llama").spec()), KvType::I16);
     for capacity in [1 << 50, usize::MAX] {
-        let error = ops.cache_storage(capacity).unwrap_err().to_string();
+        let error = ops.allocate(capacity).unwrap_err().to_string();
         assert!(error.contains("no memory") && error.contains("fewer"), "{error}");
     }
 }
@@ -287,6 +289,8 @@ fn a_file_that_does_not_fit_is_refused_with_the_name_of_what_does_not() {
         assert!(error.contains(part), "{error}");
     }
     let error = refusal(&set("llama.block_count", u32::MAX), &|_| {});
+    assert!(error.contains("more than 10000"), "{error}");
+    let error = refusal(&set("llama.block_count", 3), &|_| {});
     assert!(error.contains("blk.2.attn_norm.weight is missing"), "{error}");
     let error = refusal(&set("llama.block_count", 1), &|_| {});
     assert!(error.contains("no place for the tensor \"blk.1."), "{error}");
@@ -299,7 +303,7 @@ fn a_file_that_does_not_fit_is_refused_with_the_name_of_what_does_not() {
     let gpt = |metadata: &mut Metadata| {
         metadata.set("general.architecture", Value::String("gpt9".into()));
     };
-    assert!(refusal(&gpt, &|_| {}).contains("llama, qwen2, qwen3"));
+    assert!(refusal(&gpt, &|_| {}).contains("qwen2, qwen3"));
     let array = |metadata: &mut Metadata| {
         metadata.set("llama.block_count", Value::Array(Array::U32(vec![2, 2])));
     };

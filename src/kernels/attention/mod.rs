@@ -61,7 +61,7 @@ impl AttentionShape {
     /// ALiBi's slope of a query head: of n heads, n a power of two, head i has 2^(−m·(i + 1) / n),
     /// where m is the largest bias. Heads beyond the last power of two have the slopes that twice
     /// as many heads would have and these have not.
-    fn slope(&self, head: usize) -> Option<f32> {
+    pub fn slope(&self, head: usize) -> Option<f32> {
         let largest = self.alibi?;
         let whole = 1 << self.heads.ilog2();
         let part = if head < whole {

@@ -31,6 +31,7 @@ mod tests;
 
 use rayon::prelude::*;
 
+pub use self::product::MAX_MATRICES;
 pub use self::destination::{Target, Update};
 use self::kernel::Kernel;
 use self::memory::AlignedBytes;

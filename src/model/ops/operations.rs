@@ -56,7 +56,7 @@ impl View {
 }
 
 /// What matrices are multiplied with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(in crate::model) enum Source<'a, V> {
     /// Rows as they are.
     Rows(View),
@@ -67,6 +67,15 @@ pub(in crate::model) enum Source<'a, V> {
     /// `activation(gate) · up`.
     Gated(Activation, View, View),
 }
+
+// Derived, it would ask the same of the vectors, which are only borrowed.
+impl<V> Clone for Source<'_, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for Source<'_, V> {}
 
 /// Where a product goes.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -55,7 +55,7 @@ pub struct KvLayer {
 
 impl KvLayer {
     /// Bytes that a position takes.
-    fn bytes(self, kind: KvType) -> usize {
+    pub fn bytes(self, kind: KvType) -> usize {
         let row = padded(self.head_size) * kind.bytes() + size_of::<f32>();
         2 * self.kv_heads * row
     }
