@@ -23,7 +23,7 @@ pub enum Activation {
 }
 
 for_each_instruction_set! {
-    /// `output = activation(input)` for a row. NaN stays NaN. The two GELUs are within 5e-7 of their
+    /// `output = activation(input)` for a row. NaN stays NaN. The two GELUs are within 6e-7 of their
     /// formulas; at ∞ they are ∞, at −∞ they are 0 to within 1e-28.
     pub fn activate_row(activation: Activation, input: &[f32], output: &mut [f32]) {
         let pairs = output.iter_mut().zip(input);
@@ -209,7 +209,7 @@ mod tests {
                 let expected = expected(activation, f64::from(x));
                 let error = (f64::from(alone[index]) - expected).abs();
                 let bound = match activation {
-                    Activation::GeluTanh | Activation::GeluErf => 5e-7,
+                    Activation::GeluTanh | Activation::GeluErf => 6e-7,
                     _ => 5e-7 * expected.abs(),
                 };
                 assert!(error <= bound, "{activation:?} of {x}: off by {error:e}");
