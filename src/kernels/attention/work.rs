@@ -33,7 +33,8 @@ pub(super) const SMALLEST_STEP: f32 = 1e-36;
 #[derive(Debug, Clone)]
 pub(super) struct Work<'a> {
     pub(super) shape: AttentionShape,
-    pub(super) layer: usize,
+    /// The layer of the stores.
+    pub(super) slot: usize,
     /// The whole query matrix of the step.
     pub(super) queries: Rows<'a>,
     pub(super) item: &'a AttentionItem<'a>,
@@ -125,7 +126,7 @@ impl<'a> Work<'a> {
 
     /// The blocks, in order.
     pub(super) fn blocks(&self) -> impl Iterator<Item = StoredBlock<'a>> + use<'a> {
-        let Work { layer, kv_head, item, blocks, .. } = self.clone();
+        let Work { slot, kv_head, item, blocks, .. } = self.clone();
         let (mut before, mut position) = (0, 0);
         item.spans.iter().flat_map(move |span| {
             let count = span.length.div_ceil(KEY_BLOCK);
@@ -137,7 +138,7 @@ impl<'a> Work<'a> {
             (from..to).map(move |index| {
                 let start = index * KEY_BLOCK;
                 StoredBlock {
-                    memory: span.store.head(layer, kv_head),
+                    memory: span.store.head(slot, kv_head),
                     kind: span.store.kind(),
                     start,
                     position: first + start,
@@ -301,6 +302,10 @@ pub(super) struct RowScratch {
     pub(super) laid_queries: Lines,
     /// What each row's sums of products are multiplied by, after the keys' scales, to be exponents.
     pub(super) scales: Lines,
+    /// With ALiBi, what a position of distance adds to each row's exponents, …
+    pub(super) slopes: Lines,
+    /// … and each row's own position.
+    pub(super) positions: Lines,
     /// The positions that each row sees.
     pub(super) firsts: Vec<i32>,
     pub(super) ends: Vec<i32>,
@@ -348,6 +353,9 @@ impl RowScratch {
             self.firsts.push(place(visible.start));
             self.ends.push(place(visible.end));
         }
+        if work.shape.alibi.is_some() {
+            self.prepare_biases(work, lanes);
+        }
         // Lanes without a row see what the last one sees, so that they hide nothing.
         let last =
             (self.firsts.last().copied().unwrap_or(0), self.ends.last().copied().unwrap_or(0));
@@ -361,6 +369,17 @@ impl RowScratch {
         self.totals.clear(lanes, 0.0);
         self.factors.grow(lanes);
         self.steps.grow(lanes);
+    }
+
+    /// Lanes without a row have no slope.
+    fn prepare_biases(&mut self, work: &Work<'_>, lanes: usize) {
+        self.slopes.clear(lanes, 0.0);
+        self.positions.clear(lanes, 0.0);
+        for (index, row) in work.rows.clone().enumerate() {
+            let slope = work.shape.slope(work.token_and_head(row).1).unwrap_or(0.0);
+            self.slopes[index] = slope * std::f32::consts::LOG2_E;
+            self.positions[index] = (work.visible(row).end - 1) as f32;
+        }
     }
 }
 

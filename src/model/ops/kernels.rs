@@ -7,8 +7,8 @@ use candle_core::{Result, bail};
 use super::{Branch, HeadNorms, Input, Ops, Products, Queries, Weight, attention_shape, tail};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::{
-    AttentionItem, AttentionScratch, AttentionShape, KeyValues, KvShape, KvType, LayerWriter, Span,
-    attention,
+    AttentionItem, AttentionLayer, AttentionScratch, AttentionShape, KeyValues, KvLayer, KvShape,
+    KvType, LayerWriter, Span, attention,
 };
 use crate::kernels::elementwise::{
     Activation, Norm, Rows, for_each_row, gate_row, norm_heads, norm_row, rotate_heads,
@@ -106,7 +106,7 @@ impl KernelOps {
         Self {
             team: Team::global(),
             shape: attention_shape(config),
-            kv_shape: KvShape { layers, kv_heads, head_size },
+            kv_shape: KvShape::new((0..layers).map(|_| KvLayer { kv_heads, head_size })),
             kv_type,
             epsilon: config.norm_epsilon,
             halves: config.family.rope_pairs == RopePairs::Halves,
@@ -327,7 +327,8 @@ impl Ops for KernelOps {
         let queries = rows_of(x.tokens, x.queries.values());
         let attended = x.attended.resize(x.queries.length);
         let scratch = &mut x.attention;
-        attention(self.team, self.shape, layer, queries, &parts, attended, scratch);
+        let layer = AttentionLayer::new(self.shape, layer);
+        attention(self.team, layer, queries, &parts, attended, scratch);
         x.parts = emptied(parts);
         x.spans = emptied(spans);
         Ok(())
@@ -359,7 +360,7 @@ impl Ops for KernelOps {
     }
 
     fn cache_storage(&self, capacity: usize) -> Result<SegmentStorage> {
-        match KeyValues::allocate(self.kv_type, self.kv_shape, capacity) {
+        match KeyValues::allocate(self.kv_type, self.kv_shape.clone(), capacity) {
             Some(memory) => Ok(SegmentStorage::Integers(memory)),
             None => bail!(
                 "no memory for the keys and values of {capacity} more tokens: let the prompt or \

@@ -209,6 +209,7 @@ fn attention_shape(config: &Config) -> AttentionShape {
         head_size: config.head_size,
         scale: config.attention_scale,
         softcap: None,
+        alibi: None,
         window: None,
     }
 }
