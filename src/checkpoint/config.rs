@@ -235,7 +235,8 @@ impl Config {
 
 /// The error of a field that has to be there.
 pub fn missing(names: &[&str]) -> String {
-    format!("\"{}\" is missing", names.join("\" (or \""))
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("{} is missing", quoted.join(" or "))
 }
 
 /// A finite number.
@@ -267,7 +268,7 @@ mod tests {
         assert_eq!(config.number(&["eps"]), Ok(Some(1e-5)));
         assert_eq!(config.truth(&["tied"]), Ok(Some(true)));
         let problem = config.required_count(&["n_layer", "layers"]).unwrap_err();
-        assert_eq!(problem, "\"n_layer\" (or \"layers\") is missing");
+        assert_eq!(problem, "\"n_layer\" or \"layers\" is missing");
     }
 
     #[test]
