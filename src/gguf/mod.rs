@@ -18,12 +18,12 @@ mod types;
 mod writer;
 
 pub(crate) use cursor::Cursor;
-pub use directory::{Directory, has_magic};
+pub use directory::{Directory, TensorInfo, has_magic};
 pub use error::GgufError;
 pub use identity::{ModelIdentity, identify};
 pub use metadata::{Array, Metadata, Value, ValueType};
 pub use model_keys::ModelKeys;
-pub use reader::{GgufFile, TensorInfo};
+pub use reader::GgufFile;
 pub use regroup::{RegroupError, RegroupReport, join_model, split_model};
 pub use rope_scaling::{
     RopeScaling, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_EXTRAPOLATION, yarn_magnitude,
