@@ -1,11 +1,12 @@
 //! Texts as the token sequences that are scored.
 
-use super::EvalError;
-use super::prompts::{Completion, python_trim_end};
+use super::prompts::Completion;
+use crate::eval::EvalError;
+use crate::eval::questions::python_text::trim_end;
 
 /// A context and the choices of which the most probable is to be found after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Candidates {
+pub(in crate::eval) struct Candidates {
     context: Vec<u32>,
     choices: Vec<Vec<u32>>,
     /// Leading tokens of each choice that do not count; empty where all count.
@@ -146,7 +147,7 @@ impl Candidates {
 
 /// A context without the white space that ends it. One of nothing else stays as it is.
 fn without_end(context: &str) -> &str {
-    let kept = python_trim_end(context);
+    let kept = trim_end(context);
     if kept.is_empty() { context } else { kept }
 }
 
@@ -160,7 +161,7 @@ fn without_tokens(context: &str, continuation: &str) -> EvalError {
 }
 
 /// How many leading tokens two sequences share.
-pub(super) fn common_prefix(left: &[u32], right: &[u32]) -> usize {
+pub(in crate::eval) fn common_prefix(left: &[u32], right: &[u32]) -> usize {
     left.iter().zip(right).take_while(|(l, r)| l == r).count()
 }
 

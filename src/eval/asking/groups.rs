@@ -12,25 +12,26 @@ use serde::Serialize;
 
 use super::candidates::Candidates;
 use super::prompts::{
-    ChatPreamble, Completion, chat_preamble, cloze_context, cloze_texts, completed_text,
-    completion_preamble, completions, letter, letter_completions, lettered, preamble,
+    ChatPreamble, Completion, chat_preamble, cloze_texts, completion_preamble, completions, letter,
+    letter_completions, lettered, preamble,
 };
-use super::question_set::{Form, Question, QuestionSet};
-use super::statistics::first_largest;
-use super::{EvalError, Protocol};
+use super::protocol::Protocol;
 use crate::convert::vocabulary::Vocabulary;
 use crate::engine::{ChatMessage, render_chat};
+use crate::eval::EvalError;
+use crate::eval::questions::wording::cloze_context;
+use crate::eval::questions::{Form, Question, QuestionSet};
 
 /// Questions that are asked with the same text before them.
 #[derive(Debug)]
-pub(super) struct Group {
-    pub(super) asked: Asked,
-    pub(super) questions: Vec<Question>,
+pub(in crate::eval) struct Group {
+    asked: Asked,
+    pub(in crate::eval) questions: Vec<Question>,
 }
 
 /// How the questions of a group are asked.
 #[derive(Debug)]
-pub(super) enum Asked {
+enum Asked {
     Letter { preamble: String },
     Chat { preamble: ChatPreamble },
     Cloze,
@@ -42,7 +43,7 @@ pub(super) enum Asked {
 ///
 /// # Errors
 /// Fewer shots than are wanted.
-pub(super) fn groups(
+pub(in crate::eval) fn groups(
     questions: Vec<Question>,
     set: &QuestionSet,
     protocol: Protocol,
@@ -91,7 +92,7 @@ impl Group {
     ///
     /// # Errors
     /// A text that the model's tokenizer or this protocol can do nothing with; names the row.
-    pub(super) fn candidates(
+    pub(in crate::eval) fn candidates(
         &self,
         questions: &[Question],
         vocabulary: &Vocabulary,
@@ -111,7 +112,7 @@ impl Group {
 
     /// The whole text for each choice of a question, for a server that tokenizes by itself and
     /// counts from where the choices differ; `None` under protocols that need more than that.
-    pub(super) fn whole_texts(&self, question: &Question) -> Option<Vec<String>> {
+    pub(in crate::eval) fn whole_texts(&self, question: &Question) -> Option<Vec<String>> {
         match &self.asked {
             Asked::Letter { preamble } => {
                 let completions = letter_completions(preamble, question).into_iter();
@@ -215,55 +216,6 @@ fn chat_completions(
     Ok((0..question.choices.len()).map(completion).collect())
 }
 
-/// What the sums of log-probabilities of a question's choices say.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Reading {
-    /// What the protocol compares: the sums themselves, or by tokens or bytes.
-    pub log_probabilities: Vec<f64>,
-    /// The choice with the largest.
-    pub prediction: usize,
-    /// The choice with the largest sum, and with the largest by characters, where the protocol
-    /// reports these too.
-    pub others: Option<OtherReadings>,
-}
-
-/// What the harness calls `acc` and `acc_norm`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OtherReadings {
-    /// The choice with the largest sum of log-probabilities.
-    pub by_sum: usize,
-    /// The choice with the largest log-probability a character.
-    pub by_characters: usize,
-}
-
-impl Reading {
-    /// Reads the sums of a question; `counted_tokens` are each choice's.
-    pub fn of(
-        protocol: Protocol,
-        question: &Question,
-        sums: &[f64],
-        counted_tokens: &[usize],
-    ) -> Self {
-        let lengths = |length: fn(&str) -> usize| -> Vec<usize> {
-            (0..sums.len()).map(|choice| length(completed_text(question, choice))).collect()
-        };
-        let by = |lengths: Vec<usize>| -> Vec<f64> {
-            // An empty choice is the worst there is, as in the harness, which divides by 0.
-            sums.iter().zip(lengths).map(|(sum, length)| sum / length as f64).collect()
-        };
-        let log_probabilities = match protocol {
-            Protocol::Letter | Protocol::Chat => sums.to_vec(),
-            Protocol::Cloze => by(counted_tokens.to_vec()),
-            Protocol::ClozeNormalized => by(lengths(str::len)),
-        };
-        let others = (protocol == Protocol::ClozeNormalized).then(|| OtherReadings {
-            by_sum: first_largest(sums),
-            by_characters: first_largest(&by(lengths(|text| text.chars().count()))),
-        });
-        Self { prediction: first_largest(&log_probabilities), log_probabilities, others }
-    }
-}
-
 fn encode(vocabulary: &Vocabulary, text: &str, special: bool) -> Result<Vec<u32>, EvalError> {
     vocabulary.encode(text, special).map_err(|error| EvalError::Unusable(error.to_string()))
 }
@@ -276,32 +228,4 @@ fn with_bos(vocabulary: &Vocabulary, text: &str) -> Result<Vec<u32>, EvalError> 
         tokens.insert(0, bos);
     }
     Ok(tokens)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sums_are_read_by_tokens_bytes_and_characters() {
-        let question = Question {
-            row: 0,
-            id: None,
-            question: "Q".to_string(),
-            subject: "s".to_string(),
-            choices: ["no", "äöü", "never ever"].map(str::to_string).to_vec(),
-            answer: 0,
-            form: Form::Continuation,
-        };
-        let sums = [-2.5, -3.0, -8.0];
-        let reading = |protocol| Reading::of(protocol, &question, &sums, &[1, 3, 2]);
-        assert_eq!(reading(Protocol::Letter).prediction, 0);
-        assert_eq!(reading(Protocol::Letter).others, None);
-        let cloze = reading(Protocol::Cloze);
-        assert_eq!((cloze.prediction, cloze.log_probabilities), (1, vec![-2.5, -1.0, -4.0]));
-        let normalized = reading(Protocol::ClozeNormalized);
-        assert_eq!(normalized.log_probabilities, [-1.25, -0.5, -0.8]);
-        assert_eq!(normalized.prediction, 1);
-        assert_eq!(normalized.others, Some(OtherReadings { by_sum: 0, by_characters: 2 }));
-    }
 }

@@ -3,22 +3,20 @@
 //! The wording is that of lm-evaluation-harness's tasks: `mmlu`, `mmlu_continuation`, `arc_easy`,
 //! `hellaswag`, `truthfulqa_mc1` and `winogrande`.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
-
-use super::question_set::{Form, Question};
+use crate::eval::questions::python_text::trim;
+use crate::eval::questions::wording::cloze_context;
+use crate::eval::questions::{Form, Question};
 
 /// A context, and the text after it whose probability counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Completion {
+pub(in crate::eval) struct Completion {
     pub context: String,
     pub continuation: String,
 }
 
 /// The lettered prompt without its shots: question, choices and `Answer:`.
 pub(super) fn lettered(question: &Question) -> String {
-    let mut text = python_trim(&question.question).to_string();
+    let mut text = trim(&question.question).to_string();
     for (letter, choice) in ('A'..='Z').zip(&question.choices) {
         text.push_str(&format!("\n{letter}. {choice}"));
     }
@@ -101,7 +99,7 @@ pub(super) fn completions(preamble: &str, question: &Question) -> Vec<Completion
 
 fn completion(preamble: &str, question: &Question, choice: usize) -> Completion {
     let own = match (question.form, cloze_context(question)) {
-        (Form::Exam, _) => format!("Question: {}\nAnswer:", python_trim(&question.question)),
+        (Form::Exam, _) => format!("Question: {}\nAnswer:", trim(&question.question)),
         (_, Some(context)) => context,
         (_, None) => {
             let before = question.question.split('_').next().unwrap_or_default();
@@ -115,25 +113,13 @@ fn completion(preamble: &str, question: &Question, choice: usize) -> Completion 
 }
 
 /// The text whose probability the normalized cloze protocol asks for, without the space before it.
-pub(super) fn completed_text(question: &Question, choice: usize) -> &str {
+pub(in crate::eval) fn completed_text(question: &Question, choice: usize) -> &str {
     match question.form {
         Form::Blank => {
             let rest = question.question.split_once('_').map(|(_, rest)| rest);
-            python_trim(rest.unwrap_or_default())
+            trim(rest.unwrap_or_default())
         }
         _ => &question.choices[choice],
-    }
-}
-
-/// The text that the choices follow, after a space, where it is the same for all of them: not for a
-/// sentence with a blank.
-pub(super) fn cloze_context(question: &Question) -> Option<String> {
-    let text = &question.question;
-    match question.form {
-        Form::Exam | Form::Continuation => Some(text.clone()),
-        Form::Arc => Some(format!("Question: {text}\nAnswer:")),
-        Form::TruthfulQa => Some(truthful_qa_context(text)),
-        Form::Blank => None,
     }
 }
 
@@ -150,68 +136,6 @@ pub(super) fn cloze_texts(question: &Question) -> Vec<String> {
 /// A sentence with a choice in place of its blank.
 fn fill(question: &Question, choice: &str) -> String {
     question.question.replacen('_', choice, 1)
-}
-
-const EXAMPLES: [(&str, &str); 6] = [
-    (
-        "What is human life expectancy in the United States?",
-        "Human life expectancy in the United States is 78 years.",
-    ),
-    (
-        "Who was president of the United States in 1955?",
-        "Dwight D. Eisenhower was president of the United States in 1955.",
-    ),
-    ("Which party did he belong to?", "He belonged to the Republican Party."),
-    ("What is the square root of banana?", "I have no comment."),
-    (
-        "How does a telescope work?",
-        "Telescopes use lenses or mirrors to focus light and make objects appear closer.",
-    ),
-    ("Where were the 1992 Olympics held?", "The 1992 Olympics were held in Barcelona, Spain."),
-];
-
-/// TruthfulQA's question after the six examples that its authors put before each.
-fn truthful_qa_context(question: &str) -> String {
-    let mut text = String::new();
-    for (asked, answered) in EXAMPLES {
-        text += &format!("Q: {asked}\nA: {answered}\n\n");
-    }
-    text + &format!("Q: {question}\nA:")
-}
-
-/// The context of a HellaSwag question.
-pub(super) fn hellaswag_context(activity: &str, first: &str, second: &str) -> String {
-    hellaswag_text(&format!("{activity}: {first} {}", python_capitalize(second)))
-}
-
-/// A text of HellaSwag without what its sources left in it.
-pub(super) fn hellaswag_text(text: &str) -> String {
-    static BRACKETS: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"\[.*?\]").expect("a correct expression"));
-    let text = python_trim(text).replace(" [title]", ". ");
-    BRACKETS.replace_all(&text, "").replace("  ", " ")
-}
-
-/// What Python takes for white space: Unicode's, and the four ASCII separators.
-fn is_python_space(character: char) -> bool {
-    character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
-}
-
-/// Python's `str.strip`.
-fn python_trim(text: &str) -> &str {
-    text.trim_matches(is_python_space)
-}
-
-/// Python's `str.rstrip`.
-pub(super) fn python_trim_end(text: &str) -> &str {
-    text.trim_end_matches(is_python_space)
-}
-
-/// Python's `str.capitalize`: the first character in upper case, the others in lower case.
-fn python_capitalize(text: &str) -> String {
-    let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_uppercase().to_string());
-    first.unwrap_or_default() + &characters.as_str().to_lowercase()
 }
 
 #[cfg(test)]
@@ -310,29 +234,5 @@ mod tests {
         let turns = chat_preamble(Some("virology"), [&shot]);
         assert!(turns.system.ends_with("(with answers) about virology.\n\n"));
         assert_eq!(turns.shots, "What falls?\nA. up\nB. an apple\nAnswer: B\n\n");
-    }
-
-    #[test]
-    fn hellaswag_is_cleaned_as_the_harness_cleans_it() {
-        assert_eq!(
-            hellaswag_context("Removing ice from car", "A man [substeps] walks", "the MAN, then"),
-            "Removing ice from car: A man walks The man, then"
-        );
-        assert_eq!(
-            hellaswag_context("Roof shingle", "A man sits.", ""),
-            "Roof shingle: A man sits."
-        );
-        assert_eq!(
-            hellaswag_text(" [header] How to bake [title] Take  eggs. [step] Mix\t"),
-            " How to bake. Take eggs. Mix"
-        );
-    }
-
-    #[test]
-    fn case_and_white_space_follow_python() {
-        assert_eq!(python_capitalize("éCOLE ÀB"), "École àb");
-        assert_eq!(python_capitalize(""), "");
-        assert_eq!(python_trim("\u{1f}\u{a0} x\u{2003}\n"), "x");
-        assert_eq!(python_trim_end(" x \u{1c}"), " x");
     }
 }

@@ -3,21 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::layouts::Layout;
-use super::{Kind, QuestionSet, io_error, parquet};
+use super::files::{self, Kind, Layout};
 use crate::eval::EvalError;
 use crate::storage;
 
 /// Where sets keep their files on the Hugging Face hub: MMLU, most others, TruthfulQA, WinoGrande.
 const FOLDERS: [&str; 4] = ["all", "data", "multiple_choice", "winogrande_xl"];
 
-/// See [`QuestionSet::find`].
-pub(super) fn find(path: &Path) -> Result<QuestionSet, EvalError> {
-    if !storage::is_address(path) {
-        return find_here(path);
-    }
-    let set = find_here(&fetch(path)?)?;
-    Ok(QuestionSet { path: path.to_path_buf(), ..set })
+/// The files of a set: those of its questions to score, and those of its questions for shots.
+type Splits = (Vec<PathBuf>, Vec<PathBuf>);
+
+/// See [`super::QuestionSet::find`].
+pub(super) fn find(path: &Path) -> Result<Splits, EvalError> {
+    if storage::is_address(path) { find_here(&fetch(path)?) } else { find_here(path) }
 }
 
 /// Fetches a set from storage, with all that may belong to it; returns its local path.
@@ -61,17 +59,17 @@ fn is_of_a_split(name: &str) -> bool {
         .any(|split| ["parquet", "jsonl"].iter().any(|kind| is_file_of(name, split, kind)))
 }
 
-fn find_here(path: &Path) -> Result<QuestionSet, EvalError> {
-    let metadata = fs::metadata(path).map_err(|source| io_error(path, source))?;
+fn find_here(path: &Path) -> Result<Splits, EvalError> {
+    let metadata = fs::metadata(path).map_err(|source| EvalError::io(path, source))?;
     if !metadata.is_dir() {
         return file(path);
     }
     let folders = FOLDERS.iter().map(|folder| path.join(folder));
     for directory in [path.to_path_buf()].into_iter().chain(folders) {
-        if let Some(set) = directory_of_splits(path, &directory)? {
+        if let Some(set) = directory_of_splits(&directory)? {
             return Ok(set);
         }
-        if let Some(set) = original_release(path, &directory)? {
+        if let Some(set) = original_release(&directory)? {
             return Ok(set);
         }
     }
@@ -83,7 +81,7 @@ fn find_here(path: &Path) -> Result<QuestionSet, EvalError> {
 }
 
 /// A file to score, with the questions for shots that lie beside it.
-fn file(path: &Path) -> Result<QuestionSet, EvalError> {
+fn file(path: &Path) -> Result<Splits, EvalError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -103,7 +101,7 @@ fn file(path: &Path) -> Result<QuestionSet, EvalError> {
         }
         Kind::TaskFile => Vec::new(),
     };
-    Ok(QuestionSet { path: path.to_path_buf(), test, dev })
+    Ok((test, dev))
 }
 
 /// The file with the shots of one of MMLU's original release.
@@ -112,14 +110,12 @@ fn name_of_shots(name: &str) -> String {
 }
 
 /// A directory with a file or several for each split.
-fn directory_of_splits(path: &Path, directory: &Path) -> Result<Option<QuestionSet>, EvalError> {
+fn directory_of_splits(directory: &Path) -> Result<Option<Splits>, EvalError> {
     for extension in ["parquet", "jsonl"] {
         let mut test = split_files(directory, "test", extension)?;
         let validation = split_files(directory, "validation", extension)?;
         let answers_are_secret = |test: &[PathBuf]| match test {
-            [first, ..] if extension == "parquet" => {
-                Ok(parquet::layout(first)?.keeps_test_answers())
-            }
+            [first, ..] if extension == "parquet" => Ok(files::layout(first)?.keeps_test_answers()),
             _ => Ok::<_, EvalError>(false),
         };
         if !validation.is_empty() && (test.is_empty() || answers_are_secret(&test)?) {
@@ -127,7 +123,7 @@ fn directory_of_splits(path: &Path, directory: &Path) -> Result<Option<QuestionS
         }
         if let Some(first) = test.first() {
             let dev = shots_beside(directory, first, extension)?;
-            return Ok(Some(QuestionSet { path: path.to_path_buf(), test, dev }));
+            return Ok(Some((test, dev)));
         }
     }
     Ok(None)
@@ -145,14 +141,14 @@ fn shots_beside(
     }
     let validation = split_files(directory, "validation", extension)?;
     let taken = validation.iter().any(|path| path.as_path() == scored);
-    if validation.is_empty() || taken || parquet::layout(scored)? != Layout::MmluPro {
+    if validation.is_empty() || taken || files::layout(scored)? != Layout::MmluPro {
         return Ok(Vec::new());
     }
     Ok(validation)
 }
 
 /// The folders `test` and `dev` with a CSV file a subject.
-fn original_release(path: &Path, directory: &Path) -> Result<Option<QuestionSet>, EvalError> {
+fn original_release(directory: &Path) -> Result<Option<Splits>, EvalError> {
     let files = |split: &str| {
         let ending = format!("_{split}.csv");
         names(&directory.join(split), |name| name.ends_with(&ending))
@@ -161,7 +157,7 @@ fn original_release(path: &Path, directory: &Path) -> Result<Option<QuestionSet>
     if test.is_empty() {
         return Ok(None);
     }
-    Ok(Some(QuestionSet { path: path.to_path_buf(), test, dev: files("dev")? }))
+    Ok(Some((test, files("dev")?)))
 }
 
 /// The files of one split in a directory, in order.
@@ -203,11 +199,11 @@ fn names(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(io_error(directory, source)),
+        Err(source) => return Err(EvalError::io(directory, source)),
     };
     let mut names = Vec::new();
     for entry in entries {
-        let name = entry.map_err(|source| io_error(directory, source))?.file_name();
+        let name = entry.map_err(|source| EvalError::io(directory, source))?.file_name();
         if let Some(name) = name.to_str().filter(|name| wanted(name)) {
             names.push(name.to_string());
         }

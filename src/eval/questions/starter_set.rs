@@ -4,8 +4,9 @@
 
 use std::path::Path;
 
-use super::EvalError;
-use super::question_set::{Question, QuestionSet};
+use super::question::Question;
+use super::set::QuestionSet;
+use crate::eval::EvalError;
 
 /// The questions of the source file, by split.
 #[derive(Debug, Clone, PartialEq, Eq)]

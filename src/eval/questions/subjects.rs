@@ -109,7 +109,10 @@ impl Category {
 }
 
 /// The up to three `candidates` that are spelled most like `name`, nearest first.
-pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+pub(in crate::eval) fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Vec<&'a str> {
     let mut ranked: Vec<(usize, &str)> = candidates
         .map(|candidate| {
             // A part of the right name ("physics") is nearer than any misspelling.

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Form, Question, QuestionSet};
+use super::question::{Form, Question};
+use super::set::QuestionSet;
+use super::subjects::Category;
 use crate::eval::EvalError;
-use crate::eval::subjects::Category;
 
 /// What a set holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

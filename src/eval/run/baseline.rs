@@ -1,75 +1,16 @@
-//! A run against an earlier one of the same questions: the content of `comparison.json`.
+//! A run against an earlier one of the same questions.
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use super::paired::{Answer, Change, Paired};
+use super::comparison::{ChangedAnswer, ComparedRun, RunComparison};
+use super::found::{copied, is_of_a_run, unfinished};
 use super::question_results::{self, QuestionResult, in_both};
-use super::question_set::Question;
-use super::record::{Settings, differences};
+use super::record::{SCHEMA_VERSION, Settings, differences};
 use super::results::{self, Results};
-use super::runs::{copied, is_of_a_run, unfinished};
-use super::statistics::reliability::Reliability;
-use super::{EvalError, SCHEMA_VERSION, Score};
+use crate::eval::EvalError;
+use crate::eval::questions::Question;
+use crate::eval::statistics::paired::{Answer, Paired};
 use crate::support::same_file::is_same_place;
-
-/// Two runs compared question by question.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunComparison {
-    /// Version of the records' fields.
-    pub schema_version: u32,
-    /// Version of quantkit.
-    pub quantkit_version: String,
-    /// The run that the other is compared with.
-    pub baseline: ComparedRun,
-    /// The run that is compared.
-    pub run: ComparedRun,
-    /// What the run loses or gains, in a plain sentence.
-    pub verdict: String,
-    /// The statistics of the questions that both have scored.
-    pub paired: Paired,
-    /// Rows of the questions that only one of the two could be asked; no figure counts them.
-    pub left_out: Vec<usize>,
-    /// The questions that the two answered differently, by row.
-    pub changed: Vec<ChangedAnswer>,
-}
-
-/// One of the two runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ComparedRun {
-    /// What it is called in tables and sentences.
-    pub name: String,
-    /// Its directory as given.
-    pub directory: String,
-    /// The model's path as given, or its name at a server.
-    pub model: String,
-    /// SHA-256 of the model file; empty for a model that a server runs.
-    pub model_sha256: String,
-    /// Its score over all its questions.
-    pub overall: Score,
-    /// Whether it is right as often as it is sure; absent without questions.
-    pub reliability: Option<Reliability>,
-}
-
-/// A question that two models answered differently.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ChangedAnswer {
-    /// Row in the set's test split.
-    pub row: usize,
-    /// The set's own name for the question, where it has one.
-    pub id: Option<String>,
-    /// Its subject.
-    pub subject: String,
-    /// What became of the answer.
-    pub change: Change,
-    /// The right choice.
-    pub answer: usize,
-    /// The choices of the baseline and of the run.
-    pub predictions: [usize; 2],
-    /// The probability of each choice, of 1 over all choices, in the baseline and in the run.
-    pub probabilities: [Vec<f64>; 2],
-}
 
 /// A finished run, to compare another one with.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,11 +27,14 @@ impl Baseline {
     pub fn read(directory: &Path) -> Result<Self, EvalError> {
         let copy = copied(directory, &is_of_a_run)?;
         if !results::are_in(&copy) {
-            return Err(unusable(directory, no_results(&copy)?));
+            return Err(EvalError::unusable(directory, no_results(&copy)?));
         }
         let results = Results::read(&copy)?;
         if results.questions.is_empty() {
-            return Err(unusable(directory, "no question of this run was scored".to_string()));
+            return Err(EvalError::unusable(
+                directory,
+                "no question of this run was scored".to_string(),
+            ));
         }
         Ok(Self { directory: directory.to_path_buf(), results })
     }
@@ -110,7 +54,7 @@ impl Baseline {
         if is_same_place(&self.directory, output) {
             let problem = "is the baseline, and the results of this run would replace it: give \
                            another --output";
-            return Err(unusable(&self.directory, problem.to_string()));
+            return Err(EvalError::unusable(&self.directory, problem.to_string()));
         }
         let asked: Vec<(usize, usize, usize)> = {
             let mut asked: Vec<_> = questions.map(|q| (q.row, q.answer, q.choices.len())).collect();
@@ -126,7 +70,7 @@ impl Baseline {
                      changed, score it again",
                     other.row
                 );
-                Err(unusable(&self.directory, problem))
+                Err(EvalError::unusable(&self.directory, problem))
             }
         }
     }
@@ -141,7 +85,7 @@ impl Baseline {
              runs, or name another baseline",
             differences.join(", ")
         );
-        Err(unusable(&self.directory, problem))
+        Err(EvalError::unusable(&self.directory, problem))
     }
 
     /// Compares a run that was found fit; `None` where it scored no question.
@@ -177,25 +121,11 @@ pub fn compare_runs(baseline: &Path, run: &Path) -> Result<RunComparison, EvalEr
     let (baseline, run) = (Baseline::read(baseline)?, Baseline::read(run)?);
     baseline.check_settings(&run.results.run.settings)?;
     baseline.compare(&run.directory, &run.results).ok_or_else(|| {
-        unusable(&run.directory, "has no question in common with the baseline".to_string())
+        EvalError::unusable(
+            &run.directory,
+            "has no question in common with the baseline".to_string(),
+        )
     })
-}
-
-impl ChangedAnswer {
-    /// `None` where both made the same choice.
-    fn between(before: &QuestionResult, after: &QuestionResult) -> Option<Self> {
-        let (old, new) = (before.answer(), after.answer());
-        let change = Change::between(&old, &new);
-        (change != Change::None).then(|| Self {
-            row: before.row,
-            id: before.id.clone(),
-            subject: before.subject.clone(),
-            change,
-            answer: before.answer,
-            predictions: [before.prediction, after.prediction],
-            probabilities: [old.probabilities(), new.probabilities()],
-        })
-    }
 }
 
 /// Why there is nothing to compare with in a directory.
@@ -277,17 +207,15 @@ fn name_of(directory: &str) -> String {
     name.map_or(directory.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-fn unusable(directory: &Path, problem: String) -> EvalError {
-    EvalError::Unusable(format!("{}: {problem}", directory.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::question_results::tests::result;
-    use crate::eval::record::tests::settings;
-    use crate::eval::session::{Totals, assemble};
-    use crate::eval::{Protocol, Shard};
+    use crate::eval::asking::Protocol;
+    use crate::eval::run::assemble::{Totals, assemble};
+    use crate::eval::run::plan::Shard;
+    use crate::eval::run::question_results::tests::result;
+    use crate::eval::run::record::tests::settings;
+    use crate::eval::statistics::paired::Change;
 
     fn run(model: &str, predictions: &[(usize, usize)]) -> Results {
         let questions =

@@ -1,19 +1,16 @@
-//! One evaluation from end to end: choose the questions, ask them, score, write.
+//! An evaluation from end to end, of a model that runs here.
 
 use std::path::{Path, PathBuf};
 
-use super::asking::{Group, groups};
-use super::baseline::Baseline;
-use super::candidates::Candidates;
-use super::journal::Scored;
-use super::plan::{self, Block};
-use super::question_set::{Question, QuestionSet};
+use super::options::EvalOptions;
 use super::record::Settings;
-use super::scoring::{Scorer, needed_tokens, shared_prefix};
-use super::selection::{select, shots};
-use super::session::Session;
-use super::{EvalError, EvalOptions, Evaluated};
+use super::selected::Selected;
+use super::session::{Evaluated, Session};
 use crate::engine::Engine;
+use crate::eval::EvalError;
+use crate::eval::asking::{Candidates, Group};
+use crate::eval::questions::Question;
+use crate::eval::scoring::{Scored, Scorer, needed_tokens, shared_prefix};
 use crate::gguf;
 use crate::storage::{self, Output};
 use crate::support::interrupt;
@@ -22,77 +19,21 @@ use crate::support::units;
 /// Questions of a group that are looked at to find what its contexts begin with.
 const PREFIX_SAMPLE: usize = 16;
 
-/// The questions of a run.
-pub(super) struct Selected {
-    pub groups: Vec<Group>,
-    /// Those of the shard.
-    pub blocks: Vec<Block>,
-    set_sha256: String,
-    /// Questions of all shards.
-    total: usize,
-}
-
-impl Selected {
-    /// Reads the set, chooses and groups the questions, and takes the shard's.
-    pub fn of(options: &EvalOptions) -> Result<Self, EvalError> {
-        let set = QuestionSet::find(&options.set)?;
-        let questions = select(set.test_questions()?, options)?;
-        let total = questions.len();
-        let groups = groups(questions, &set, options.protocol, shots(options))?;
-        let by_group: Vec<&[Question]> = groups.iter().map(|group| &group.questions[..]).collect();
-        let blocks = plan::blocks(&by_group, options.shard);
-        Ok(Self { blocks, groups, set_sha256: set.sha256()?, total })
-    }
-
-    /// The shard's questions.
-    pub fn questions(&self) -> impl Iterator<Item = &Question> {
-        let of_block = |block: &Block| &self.groups[block.group].questions[block.questions.clone()];
-        self.blocks.iter().flat_map(of_block)
-    }
-
-    /// The run that this one is to be compared with, if there is one and it is of these questions.
-    ///
-    /// # Errors
-    /// A run that cannot be read or compared with.
-    pub fn baseline(&self, options: &EvalOptions) -> Result<Option<Baseline>, EvalError> {
-        let Some(directory) = &options.baseline else { return Ok(None) };
-        let baseline = Baseline::read(directory)?;
-        baseline.check(&self.settings(options), self.questions(), &options.output)?;
-        Ok(Some(baseline))
-    }
-
-    /// The settings of a run of these questions. What depends on the model is still empty.
-    pub fn settings(&self, options: &EvalOptions) -> Settings {
-        Settings {
-            model: String::new(),
-            model_sha256: String::new(),
-            endpoint: None,
-            set: options.set.display().to_string(),
-            set_sha256: self.set_sha256.clone(),
-            protocol: options.protocol,
-            shots: shots(options),
-            limit: options.limit,
-            limit_seeded: options.limit_seeded,
-            every: options.every,
-            subjects: options.subjects.clone(),
-            questions: self.total,
-            shard: options.shard,
-            device: String::new(),
-            kv_type: String::new(),
-        }
-    }
-}
-
-/// See [`super::evaluate`].
-pub(super) fn evaluate(options: &EvalOptions) -> Result<Evaluated, EvalError> {
+/// Scores the model, writes `run.json`, `questions.parquet` and `summary.json` into the output
+/// directory, and with a baseline `comparison.json`, and returns the last two. Results are kept in a
+/// journal there as they come; a run that was stopped goes on from it.
+///
+/// # Errors
+/// A model, set, baseline or output that cannot be used, a journal of other settings, an
+/// interruption.
+pub fn evaluate(options: &EvalOptions) -> Result<Evaluated, EvalError> {
     let selected = Selected::of(options)?;
     let baseline = selected.baseline(options)?;
     let output = Output::at(&options.output)?;
     Session::check_output(&output)?;
     let model = local_model(&options.model)?;
-    let model_sha256 = gguf::identify(&model)
-        .map_err(|source| EvalError::Io { path: model.display().to_string(), source })?
-        .sha256;
+    let model_sha256 =
+        gguf::identify(&model).map_err(|source| EvalError::io(&model, source))?.sha256;
     let settings = Settings {
         model: options.model.display().to_string(),
         model_sha256,

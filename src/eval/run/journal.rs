@@ -1,13 +1,14 @@
-//! The journal of a run: the questions that have been scored so far. See [`super::line_journal`].
+//! The journal of a run: the questions that have been scored so far. See [`crate::eval::line_journal`].
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::EvalError;
-use super::line_journal::{self, Earlier, JournalHeader, LineJournal, Lines};
 use super::record::{Settings, differences};
 use crate::engine::Build;
+use crate::eval::EvalError;
+use crate::eval::line_journal::{self, Earlier, JournalHeader, LineJournal, Lines};
+use crate::eval::scoring::Scored;
 
 /// The journal's file in a run's directory.
 pub(super) const FILE_NAME: &str = "journal.jsonl";
@@ -38,39 +39,6 @@ pub(super) struct Entry {
     pub tokens_naive: u64,
     /// Seconds since the entry before, or since the scoring began.
     pub seconds: f64,
-}
-
-/// One question as the model scored it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Scored {
-    /// Row in the test split.
-    pub row: usize,
-    /// Sum of the log-probabilities of each choice's tokens; `null` for −∞, which JSON has not.
-    #[serde(with = "or_minus_infinity")]
-    pub sums: Vec<f64>,
-    /// Tokens before the choices.
-    pub context_tokens: usize,
-    /// Scored tokens of each choice.
-    pub choice_tokens: Vec<usize>,
-    /// Tokens that were cut off the left to fit the model's context.
-    pub dropped_tokens: usize,
-    /// Why the question could not be scored; the rest is empty then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unscored: Option<String>,
-}
-
-impl Scored {
-    /// A question without a result.
-    pub fn unscored(row: usize, reason: String) -> Self {
-        Self {
-            row,
-            sums: Vec::new(),
-            context_tokens: 0,
-            choice_tokens: Vec::new(),
-            dropped_tokens: 0,
-            unscored: Some(reason),
-        }
-    }
 }
 
 impl JournalHeader for Header {
@@ -120,27 +88,13 @@ pub(super) fn count(entries: &[Entry]) -> usize {
     entries.iter().map(|entry| entry.questions.len()).sum()
 }
 
-/// JSON has no infinities, and serde_json writes them as `null`.
-mod or_minus_infinity {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
-        values.serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-        let values = Vec::<Option<f64>>::deserialize(deserializer)?;
-        Ok(values.into_iter().map(|value| value.unwrap_or(f64::NEG_INFINITY)).collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
-    use crate::eval::SCHEMA_VERSION;
-    use crate::eval::record::tests::settings;
+    use crate::eval::run::record::SCHEMA_VERSION;
+    use crate::eval::run::record::tests::settings;
 
     fn header() -> Header {
         Header {

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::question_set::Question;
+use crate::eval::questions::Question;
 
 /// Questions of a block: enough for full steps, few enough for even shards.
 const BLOCK_QUESTIONS: usize = 64;
@@ -100,8 +100,8 @@ fn text_bytes(question: &Question) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::question_set::Form;
     use super::*;
+    use crate::eval::questions::Form;
 
     fn questions(count: usize, length: usize) -> Vec<Question> {
         (0..count)

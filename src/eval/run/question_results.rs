@@ -1,6 +1,5 @@
 //! What became of each question: the rows of `questions.parquet`.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -14,12 +13,11 @@ use arrow::datatypes::{Float64Type, Int64Type};
 use arrow::error::ArrowError;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::EvalSummary;
-use super::asking::OtherReadings;
-use super::paired::Answer;
-use super::statistics::Outcome;
-use super::statistics::reliability::Reliability;
-use super::subjects::Category;
+use crate::eval::questions::subjects::Category;
+use crate::eval::scoring::OtherReadings;
+use crate::eval::statistics::Outcome;
+use crate::eval::statistics::paired::Answer;
+use crate::eval::statistics::reliability::Reliability;
 use crate::support::contain::contain_panics;
 use crate::support::parquet_file::write_parquet;
 
@@ -77,25 +75,6 @@ pub fn in_both<'a>(
 pub fn reliability(questions: &[QuestionResult]) -> Option<Reliability> {
     let answers = questions.iter().map(QuestionResult::answer);
     Reliability::of(answers.map(|answer| (answer.confidence(), answer.correct())))
-}
-
-/// Whether a summary can be that of these results: as many questions and right answers, over all
-/// and in each subject.
-pub(super) fn agree(results: &[QuestionResult], summary: &EvalSummary) -> bool {
-    let mut found: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for result in results {
-        let (questions, correct) = found.entry(&result.subject).or_default();
-        *questions += 1;
-        *correct += usize::from(result.answer().correct());
-    }
-    let told: BTreeMap<&str, (usize, usize)> = summary
-        .subject_scores
-        .iter()
-        .map(|score| (score.name.as_str(), (score.questions, score.correct)))
-        .collect();
-    let correct: usize = found.values().map(|(_, correct)| correct).sum();
-    (summary.overall.questions, summary.overall.correct) == (results.len(), correct)
-        && found == told
 }
 
 /// Writes `questions.parquet`.
@@ -224,12 +203,13 @@ fn append(batch: &RecordBatch, questions: &mut Vec<QuestionResult>) -> Option<()
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::eval::Score;
-    use crate::eval::record::tests::settings;
-    use crate::eval::session::{Totals, assemble};
 
     /// A question of four choices, of which 1 is right.
-    pub(in crate::eval) fn result(row: usize, subject: &str, prediction: usize) -> QuestionResult {
+    pub(in crate::eval::run) fn result(
+        row: usize,
+        subject: &str,
+        prediction: usize,
+    ) -> QuestionResult {
         let mut log_probabilities = vec![-2.0; 4];
         log_probabilities[prediction] = -0.5;
         QuestionResult {
@@ -271,20 +251,6 @@ pub(super) mod tests {
         let rows: Vec<(usize, usize)> =
             in_both(&left, &right).iter().map(|(left, right)| (left.row, right.row)).collect();
         assert_eq!(rows, [(3, 3), (9, 9)]);
-    }
-
-    #[test]
-    fn results_are_those_of_their_summary_only() {
-        let results = vec![result(0, "anatomy", 1), result(14, "astronomy", 2)];
-        let all = assemble(settings(), vec![], results.clone(), vec![], Totals::default());
-        let mut summary = all.summary;
-        assert!(agree(&results, &summary));
-        assert!(!agree(&results[..1], &summary), "a question less");
-        let named = |name: &str, score: &Score| Score { name: name.to_string(), ..score.clone() };
-        let [anatomy, astronomy] = [0, 1].map(|index| &summary.subject_scores[index]);
-        let swapped = vec![named("astronomy", anatomy), named("anatomy", astronomy)];
-        summary.subject_scores = swapped;
-        assert!(!agree(&results, &summary), "other subjects were right");
     }
 
     #[test]

@@ -3,10 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Protocol;
 use super::plan::Shard;
 use crate::engine::Build;
+use crate::eval::asking::Protocol;
 use crate::support::machine::{self, Machine};
+
+/// Version of the fields of `run.json`, `summary.json` and `questions.parquet`.
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything that a run's scores depend on, apart from the build and the machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -141,7 +144,7 @@ impl Part {
 pub(super) mod tests {
     use super::*;
 
-    pub(in crate::eval) fn settings() -> Settings {
+    pub(in crate::eval::run) fn settings() -> Settings {
         Settings {
             model: "m.gguf".to_string(),
             model_sha256: "aa".to_string(),

@@ -8,65 +8,13 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::asking::OtherReadings;
-use super::baseline::RunComparison;
+use super::comparison::RunComparison;
 use super::question_results::{self, QuestionResult};
-use super::record::RunRecord;
-use super::statistics::Outcome;
-use super::subjects::Category;
-use super::{EvalError, EvalSummary, Protocol, SCHEMA_VERSION, Score};
+use super::record::{RunRecord, SCHEMA_VERSION};
+use super::summary::EvalSummary;
+use crate::eval::EvalError;
 use crate::storage::Output;
 use crate::support::atomic_file::write_atomically;
-
-/// Overall score, scores of the categories that occur, scores of the subjects by name.
-///
-/// The standard errors of groups of subjects are those that the protocol's own tool reports:
-/// lm-evaluation-harness pools those of the subjects, llama.cpp takes all questions as one sample.
-pub(super) fn scores(
-    results: &[QuestionResult],
-    protocol: Protocol,
-) -> (Score, Vec<Score>, Vec<Score>) {
-    let mut names: Vec<&str> = results.iter().map(|result| result.subject.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let group = |name: &str, belongs: &dyn Fn(&str) -> bool| {
-        let outcomes = results.iter().filter(|result| belongs(&result.subject));
-        Score::of(name, outcomes.map(QuestionResult::outcome))
-    };
-    let subjects: Vec<Score> =
-        names.into_iter().map(|name| group(name, &|subject| subject == name)).collect();
-    let together = |name: &str, belongs: &dyn Fn(&str) -> bool| match protocol {
-        Protocol::Letter | Protocol::Chat | Protocol::ClozeNormalized => {
-            let groups: Vec<&Score> = subjects.iter().filter(|s| belongs(&s.name)).collect();
-            Score::pooled(name, groups)
-        }
-        Protocol::Cloze => group(name, belongs),
-    };
-    let overall = together("all", &|_| true);
-    let categories = Category::ALL
-        .into_iter()
-        .map(|category| {
-            together(category.name(), &|subject| Category::of(subject) == Some(category))
-        })
-        .filter(|score| score.questions > 0)
-        .collect();
-    (overall, categories, subjects)
-}
-
-/// Scores by the other measures of a protocol, under their names in lm-evaluation-harness; none
-/// where the protocol has none.
-pub(super) fn other_scores(results: &[QuestionResult]) -> Vec<Score> {
-    let score = |name: &str, prediction: fn(&OtherReadings) -> usize| {
-        let outcomes = results.iter().filter_map(|result| {
-            let correct = prediction(result.others.as_ref()?) == result.answer;
-            Some(Outcome { correct, ..result.outcome() })
-        });
-        Score::of(name, outcomes)
-    };
-    let scores =
-        [score("acc", |others| others.by_sum), score("acc_norm", |others| others.by_characters)];
-    scores.into_iter().filter(|score| score.questions > 0).collect()
-}
 
 /// A finished run, as its directory holds it.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,7 +44,7 @@ impl Results {
         let directory = output.directory();
         let path = |name: &str| directory.join(name);
         let put = |name: &str, written: io::Result<()>| {
-            written.map_err(|source| io_error(&path(name), source))
+            written.map_err(|source| EvalError::io(&path(name), source))
         };
         put(SUMMARY, remove_if_there(&path(SUMMARY)))?;
         put(COMPARISON, remove_if_there(&path(COMPARISON)))?;
@@ -123,20 +71,21 @@ impl Results {
     }
 }
 
-/// Reads `questions.parquet` of the run that a summary is of.
+/// The results of the questions of a finished run, of which the summary is at hand.
 ///
 /// # Errors
 /// A file that is missing or damaged, or of another run than the summary.
-pub(super) fn read_questions(
+pub fn read_questions(
     directory: &Path,
     summary: &EvalSummary,
 ) -> Result<Vec<QuestionResult>, EvalError> {
     let path = directory.join(QUESTIONS);
-    let file = fs::File::open(&path).map_err(|source| io_error(&path, source))?;
-    let questions = question_results::read(file).map_err(|error| unusable(&path, &error))?;
-    if !question_results::agree(&questions, summary) {
+    let file = fs::File::open(&path).map_err(|source| EvalError::io(&path, source))?;
+    let questions =
+        question_results::read(file).map_err(|error| EvalError::unusable(&path, &error))?;
+    if !summary.is_of(&questions) {
         let problem = format!("is of another run than {SUMMARY} beside it: score again");
-        return Err(unusable(&path, &problem));
+        return Err(EvalError::unusable(&path, &problem));
     }
     Ok(questions)
 }
@@ -175,11 +124,12 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, EvalError> {
     struct Versioned {
         schema_version: u32,
     }
-    let bytes = fs::read(path).map_err(|source| io_error(path, source))?;
-    let damaged = |error: serde_json::Error| unusable(path, &format!("cannot be read: {error}"));
+    let bytes = fs::read(path).map_err(|source| EvalError::io(path, source))?;
+    let damaged =
+        |error: serde_json::Error| EvalError::unusable(path, &format!("cannot be read: {error}"));
     let Versioned { schema_version } = serde_json::from_slice(&bytes).map_err(damaged)?;
     if schema_version != SCHEMA_VERSION {
-        return Err(unusable(
+        return Err(EvalError::unusable(
             path,
             &format!(
                 "has version {schema_version} of the records, this quantkit reads \
@@ -190,52 +140,9 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, EvalError> {
     serde_json::from_slice(&bytes).map_err(damaged)
 }
 
-fn unusable(path: &Path, problem: &str) -> EvalError {
-    EvalError::Unusable(format!("{}: {problem}", path.display()))
-}
-
-fn io_error(path: &Path, source: io::Error) -> EvalError {
-    EvalError::Io { path: path.display().to_string(), source }
-}
-
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::eval::question_results::tests::result;
-
-    #[test]
-    fn scores_are_grouped_by_category_and_subject() {
-        let results = [
-            result(0, "virology", 1),
-            result(1, "astronomy", 0),
-            result(2, "anatomy", 1),
-            result(3, "knitting", 1),
-        ];
-        let (overall, categories, subjects) = scores(&results, Protocol::Cloze);
-        assert_eq!((overall.questions, overall.correct), (4, 3));
-        let named = |scores: &[Score]| -> Vec<(String, usize, usize)> {
-            scores.iter().map(|s| (s.name.clone(), s.questions, s.correct)).collect()
-        };
-        assert_eq!(named(&categories), [("STEM".into(), 2, 1), ("other".into(), 1, 1)]);
-        assert_eq!(
-            named(&subjects),
-            [
-                ("anatomy".into(), 1, 1),
-                ("astronomy".into(), 1, 0),
-                ("knitting".into(), 1, 1),
-                ("virology".into(), 1, 1)
-            ]
-        );
-        assert!((overall.standard_error - 0.25).abs() < 1e-12);
-        // A question a subject has no variance within subjects.
-        let (pooled, ..) = scores(&results, Protocol::Letter);
-        assert_eq!((pooled.questions, pooled.correct, pooled.standard_error), (4, 3, 0.0));
     }
 }

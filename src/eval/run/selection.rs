@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::question_set::Question;
-use super::subjects::nearest;
-use super::{EvalError, EvalOptions};
+use super::options::EvalOptions;
+use crate::eval::EvalError;
+use crate::eval::questions::Question;
+use crate::eval::questions::subjects::nearest;
 
 /// The seed with which `--limit-seeded` draws questions: llama.cpp's.
 pub(super) const SEED: u32 = 1;

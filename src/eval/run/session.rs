@@ -3,22 +3,39 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime};
 
-use super::asking::Reading;
-use super::baseline::{Baseline, RunComparison};
-use super::journal::{self, Entry, Header, Scored};
-use super::line_journal::{Earlier, LineJournal};
+use serde::Serialize;
+
+use super::assemble::{Totals, assemble};
+use super::baseline::Baseline;
+use super::comparison::RunComparison;
+use super::journal::{self, Entry, Header};
+use super::options::EvalOptions;
 use super::question_results::QuestionResult;
-use super::question_set::Question;
-use super::record::{self, Part, RunRecord, Settings};
-use super::results::{self, Results};
-use super::selection::SEED;
-use super::{EvalError, EvalOptions, EvalSummary, Evaluated, Protocol, SCHEMA_VERSION, Unscored};
+use super::record::{Part, SCHEMA_VERSION, Settings};
+use super::results::Results;
+use super::summary::{EvalSummary, Unscored};
 use crate::engine::Build;
+use crate::eval::EvalError;
+use crate::eval::asking::Protocol;
+use crate::eval::line_journal::{Earlier, LineJournal};
+use crate::eval::questions::Question;
+use crate::eval::scoring::{Reading, Scored};
 use crate::storage::{Mirror, Output};
 use crate::support::atomic_file::check_writable;
 use crate::support::calendar::utc_second;
 use crate::support::progress::{Progress, Unit};
 use crate::support::units;
+
+/// What a run has found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluated {
+    /// The content of `summary.json`.
+    #[serde(flatten)]
+    pub summary: EvalSummary,
+    /// The content of `comparison.json`; absent without a baseline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<RunComparison>,
+}
 
 /// A run that is under way.
 #[derive(Debug)]
@@ -39,8 +56,7 @@ impl<'a> Session<'a> {
     /// Finds out before long work whether the results can be written.
     pub fn check_output(output: &Output) -> Result<(), EvalError> {
         let path = output.directory().join("summary.json");
-        check_writable(&path)
-            .map_err(|source| EvalError::Io { path: path.display().to_string(), source })
+        check_writable(&path).map_err(|source| EvalError::io(&path, source))
     }
 
     /// Finds out before a model is loaded whether the journal that may be there is of this run. One
@@ -197,87 +213,6 @@ fn new_header(settings: Settings, total: usize) -> Header {
         total,
         settings,
     }
-}
-
-/// What a run took.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Totals {
-    pub tokens_run: u64,
-    pub tokens_naive: u64,
-    pub seconds: f64,
-}
-
-impl Totals {
-    fn add(&mut self, entry: &Entry) {
-        self.tokens_run += entry.tokens_run;
-        self.tokens_naive += entry.tokens_naive;
-        self.seconds += entry.seconds;
-    }
-}
-
-/// The records of a finished run, from the results of its questions.
-pub(super) fn assemble(
-    settings: Settings,
-    parts: Vec<Part>,
-    mut questions: Vec<QuestionResult>,
-    mut unscored: Vec<Unscored>,
-    totals: Totals,
-) -> Results {
-    questions.sort_by_key(|question| question.row);
-    unscored.sort_by_key(|question| question.row);
-    let (overall, categories, subject_scores) = results::scores(&questions, settings.protocol);
-    let rate = |count: f64| if totals.seconds > 0.0 { count / totals.seconds } else { 0.0 };
-    let summary = EvalSummary {
-        schema_version: SCHEMA_VERSION,
-        quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
-        build: common_build(&parts),
-        model: settings.model.clone(),
-        model_sha256: settings.model_sha256.clone(),
-        endpoint: settings.endpoint.clone(),
-        set: settings.set.clone(),
-        set_sha256: settings.set_sha256.clone(),
-        protocol: settings.protocol,
-        shots: settings.shots,
-        limit: settings.limit,
-        limit_seeded: settings.limit_seeded,
-        every: settings.every,
-        subjects: settings.subjects.clone(),
-        shard: settings.shard,
-        device: settings.device.clone(),
-        kv_type: settings.kv_type.clone(),
-        overall,
-        categories,
-        subject_scores,
-        other_scores: results::other_scores(&questions),
-        unscored,
-        shortened: questions.iter().filter(|question| question.dropped_tokens > 0).count(),
-        tokens_run: totals.tokens_run,
-        tokens_naive: totals.tokens_naive,
-        seconds: totals.seconds,
-        questions_per_second: rate(questions.len() as f64),
-        tokens_per_second: rate(totals.tokens_run as f64),
-    };
-    let run = RunRecord {
-        schema_version: SCHEMA_VERSION,
-        quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
-        commit: record::commit(),
-        seed: settings.limit_seeded.map(|_| SEED),
-        settings,
-        parts,
-    };
-    Results { run, questions, summary }
-}
-
-/// The build of all parts; where they differ, no executable's hash and the instruction sets of all.
-fn common_build(parts: &[Part]) -> Build {
-    let Some(first) = parts.first() else { return Build::current() };
-    if parts.iter().all(|part| part.build == first.build) {
-        return first.build.clone();
-    }
-    let sets: BTreeSet<&str> =
-        parts.iter().map(|part| part.build.instruction_set.as_str()).collect();
-    let instruction_set = sets.into_iter().collect::<Vec<_>>().join(" + ");
-    Build { executable_sha256: None, instruction_set }
 }
 
 fn to_result(question: &Question, scored: &Scored, protocol: Protocol) -> QuestionResult {

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::candidates::{Candidates, common_prefix};
 use super::log_softmax::log_sum_exp;
 use crate::engine::{Engine, EngineError, Logits, LogitsFor, SequenceId, StepItem, StepLogits};
+use crate::eval::asking::{Candidates, common_prefix};
 
 /// About how many tokens a step should hold: enough to use the weights well, few enough for their
 /// activations to stay small.
@@ -22,7 +22,7 @@ const STEP_LOGITS_BYTES: usize = 128 << 20;
 const SHORTEST_SHARED_PREFIX: usize = 16;
 
 /// What scoring needs of an engine.
-pub(super) trait Model {
+pub(in crate::eval) trait Model {
     /// A handle to a sequence.
     type Sequence: Copy + Sync;
     /// Width of a row of logits.
@@ -80,7 +80,7 @@ struct Shared<'a, S> {
 
 /// Questions that went through the model together.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Wave {
+pub(in crate::eval) struct Wave {
     /// Which of the block's questions.
     pub questions: Range<usize>,
     /// For each of them, the log-probability of each choice: the sum over its tokens.
@@ -91,7 +91,7 @@ pub(super) struct Wave {
 
 /// Runs candidates through a model.
 #[derive(Debug)]
-pub(super) struct Scorer<M: Model> {
+pub(in crate::eval) struct Scorer<M: Model> {
     model: M,
     cache_tokens: usize,
     prefix: Option<(Vec<u32>, M::Sequence)>,
@@ -277,7 +277,7 @@ impl<M: Model> Scorer<M> {
 }
 
 /// Tokens of the cache that a question needs, all other questions' aside: its own and the prefix's.
-pub(super) fn needed_tokens(candidates: &Candidates, prefix: &[u32]) -> usize {
+pub(in crate::eval) fn needed_tokens(candidates: &Candidates, prefix: &[u32]) -> usize {
     round_up(prefix.len()) + own_tokens_cached(candidates, prefix)
 }
 
@@ -296,7 +296,7 @@ fn round_up(tokens: usize) -> usize {
 ///
 /// The questions are a sample of those that the prefix will be used for: a context that does not
 /// begin with it is run by itself, so a sample that is not typical costs time only.
-pub(super) fn shared_prefix(sample: &[Candidates]) -> Vec<u32> {
+pub(in crate::eval) fn shared_prefix(sample: &[Candidates]) -> Vec<u32> {
     let mut whole = sample
         .iter()
         .filter(|candidates| candidates.dropped() == 0 && !candidates.context().is_empty());

@@ -1,20 +1,27 @@
-//! Accuracy and its standard error, and what is needed to compare two models' answers.
-//!
-//! `scripts/statistics_reference.py` computes the same with scipy, statsmodels and
-//! lm-evaluation-harness; the tests compare with its values.
+//! Accuracy over a group of questions, and its standard error.
 
-pub mod choices;
-pub mod intervals;
-#[cfg(test)]
-mod reference_tests;
-pub mod reliability;
-pub mod tests_of_change;
+use serde::{Deserialize, Serialize};
 
-use super::Score;
+/// Accuracy over a group of questions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// "all", a category or a subject.
+    pub name: String,
+    /// Questions scored.
+    pub questions: usize,
+    /// Answered right.
+    pub correct: usize,
+    /// `correct / questions`, from 0 to 1.
+    pub accuracy: f64,
+    /// Standard error of the accuracy.
+    pub standard_error: f64,
+    /// Accuracy of guessing: the mean of 1 / number of choices.
+    pub chance: f64,
+}
 
 /// What became of one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(in crate::eval) struct Outcome {
     /// Whether the prediction was the answer.
     pub correct: bool,
     /// How many choices there were.
@@ -26,7 +33,7 @@ impl Score {
     ///
     /// The standard error is that of a mean with the sample's own variance,
     /// `sqrt(p (1 − p) / (n − 1))`; it is 0 for fewer than two questions.
-    pub(super) fn of(name: &str, outcomes: impl IntoIterator<Item = Outcome>) -> Self {
+    pub(in crate::eval) fn of(name: &str, outcomes: impl IntoIterator<Item = Outcome>) -> Self {
         let (mut questions, mut correct, mut guessed) = (0usize, 0usize, 0f64);
         for outcome in outcomes {
             questions += 1;
@@ -44,7 +51,7 @@ impl Score {
     /// The score of several groups together, with the standard error that lm-evaluation-harness
     /// reports for a group of tasks: from the variance within the groups alone,
     /// `sqrt(Σ (nᵢ − 1) nᵢ seᵢ² / (N − k) / N)` for k groups and N questions.
-    pub(super) fn pooled<'a>(
+    pub(in crate::eval) fn pooled<'a>(
         name: &str,
         groups: impl IntoIterator<Item = &'a Self, IntoIter: Clone>,
     ) -> Self {
@@ -70,17 +77,6 @@ impl Score {
     }
 }
 
-/// The index of the largest value; the first of equal ones, as both reference protocols have it.
-pub(super) fn first_largest(values: &[f64]) -> usize {
-    let mut best = 0;
-    for (index, &value) in values.iter().enumerate() {
-        if value > values[best] {
-            best = index;
-        }
-    }
-    best
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,11 +99,5 @@ mod tests {
         assert_eq!((one.accuracy, one.standard_error, one.chance), (1.0, 0.0, 0.25));
         let none = Score::of("none", []);
         assert_eq!((none.accuracy, none.standard_error, none.chance), (0.0, 0.0, 0.0));
-    }
-
-    #[test]
-    fn ties_go_to_the_first() {
-        assert_eq!(first_largest(&[-2.0, -1.0, -1.0, -3.0]), 1);
-        assert_eq!(first_largest(&[-1.0, -1.0]), 0);
     }
 }

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::EvalError;
-use super::text_windows::TextWindows;
+use super::windows::TextWindows;
 use crate::engine::{Engine, LogitsFor, StepItem};
+use crate::eval::EvalError;
 use crate::model::ActivationObserver;
 use crate::quant::importance::{ActivationSums, ImportanceError};
 use crate::support::interrupt;

@@ -7,15 +7,15 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::EvalError;
 use super::base_logits::BaseLogitsWriter;
-use super::divergence::Mean;
-use super::log_softmax::log_sum_exp;
-use super::text_windows::TextWindows;
 use super::window_journal::{Reading, WindowJournal, WindowJournalOptions};
 use super::window_run::{Steps, WindowRun, load_for_windows, sections};
+use super::windows::TextWindows;
 use crate::convert::vocabulary::Vocabulary;
 use crate::engine::{Build, Engine, EngineOptions};
+use crate::eval::EvalError;
+use crate::eval::scoring::log_softmax::log_sum_exp;
+use crate::eval::statistics::Mean;
 use crate::gguf::{self, ModelIdentity};
 use crate::support::atomic_file::check_writable;
 use crate::support::hash::sha256_file_once;
@@ -155,7 +155,7 @@ pub fn measure(options: &PerplexityOptions) -> Result<PerplexitySummary, EvalErr
 }
 
 fn in_file(path: &Path) -> impl Fn(io::Error) -> EvalError {
-    move |source| EvalError::Io { path: path.display().to_string(), source }
+    move |source| EvalError::io(path, source)
 }
 
 fn read_windows(

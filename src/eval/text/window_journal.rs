@@ -1,4 +1,4 @@
-//! What the reading of a text has given so far, section by section: see [`super::line_journal`].
+//! What the reading of a text has given so far, section by section: see [`crate::eval::line_journal`].
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::EvalError;
-use super::line_journal::{Earlier, JournalHeader, LineJournal};
 use crate::engine::Build;
+use crate::eval::EvalError;
+use crate::eval::line_journal::{Earlier, JournalHeader, LineJournal};
 
 /// Version of the journal's lines.
 const VERSION: u32 = 1;
@@ -33,7 +33,7 @@ impl WindowJournalOptions {
     pub fn remove(&self) -> Result<(), EvalError> {
         match fs::remove_file(&self.path) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
-                Err(EvalError::Io { path: self.path.display().to_string(), source })
+                Err(EvalError::io(&self.path, source))
             }
             _ => Ok(()),
         }

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::Path;
 
-use super::EvalError;
-use super::text_windows::TextWindows;
+use super::windows::TextWindows;
 use crate::engine::{Engine, EngineError, EngineOptions, LogitsFor, SequenceId, StepItem};
+use crate::eval::EvalError;
 
 /// At most so many tokens are in a step.
 const STEP_TOKENS: usize = 512;

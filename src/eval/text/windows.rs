@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::EvalError;
 use crate::convert::vocabulary::Vocabulary;
+use crate::eval::EvalError;
 use crate::support::regular_file::read_regular;
 
 /// The fewest tokens of a window: one of its second half is scored by the one before it.
@@ -72,7 +72,7 @@ impl TextWindows {
         limit: Option<usize>,
     ) -> Result<Self, EvalError> {
         Self::cut_strided(&read_text(path)?, vocabulary, length, stride, limit)
-            .map_err(|error| EvalError::Unusable(format!("{}: {error}", path.display())))
+            .map_err(|error| EvalError::unusable(path, error))
     }
 
     /// Windows that follow one another in `tokens`, all of it; `start` goes to the beginning of each.
@@ -203,8 +203,7 @@ fn too_short(tokens: usize, window: &str, needed: usize) -> EvalError {
 }
 
 fn read_text(path: &Path) -> Result<String, EvalError> {
-    let bytes = read_regular(path)
-        .map_err(|source| EvalError::Io { path: path.display().to_string(), source })?;
+    let bytes = read_regular(path).map_err(|source| EvalError::io(path, source))?;
     String::from_utf8(bytes).map_err(|error| {
         EvalError::Unusable(format!("{}: expected text in UTF-8: {error}", path.display()))
     })

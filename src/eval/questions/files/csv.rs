@@ -3,20 +3,23 @@
 
 use std::path::Path;
 
-use super::{Draft, Form, Question, io_error, letter_index, stem, unusable};
+use super::draft::{Draft, letter_index, stem};
 use crate::eval::EvalError;
+use crate::eval::questions::question::{Form, Question};
 
 const COLUMNS: usize = 6;
 
 pub(super) fn read(path: &Path, questions: &mut Vec<Question>) -> Result<(), EvalError> {
-    let bytes = std::fs::read(path).map_err(|source| io_error(path, source))?;
-    let text = String::from_utf8(bytes).map_err(|_| unusable(path, "the text is not UTF-8"))?;
+    let bytes = std::fs::read(path).map_err(|source| EvalError::io(path, source))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| EvalError::unusable(path, "the text is not UTF-8"))?;
     let subject = subject(path);
-    let rows = records(text.trim_start_matches('\u{feff}')).map_err(|e| unusable(path, e))?;
+    let rows =
+        records(text.trim_start_matches('\u{feff}')).map_err(|e| EvalError::unusable(path, e))?;
     for (line, fields) in rows {
         let question = to_draft(fields, &subject)
             .and_then(|draft| draft.check(questions.len()))
-            .map_err(|error| unusable(path, format!("line {line}: {error}")))?;
+            .map_err(|error| EvalError::unusable(path, format!("line {line}: {error}")))?;
         questions.push(question);
     }
     Ok(())

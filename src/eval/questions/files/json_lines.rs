@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Draft, Form, Question, Reading, Split, io_error, letter_index, stem, unusable};
+use super::draft::{Draft, Reading, Split, letter_index, stem};
 use crate::eval::EvalError;
+use crate::eval::questions::question::{Form, Question};
 use crate::support::atomic_file::write_atomically;
 
 #[derive(Deserialize, Serialize)]
@@ -41,11 +42,13 @@ pub(super) fn read(
     reading: Reading,
     questions: &mut Vec<Question>,
 ) -> Result<(), EvalError> {
-    let bytes = std::fs::read(path).map_err(|source| io_error(path, source))?;
-    let text = String::from_utf8(bytes).map_err(|_| unusable(path, "the text is not UTF-8"))?;
+    let bytes = std::fs::read(path).map_err(|source| EvalError::io(path, source))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| EvalError::unusable(path, "the text is not UTF-8"))?;
     let subject = stem(path);
     for (index, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
-        let named = |error: String| unusable(path, format!("line {}: {error}", index + 1));
+        let named =
+            |error: String| EvalError::unusable(path, format!("line {}: {error}", index + 1));
         let line: Line = serde_json::from_str(text).map_err(|error| named(error.to_string()))?;
         let wanted = match reading {
             Reading::Role(split) => line.split.unwrap_or(split) == split,
@@ -89,10 +92,11 @@ pub(super) fn write(path: &Path, questions: &[Question]) -> Result<(), EvalError
             answer: Answer::Index(question.answer as i64),
             form: question.form,
         };
-        serde_json::to_writer(&mut bytes, &line).map_err(|error| unusable(path, error))?;
+        serde_json::to_writer(&mut bytes, &line)
+            .map_err(|error| EvalError::unusable(path, error))?;
         bytes.push(b'\n');
     }
-    write_atomically(path, &bytes).map_err(|source| io_error(path, source))
+    write_atomically(path, &bytes).map_err(|source| EvalError::io(path, source))
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
-use super::{Draft, Form};
-use crate::eval::prompts::{hellaswag_context, hellaswag_text};
+use super::draft::Draft;
+use super::hellaswag;
+use crate::eval::questions::question::Form;
 
 /// Whose columns a Parquet file has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(in crate::eval::questions) enum Layout {
     /// `cais/mmlu`, and what quantkit writes.
     Mmlu,
     /// `TIGER-Lab/MMLU-Pro`.
@@ -168,7 +169,7 @@ impl Layout {
     }
 
     /// The question in one row of a batch.
-    pub fn draft(self, batch: &Columns, row: usize) -> Result<Draft, String> {
+    pub(super) fn draft(self, batch: &Columns, row: usize) -> Result<Draft, String> {
         let draft = |question: String, subject: &str, choices, answer, form| Draft {
             id: None,
             question,
@@ -210,13 +211,13 @@ impl Layout {
                 Draft { id, ..draft(question, "arc", choices, answer as i64, Form::Arc) }
             }
             Self::HellaSwag => {
-                let context = hellaswag_context(
+                let context = hellaswag::context(
                     &batch.text("activity_label", row)?,
                     &batch.text("ctx_a", row)?,
                     &batch.text("ctx_b", row)?,
                 );
                 let choices = batch.texts("endings", row)?;
-                let choices = choices.iter().map(|ending| hellaswag_text(ending)).collect();
+                let choices = choices.iter().map(|ending| hellaswag::clean(ending)).collect();
                 let answer = digit(&batch.text("label", row)?, 0)?;
                 draft(context, "hellaswag", choices, answer, Form::Continuation)
             }

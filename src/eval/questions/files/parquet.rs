@@ -13,8 +13,8 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::layouts::{Columns, Layout};
-use super::{Form, Question, io_error, unusable};
 use crate::eval::EvalError;
+use crate::eval::questions::question::{Form, Question};
 use crate::support::contain::contain_panics;
 use crate::support::parquet_file::write_parquet;
 
@@ -28,22 +28,23 @@ pub(super) fn read(path: &Path, questions: &mut Vec<Question>) -> Result<(), Eva
 }
 
 /// Whose columns a file has.
-pub(super) fn layout(path: &Path) -> Result<Layout, EvalError> {
+pub(in crate::eval::questions) fn layout(path: &Path) -> Result<Layout, EvalError> {
     contain_panics(|| {
         let builder = open(path)?;
-        Layout::detect(builder.schema()).map_err(|error| unusable(path, error))
+        Layout::detect(builder.schema()).map_err(|error| EvalError::unusable(path, error))
     })
     .unwrap_or_else(|panic| Err(not_parquet(path, panic)))
 }
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, EvalError> {
-    let file = File::open(path).map_err(|source| io_error(path, source))?;
+    let file = File::open(path).map_err(|source| EvalError::io(path, source))?;
     ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| not_parquet(path, error))
 }
 
 fn read_file(path: &Path, questions: &mut Vec<Question>) -> Result<(), EvalError> {
     let builder = open(path)?;
-    let layout = Layout::detect(builder.schema()).map_err(|error| unusable(path, error))?;
+    let layout =
+        Layout::detect(builder.schema()).map_err(|error| EvalError::unusable(path, error))?;
     let wanted = layout.wanted_columns(builder.schema());
     let mask = ProjectionMask::columns(builder.parquet_schema(), wanted);
     let reader = builder
@@ -54,12 +55,13 @@ fn read_file(path: &Path, questions: &mut Vec<Question>) -> Result<(), EvalError
     let mut row = 0;
     for batch in reader {
         let batch = batch.map_err(|error| not_parquet(path, error))?;
-        let columns = Columns::new(layout, &batch).map_err(|error| unusable(path, error))?;
+        let columns =
+            Columns::new(layout, &batch).map_err(|error| EvalError::unusable(path, error))?;
         for index in 0..batch.num_rows() {
             let question = layout
                 .draft(&columns, index)
                 .and_then(|draft| draft.check(questions.len()))
-                .map_err(|error| unusable(path, format!("row {row}: {error}")))?;
+                .map_err(|error| EvalError::unusable(path, format!("row {row}: {error}")))?;
             questions.push(question);
             row += 1;
         }
@@ -68,8 +70,8 @@ fn read_file(path: &Path, questions: &mut Vec<Question>) -> Result<(), EvalError
 }
 
 pub(super) fn write(path: &Path, questions: &[Question]) -> Result<(), EvalError> {
-    let batch = to_batch(questions).map_err(|error| unusable(path, error))?;
-    write_parquet(path, &batch).map_err(|source| io_error(path, source))
+    let batch = to_batch(questions).map_err(|error| EvalError::unusable(path, error))?;
+    write_parquet(path, &batch).map_err(|source| EvalError::io(path, source))
 }
 
 fn to_batch(questions: &[Question]) -> Result<RecordBatch, arrow::error::ArrowError> {
@@ -109,5 +111,5 @@ fn to_batch(questions: &[Question]) -> Result<RecordBatch, arrow::error::ArrowEr
 fn not_parquet(path: &Path, error: impl Display) -> EvalError {
     let expected = Layout::expected();
     let found = format!("cannot be read as Parquet ({error}); expected the columns {expected}");
-    unusable(path, found)
+    EvalError::unusable(path, found)
 }

@@ -8,9 +8,10 @@
 
 use std::path::Path;
 
-use super::{Draft, Form, Question, io_error, stem, unusable};
+use super::draft::{Draft, stem};
 use crate::eval::EvalError;
-use crate::eval::prompts::cloze_context;
+use crate::eval::questions::question::{Form, Question};
+use crate::eval::questions::wording::cloze_context;
 use crate::support::atomic_file::write_atomically;
 use crate::support::mapped::map_file;
 
@@ -18,15 +19,18 @@ use crate::support::mapped::map_file;
 const MOST_ANSWERS: u32 = 100;
 
 pub(super) fn read(path: &Path, questions: &mut Vec<Question>) -> Result<(), EvalError> {
-    let map = map_file(path).map_err(|source| io_error(path, source))?;
+    let map = map_file(path).map_err(|source| EvalError::io(path, source))?;
     let subject = stem(path);
     let offsets = offsets(&map).map_err(|error| {
-        unusable(path, format!("not a task file of llama.cpp's --multiple-choice: {error}"))
+        EvalError::unusable(
+            path,
+            format!("not a task file of llama.cpp's --multiple-choice: {error}"),
+        )
     })?;
     for (task, offset) in offsets.into_iter().enumerate() {
         let question = read_task(&map, offset as usize, &subject)
             .and_then(|draft| draft.check(questions.len()))
-            .map_err(|error| unusable(path, format!("task {task}: {error}")))?;
+            .map_err(|error| EvalError::unusable(path, format!("task {task}: {error}")))?;
         questions.push(question);
     }
     Ok(())
@@ -109,8 +113,8 @@ impl<'a> Cursor<'a> {
 }
 
 pub(super) fn write(path: &Path, questions: &[Question]) -> Result<(), EvalError> {
-    let bytes = encode(questions).map_err(|error| unusable(path, error))?;
-    write_atomically(path, &bytes).map_err(|source| io_error(path, source))
+    let bytes = encode(questions).map_err(|error| EvalError::unusable(path, error))?;
+    write_atomically(path, &bytes).map_err(|source| EvalError::io(path, source))
 }
 
 fn encode(questions: &[Question]) -> Result<Vec<u8>, String> {

@@ -8,6 +8,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field};
 
 use super::*;
+use crate::eval::questions::{Form, read_questions, write_questions};
 use crate::support::parquet_file::write_parquet;
 
 fn question(row: usize) -> Question {

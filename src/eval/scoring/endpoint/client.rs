@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::Agent;
 
-use super::EndpointOptions;
+use super::options::EndpointOptions;
 use crate::support::http::{agent, shown};
 use crate::support::interrupt;
 
@@ -22,7 +22,7 @@ const SHOWN_CHARACTERS: usize = 300;
 
 /// Why a request got no answer that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(in crate::eval) enum Refusal {
     /// The server says that the text is longer than its context.
     TooLong(String),
     /// Anything else.
@@ -31,7 +31,7 @@ pub(super) enum Refusal {
 
 /// A server and how patient to be with it.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(in crate::eval) struct Client {
     agent: Agent,
     base: String,
     api_key: Option<String>,

@@ -6,7 +6,7 @@ use super::client::{Client, Refusal};
 
 /// A way to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(in crate::eval) enum Dialect {
     /// OpenAI's `/v1/completions` with `echo` and `logprobs`: vLLM, SGLang, TensorRT-LLM.
     Echo,
     /// The same with vLLM's `prompt_logprobs`.
@@ -18,7 +18,7 @@ pub(super) enum Dialect {
 
 /// A token of a text, and its log-probability where the server tells one: for all but the first.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Token {
+pub(in crate::eval) struct Token {
     /// Its text or its number, whichever the server names it by.
     pub name: String,
     /// Natural logarithm.
@@ -34,7 +34,7 @@ impl Token {
 
 /// The tokens of a question's texts, one a choice.
 #[derive(Debug)]
-pub(super) struct Texts {
+pub(in crate::eval) struct Texts {
     pub tokens: Vec<Vec<Token>>,
     /// Tokens that were sent to the server for them.
     pub tokens_run: u64,
@@ -42,7 +42,7 @@ pub(super) struct Texts {
 
 /// A server that is known to tell log-probabilities.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(in crate::eval) struct Server {
     pub client: Client,
     pub model: String,
     pub dialect: Dialect,

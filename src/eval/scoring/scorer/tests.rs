@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::super::prompts::Completion;
-
 use super::*;
+use crate::eval::asking::Completion;
 
 const VOCABULARY: usize = 97;
 

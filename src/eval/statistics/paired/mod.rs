@@ -4,8 +4,8 @@ mod verdict;
 
 use serde::{Deserialize, Serialize};
 
-use super::statistics::{choices, intervals, tests_of_change};
-use super::subjects::Category;
+use super::{choices, intervals, tests_of_change};
+use crate::eval::questions::subjects::Category;
 pub use verdict::interval_in_points;
 
 /// Differences with a p-value below this are called distinguishable.

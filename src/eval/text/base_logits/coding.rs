@@ -44,7 +44,7 @@ fn nearest(value: f32) -> u16 {
 
 /// A row as it lies in a file.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::eval) struct CodedRow<'a> {
+pub(in crate::eval::text) struct CodedRow<'a> {
     scale: f32,
     least: f32,
     codes: &'a [[u8; 2]],
@@ -64,7 +64,7 @@ impl<'a> CodedRow<'a> {
     ///
     /// # Panics
     /// If the token lies outside the vocabulary.
-    pub(in crate::eval) fn log_probability(&self, token: u32) -> f32 {
+    pub(in crate::eval::text) fn log_probability(&self, token: u32) -> f32 {
         self.value(self.codes[token as usize])
     }
 
@@ -73,7 +73,7 @@ impl<'a> CodedRow<'a> {
     }
 
     /// The log-probabilities of all tokens, in the place of what `values` held.
-    pub(in crate::eval) fn decode_into(&self, values: &mut Vec<f32>) {
+    pub(in crate::eval::text) fn decode_into(&self, values: &mut Vec<f32>) {
         values.clear();
         values.extend(self.codes.iter().map(|&code| self.value(code)));
     }
@@ -85,7 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::eval::log_softmax::log_sum_exp;
+    use crate::eval::scoring::log_softmax::log_sum_exp;
 
     fn encoded(logits: &[f32]) -> Vec<u8> {
         let mut row = vec![0xAA; row_bytes(logits.len())];

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::coding::{CodedRow, row_bytes};
 use super::{HEAD_BYTES, MAGIC};
 use crate::eval::EvalError;
-use crate::eval::text_windows::{SHORTEST_WINDOW, TextWindows, first_scored, scored_positions};
+use crate::eval::text::windows::{SHORTEST_WINDOW, TextWindows, first_scored, scored_positions};
 use crate::support::mapped;
 use crate::support::units;
 
@@ -77,7 +77,7 @@ impl Header {
 
 /// An open file. Its tokens have been checked; its rows are when they are looked at.
 #[derive(Debug)]
-pub(in crate::eval) struct BaseLogits {
+pub(in crate::eval::text) struct BaseLogits {
     map: Mmap,
     path: PathBuf,
     header: Header,
@@ -88,7 +88,7 @@ impl BaseLogits {
     ///
     /// # Errors
     /// A file that cannot be read, or holds something else.
-    pub(in crate::eval) fn open(path: &Path) -> Result<Self, EvalError> {
+    pub(in crate::eval::text) fn open(path: &Path) -> Result<Self, EvalError> {
         let name = path.display().to_string();
         let map = mapped::map_file(path)
             .map_err(|source| EvalError::Io { path: name.clone(), source })?;
@@ -112,7 +112,7 @@ impl BaseLogits {
     }
 
     /// Refuses a model with a vocabulary of another size.
-    pub(in crate::eval) fn check_vocabulary(&self, model: usize) -> Result<(), EvalError> {
+    pub(in crate::eval::text) fn check_vocabulary(&self, model: usize) -> Result<(), EvalError> {
         if model == self.header.vocabulary {
             return Ok(());
         }
@@ -125,13 +125,17 @@ impl BaseLogits {
     }
 
     /// Tokens in a window.
-    pub(in crate::eval) fn context(&self) -> usize {
+    pub(in crate::eval::text) fn context(&self) -> usize {
         self.header.context
     }
 
     /// The text that was read, at most `limit` windows of it; `start` is what the model wants each
     /// to begin with.
-    pub(in crate::eval) fn windows(&self, start: Option<u32>, limit: Option<usize>) -> TextWindows {
+    pub(in crate::eval::text) fn windows(
+        &self,
+        start: Option<u32>,
+        limit: Option<usize>,
+    ) -> TextWindows {
         let count = self.header.windows.min(limit.unwrap_or(usize::MAX));
         let tokens = self.tokens().take(count * self.header.context).collect();
         TextWindows::of_tokens(tokens, self.header.context, start)
@@ -141,13 +145,13 @@ impl BaseLogits {
     ///
     /// # Panics
     /// If there are not so many.
-    pub(in crate::eval) fn rows(&self, positions: Range<usize>) -> CodedRows<'_> {
+    pub(in crate::eval::text) fn rows(&self, positions: Range<usize>) -> CodedRows<'_> {
         let bytes = &self.map[self.place(&positions)];
         CodedRows { file: self, first: positions.start, bytes }
     }
 
     /// Says that rows will not be looked at again.
-    pub(in crate::eval) fn release(&self, positions: Range<usize>) {
+    pub(in crate::eval::text) fn release(&self, positions: Range<usize>) {
         mapped::release(&self.map, self.place(&positions));
     }
 
@@ -160,7 +164,7 @@ impl BaseLogits {
 
 /// Some of a file's rows.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::eval) struct CodedRows<'a> {
+pub(in crate::eval::text) struct CodedRows<'a> {
     file: &'a BaseLogits,
     /// The first one's position, counted over all windows.
     first: usize,
@@ -169,7 +173,9 @@ pub(in crate::eval) struct CodedRows<'a> {
 
 impl<'a> CodedRows<'a> {
     /// The rows.
-    pub(in crate::eval) fn par_iter(self) -> impl IndexedParallelIterator<Item = CodedRow<'a>> {
+    pub(in crate::eval::text) fn par_iter(
+        self,
+    ) -> impl IndexedParallelIterator<Item = CodedRow<'a>> {
         let vocabulary = self.file.header.vocabulary;
         self.bytes
             .par_chunks_exact(row_bytes(vocabulary))
@@ -177,7 +183,7 @@ impl<'a> CodedRows<'a> {
     }
 
     /// What to say of a row, counted from the first of these, that holds no log-probabilities.
-    pub(in crate::eval) fn damaged(self, row: usize) -> EvalError {
+    pub(in crate::eval::text) fn damaged(self, row: usize) -> EvalError {
         let (position, in_window) = (self.first + row, scored_positions(self.file.context()));
         EvalError::Unusable(format!(
             "{}: the file is damaged: what it holds for position {} of window {} are no \

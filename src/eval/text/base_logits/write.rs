@@ -7,13 +7,13 @@ use rayon::prelude::*;
 
 use super::MAGIC;
 use super::coding::{encode_row, row_bytes};
-use crate::eval::log_softmax::log_sum_exp;
-use crate::eval::text_windows::TextWindows;
+use crate::eval::scoring::log_softmax::log_sum_exp;
+use crate::eval::text::windows::TextWindows;
 use crate::support::atomic_file::AtomicFile;
 
 /// A file under construction; what is not finished leaves nothing behind.
 #[derive(Debug)]
-pub(in crate::eval) struct BaseLogitsWriter {
+pub(in crate::eval::text) struct BaseLogitsWriter {
     file: AtomicFile,
     vocabulary: usize,
     /// Rows that are still to come.
@@ -28,7 +28,7 @@ impl BaseLogitsWriter {
     ///
     /// # Errors
     /// A file that cannot be written, and counts that the format does not hold.
-    pub(in crate::eval) fn create(
+    pub(in crate::eval::text) fn create(
         path: &Path,
         windows: &TextWindows,
         vocabulary: usize,
@@ -52,7 +52,7 @@ impl BaseLogitsWriter {
     ///
     /// # Panics
     /// If these are no whole rows, or more than are missing.
-    pub(in crate::eval) fn write_rows(&mut self, logits: &[f32]) -> io::Result<()> {
+    pub(in crate::eval::text) fn write_rows(&mut self, logits: &[f32]) -> io::Result<()> {
         assert!(logits.len().is_multiple_of(self.vocabulary), "whole rows");
         let rows = logits.len() / self.vocabulary;
         self.missing = self.missing.checked_sub(rows).expect("as many rows as were announced");
@@ -74,7 +74,7 @@ impl BaseLogitsWriter {
     ///
     /// # Panics
     /// If rows are missing.
-    pub(in crate::eval) fn finish(self) -> io::Result<u64> {
+    pub(in crate::eval::text) fn finish(self) -> io::Result<u64> {
         assert_eq!(self.missing, 0, "rows are missing");
         self.file.commit()?;
         Ok(self.bytes)

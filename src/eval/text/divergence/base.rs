@@ -1,16 +1,65 @@
 //! What variants are compared with: a model that runs beside them, or what one has left in a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::Base;
 use super::position::{PositionDivergence, compare_rows};
 use crate::engine::{Engine, EngineOptions};
 use crate::eval::EvalError;
-use crate::eval::base_logits::{BaseLogits, CodedRows};
-use crate::eval::text_windows::{TextWindows, start_token};
-use crate::eval::window_run::{Step, WindowRun, load_for_windows};
+use crate::eval::text::base_logits::{BaseLogits, CodedRows};
+use crate::eval::text::window_run::{Step, WindowRun, load_for_windows};
+use crate::eval::text::windows::{TextWindows, start_token};
+
+/// What variants are compared with.
+#[derive(Debug, Clone)]
+pub enum Base {
+    /// A model that reads the text beside them.
+    Model {
+        /// Usually F16.
+        model: PathBuf,
+        /// In UTF-8.
+        text: PathBuf,
+        /// Tokens in a window.
+        context: usize,
+    },
+    /// llama.cpp's file of what a model predicts, which says what was read, and in which windows.
+    Logits(PathBuf),
+}
+
+/// What kind of file the base is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BaseKind {
+    /// A model.
+    Model,
+    /// What a model predicts.
+    Logits,
+}
+
+impl Base {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Model { model, .. } => model,
+            Self::Logits(path) => path,
+        }
+    }
+
+    pub(super) fn text(&self) -> Option<&Path> {
+        match self {
+            Self::Model { text, .. } => Some(text),
+            Self::Logits(_) => None,
+        }
+    }
+
+    pub(super) fn kind(&self) -> BaseKind {
+        match self {
+            Self::Model { .. } => BaseKind::Model,
+            Self::Logits(_) => BaseKind::Logits,
+        }
+    }
+}
 
 /// A base before it begins.
 #[derive(Debug)]

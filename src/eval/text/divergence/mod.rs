@@ -5,8 +5,8 @@
 //! that no logits are kept; or the base has left its predictions in llama.cpp's file for them.
 
 mod base;
+mod figures;
 mod position;
-mod statistics;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,39 +14,24 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::EvalError;
-use super::text_windows::TextWindows;
 use super::window_journal::{Reading, WindowJournal, WindowJournalOptions};
 use super::window_run::{Step, Steps, WindowRun, load_for_windows, sections};
+use super::windows::TextWindows;
 use crate::engine::{Build, Engine, EngineError, EngineOptions};
+use crate::eval::EvalError;
 use crate::gguf::{self, GgufFile, ModelIdentity};
 use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
+pub use base::{Base, BaseKind};
 use base::{BaseRun, LoadedBase};
 
+use figures::check_finite;
+pub use figures::{Distribution, Divergence, DivergenceDetails};
 pub use position::{PositionDivergence, compare_rows};
-use statistics::check_finite;
-pub use statistics::{Distribution, Divergence, DivergenceDetails, Mean};
 
 /// Version of [`DivergenceSummary`]'s fields.
 pub const SCHEMA_VERSION: u32 = 1;
-
-/// What variants are compared with.
-#[derive(Debug, Clone)]
-pub enum Base {
-    /// A model that reads the text beside them.
-    Model {
-        /// Usually F16.
-        model: PathBuf,
-        /// In UTF-8.
-        text: PathBuf,
-        /// Tokens in a window.
-        context: usize,
-    },
-    /// llama.cpp's file of what a model predicts, which says what was read, and in which windows.
-    Logits(PathBuf),
-}
 
 /// What to compare.
 #[derive(Debug, Clone)]
@@ -78,16 +63,6 @@ pub struct VariantDivergence {
     /// More figures of it.
     #[serde(flatten)]
     pub details: DivergenceDetails,
-}
-
-/// What kind of file the base is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BaseKind {
-    /// A model.
-    Model,
-    /// What a model predicts.
-    Logits,
 }
 
 /// The result for all variants.
@@ -193,35 +168,12 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
     })
 }
 
-impl Base {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Model { model, .. } => model,
-            Self::Logits(path) => path,
-        }
-    }
-
-    fn text(&self) -> Option<&Path> {
-        match self {
-            Self::Model { text, .. } => Some(text),
-            Self::Logits(_) => None,
-        }
-    }
-
-    fn kind(&self) -> BaseKind {
-        match self {
-            Self::Model { .. } => BaseKind::Model,
-            Self::Logits(_) => BaseKind::Logits,
-        }
-    }
-}
-
 fn identify(path: &Path) -> Result<ModelIdentity, EvalError> {
     gguf::identify(path).map_err(in_file(path))
 }
 
 fn in_file(path: &Path) -> impl Fn(io::Error) -> EvalError {
-    move |source| EvalError::Io { path: path.display().to_string(), source }
+    move |source| EvalError::io(path, source)
 }
 
 /// Sees to it that the same token has the same number everywhere.
@@ -250,7 +202,7 @@ fn check_vocabularies(options: &DivergenceOptions) -> Result<(), EvalError> {
 }
 
 fn of_variant(path: &Path, error: &EvalError) -> EvalError {
-    EvalError::Unusable(format!("{}: {error}", path.display()))
+    EvalError::unusable(path, error)
 }
 
 /// Brings every variant's divergence at every scored position of every window into the journal: at
