@@ -18,7 +18,10 @@ pub mod checkpoint;
 /// Block formats, the recipe that chooses one for each tensor, and the quantization pipeline.
 pub mod quant;
 
-/// Checkpoint → GGUF and GGUF → checkpoint, and the tokenizer that both describe.
+/// Vocabularies: the tokenizer that a GGUF file and a checkpoint both describe.
+pub mod tokenizer;
+
+/// Checkpoint → GGUF and GGUF → checkpoint.
 pub mod convert;
 
 /// What a model file holds, and how two of them differ.

@@ -10,12 +10,13 @@ use super::error::ConvertError;
 use super::families::{Family, ModelTensor, ROPE_FREQUENCIES, hugging_face_row};
 use super::model_name::ModelName;
 use super::weights::{WeightType, convert_row};
-use super::{hyperparameters, model_card, rope, tokenizer_metadata};
+use super::{hyperparameters, model_card, rope};
 use crate::checkpoint::config::ModelConfig;
 use crate::checkpoint::{CheckpointTensors, SafetensorsFile, TensorView};
 use crate::gguf::{GgmlType, Metadata, TensorInfo, Value};
 use crate::quant::formats;
 use crate::quant::source::TensorSource;
+use crate::tokenizer::from_checkpoint;
 
 /// Buffers that old checkpoints carry and nothing needs.
 const IGNORED_ENDINGS: [&str; 3] =
@@ -371,6 +372,6 @@ fn metadata(
     hyperparameters::write(&mut metadata, family, config, file_type)
         .map_err(|problem| ConvertError::unusable(&directory.join("config.json"), problem))?;
     metadata.set("general.quantization_version", Value::U32(formats::QUANTIZATION_VERSION));
-    tokenizer_metadata::append(&mut metadata, directory, config.vocab_size)?;
+    from_checkpoint::append(&mut metadata, directory, config.vocab_size)?;
     Ok(metadata)
 }

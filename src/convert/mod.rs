@@ -1,4 +1,4 @@
-//! Checkpoint → GGUF and GGUF → checkpoint, and the tokenizer that both describe.
+//! Checkpoint → GGUF and GGUF → checkpoint.
 
 mod checkpoint_model;
 mod error;
@@ -6,17 +6,10 @@ mod families;
 mod hyperparameters;
 mod model_card;
 mod model_name;
-mod pre_tokenizers;
 mod rope;
 mod safetensors_writer;
-mod sentencepiece;
-mod sentencepiece_model;
 mod to_checkpoint;
 mod to_gguf;
-mod tokenizer_files;
-mod tokenizer_json;
-mod tokenizer_metadata;
-pub mod vocabulary;
 mod weights;
 
 pub use checkpoint_model::CheckpointModel;

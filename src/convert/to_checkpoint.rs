@@ -14,8 +14,6 @@ use super::error::ConvertError;
 use super::families::{Family, ModelTensor, ROPE_FREQUENCIES, gguf_row};
 use super::hyperparameters::{self, TensorFacts};
 use super::safetensors_writer::{self, PlannedTensor};
-use super::tokenizer_files;
-use super::vocabulary::{Vocabulary, VocabularyError, token_id};
 use super::weights::{Rows, WeightType, convert_rows};
 use crate::checkpoint::config::ModelConfig;
 use crate::gguf::{GgufFile, Metadata, TensorInfo};
@@ -23,6 +21,7 @@ use crate::quant::formats;
 use crate::support::atomic_file::{AtomicFile, write_atomically};
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
+use crate::tokenizer::{TokenizerError, Vocabulary, to_checkpoint, token_id};
 
 /// What to export.
 #[derive(Debug, Clone)]
@@ -201,10 +200,10 @@ fn write_texts(
     let metadata = file.metadata();
     let no_tokenizer =
         |source| ConvertError::Vocabulary { path: file.path().to_path_buf(), source };
-    let tokenizer = tokenizer_files::tokenizer_json(vocabulary, metadata).map_err(no_tokenizer)?;
+    let tokenizer = to_checkpoint::tokenizer_json(vocabulary, metadata).map_err(no_tokenizer)?;
     let context = config.max_position_embeddings;
     let tokenizer_config =
-        tokenizer_files::tokenizer_config(vocabulary, metadata, context).map_err(no_tokenizer)?;
+        to_checkpoint::tokenizer_config(vocabulary, metadata, context).map_err(no_tokenizer)?;
     let generation_config =
         generation_config(metadata, config, vocabulary.size).map_err(no_tokenizer)?;
     write_text(&directory.join("tokenizer.json"), tokenizer)?;
@@ -219,7 +218,7 @@ fn generation_config(
     metadata: &Metadata,
     config: &ModelConfig,
     tokens: usize,
-) -> Result<Json, VocabularyError> {
+) -> Result<Json, TokenizerError> {
     let mut ends = config.eos_token_ids.clone();
     for name in ["eot", "eom"] {
         ends.extend(token_id(metadata, name, tokens)?.filter(|id| !ends.contains(id)));

@@ -18,8 +18,8 @@ use super::prompts::{
 use super::question_set::{Form, Question, QuestionSet};
 use super::statistics::first_largest;
 use super::{EvalError, Protocol};
-use crate::convert::vocabulary::Vocabulary;
 use crate::engine::{ChatMessage, render_chat};
+use crate::tokenizer::Vocabulary;
 
 /// Questions that are asked with the same text before them.
 #[derive(Debug)]

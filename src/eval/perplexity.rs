@@ -14,13 +14,13 @@ use super::log_softmax::log_sum_exp;
 use super::text_windows::TextWindows;
 use super::window_journal::{Reading, WindowJournal, WindowJournalOptions};
 use super::window_run::{Steps, WindowRun, load_for_windows, sections};
-use crate::convert::vocabulary::Vocabulary;
 use crate::engine::{Build, Engine, EngineOptions};
 use crate::gguf::{self, ModelIdentity};
 use crate::support::atomic_file::check_writable;
 use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
+use crate::tokenizer::Vocabulary;
 
 /// Version of [`PerplexitySummary`]'s fields.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::EvalError;
-use crate::convert::vocabulary::Vocabulary;
 use crate::support::regular_file::read_regular;
+use crate::tokenizer::Vocabulary;
 
 /// The fewest tokens of a window: one of its second half is scored by the one before it.
 pub const SHORTEST_WINDOW: usize = 4;

@@ -21,7 +21,6 @@ use super::{
     CurvePoint, ExcludedFormat, PlannedTensor, SearchError, SearchOptions, SearchReport,
     TensorAlternative, Variant,
 };
-use crate::convert::vocabulary::Vocabulary;
 use crate::eval::divergence::Divergence;
 use crate::eval::text_windows::TextWindows;
 use crate::gguf::{self, GgmlType, GgufFile, TensorInfo};
@@ -32,6 +31,7 @@ use crate::quant::plan::{Plan, PlannedModel, tensors_sha256};
 use crate::quant::recipe::{Recipe, may_change};
 use crate::support::hash::{sha256_bytes, sha256_file_once};
 use crate::support::interrupt::{self, Interrupted};
+use crate::tokenizer::Vocabulary;
 
 /// Rounds of measuring what was only estimated, after which estimates are taken as they are.
 const MOST_ROUNDS: usize = 8;
