@@ -18,10 +18,13 @@ pub mod checkpoint;
 /// Block formats, the recipe that chooses one for each tensor, and the quantization pipeline.
 pub mod quant;
 
+/// Vocabularies: the tokenizer that a GGUF file and a checkpoint both describe.
+pub mod tokenizer;
+
 /// What is known of each model family: names, fields of its config, tensors, layers.
 pub mod family;
 
-/// Checkpoint → GGUF and GGUF → checkpoint, and the tokenizer that both describe.
+/// Checkpoint → GGUF and GGUF → checkpoint.
 pub mod convert;
 
 /// What a model file holds, and how two of them differ.

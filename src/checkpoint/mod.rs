@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod fetch;
+pub mod optional_files;
 pub mod safetensors;
 pub mod tensors;
 

@@ -9,13 +9,14 @@ use super::error::ConvertError;
 use super::model_name::ModelName;
 use super::planned::{self, Origin, Planned, Stored};
 use super::weights::{WeightType, convert_row};
-use super::{model_card, tokenizer_metadata};
+use super::model_card;
 use crate::checkpoint::config::Config;
 use crate::checkpoint::{CheckpointTensors, SafetensorsFile, TensorView};
 use crate::family::{self, Dimensions, Family};
 use crate::gguf::{GgmlType, Metadata, TensorInfo, Value};
 use crate::quant::formats;
 use crate::quant::source::TensorSource;
+use crate::tokenizer::from_checkpoint;
 
 /// That of a GGUF file that does not say otherwise.
 const ALIGNMENT: u64 = 32;
@@ -241,6 +242,6 @@ fn metadata(
         metadata.set(key, value.clone());
     }
     metadata.set("general.quantization_version", Value::U32(formats::QUANTIZATION_VERSION));
-    tokenizer_metadata::append(&mut metadata, directory, vocabulary)?;
+    from_checkpoint::append(&mut metadata, directory, vocabulary)?;
     Ok(metadata)
 }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::vocabulary::VocabularyError;
 use crate::checkpoint::SafetensorsError;
 use crate::checkpoint::config::ConfigError;
 use crate::gguf::GgufError;
 use crate::support::interrupt::Interrupted;
+use crate::tokenizer::TokenizerError;
 
 /// An error of `convert` or `export`; every one names the file.
 #[derive(Debug, thiserror::Error)]
@@ -20,13 +20,16 @@ pub enum ConvertError {
     /// The checkpoint's config.json.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The tokenizer.
+    /// The tokenizer in a checkpoint's files.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The vocabulary in a GGUF file's metadata.
     #[error("{}: {source}", path.display())]
     Vocabulary {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: VocabularyError,
+        source: TokenizerError,
     },
     /// A file that is well-formed but cannot be converted.
     #[error("{}: {problem}", path.display())]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::error::ConvertError;
-use super::tokenizer_json::{read_object, read_optional};
+use crate::checkpoint::optional_files::{read_object, read_optional};
 use crate::gguf::{Array, Metadata, Value};
 
 /// Fields of generation_config.json and their names in `general.sampling.*`.

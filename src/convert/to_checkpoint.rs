@@ -12,8 +12,6 @@ use serde_json::{Map, Value as Json, json};
 
 use super::error::ConvertError;
 use super::safetensors_writer::{self, PlannedTensor};
-use super::tokenizer_files;
-use super::vocabulary::{Vocabulary, VocabularyError, token_id};
 use super::weights::{Rows, WeightType, convert_rows};
 use crate::family::{self, Dimensions, Exported, Family, RowOrder, TensorSpec};
 use crate::gguf::{GgmlType, GgufFile, Metadata, ModelKeys, TensorInfo};
@@ -21,6 +19,7 @@ use crate::quant::formats;
 use crate::support::atomic_file::{AtomicFile, write_atomically};
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
+use crate::tokenizer::{TokenizerError, Vocabulary, to_checkpoint, token_id};
 
 /// What to export.
 #[derive(Debug, Clone)]
@@ -227,9 +226,9 @@ fn write_texts(
     let metadata = file.metadata();
     let no_tokenizer =
         |source| ConvertError::Vocabulary { path: file.path().to_path_buf(), source };
-    let tokenizer = tokenizer_files::tokenizer_json(vocabulary, metadata).map_err(no_tokenizer)?;
+    let tokenizer = to_checkpoint::tokenizer_json(vocabulary, metadata).map_err(no_tokenizer)?;
     let tokenizer_config =
-        tokenizer_files::tokenizer_config(vocabulary, metadata, Some(context)).map_err(no_tokenizer)?;
+        to_checkpoint::tokenizer_config(vocabulary, metadata, Some(context)).map_err(no_tokenizer)?;
     let generation_config =
         generation_config(metadata, config, vocabulary.size).map_err(no_tokenizer)?;
     write_text(&directory.join("tokenizer.json"), tokenizer)?;
@@ -243,7 +242,7 @@ fn generation_config(
     metadata: &Metadata,
     config: &Json,
     tokens: usize,
-) -> Result<Json, VocabularyError> {
+) -> Result<Json, TokenizerError> {
     let mut ends = Vec::new();
     for name in ["eos", "eot", "eom"] {
         ends.extend(token_id(metadata, name, tokens)?.filter(|id| !ends.contains(id)));

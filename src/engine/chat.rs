@@ -5,8 +5,8 @@ use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
-use crate::convert::vocabulary::Vocabulary;
 use crate::support::calendar::civil_date;
+use crate::tokenizer::Vocabulary;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::convert::vocabulary::Vocabulary;
 use crate::gguf::GgufFile;
 use crate::model::profile::{Operation, Profile};
 use crate::model::{ActivationObserver, BatchItem, Decoder, ModelError, SequenceCache};
@@ -19,6 +18,7 @@ use crate::support::interrupt::Interrupted;
 use crate::support::processor::Level;
 use crate::support::reuse::emptied;
 use crate::support::units;
+use crate::tokenizer::Vocabulary;
 
 pub use build::Build;
 pub use chat::{ChatMessage, render_chat};

@@ -20,7 +20,6 @@ use super::report::{
 };
 use super::sizes::{Sizes, bytes_of};
 use super::tensors::{Tensor, alternatives, candidates, matrices, smallest, update};
-use crate::convert::vocabulary::Vocabulary;
 use crate::eval::text::divergence::Divergence;
 use crate::eval::text::windows::TextWindows;
 use crate::gguf::{self, GgmlType, GgufFile, TensorInfo};
@@ -31,6 +30,7 @@ use crate::quant::plan::{Plan, PlannedModel, tensors_sha256};
 use crate::quant::recipe::{Recipe, may_change};
 use crate::support::hash::{sha256_bytes, sha256_file_once};
 use crate::support::interrupt::{self, Interrupted};
+use crate::tokenizer::Vocabulary;
 
 /// Rounds of measuring what was only estimated, after which estimates are taken as they are.
 const MOST_ROUNDS: usize = 8;

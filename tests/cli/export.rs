@@ -5,9 +5,9 @@ use std::path::Path;
 
 use half::f16;
 use predicates::str::contains;
-use quantkit::convert::vocabulary::Vocabulary;
 use quantkit::gguf::{GgufFile, GgufWriter, Metadata, TensorPlan, Value as MetadataValue};
 use quantkit::quant::formats::dequantize_row;
+use quantkit::tokenizer::Vocabulary;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 

@@ -16,11 +16,11 @@ use super::prompts::{
     letter_completions, lettered, preamble,
 };
 use super::protocol::Protocol;
-use crate::convert::vocabulary::Vocabulary;
 use crate::engine::{ChatMessage, render_chat};
 use crate::eval::EvalError;
 use crate::eval::questions::wording::cloze_context;
 use crate::eval::questions::{Form, Question, QuestionSet};
+use crate::tokenizer::Vocabulary;
 
 /// Questions that are asked with the same text before them.
 #[derive(Debug)]

@@ -11,7 +11,6 @@ use super::base_logits::BaseLogitsWriter;
 use super::window_journal::{Reading, WindowJournal, WindowJournalOptions};
 use super::window_run::{Steps, WindowRun, load_for_windows, sections};
 use super::windows::TextWindows;
-use crate::convert::vocabulary::Vocabulary;
 use crate::engine::{Build, Engine, EngineOptions};
 use crate::eval::EvalError;
 use crate::eval::scoring::log_softmax::log_sum_exp;
@@ -21,6 +20,7 @@ use crate::support::atomic_file::check_writable;
 use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
+use crate::tokenizer::Vocabulary;
 
 /// Version of [`PerplexitySummary`]'s fields.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::convert::vocabulary::Vocabulary;
 use crate::eval::EvalError;
 use crate::support::regular_file::read_regular;
+use crate::tokenizer::Vocabulary;
 
 /// The fewest tokens of a window: one of its second half is scored by the one before it.
 pub const SHORTEST_WINDOW: usize = 4;

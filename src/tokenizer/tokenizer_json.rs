@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::error::ConvertError;
+use super::error::TokenizerError;
+use crate::checkpoint::optional_files::read_optional;
 
 /// `tokenizer.json`, as far as it is looked at.
 #[derive(Debug, Deserialize)]
@@ -90,27 +91,10 @@ impl MergeJson {
 }
 
 /// Reads `tokenizer.json`; `None` where there is none.
-pub(super) fn read(directory: &Path) -> Result<Option<TokenizerJson>, ConvertError> {
+pub(super) fn read(directory: &Path) -> Result<Option<TokenizerJson>, TokenizerError> {
     let path = directory.join("tokenizer.json");
     let Some(bytes) = read_optional(&path)? else { return Ok(None) };
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|error| ConvertError::unusable(&path, format!("no tokenizer: {error}")))
-}
-
-/// Reads an optional file that holds a JSON object; an empty one where there is none.
-pub(super) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, ConvertError> {
-    let Some(bytes) = read_optional(path)? else { return Ok(None) };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| ConvertError::unusable(path, format!("no JSON object: {error}")))
-}
-
-/// The content of a file; `None` where there is none.
-pub(super) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, ConvertError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(ConvertError::io(path, error)),
-    }
+        .map_err(|error| TokenizerError::unusable(&path, format!("no tokenizer: {error}")))
 }

@@ -14,6 +14,7 @@ use tokenizers::normalizers::replace::Replace;
 use tokenizers::normalizers::utils::Sequence as NormalizerSequence;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, Tokenizer};
 
+use super::error::TokenizerError;
 use super::pre_tokenizers::PreTokenizerRule;
 use super::sentencepiece::{self, merges_from_scores};
 use crate::gguf::{Array, Metadata, Value};
@@ -41,11 +42,6 @@ pub struct Vocabulary {
     /// The same tokenizer, but special tokens in the text are text; made when first needed.
     literal: OnceLock<Tokenizer>,
 }
-
-/// A vocabulary that quantkit cannot rebuild.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct VocabularyError(pub String);
 
 /// How pieces stand for bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +88,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// Missing or inconsistent metadata, an unknown kind of vocabulary or pre-tokenizer.
-    pub fn from_metadata(metadata: &Metadata) -> Result<Self, VocabularyError> {
+    pub fn from_metadata(metadata: &Metadata) -> Result<Self, TokenizerError> {
         let kind = kind(metadata)?;
         let pieces = metadata
             .strings("tokenizer.ggml.tokens")
@@ -135,11 +131,11 @@ impl Vocabulary {
 
     /// The tokens of a text. With `special`, text that spells a special token becomes that token,
     /// and `bos` is put first where the model expects it and the text does not begin with it.
-    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, VocabularyError> {
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
         let tokenizer = if special { &self.tokenizer } else { self.literal() };
-        let encoding = tokenizer
-            .encode_fast(text, false)
-            .map_err(|error| VocabularyError(format!("the text cannot be tokenized: {error}")))?;
+        let encoding = tokenizer.encode_fast(text, false).map_err(|error| {
+            TokenizerError::vocabulary(format!("the text cannot be tokenized: {error}"))
+        })?;
         let tokens = encoding.get_ids();
         match self.bos {
             Some(bos) if special && self.add_bos && tokens.first() != Some(&bos) => {
@@ -184,15 +180,15 @@ impl Vocabulary {
     }
 }
 
-fn problem(text: &str) -> VocabularyError {
-    VocabularyError(text.to_string())
+fn problem(text: &str) -> TokenizerError {
+    TokenizerError::vocabulary(text)
 }
 
-fn kind(metadata: &Metadata) -> Result<Kind, VocabularyError> {
+fn kind(metadata: &Metadata) -> Result<Kind, TokenizerError> {
     match metadata.string("tokenizer.ggml.model") {
         Some("gpt2") => Ok(Kind::ByteLevel),
         Some("llama") => Ok(Kind::SentencePiece),
-        Some(other) => Err(VocabularyError(format!(
+        Some(other) => Err(TokenizerError::vocabulary(format!(
             "tokenizer.ggml.model is \"{other}\"; quantkit knows \"gpt2\" (byte-level BPE) and \
              \"llama\" (SentencePiece)"
         ))),
@@ -200,7 +196,7 @@ fn kind(metadata: &Metadata) -> Result<Kind, VocabularyError> {
     }
 }
 
-fn token_types(metadata: &Metadata, count: usize) -> Result<Vec<TokenType>, VocabularyError> {
+fn token_types(metadata: &Metadata, count: usize) -> Result<Vec<TokenType>, TokenizerError> {
     let Some(value) = metadata.get("tokenizer.ggml.token_type") else {
         return Ok(vec![TokenType::Normal; count]);
     };
@@ -210,7 +206,7 @@ fn token_types(metadata: &Metadata, count: usize) -> Result<Vec<TokenType>, Voca
         _ => return Err(problem("tokenizer.ggml.token_type is no array of 32-bit numbers")),
     };
     if numbers.len() != count {
-        return Err(VocabularyError(format!(
+        return Err(TokenizerError::vocabulary(format!(
             "tokenizer.ggml.token_type has {} entries, but there are {count} tokens",
             numbers.len()
         )));
@@ -229,18 +225,20 @@ fn token_types(metadata: &Metadata, count: usize) -> Result<Vec<TokenType>, Voca
 }
 
 /// The id under `tokenizer.ggml.<name>_token_id`, if there is one; it is below `count`.
-pub(super) fn token_id(
+pub fn token_id(
     metadata: &Metadata,
     name: &str,
     count: usize,
-) -> Result<Option<u32>, VocabularyError> {
+) -> Result<Option<u32>, TokenizerError> {
     let key = format!("tokenizer.ggml.{name}_token_id");
     let Some(id) = metadata.unsigned(&key) else { return Ok(None) };
     match u32::try_from(id) {
         // An absent token is sometimes written as the largest number.
         Ok(u32::MAX) => Ok(None),
         Ok(id) if (id as usize) < count => Ok(Some(id)),
-        _ => Err(VocabularyError(format!("{key} is {id}, but there are {count} tokens"))),
+        _ => {
+            Err(TokenizerError::vocabulary(format!("{key} is {id}, but there are {count} tokens")))
+        }
     }
 }
 
@@ -248,7 +246,7 @@ fn end_of_generation(
     metadata: &Metadata,
     pieces: &[String],
     eos: Option<u32>,
-) -> Result<Vec<u32>, VocabularyError> {
+) -> Result<Vec<u32>, TokenizerError> {
     let mut tokens: Vec<u32> = (0..)
         .zip(pieces)
         .filter(|(_, piece)| END_OF_TURN.contains(&piece.as_str()))
@@ -264,10 +262,7 @@ fn end_of_generation(
 }
 
 /// The tokenizer of a byte-level BPE vocabulary, and whether its kind puts `bos` first by default.
-fn byte_level(
-    metadata: &Metadata,
-    pieces: &[String],
-) -> Result<(Tokenizer, bool), VocabularyError> {
+fn byte_level(metadata: &Metadata, pieces: &[String]) -> Result<(Tokenizer, bool), TokenizerError> {
     let rule = PreTokenizerRule::named(metadata.string("tokenizer.ggml.pre").unwrap_or("default"))?;
     let merges = metadata
         .strings("tokenizer.ggml.merges")
@@ -291,12 +286,12 @@ fn sentence_piece(
     metadata: &Metadata,
     pieces: &[String],
     types: &[TokenType],
-) -> Result<Tokenizer, VocabularyError> {
+) -> Result<Tokenizer, TokenizerError> {
     let scores = metadata
         .floats("tokenizer.ggml.scores")
         .ok_or_else(|| problem("tokenizer.ggml.scores is missing or no 32-bit floats"))?;
     if scores.len() != pieces.len() {
-        return Err(VocabularyError(format!(
+        return Err(TokenizerError::vocabulary(format!(
             "tokenizer.ggml.scores has {} entries, but there are {} tokens",
             scores.len(),
             pieces.len()
@@ -330,12 +325,12 @@ fn sentence_piece(
     Ok(tokenizer)
 }
 
-fn replace(from: &str, to: &str) -> Result<Replace, VocabularyError> {
+fn replace(from: &str, to: &str) -> Result<Replace, TokenizerError> {
     Replace::new(from, to).map_err(unbuildable)
 }
 
-fn unbuildable(error: impl std::fmt::Display) -> VocabularyError {
-    VocabularyError(format!("the tokenizer cannot be rebuilt: {error}"))
+fn unbuildable(error: impl std::fmt::Display) -> TokenizerError {
+    TokenizerError::vocabulary(format!("the tokenizer cannot be rebuilt: {error}"))
 }
 
 fn vocabulary_map(pieces: &[String]) -> Vocab {
@@ -346,13 +341,13 @@ fn vocabulary_map(pieces: &[String]) -> Vocab {
 fn split_merges(
     merges: &[String],
     pieces: &[String],
-) -> Result<Vec<(String, String)>, VocabularyError> {
+) -> Result<Vec<(String, String)>, TokenizerError> {
     let known: HashSet<&str> = pieces.iter().map(String::as_str).collect();
     let mut joined = String::new();
     let mut pairs = Vec::with_capacity(merges.len());
     for (rank, merge) in merges.iter().enumerate() {
         let Some((left, right)) = merge.split_once(' ') else {
-            return Err(VocabularyError(format!(
+            return Err(TokenizerError::vocabulary(format!(
                 "merge {rank} of tokenizer.ggml.merges is \"{merge}\", not two tokens with a space \
                  between"
             )));
@@ -362,7 +357,7 @@ fn split_merges(
         joined.push_str(right);
         for token in [left, right, &joined] {
             if !known.contains(token) {
-                return Err(VocabularyError(format!(
+                return Err(TokenizerError::vocabulary(format!(
                     "merge {rank} of tokenizer.ggml.merges is \"{merge}\", but \"{token}\" is no \
                      token"
                 )));
@@ -379,7 +374,7 @@ fn add_tokens(
     tokenizer: &mut Tokenizer,
     pieces: &[String],
     types: &[TokenType],
-) -> Result<(), VocabularyError> {
+) -> Result<(), TokenizerError> {
     let added = pieces.iter().zip(types).filter_map(|(piece, kind)| match kind {
         TokenType::Control | TokenType::Unknown => Some(AddedToken::from(piece.clone(), true)),
         TokenType::UserDefined => Some(AddedToken::from(piece.clone(), false).normalized(false)),
@@ -517,7 +512,7 @@ mod tests {
             if let Some(value) = value {
                 metadata.set(key, value);
             }
-            Vocabulary::from_metadata(&metadata).unwrap_err().0
+            Vocabulary::from_metadata(&metadata).unwrap_err().to_string()
         };
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         assert!(broken(&key("model"), None).contains("no tokenizer"));

@@ -4,7 +4,8 @@
 use serde_json::{Map, Value as Json, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
-use super::vocabulary::{Vocabulary, VocabularyError, token_id};
+use super::error::TokenizerError;
+use super::vocabulary::{Vocabulary, token_id};
 use crate::gguf::Metadata;
 
 /// Roles in tokenizer_config.json, besides `bos` and `eos`, and the names of their ids in GGUF.
@@ -16,10 +17,10 @@ const ROLES: [(&str, &str); 4] = [
 ];
 
 /// The text of tokenizer.json.
-pub(super) fn tokenizer_json(
+pub fn tokenizer_json(
     vocabulary: &Vocabulary,
     metadata: &Metadata,
-) -> Result<String, VocabularyError> {
+) -> Result<String, TokenizerError> {
     let mut tokenizer: Tokenizer = vocabulary.tokenizer.clone();
     let add_eos = metadata.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
     let first = vocabulary.bos.filter(|_| vocabulary.add_bos);
@@ -28,7 +29,7 @@ pub(super) fn tokenizer_json(
         tokenizer.with_post_processor(Some(template(vocabulary, first, last)?));
     }
     tokenizer.to_string(true).map_err(|error| {
-        VocabularyError(format!("the tokenizer cannot be written as JSON: {error}"))
+        TokenizerError::vocabulary(format!("the tokenizer cannot be written as JSON: {error}"))
     })
 }
 
@@ -37,7 +38,7 @@ fn template(
     vocabulary: &Vocabulary,
     first: Option<u32>,
     last: Option<u32>,
-) -> Result<PostProcessorWrapper, VocabularyError> {
+) -> Result<PostProcessorWrapper, TokenizerError> {
     let special = |id: Option<u32>, type_id: u32| {
         let text = id.and_then(|id| vocabulary.piece(id))?;
         Some(json!({ "SpecialToken": { "id": text, "type_id": type_id } }))
@@ -59,16 +60,17 @@ fn template(
         "pair": around("A", 0).chain(around("B", 1)).collect::<Vec<_>>(),
         "special_tokens": special_tokens,
     });
-    serde_json::from_value(template)
-        .map_err(|error| VocabularyError(format!("the post-processor cannot be built: {error}")))
+    serde_json::from_value(template).map_err(|error| {
+        TokenizerError::vocabulary(format!("the post-processor cannot be built: {error}"))
+    })
 }
 
 /// The content of tokenizer_config.json.
-pub(super) fn tokenizer_config(
+pub fn tokenizer_config(
     vocabulary: &Vocabulary,
     metadata: &Metadata,
     context: Option<usize>,
-) -> Result<Json, VocabularyError> {
+) -> Result<Json, TokenizerError> {
     let mut config = Map::new();
     for (key, field) in [
         ("add_bos_token", "add_bos_token"),

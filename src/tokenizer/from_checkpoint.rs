@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
-use super::error::ConvertError;
+use super::error::TokenizerError;
 use super::pre_tokenizers::PreTokenizerRule;
 use super::sentencepiece_model;
 use super::tokenizer_json::{self, TokenizerJson, VocabularyJson};
 use super::vocabulary::{TokenType, byte_token};
+use crate::checkpoint::optional_files::{read_object, read_optional};
 use crate::gguf::{Array, Metadata, Value};
 
 /// Every token's text and type, and its score where the vocabulary is SentencePiece's.
@@ -29,11 +30,11 @@ const UNUSED_SCORE: f32 = -10_000.0;
 ///
 /// # Errors
 /// No tokenizer, one of a kind that GGUF or quantkit does not know, or more tokens than rows.
-pub(super) fn append(
+pub fn append(
     metadata: &mut Metadata,
     directory: &Path,
     vocab_size: usize,
-) -> Result<(), ConvertError> {
+) -> Result<(), TokenizerError> {
     let files = TokenizerFiles::read(directory)?;
     if let Some(add_prefix_space) = files.config_field("add_prefix_space").and_then(Json::as_bool) {
         metadata.set("tokenizer.ggml.add_space_prefix", Value::Bool(add_prefix_space));
@@ -43,12 +44,12 @@ pub(super) fn append(
         (Some(model), _) => {
             let path = directory.join("tokenizer.model");
             let pieces = sentencepiece_model::pieces(model)
-                .map_err(|problem| ConvertError::unusable(&path, problem))?;
+                .map_err(|problem| TokenizerError::unusable(&path, problem))?;
             Tokens::from_model(pieces, &files, vocab_size)
         }
         (None, Some(json)) if json.model.kind.as_deref() == Some("BPE") => {
             let path = directory.join("tokenizer.json");
-            let problem = |problem| ConvertError::unusable(&path, problem);
+            let problem = |problem| TokenizerError::unusable(&path, problem);
             if json.model.byte_fallback {
                 Tokens::from_sentence_piece_json(json, &files, vocab_size)
             } else {
@@ -61,7 +62,7 @@ pub(super) fn append(
             .map_err(problem)?
         }
         (None, Some(json)) => {
-            return Err(ConvertError::unusable(
+            return Err(TokenizerError::unusable(
                 &directory.join("tokenizer.json"),
                 format!(
                     "the tokenizer is of kind {}; only BPE can be converted",
@@ -70,7 +71,7 @@ pub(super) fn append(
             ));
         }
         (None, None) => {
-            return Err(ConvertError::unusable(
+            return Err(TokenizerError::unusable(
                 directory,
                 "there is no tokenizer: neither tokenizer.json nor tokenizer.model",
             ));
@@ -109,11 +110,11 @@ struct TokenizerFiles<'a> {
 }
 
 impl<'a> TokenizerFiles<'a> {
-    fn read(directory: &'a Path) -> Result<Self, ConvertError> {
-        let object = |name: &str| tokenizer_json::read_object(&directory.join(name));
+    fn read(directory: &'a Path) -> Result<Self, TokenizerError> {
+        let object = |name: &str| read_object(&directory.join(name));
         Ok(Self {
             directory,
-            model: tokenizer_json::read_optional(&directory.join("tokenizer.model"))?,
+            model: read_optional(&directory.join("tokenizer.model"))?,
             json: tokenizer_json::read(directory)?,
             config: object("tokenizer_config.json")?,
             model_config: object("config.json")?.unwrap_or_default(),
@@ -396,7 +397,7 @@ fn template_additions(
 fn append_chat_template(
     metadata: &mut Metadata,
     files: &TokenizerFiles<'_>,
-) -> Result<(), ConvertError> {
+) -> Result<(), TokenizerError> {
     if files.config.is_none() {
         return Ok(());
     }
@@ -414,14 +415,14 @@ fn append_chat_template(
     Ok(())
 }
 
-fn separate_template(directory: &Path) -> Result<Option<Json>, ConvertError> {
+fn separate_template(directory: &Path) -> Result<Option<Json>, TokenizerError> {
     let path = directory.join("chat_template.jinja");
-    if let Some(bytes) = tokenizer_json::read_optional(&path)? {
+    if let Some(bytes) = read_optional(&path)? {
         let text = String::from_utf8(bytes)
-            .map_err(|_| ConvertError::unusable(&path, "the chat template is not valid UTF-8"))?;
+            .map_err(|_| TokenizerError::unusable(&path, "the chat template is not valid UTF-8"))?;
         return Ok(Some(Json::String(text)));
     }
-    let object = tokenizer_json::read_object(&directory.join("chat_template.json"))?;
+    let object = read_object(&directory.join("chat_template.json"))?;
     Ok(object.and_then(|mut object| object.remove("chat_template")))
 }
 

@@ -12,8 +12,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
 
+use super::error::TokenizerError;
 use super::tokenizer_json::TokenizerJson;
-use super::vocabulary::VocabularyError;
 
 /// One cut; each is applied to the pieces that the one before it left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,10 +146,10 @@ impl PreTokenizerRule {
     ///
     /// # Errors
     /// An unknown name; the message lists the known ones.
-    pub(super) fn named(name: &str) -> Result<&'static Self, VocabularyError> {
+    pub(super) fn named(name: &str) -> Result<&'static Self, TokenizerError> {
         RULES.iter().find(|rule| rule.names.contains(&name)).ok_or_else(|| {
             let known: Vec<_> = RULES.iter().flat_map(|rule| rule.names).copied().collect();
-            VocabularyError(format!(
+            TokenizerError::vocabulary(format!(
                 "tokenizer.ggml.pre is \"{name}\", a pre-tokenizer that quantkit does not know; it \
                  knows {}",
                 known.join(", ")
@@ -194,7 +194,7 @@ impl PreTokenizerRule {
     }
 
     /// The pre-tokenizer that carries the rule out and turns the pieces' bytes into characters.
-    pub(super) fn build(&self) -> Result<PreTokenizerWrapper, VocabularyError> {
+    pub(super) fn build(&self) -> Result<PreTokenizerWrapper, TokenizerError> {
         let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
         let last_is_gpt2 = self.cuts.last() == Some(&Cut::Gpt2);
         let separate = if last_is_gpt2 { &self.cuts[..self.cuts.len() - 1] } else { self.cuts };
@@ -255,9 +255,9 @@ fn spelled_cuts(pre_tokenizer: &Value) -> Option<Vec<&str>> {
     Some(cuts)
 }
 
-fn isolate(pattern: &str) -> Result<Split, VocabularyError> {
+fn isolate(pattern: &str) -> Result<Split, TokenizerError> {
     Split::new(SplitPattern::Regex(pattern.to_string()), SplitDelimiterBehavior::Isolated, false)
         .map_err(|error| {
-            VocabularyError(format!("the pattern {pattern} does not compile: {error}"))
+            TokenizerError::vocabulary(format!("the pattern {pattern} does not compile: {error}"))
         })
 }
