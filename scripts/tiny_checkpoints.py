@@ -31,12 +31,13 @@ def main() -> int:
     for variant in choose(arguments.names):
         directory = arguments.output / variant.name
         checkpoints.write(variant, directory, SHAPES[arguments.shape], arguments.dtype)
-        refusals = []
-        for kind in ("f32", "f16", "bf16") if arguments.llama_source else ():
-            output = directory.with_name(f"{variant.name}.llamacpp.{kind}.gguf")
-            refusals.append(llama_cpp.convert(variant, directory, output, kind, arguments.llama_source))
+        refusal = ""
+        if arguments.llama_source:
+            names = {kind: f"{variant.name}.llamacpp.{kind}.gguf" for kind in llama_cpp.KINDS}
+            outputs = {kind: directory.with_name(name) for kind, name in names.items()}
+            refusal = llama_cpp.convert(variant, directory, outputs, arguments.llama_source)
         odd = [variant.unlike_llama_cpp and f"llama.cpp: {variant.unlike_llama_cpp}"]
-        odd += [f"its converter: {refusals[0]}"] if any(refusals) else []
+        odd += [refusal and f"its converter: {refusal}"]
         line = f"| {variant.name} | {variant.features} | {'; '.join(filter(None, odd))} |"
         print(line, flush=True)
         lines.append(line)

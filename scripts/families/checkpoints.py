@@ -12,6 +12,7 @@ from .variant import Shape, Variant
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 SEED = 20260
+transformers.utils.logging.disable_progress_bar()
 
 
 def write(variant: Variant, directory: Path, shape: Shape, dtype: str = "bf16"):

@@ -5,7 +5,8 @@ from .variant import Variant, decoder
 from .vocabularies import Vocabulary, gemma
 
 GEMMA4 = Vocabulary(
-    "fallback", size=400, special=["<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|channel>"],
+    "fallback", size=400, special=["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>",
+    "<|channel>"],
     bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>", add_bos=True, tokenizer_class="GemmaTokenizer",
     template_file=True,
 )  # fmt: skip

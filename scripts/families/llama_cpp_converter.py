@@ -1,6 +1,7 @@
-"""llama.cpp's convert_hf_to_gguf.py for tiny checkpoints: WRAPPER SOURCE CHANGES ARGUMENTS…
+"""llama.cpp's convert_hf_to_gguf.py for tiny checkpoints: WRAPPER SOURCE CHANGES CHECKPOINT
 
-It changes three things, and says so, for CHANGES is JSON:
+CHANGES is JSON. Its `outputs` are the files to write, by type: one start of Python serves all. What
+it changes in the converter:
 `pre`, the pre-tokenizer's name: the converter knows pre-tokenizers by a hash of the tokens that they
 give, which no tiny vocabulary gives; `settings`, that it reads and that transformers 5 drops from
 config.json; `vocabulary` false: the file gets no tokenizer.
@@ -11,7 +12,7 @@ import runpy
 import sys
 
 source, changes = sys.argv[1], json.loads(sys.argv[2])
-sys.argv = [f"{source}/convert_hf_to_gguf.py", *sys.argv[3:]]
+program, checkpoint = f"{source}/convert_hf_to_gguf.py", sys.argv[3]
 sys.path[:0] = [source, f"{source}/gguf-py"]
 
 from conversion.base import ModelBase, TextModel  # noqa: E402
@@ -36,5 +37,6 @@ if not changes["vocabulary"]:
     import conversion
 
     conversion.get_model_class = without_vocabulary
-print(f"changed: {changes}", file=sys.stderr)
-runpy.run_path(sys.argv[0], run_name="__main__")
+for kind, output in changes["outputs"].items():
+    sys.argv = [program, checkpoint, "--outtype", kind, "--outfile", output]
+    runpy.run_path(program, run_name="__main__")

@@ -55,7 +55,7 @@ EXAONE4 = Variant(
     "exaone4", "Exaone4Config", "Exaone4ForCausalLM",
     bpe("exaone4", "[PAD]", "[BOS]", "[EOS]", "[|endofturn|]", bos="[BOS]", eos="[|endofturn|]", pad="[PAD]"),
     lambda s: decoder(s)
-    | dict(sliding_window=None, tie_word_embeddings=True)
+    | dict(sliding_window=None, layer_types=["full_attention"] * 4, tie_word_embeddings=True)
     | rope("llama3", 10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
            original_max_position_embeddings=s.original),
     features="post-norms, head norms, llama3 rope, no window (as 1.2B), tied",
@@ -105,6 +105,6 @@ VARIANTS = [
     OLMO2.like("olmo2-yarn", "yarn", lambda s: yarn(s)),
     EXAONE4,
     EXAONE4.like("exaone4-hybrid", "windows, and no rotary on every fourth layer (as 32B), untied",
-                 lambda s: dict(sliding_window=s.window, sliding_window_pattern=4, tie_word_embeddings=False),
+                 lambda s: dict(sliding_window=s.window, sliding_window_pattern=4, layer_types=None, tie_word_embeddings=False),
                  layers=5, unlike_llama_cpp="it takes windows only in the model of 64 layers"),
 ]  # fmt: skip

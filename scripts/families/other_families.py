@@ -6,7 +6,7 @@ from .vocabularies import bpe, llama
 END = "<|endoftext|>"
 PHI3 = Variant(
     "phi3", "Phi3Config", "Phi3ForCausalLM",
-    llama(special=["<unk>", "<s>", "</s>", END, "<|assistant|>", "<|end|>", "<|user|>"], eos=END, pad=END),
+    llama(added=[END, "<|assistant|>", "<|end|>", "<|user|>"], eos=END, pad=END),
     lambda s: decoder(s) | dict(sliding_window=None, original_max_position_embeddings=s.context),
     padding=8, features="fused qkv and gate-up",
 )  # fmt: skip

@@ -63,6 +63,7 @@ class Vocabulary:
     pre: str = "default"
     size: int = 400
     special: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)  # special tokens behind SentencePiece's own
     bos: str | None = None
     eos: str | None = None
     pad: str | None = None
@@ -128,10 +129,9 @@ class Vocabulary:
 
     def _sentencepiece(self, directory: Path) -> Tokenizer:
         model = io.BytesIO()
-        pieces = {
-            name: (self.special.index(token) if token else -1, token or "")
-            for name, token in [("pad", self.pad), ("bos", self.bos), ("eos", self.eos), ("unk", self.unk)]
-        }
+        roles = [("pad", self.pad), ("bos", self.bos), ("eos", self.eos), ("unk", self.unk)]
+        pieces = {name: (self.special.index(token), token) for name, token in roles if token in self.special}
+        absent = {f"{name}_id": -1 for name, _ in roles if name not in pieces}
         built_in = {token for _, token in pieces.values()}
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(line.rstrip("\n") for line in TRAINING),
@@ -148,8 +148,9 @@ class Vocabulary:
             user_defined_symbols=[token for token in self.special if token not in built_in],
             num_threads=1,
             minloglevel=2,
+            **absent,
             **{f"{name}_id": index for name, (index, _) in pieces.items()},
-            **{f"{name}_piece": token for name, (_, token) in pieces.items() if token},
+            **{f"{name}_piece": token for name, (_, token) in pieces.items()},
         )
         (directory / "tokenizer.model").write_bytes(model.getvalue())
         return self._from_sentencepiece(model.getvalue())
@@ -177,6 +178,7 @@ class Vocabulary:
         tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.decoder = decoders.Sequence(decoding)
         tokenizer.add_special_tokens(self._special_tokens())
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in self.added])
         return tokenizer
 
     def _prepend_bos(self, tokenizer: Tokenizer):
@@ -191,8 +193,13 @@ class Vocabulary:
         config = {"tokenizer_class": self.tokenizer_class, "model_max_length": 1024}
         names = {"bos_token": self.bos, "eos_token": self.eos, "pad_token": self.pad, "unk_token": self.unk}
         config |= {key: token for key, token in names.items() if token}
+        if self.added:
+            known = json.loads((directory / "tokenizer.json").read_text())["added_tokens"]
+            config["added_tokens_decoder"] = {str(token.pop("id")): token for token in known}
         if self.kind != "bpe":
             config |= {"add_bos_token": self.add_bos, "add_eos_token": False}
+        if self.tokenizer_class == "LlamaTokenizer":
+            config["legacy"] = True  # a space before every text, as SentencePiece has it
         if self.template_file:
             (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE)
         else:
