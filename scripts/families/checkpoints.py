@@ -15,13 +15,16 @@ SEED = 20260
 transformers.utils.logging.disable_progress_bar()
 
 
-def write(variant: Variant, directory: Path, shape: Shape, dtype: str = "bf16"):
-    """Writes the checkpoint; the same arguments give the same bytes."""
+def write(variant: Variant, directory: Path, shape: Shape, dtype: str = "bf16", vocabulary: int | None = None):
+    """Writes the checkpoint; the same arguments give the same bytes. `vocabulary` is for models that
+    are run without their tokenizer: fewer tokens than it has."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     tokens = variant.vocabulary.write(directory)
     ids = variant.vocabulary.token_ids(directory)
-    config = configuration(variant, shape, tokens + variant.padding, ids)
+    if vocabulary:
+        ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = configuration(variant, shape, vocabulary or tokens + variant.padding, ids)
     model = random_model(variant, config)
     model.to(DTYPES[dtype])
     for key, value in variant.generation.items():
@@ -44,7 +47,7 @@ def configuration(variant: Variant, shape: Shape, vocabulary: int, ids: dict):
         text["vocab_size_per_layer_input"] = vocabulary
     if "n_embd" in text:
         text["n_layer"] = text.pop("num_hidden_layers")
-    return getattr(transformers, variant.config)(**(settings | ids), **({} if text is settings else {}))
+    return getattr(transformers, variant.config)(**(settings | ids))
 
 
 def random_model(variant: Variant, config) -> torch.nn.Module:

@@ -12,7 +12,7 @@ PHI3 = Variant(
 )  # fmt: skip
 GPT2 = Variant(
     "gpt2", "GPT2Config", "GPT2LMHeadModel", bpe("gpt-2", END, bos=END, eos=END, tokenizer_class="GPT2Tokenizer"),
-    lambda s: dict(n_embd=s.hidden, n_head=s.heads, n_positions=s.context, n_ctx=s.context, n_inner=None,
+    lambda s: dict(n_embd=s.hidden, n_head=s.heads, n_positions=s.context // 2, n_ctx=s.context // 2, n_inner=None,
                    tie_word_embeddings=True),
     weights=dict(position=0.5), features="learned positions, LayerNorm, Conv1D, fused qkv, GELU, tied",
 )  # fmt: skip

@@ -26,8 +26,8 @@ class Shape:
 
 # Every block of every quantized format fits into the rows of this one.
 FULL = Shape(hidden=256, ffn=512, heads=8, kv_heads=2)
-# For files that are committed.
-SMALL = Shape(hidden=32, ffn=64, heads=4, kv_heads=2)
+# For files that are committed: models to run, and checkpoints to convert.
+SMALL = Shape(hidden=32, ffn=32, heads=4, kv_heads=2, context=192)
 CONVERSION = Shape(hidden=16, ffn=32, heads=4, kv_heads=2)
 
 
