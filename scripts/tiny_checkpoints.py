@@ -16,6 +16,13 @@ from families import checkpoints, llama_cpp
 from families.registry import choose
 from families.variant import CONVERSION, FULL, SMALL
 
+ABOUT = """\
+Each NAME/ is a Hugging Face directory that scripts/tiny_checkpoints.py wrote, with random weights that
+bf16 holds exactly; NAME.llamacpp.{f32,f16,bf16}.gguf is what llama.cpp's converter makes of it. It was
+told the pre-tokenizer's name, which it would know by a hash of a full vocabulary's tokens, and, for
+gpt_neox, `rotary_pct`, which transformers 5 drops. "Multimodal" checkpoints have a vision part, which
+is left out.
+"""
 SHAPES = {"full": FULL, "small": SMALL, "conversion": CONVERSION}
 
 
@@ -37,12 +44,12 @@ def main() -> int:
             outputs = {kind: directory.with_name(name) for kind, name in names.items()}
             refusal = llama_cpp.convert(variant, directory, outputs, arguments.llama_source)
         odd = [variant.unlike_llama_cpp and f"llama.cpp: {variant.unlike_llama_cpp}"]
-        odd += [refusal and f"its converter: {refusal}"]
+        odd += [refusal and f"its converter: {refusal:.120}"]
         line = f"| {variant.name} | {variant.features} | {'; '.join(filter(None, odd))} |"
         print(line, flush=True)
         lines.append(line)
     if not arguments.names:
-        head = ["| checkpoint | features | odd |", "|---|---|---|"]
+        head = ["# Tiny random checkpoints of model families", "", ABOUT, "| checkpoint | features | odd |", "|---|---|---|"]
         (arguments.output / "INDEX.md").write_text("\n".join(head + lines) + "\n")
     return 0
 

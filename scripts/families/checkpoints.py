@@ -42,7 +42,7 @@ def configuration(variant: Variant, shape: Shape, vocabulary: int, ids: dict):
     settings = variant.settings(shape)
     text = settings.get("text_config", settings)
     text["vocab_size"] = vocabulary
-    text.setdefault("num_hidden_layers", variant.layers)
+    text.setdefault("num_hidden_layers", variant.layers_in(shape))
     if text.get("vocab_size_per_layer_input", 0) is None:
         text["vocab_size_per_layer_input"] = vocabulary
     if "n_embd" in text:

@@ -32,7 +32,7 @@ GEMMA2 = Variant(
     lambda s: gemma_decoder(s)
     | dict(attn_logit_softcapping=5.0, final_logit_softcapping=4.0, query_pre_attn_scalar=2 * s.head,
            sliding_window=s.window),
-    weights=SHIFTED, features="softcaps, window on every other layer, post-norms",
+    pattern=True, weights=SHIFTED, features="softcaps, window on every other layer, post-norms",
 )  # fmt: skip
 GEMMA3 = Variant(
     "gemma3", "Gemma3TextConfig", "Gemma3ForCausalLM", gemma(),
@@ -41,7 +41,7 @@ GEMMA3 = Variant(
            rope_parameters={
                "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
-    layers=7, weights=SHIFTED, features="head norms, two rope bases, window on five of six layers",
+    layers=7, pattern=True, weights=SHIFTED, features="head norms, two rope bases, window on five of six layers",
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def gemma4_settings(s):
 
 
 GEMMA4_TEXT = Variant(
-    "gemma4", "Gemma4TextConfig", "Gemma4ForCausalLM", GEMMA4, gemma4_settings, layers=6,
+    "gemma4", "Gemma4TextConfig", "Gemma4ForCausalLM", GEMMA4, gemma4_settings, layers=6, pattern=True,
     weights=dict(embedding=0.5, last_norm=4.0, head_norm=0.7),
     features="head widths by layer, proportional rope, final softcap",
 )  # fmt: skip
@@ -101,7 +101,7 @@ VARIANTS = [
                     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
                     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}), old_config=True),
     Variant("gemma3-multimodal", "Gemma3Config", "Gemma3ForConditionalGeneration", gemma(), gemma3_multimodal,
-            layers=7, weights=SHIFTED, features="gemma3 as the text part of a multimodal checkpoint"),
+            layers=7, pattern=True, model_of="gemma3", weights=SHIFTED, features="gemma3 as the text part of a multimodal checkpoint"),
     GEMMA4_TEXT,
     GEMMA4_TEXT.like("gemma4-shared", "shared keys and values, per-layer embeddings, double-wide MLP (as E2B)",
                      lambda s: SHARED | dict(hidden_size_per_layer_input=s.hidden // 2, use_double_wide_mlp=True,
@@ -109,5 +109,5 @@ VARIANTS = [
     GEMMA4_TEXT.like("gemma4-keys-as-values", "keys are values on global layers with their own head count (as 31B)",
                      lambda s: dict(attention_k_eq_v=True, num_global_key_value_heads=1)),
     Variant("mistral3-multimodal", "Mistral3Config", "Mistral3ForConditionalGeneration", MINISTRAL3.vocabulary,
-            mistral3_multimodal, features="ministral3 as the text part of a multimodal checkpoint"),
+            mistral3_multimodal, pattern=True, model_of="ministral3", features="ministral3 as the text part of a multimodal checkpoint"),
 ]  # fmt: skip

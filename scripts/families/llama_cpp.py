@@ -73,7 +73,9 @@ def _change_converter(variant: Variant, source: Path, arrays: dict | None):
 
     def class_without_vocabulary(*arguments, **options):
         model_class = get_model_class(*arguments, **options)
-        model_class.set_vocab = arrays_for_vocabulary
+        inner = [value for value in vars(model_class).values() if isinstance(value, type)]
+        for each in (model_class, *inner):  # Mistral 3's is a shell of others
+            each.set_vocab = arrays_for_vocabulary
         return model_class
 
     ModelBase.load_hparams = staticmethod(

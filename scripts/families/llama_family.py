@@ -18,6 +18,7 @@ LLAMA = Variant(
 MISTRAL = Variant(
     "mistral", "MistralConfig", "MistralForCausalLM", llama(),
     lambda s: decoder(s) | dict(sliding_window=None, head_dim=s.head), features="no window",
+    model_of="llama",
 )  # fmt: skip
 MINISTRAL3 = Variant(
     "ministral3", "Ministral3Config", "Ministral3ForCausalLM", TEKKEN,
@@ -37,7 +38,7 @@ QWEN3 = Variant(
 SMOLLM3 = Variant(
     "smollm3", "SmolLM3Config", "SmolLM3ForCausalLM", LLAMA3,
     lambda s: decoder(s) | dict(tie_word_embeddings=True) | rope(theta=50000.0),
-    layers=5, features="no rotary on every fourth layer, tied",
+    layers=5, pattern=True, features="no rotary on every fourth layer, tied",
 )  # fmt: skip
 GRANITE = Variant(
     "granite", "GraniteConfig", "GraniteForCausalLM",
@@ -55,7 +56,7 @@ EXAONE4 = Variant(
     "exaone4", "Exaone4Config", "Exaone4ForCausalLM",
     bpe("exaone4", "[PAD]", "[BOS]", "[EOS]", "[|endofturn|]", bos="[BOS]", eos="[|endofturn|]", pad="[PAD]"),
     lambda s: decoder(s)
-    | dict(sliding_window=None, layer_types=["full_attention"] * 4, tie_word_embeddings=True)
+    | dict(sliding_window=None, layer_types=["full_attention"] * 4, num_hidden_layers=4, tie_word_embeddings=True)
     | rope("llama3", 10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
            original_max_position_embeddings=s.original),
     features="post-norms, head norms, llama3 rope, no window (as 1.2B), tied",
@@ -74,15 +75,16 @@ VARIANTS = [
                vocabulary=LLAMA3),
     LLAMA.like("llama-llama3-old", "the same, config.json of transformers 4",
                lambda s: rope("llama3", 500000.0, original_max_position_embeddings=s.original, **LLAMA3_ROPE),
-               vocabulary=LLAMA3, old_config=True),
+               vocabulary=LLAMA3, old_config=True, model_of="llama-llama3"),
     LLAMA.like("llama-yarn", "yarn", lambda s: yarn(s, beta_fast=24.0, beta_slow=2.0)),
     LLAMA.like("llama-yarn-factor", "yarn with an attention factor", lambda s: yarn(s, attention_factor=0.8)),
     LLAMA.like("llama-head-dim", "head width apart from the hidden size", lambda s: dict(head_dim=2 * s.head)),
     MISTRAL,
     MISTRAL.like("mistral-window", "sliding window", lambda s: dict(sliding_window=s.window),
-                 unlike_llama_cpp="its mathematics ignores the window"),
+                 unlike_llama_cpp="its mathematics ignores the window", model_of=""),
     MISTRAL.like("mistral-nemo", "tekken, head width apart, config.json of transformers 4",
-                 lambda s: dict(head_dim=2 * s.head) | rope(theta=1000000.0), vocabulary=TEKKEN, old_config=True),
+                 lambda s: dict(head_dim=2 * s.head) | rope(theta=1000000.0), vocabulary=TEKKEN, old_config=True,
+                 model_of="llama-head-dim"),
     MINISTRAL3,
     QWEN2,
     QWEN2.like("qwen2-tied", "tied, config.json of transformers 4",
@@ -90,7 +92,7 @@ VARIANTS = [
                               max_window_layers=4) | rope(theta=1000000.0), old_config=True),
     QWEN2.like("qwen2-yarn", "yarn", lambda s: yarn(s)),
     QWEN2.like("qwen2-window", "sliding window on the layers from the third on",
-               lambda s: dict(use_sliding_window=True, sliding_window=s.window, max_window_layers=2),
+               lambda s: dict(use_sliding_window=True, sliding_window=s.window, max_window_layers=2, num_hidden_layers=4),
                unlike_llama_cpp="its converter drops the window", refused="use_sliding_window"),
     QWEN3,
     QWEN3.like("qwen3-tied", "tied, yarn, config.json of transformers 4",
@@ -105,6 +107,6 @@ VARIANTS = [
     OLMO2.like("olmo2-yarn", "yarn", lambda s: yarn(s)),
     EXAONE4,
     EXAONE4.like("exaone4-hybrid", "windows, and no rotary on every fourth layer (as 32B), untied",
-                 lambda s: dict(sliding_window=s.window, sliding_window_pattern=4, layer_types=None, tie_word_embeddings=False),
-                 layers=5, unlike_llama_cpp="it takes windows only in the model of 64 layers"),
+                 lambda s: dict(sliding_window=s.window, sliding_window_pattern=4, layer_types=None, num_hidden_layers=5, tie_word_embeddings=False),
+                 unlike_llama_cpp="it takes windows only in the model of 64 layers"),
 ]  # fmt: skip

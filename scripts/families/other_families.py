@@ -46,7 +46,7 @@ COHERE2 = Variant(
         eos="<|END_OF_TURN_TOKEN|>", pad="<PAD>", add_bos=True),
     lambda s: decoder(s) | dict(tie_word_embeddings=True, logit_scale=0.7, sliding_window=s.window, rotary_pct=1.0,
                                 sliding_window_pattern=4),
-    layers=5, features="parallel block, windows, no rotary on every fourth layer, logit scale, tied",
+    layers=5, pattern=True, features="parallel block, windows, no rotary on every fourth layer, logit scale, tied",
 )  # fmt: skip
 STABLELM = Variant(
     "stablelm", "StableLmConfig", "StableLmForCausalLM", bpe("stablelm2", END, "<|im_start|>", bos=END, eos=END),
@@ -78,7 +78,7 @@ VARIANTS = [
     PHI3.like("phi4-mini", "longrope on half of each head, GPT-4o's tokenizer, tied",
               lambda s: longrope(s, s.original, 0.5) | dict(tie_word_embeddings=True),
               vocabulary=bpe("gpt-4o", END, "<|end|>", "<|user|>", bos=END, eos=END, tokenizer_class="GPT2Tokenizer")),
-    PHI3.like("phi4", "no window, GPT-4's tokenizer", lambda s: rope(theta=250000.0),
+    PHI3.like("phi4", "no window, GPT-4's tokenizer", lambda s: rope(theta=250000.0), model_of="phi3",
               vocabulary=bpe("dbrx", END, "<|im_start|>", "<|im_end|>", bos=END, eos="<|im_end|>",
                              tokenizer_class="GPT2Tokenizer")),
     GPT2,
@@ -97,9 +97,12 @@ VARIANTS = [
                 lambda s: dict(new_decoder_architecture=True, num_kv_heads=s.kv_heads, multi_query=False,
                                num_ln_in_parallel_attn=1, tie_word_embeddings=False)),
     FALCON.like("falcon-rw", "ALiBi, biases, no parallel attention (as RW 1B)",
-                lambda s: dict(alibi=True, bias=True, multi_query=False, parallel_attn=False, num_kv_heads=s.heads)),
+                lambda s: dict(alibi=True, bias=True, multi_query=False, parallel_attn=False, num_kv_heads=s.heads),
+                refused="alibi"),
     COHERE2,
     STABLELM,
-    STABLELM.like("stablelm-parallel", "parallel residual, norms of each head (as 2 12B)",
+    STABLELM.like("stablelm-parallel", "parallel residual, a quarter rotary",
+                  lambda s: dict(use_parallel_residual=True, use_qkv_bias=False) | rope(partial_rotary_factor=0.25)),
+    STABLELM.like("stablelm-norms", "parallel residual, norms of each head (as 2 12B)",
                   lambda s: dict(use_parallel_residual=True, qk_layernorm=True, use_qkv_bias=False)),
 ]  # fmt: skip

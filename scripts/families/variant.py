@@ -18,6 +18,7 @@ class Shape:
     context: int = 256
     window: int = 16
     original: int = 32
+    few_layers: bool = False  # two, where a family's layers are all the same
 
     @property
     def head(self) -> int:
@@ -27,8 +28,8 @@ class Shape:
 # Every block of every quantized format fits into the rows of this one.
 FULL = Shape(hidden=256, ffn=512, heads=8, kv_heads=2)
 # For files that are committed: models to run, and checkpoints to convert.
-SMALL = Shape(hidden=32, ffn=32, heads=4, kv_heads=2, context=192)
-CONVERSION = Shape(hidden=16, ffn=32, heads=4, kv_heads=2)
+SMALL = Shape(hidden=32, ffn=32, heads=4, kv_heads=2, context=192, few_layers=True)
+CONVERSION = Shape(hidden=16, ffn=32, heads=4, kv_heads=2, few_layers=True)
 
 
 @dataclass
@@ -39,7 +40,9 @@ class Variant:
     scaled (see `weights.py`); `padding` is how many rows the embedding has beyond the tokenizer;
     `old_config` writes rope settings as transformers 4 did, as real checkpoints have them;
     `unlike_llama_cpp` says why llama.cpp's mathematics differs, where it does; `refused` names the
-    setting that no GGUF file can say, so that a conversion must be refused or be right."""
+    setting that no GGUF file can say, so that a conversion must be refused or be right; `pattern` says
+    that the layers differ; `model_of` names the variant that has the same model, where only the
+    checkpoint differs."""
 
     name: str
     config: str
@@ -47,14 +50,19 @@ class Variant:
     vocabulary: Vocabulary
     settings: Callable[[Shape], dict[str, Any]]
     layers: int = 4
+    pattern: bool = False
     weights: dict[str, Any] = field(default_factory=dict)
     padding: int = 0
     old_config: bool = False
     features: str = ""
     unlike_llama_cpp: str = ""
     refused: str = ""
+    model_of: str = ""
     missing_for_llama_cpp: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
+
+    def layers_in(self, shape: Shape) -> int:
+        return 2 if shape.few_layers and not self.pattern else self.layers
 
     def like(self, name: str, features: str, settings: Callable[[Shape], dict], **changes) -> "Variant":
         """Another variant with some settings changed."""
