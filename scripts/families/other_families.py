@@ -70,9 +70,10 @@ def longrope(s, original: int, partial: float = 1.0) -> dict:
 VARIANTS = [
     PHI3,
     PHI3.like("phi3-longrope", "longrope, the text is longer than the original context",
-              lambda s: longrope(s, s.original)),
+              lambda s: longrope(s, s.original),
+              unlike_llama_cpp="it takes the long factors by the size of its context, not by the text"),
     PHI3.like("phi3-longrope-short", "longrope, the text is shorter; config.json of transformers 4",
-              lambda s: longrope(s, s.context // 2), old_config=True),
+              lambda s: longrope(s, s.context) | dict(max_position_embeddings=2 * s.context), old_config=True),
     PHI3.like("phi3-window", "sliding window (as mini 4k)", lambda s: dict(sliding_window=s.window),
               unlike_llama_cpp="it ignores the window"),
     PHI3.like("phi4-mini", "longrope on half of each head, GPT-4o's tokenizer, tied",
