@@ -115,13 +115,10 @@ class Vocabulary:
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         )
         bytes_ = [AddedToken(f"<0x{byte:02X}>", special=True) for byte in range(256)]
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.size,
-            show_progress=False,
-            special_tokens=self._special_tokens() + bytes_,
-            limit_alphabet=60,
-        )
-        tokenizer.train_from_iterator(TRAINING, trainer)
+        special = self._special_tokens() + bytes_
+        trainer = trainers.BpeTrainer(vocab_size=self.size, show_progress=False, special_tokens=special)
+        latin = [line for line in TRAINING if max(line) < "\u0100"]  # the alphabet must fit
+        tokenizer.train_from_iterator(latin, trainer)
         description = json.loads(tokenizer.to_str())  # bytes are tokens of the model, not added ones
         special = set(self.special)
         description["added_tokens"] = [a for a in description["added_tokens"] if a["content"] in special]
