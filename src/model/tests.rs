@@ -73,6 +73,68 @@ fn every_family_and_scaling_agrees_with_transformers_on_both_back_ends() {
     }
 }
 
+/// The reference models of all families (scripts/tiny_reference_models.py).
+fn family_models() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut models: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|it| it == "gguf")).collect();
+    models.sort();
+    models
+}
+
+/// The largest difference of a log-probability.
+fn largest_difference(ours: &[f32], theirs: &[f32], width: usize) -> f64 {
+    let log_probabilities = |logits: &[f32]| -> Vec<f64> {
+        let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+        logits.iter().map(|&logit| f64::from(logit) - total.ln()).collect()
+    };
+    assert_eq!(ours.len(), theirs.len());
+    let rows = ours.chunks_exact(width).zip(theirs.chunks_exact(width));
+    let differences = rows.flat_map(|(ours, theirs)| {
+        let pairs = log_probabilities(ours).into_iter().zip(log_probabilities(theirs));
+        pairs.map(|(ours, theirs)| (ours - theirs).abs()).collect::<Vec<_>>()
+    });
+    // A NaN counts as the largest.
+    differences.fold(0.0, |largest, next| if next <= largest { largest } else { next })
+}
+
+#[test]
+fn every_family_has_the_log_probabilities_of_transformers() {
+    let models = family_models();
+    assert!(models.len() > 35, "{}", models.len());
+    let mut problems = Vec::new();
+    for path in models {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let file = GgufFile::open(&path).unwrap();
+        let tokens = file.metadata().integers("reference.tokens").unwrap();
+        let tokens: Vec<u32> = tokens.iter().map(|&token| token as u32).collect();
+        let logits = file.metadata().floats("reference.logits").unwrap().to_vec();
+        let width = logits.len() / tokens.len();
+        // Weights are F16 on both sides; candle's back end rounds activations and caches to it too.
+        for (back_end, bar) in BACK_ENDS.into_iter().zip([5e-3, 2e-2]) {
+            let mut decoder = match load(&path, back_end) {
+                Ok(decoder) => decoder,
+                Err(problem) => {
+                    problems.push(format!("{name}: {problem}"));
+                    break;
+                }
+            };
+            let whole = run(&mut decoder, &mut SequenceCache::new(tokens.len()), &tokens);
+            let mut cache = SequenceCache::new(tokens.len());
+            let chunks = tokens.chunks(7).flat_map(|part| run(&mut decoder, &mut cache, part));
+            let chunks: Vec<f32> = chunks.collect();
+            for (how, ours) in [("in one step", &whole), ("in chunks", &chunks)] {
+                let difference = largest_difference(ours, &logits, width);
+                if difference.is_nan() || difference >= bar {
+                    problems.push(format!("{name} {how}: {difference:.1e}, not below {bar:.0e}"));
+                }
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
 #[test]
 fn a_prompt_in_chunks_gives_the_logits_of_one_piece() {
     let mut decoder = tiny("llama");
