@@ -57,16 +57,16 @@ def norm(module: str, noise: torch.Tensor, options: dict) -> torch.Tensor:
         signs = torch.where(noise.roll(1) < 0, -1.0, 1.0)
         return signs * (options.get("last_norm", mean) + shift + spread) - shift
     if any(part in module for part in ("q_norm", "k_norm", "q_layernorm", "k_layernorm")):
-        mean = options.get("head_norm", mean + 0.5)
+        mean = options.get("head_norm", mean + 0.2)
     return mean + spread
 
 
 def gain(module: str) -> float:
     """How much a matrix enlarges what it multiplies."""
     if module.endswith(("q_proj", "k_proj")):
-        return 1.6
+        return 1.3
     if module.endswith(("qkv_proj", "query_key_value", "c_attn", "v_proj")):
-        return 1.5
+        return 1.3
     if module.endswith(("lm_head", "embed_out")):
         return 2.0
-    return 1.3
+    return 1.1

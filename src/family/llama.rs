@@ -86,7 +86,9 @@ fn write_head_size(config: &Config, keys: &mut Keys<'_>) -> Result<(), String> {
 }
 
 fn export_head_size(file: &Exported<'_>, config: &mut Map<String, Json>) -> Result<(), String> {
-    config.insert("head_dim".into(), head_size(file)?.into());
+    if let Some(size) = file.keys.optional_count("attention.key_length")? {
+        config.insert("head_dim".into(), size.into());
+    }
     check_attention_scale(file)
 }
 
