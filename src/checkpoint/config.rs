@@ -262,7 +262,8 @@ mod tests {
 
     #[test]
     fn the_first_name_that_is_there_counts() {
-        let config = config(&json!({ "n_embd": 8, "hidden_size": null, "eps": 1e-5, "tied": true }));
+        let config =
+            config(&json!({ "n_embd": 8, "hidden_size": null, "eps": 1e-5, "tied": true }));
         assert_eq!(config.count(&["hidden_size", "n_embd"]), Ok(Some(8)));
         assert_eq!(config.count(&["n_inner"]), Ok(None));
         assert_eq!(config.number(&["eps"]), Ok(Some(1e-5)));
@@ -273,7 +274,8 @@ mod tests {
 
     #[test]
     fn each_problem_names_the_field_and_what_was_found() {
-        let config = config(&json!({ "a": -8, "b": "x", "c": 1, "d": u64::MAX, "architectures": [] }));
+        let config =
+            config(&json!({ "a": -8, "b": "x", "c": 1, "d": u64::MAX, "architectures": [] }));
         assert!(config.count(&["a"]).unwrap_err().contains("\"a\" is -8"));
         assert!(config.count(&["d"]).unwrap_err().contains("no number between"));
         assert!(config.number(&["b"]).unwrap_err().contains("\"b\" is \"x\""));

@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::error::ConvertError;
+use super::model_card;
 use super::model_name::ModelName;
 use super::planned::{self, Origin, Planned, Stored};
 use super::weights::{WeightType, convert_row};
-use super::model_card;
 use crate::checkpoint::config::Config;
 use crate::checkpoint::{CheckpointTensors, SafetensorsFile, TensorView};
 use crate::family::{self, Dimensions, Family};

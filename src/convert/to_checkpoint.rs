@@ -70,8 +70,8 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
         .tensor("token_embd.weight")
         .ok_or_else(|| unusable("tensor \"token_embd.weight\" is missing".to_string()))?;
     let names = file.tensors().iter().map(|tensor| tensor.name.clone());
-    let model = Dimensions::read(family, file.metadata(), embedding.rows(), names)
-        .map_err(unusable)?;
+    let model =
+        Dimensions::read(family, file.metadata(), embedding.rows(), names).map_err(unusable)?;
     warn_of_keys(&file, family, &model);
     let specs = (family.tensors)(&model);
     let tensors = tensors(&file, family, &model, &specs).map_err(unusable)?;
@@ -227,8 +227,8 @@ fn write_texts(
     let no_tokenizer =
         |source| ConvertError::Vocabulary { path: file.path().to_path_buf(), source };
     let tokenizer = to_checkpoint::tokenizer_json(vocabulary, metadata).map_err(no_tokenizer)?;
-    let tokenizer_config =
-        to_checkpoint::tokenizer_config(vocabulary, metadata, Some(context)).map_err(no_tokenizer)?;
+    let tokenizer_config = to_checkpoint::tokenizer_config(vocabulary, metadata, Some(context))
+        .map_err(no_tokenizer)?;
     let generation_config =
         generation_config(metadata, config, vocabulary.size).map_err(no_tokenizer)?;
     write_text(&directory.join("tokenizer.json"), tokenizer)?;
@@ -337,9 +337,7 @@ fn transposed(file: &GgufFile, info: &TensorInfo) -> Result<Vec<u8>, ConvertErro
     let (rows, columns) = (info.rows(), info.columns());
     let mut weights = vec![0f32; rows * columns];
     formats::dequantize_row(info.ggml_type, file.tensor_bytes(info), &mut weights).map_err(
-        |error| {
-            ConvertError::unusable(file.path(), format!("tensor \"{}\": {error}", info.name))
-        },
+        |error| ConvertError::unusable(file.path(), format!("tensor \"{}\": {error}", info.name)),
     )?;
     let columns = (0..columns).flat_map(|column| weights[column..].iter().step_by(columns));
     Ok(columns.flat_map(|weight| weight.to_le_bytes()).collect())

@@ -8,9 +8,7 @@ use serde_json::{Map, Value as Json};
 use super::fields::{Exported, Keys, count, number};
 use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
 use super::tensors::{RowOrder, TensorList, TensorSpec};
-use super::{
-    Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed,
-};
+use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
 use crate::checkpoint::config::Config;
 
 /// The largest exponent of the slopes, as in the paper (Press et al. 2022).

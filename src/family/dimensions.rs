@@ -3,10 +3,10 @@
 
 use std::collections::HashSet;
 
-use super::{Family, Field};
 use super::layer::{Norm, NormKind};
 use super::rope::{DEFAULT_BASE, Divisors, FREQUENCY_DIVISORS, Rope, RopePairs};
 use super::rope_scaling::RopeScaling;
+use super::{Family, Field};
 use crate::gguf::{Metadata, ModelKeys};
 
 /// No real model has as many; each one costs memory before any tensor is looked for.

@@ -10,9 +10,7 @@ use super::fields::{Exported, Keys, count, number};
 use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
 use super::rope::{DEFAULT_BASE, RopePairs, RopeParameters};
 use super::tensors::{RowOrder, TensorList, TensorSpec};
-use super::{
-    Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed,
-};
+use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
 use crate::checkpoint::config::Config;
 
 /// The norm of attention's input in models with two; the other is the network's.

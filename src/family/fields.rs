@@ -157,9 +157,9 @@ impl<'a> Keys<'a> {
     /// # Errors
     /// One that does not fit 31 bits.
     pub fn counts(&mut self, key: &str, values: &[usize]) -> Result<(), String> {
-        let values = values
-            .iter()
-            .map(|&value| i32::try_from(value).map_err(|_| format!("{key} = {value} is too large")));
+        let values = values.iter().map(|&value| {
+            i32::try_from(value).map_err(|_| format!("{key} = {value} is too large"))
+        });
         self.set(key, Value::Array(Array::I32(values.collect::<Result<_, _>>()?)));
         Ok(())
     }
@@ -287,7 +287,11 @@ impl Field {
     }
 
     /// Sets the field in a config.json.
-    pub(super) fn export(&self, file: &Exported<'_>, config: &mut Map<String, Json>) -> Result<(), String> {
+    pub(super) fn export(
+        &self,
+        file: &Exported<'_>,
+        config: &mut Map<String, Json>,
+    ) -> Result<(), String> {
         let mut set = |name: &str, value: Json| drop(config.insert(name.to_string(), value));
         match self {
             Self::Count { config, gguf, absent } => {

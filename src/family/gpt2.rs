@@ -8,9 +8,7 @@ use serde_json::{Map, Value as Json};
 use super::fields::{Exported, Keys, count, number};
 use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
 use super::tensors::{TensorList, TensorSpec};
-use super::{
-    Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed,
-};
+use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
 use crate::checkpoint::config::Config;
 
 pub(super) const GPT2: Family = Family {

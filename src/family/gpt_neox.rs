@@ -9,9 +9,7 @@ use super::fields::{Absent, Exported, Keys, count, number, shortest};
 use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
 use super::rope::{DEFAULT_BASE, RopePairs, RopeParameters};
 use super::tensors::{RowOrder, TensorList, TensorSpec};
-use super::{
-    Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed,
-};
+use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
 use crate::checkpoint::config::Config;
 
 const PARALLEL: &str = "use_parallel_residual";

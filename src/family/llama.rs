@@ -22,11 +22,7 @@ pub(super) const LLAMA: Family = Family {
         ROTARY,
         &[
             Field::OneOf { config: &["hidden_act"], allowed: &["silu"] },
-            Field::Tensor {
-                config: "attention_bias",
-                tensor: "blk.0.attn_q.bias",
-                there: true,
-            },
+            Field::Tensor { config: "attention_bias", tensor: "blk.0.attn_q.bias", there: true },
             Field::Tensor { config: "mlp_bias", tensor: "blk.0.ffn_gate.bias", there: true },
         ],
     ],
@@ -161,8 +157,7 @@ pub(super) fn llama_tensors(
     list.norm("model.norm", "output_norm", d.hidden);
     list.output("lm_head", d);
     for layer in 0..d.layers {
-        let (queries, keys) =
-            (d.heads.at(layer) * d.head_size, d.kv_heads.at(layer) * d.head_size);
+        let (queries, keys) = (d.heads.at(layer) * d.head_size, d.kv_heads.at(layer) * d.head_size);
         let feed_forward = d.feed_forward.at(layer);
         list.scope(format!("model.layers.{layer}."), format!("blk.{layer}."));
         list.norm("input_layernorm", "attn_norm", d.hidden);
@@ -187,11 +182,7 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
 }
 
 /// Llama's layer, with these elements of a head turned together.
-pub(super) fn llama_layer(
-    d: &Dimensions,
-    index: usize,
-    pairs: RopePairs,
-) -> Result<Layer, String> {
+pub(super) fn llama_layer(d: &Dimensions, index: usize, pairs: RopePairs) -> Result<Layer, String> {
     let attention = Attention {
         norm: Some(d.norm(NormKind::Rms, "attn_norm")?),
         rope: Some(d.rope(pairs)?),

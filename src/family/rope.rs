@@ -209,8 +209,7 @@ impl RopeParameters {
                 || of_kind.contains(&key)
                 || more.contains(&key)
         };
-        let stranger =
-            self.fields.iter().find(|(key, value)| !value.is_null() && !is_known(key));
+        let stranger = self.fields.iter().find(|(key, value)| !value.is_null() && !is_known(key));
         match stranger {
             None => Ok(()),
             Some((key, value)) => Err(format!(

@@ -110,11 +110,7 @@ impl TensorSpec {
     }
 
     /// A vector that is the same on both sides.
-    pub fn vector(
-        checkpoint: impl Into<String>,
-        gguf: impl Into<String>,
-        length: usize,
-    ) -> Self {
+    pub fn vector(checkpoint: impl Into<String>, gguf: impl Into<String>, length: usize) -> Self {
         Self::new(checkpoint, gguf, vec![length])
     }
 

@@ -84,7 +84,9 @@ impl ModelKeys<'_> {
             _ => None,
         };
         counts.filter(|counts| counts.len() == layers).map(Some).ok_or_else(|| {
-            format!("{key} should be a whole number for each of {layers} layers, found {array:.40?}")
+            format!(
+                "{key} should be a whole number for each of {layers} layers, found {array:.40?}"
+            )
         })
     }
 

@@ -133,9 +133,8 @@ impl Decoder {
         mut watchers: Watchers<'_>,
     ) -> Result<&[f32], ModelError> {
         let started = watchers.profile.as_ref().map(|_| Instant::now());
-        let tokens = items.iter().flat_map(|item| {
-            item.tokens.iter().copied().zip(item.cache.length()..)
-        });
+        let tokens =
+            items.iter().flat_map(|item| item.tokens.iter().copied().zip(item.cache.length()..));
         let count: usize = items.iter().map(|item| item.tokens.len()).sum();
         self.embeddings.resize(count * self.spec.dimensions.hidden, 0.0);
         self.embedding.look_up(&self.file, tokens, &mut self.embeddings)?;

@@ -1,14 +1,11 @@
 //! The token embedding: rows that are looked up and dequantized when they are needed.
 
 use super::ModelError;
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, EMBEDDING};
 use crate::family::layer::{self, NormKind};
 use crate::gguf::{GgmlType, GgufFile, TensorInfo};
 use crate::kernels::elementwise::{Norm, norm_row};
 use crate::quant::formats::{can_dequantize, dequantize_row};
-
-/// The name of the token embedding.
-pub(super) const EMBEDDING: &str = "token_embd.weight";
 
 /// The name of the embedding of positions.
 const POSITIONS: &str = "position_embd.weight";
@@ -58,7 +55,11 @@ impl Embedding {
             other: None,
             scale: frame.embedding_scale,
             positions: if frame.learned_positions { values(file, POSITIONS)? } else { None },
-            norm: frame.embedding_norm.as_ref().map(|norm| embedding_norm(file, norm)).transpose()?,
+            norm: frame
+                .embedding_norm
+                .as_ref()
+                .map(|norm| embedding_norm(file, norm))
+                .transpose()?,
         })
     }
 

@@ -272,12 +272,7 @@ impl<O: Ops> Pass<'_, '_, O> {
     }
 
     /// The rest of a layer, for the rows that have these queries.
-    fn mix(
-        &mut self,
-        layer: &Layer<O>,
-        items: &[BatchItem<'_>],
-        queries: Queries,
-    ) -> Result<()> {
+    fn mix(&mut self, layer: &Layer<O>, items: &[BatchItem<'_>], queries: Queries) -> Result<()> {
         let rows = queries.count_all(items);
         let attention = &layer.attention;
         self.timed(

@@ -1,9 +1,11 @@
 //! What a GGUF file says about its decoder: its family's layers with the file's numbers.
 
 use super::ModelError;
-use super::embedding::EMBEDDING;
 use crate::family::{Dimensions, Family, Frame, Layer, TensorSpec};
 use crate::gguf::{GgufFile, TensorInfo};
+
+/// The name of the token embedding.
+pub(super) const EMBEDDING: &str = "token_embd.weight";
 
 /// A decoder as data.
 #[derive(Debug, Clone)]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use super::decoder::BackEnd;
 use super::cache::Memory;
+use super::decoder::BackEnd;
 use super::ops::KernelOps;
 use super::weights::kv_shape;
 use super::{BatchItem, Decoder, SequenceCache};

@@ -3,9 +3,7 @@
 use rayon::prelude::*;
 
 use super::ModelError;
-use super::ops::{
-    AttentionSpec, Buffer, HeadNorms, Norm, Ops, Slot, View, Weight,
-};
+use super::ops::{AttentionSpec, Buffer, HeadNorms, Norm, Ops, Slot, View, Weight};
 use super::profile::Operation;
 use super::rotary::RopeFrequencies;
 use super::spec::DecoderSpec;
@@ -107,7 +105,11 @@ impl<O: Ops> Weights<O> {
             layers,
             output_norm: loader.norm("", &spec.frame.output_norm)?,
             output: loader.projection(Operation::Output, "", &[output], &logits)?,
-            ropes: ropes.all.iter().map(|rope| loader.frequencies(rope)).collect::<Result<_, _>>()?,
+            ropes: ropes
+                .all
+                .iter()
+                .map(|rope| loader.frequencies(rope))
+                .collect::<Result<_, _>>()?,
         };
         progress.finish();
         Ok(weights)
@@ -242,12 +244,7 @@ impl<O: Ops> Loader<'_, O> {
             feed_forward_norm: optional(norm)?,
             gate_up: self.projection(Operation::GateUp, &prefix, gate_up, gate_up_slots)?,
             hidden: hidden(*kind, *activation, self.spec.dimensions.feed_forward.at(index)),
-            down: self.projection(
-                Operation::Down,
-                &prefix,
-                &["ffn_down"],
-                &[back(post_norm)],
-            )?,
+            down: self.projection(Operation::Down, &prefix, &["ffn_down"], &[back(post_norm)])?,
             feed_forward_post_norm: optional(post_norm)?,
             parallel: spec.parallel,
             residual_scale: spec.residual_scale,
@@ -391,11 +388,8 @@ impl<O: Ops> Loader<'_, O> {
 
 /// The matrices of queries, keys and values, and where their products go.
 fn query_key_value(projection: Projected) -> (&'static [&'static str], &'static [Slot]) {
-    const SLOTS: [Slot; 3] = [
-        Slot::Buffer(Buffer::Queries),
-        Slot::Buffer(Buffer::Keys),
-        Slot::Buffer(Buffer::Values),
-    ];
+    const SLOTS: [Slot; 3] =
+        [Slot::Buffer(Buffer::Queries), Slot::Buffer(Buffer::Keys), Slot::Buffer(Buffer::Values)];
     match projection {
         Projected::Split => (&["attn_q", "attn_k", "attn_v"], &SLOTS),
         Projected::SharedKeyValue => (&["attn_q", "attn_k"], SLOTS.split_at(2).0),

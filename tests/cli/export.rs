@@ -250,7 +250,11 @@ fn what_cannot_be_exported_leaves_nothing_behind() {
         ["tiny.gguf", "broken.gguf", "checkpoint"].map(|name| directory.path().join(name));
     TinyModel::default().write(&model);
     for (key, value, message) in [
-        ("general.architecture", MetadataValue::String("mamba".into()), "\"mamba\" is not supported; quantkit knows"),
+        (
+            "general.architecture",
+            MetadataValue::String("mamba".into()),
+            "\"mamba\" is not supported; quantkit knows",
+        ),
         ("tokenizer.ggml.pre", MetadataValue::String("klingon".into()), "smollm"),
         ("llama.embedding_length", MetadataValue::U32(32), "the metadata asks for [267, 32]"),
         ("llama.block_count", MetadataValue::U32(1), "none of a llama model with 1 layers"),

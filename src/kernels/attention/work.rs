@@ -18,16 +18,6 @@ const LINE: usize = 16;
 /// nothing does not subtract an infinity from another.
 pub(super) const NO_MAXIMUM: f32 = f32::MIN;
 
-/// What a row's and block's integer weights may sum up to. With values of 16 bits, their products' sum
-/// stays below 2³¹, even if every weight is rounded up.
-pub(super) const WEIGHT_SUM: f32 = 65_450.0;
-
-/// The largest integer weight.
-pub(super) const WEIGHT_LIMIT: f32 = 32_767.0;
-
-/// Integer weights are never finer than this, so that weights of nothing have a step, too.
-pub(super) const SMALLEST_STEP: f32 = 1e-36;
-
 /// A stretch of the query rows of one item and one key/value head, against a stretch of the keys.
 /// The heads of a group count as rows: row r is token `r / group` and head `r % group`.
 #[derive(Debug, Clone)]
@@ -389,4 +379,4 @@ pub(super) fn place(position: usize) -> i32 {
 }
 
 /// No sum of integer weights times integer values reaches 2³¹.
-const _: () = assert!((WEIGHT_SUM as i64 + KEY_BLOCK as i64 / 2) * 32_767 < 1 << 31);
+const _: () = assert!((super::vector::WEIGHT_SUM as i64 + KEY_BLOCK as i64 / 2) * 32_767 < 1 << 31);

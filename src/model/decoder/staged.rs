@@ -6,8 +6,9 @@ use std::ops::Range;
 use super::Decoder;
 use crate::gguf::GgmlType;
 use crate::model::ModelError;
-use crate::model::embedding::{EMBEDDING, EmbeddingRows};
+use crate::model::embedding::EmbeddingRows;
 use crate::model::forward::AnyMatrix;
+use crate::model::spec::EMBEDDING;
 
 /// The residual stream of one sequence's tokens, from its beginning, before some layer.
 #[derive(Debug, Clone)]

@@ -180,8 +180,7 @@ impl Ops for KernelOps {
         for (index, (weight, (memory, update))) in weights.iter().zip(&mut taken).enumerate() {
             matrices[index] = &weight.matrix;
             let values = &mut memory[..x.tokens * weight.matrix.rows()];
-            targets[index] =
-                Some(Target { values, bias: weight.bias.as_deref(), update: *update });
+            targets[index] = Some(Target { values, bias: weight.bias.as_deref(), update: *update });
         }
         let source = source(&x.buffers, x.tokens, input);
         let mut targets = targets.map(|target| target.unwrap_or(Target::new(&mut [])));
@@ -220,12 +219,7 @@ impl Ops for KernelOps {
         Ok(())
     }
 
-    fn add_normalized(
-        &self,
-        x: &mut Workspace,
-        norm: &Norm<Vec<f32>>,
-        factor: f32,
-    ) -> Result<()> {
+    fn add_normalized(&self, x: &mut Workspace, norm: &Norm<Vec<f32>>, factor: f32) -> Result<()> {
         let tokens = x.tokens;
         let [residual, branch] = x.buffers.two_mut([Buffer::Residual, Buffer::Branch]);
         let width = branch.len() / tokens;
@@ -252,9 +246,14 @@ impl Ops for KernelOps {
             query_factors,
         };
         let Some([keys, values]) = layer.keys_values else {
-            for_each_row(self.team, *tokens, [buffers.values_mut(Buffer::Queries)], |token, [row]| {
-                turn.queries(token, row);
-            });
+            for_each_row(
+                self.team,
+                *tokens,
+                [buffers.values_mut(Buffer::Queries)],
+                |token, [row]| {
+                    turn.queries(token, row);
+                },
+            );
             return Ok(());
         };
         let mut sequences: Vec<Place<'_>> = emptied(std::mem::take(places));

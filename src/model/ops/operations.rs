@@ -176,7 +176,9 @@ impl Queries {
 }
 
 /// A back end, for one model.
-pub(in crate::model) trait Ops: Memory + Debug + Send + Sync + Sized + 'static {
+pub(in crate::model) trait Ops:
+    Memory + Debug + Send + Sync + Sized + 'static
+{
     /// A weight matrix in the form that is multiplied fastest.
     type Matrix: Debug + Send + Sync;
     /// Weights of a norm, or a bias.

@@ -281,7 +281,9 @@ impl Ops for TensorOps {
         for rotation in start.rotations {
             // A device has no memory of no bytes.
             let is_empty = rotation.cosines.is_empty();
-            let pair = || Ok::<_, candle_core::Error>((tensor(&rotation.cosines)?, tensor(&rotation.sines)?));
+            let pair = || {
+                Ok::<_, candle_core::Error>((tensor(&rotation.cosines)?, tensor(&rotation.sines)?))
+            };
             x.rotations.push(if is_empty { None } else { Some(pair()?) });
         }
         let factors = start.query_factors;
@@ -302,7 +304,8 @@ impl Ops for TensorOps {
             match *slot {
                 Slot::Buffer(buffer) => x.set(buffer, product),
                 Slot::Residual(factor) => {
-                    let product = if factor == 1.0 { product } else { (product * f64::from(factor))? };
+                    let product =
+                        if factor == 1.0 { product } else { (product * f64::from(factor))? };
                     x.set(Buffer::Residual, (x.get(Buffer::Residual)? + product)?);
                 }
             }
@@ -434,11 +437,7 @@ impl Ops for TensorOps {
 
 /// One sequence's attention: softmax(score(Q·Kᵀ) + mask)·V, with the queries that share a key head
 /// stacked into one matrix.
-fn attend(
-    layer: &AttentionSpec<Tensor>,
-    queries: &Tensor,
-    item: &BatchItem<'_>,
-) -> Result<Tensor> {
+fn attend(layer: &AttentionSpec<Tensor>, queries: &Tensor, item: &BatchItem<'_>) -> Result<Tensor> {
     let AttentionShape { heads, kv_heads, head_size, scale, softcap, .. } = layer.shape;
     let (tokens, group) = (queries.dim(0)?, heads / kv_heads);
     let queries = queries.reshape((tokens, heads, head_size))?.transpose(0, 1)?.contiguous()?;
