@@ -131,7 +131,7 @@ CASES = [
             {"name": "default", "template": TEMPLATE},
             {"name": "tool use", "template": "tools"}]),
     }, None),
-    ("llama_no_config", llama.LlamaModel, "smollm", SIZE, {"bos_token_id": 0}, {
+    ("llama_no_config", llama.LlamaModel, "smollm", SIZE, {"bos_token_id": 0, "eos_token_id": 1}, {
         "tokenizer.json": byte_level("smollm", (), template("<s>", "</s>")),
     }, None),
     ("granite", granite.GraniteModel, "refact", SIZE, {}, {

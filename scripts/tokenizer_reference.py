@@ -234,7 +234,7 @@ def write_sentencepiece():
         "prefix": dict(remove_extra_whitespaces=False),
         "no_prefix": dict(remove_extra_whitespaces=False, add_dummy_prefix=False),
         "user_defined": dict(remove_extra_whitespaces=False, add_dummy_prefix=False,
-                             user_defined_symbols=["\n\n", "▁▁▁▁", "</b>", "said it's"]),
+                             user_defined_symbols=["\n\n", "▁▁▁▁", "</b>", "said▁it's"]),
     }.items():
         model = train_sentencepiece("bpe", vocab_size=520, **options)
         (DATA / f"{name}.model").write_bytes(model)
@@ -255,6 +255,8 @@ def write_sentencepiece():
     ]:
         described = sentencepiece_json(pieces, normalizer, pre_tokenizer, special)
         tokenizer = Tokenizer.from_str(json.dumps(described))
+        # What spells a special token is text, as it is for sentencepiece.
+        tokenizer.encode_special_tokens = True
         ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS]
         cases.append({"name": name, "architecture": architecture, "json": described,
                       "vocab_size": len(pieces), "ids": ids})

@@ -68,6 +68,10 @@ fn unknown(keys: TokenizerKeys<'_>, types: &[TokenType]) -> Result<Option<usize>
     Ok(named.or_else(|| types.iter().position(|&kind| kind == TokenType::Unknown)))
 }
 
+/// How much less likely control and byte tokens are than any piece of text, so that a text which
+/// spells one is cut into other pieces.
+const NEVER_SPELLED: f64 = 1000.0;
+
 /// The tokenizer of a unigram vocabulary: the most likely way to spell the text, by the scores.
 pub(super) fn unigram(
     keys: TokenizerKeys<'_>,
@@ -75,10 +79,19 @@ pub(super) fn unigram(
     types: &[TokenType],
 ) -> Result<Tokenizer, TokenizerError> {
     let scores = keys.scores(pieces.len())?;
-    let entries = pieces.iter().zip(scores).map(|(piece, &score)| (piece.clone(), score.into()));
+    let is_text = |kind: &TokenType| matches!(kind, TokenType::Normal | TokenType::UserDefined);
+    let text_scores = scores.iter().zip(types).filter(|(_, kind)| is_text(kind));
+    let lowest = text_scores.map(|(&score, _)| f64::from(score)).fold(0.0, f64::min);
+    let entries = pieces.iter().zip(scores).zip(types).map(|((piece, &score), kind)| {
+        let score = if is_text(kind) { score.into() } else { lowest - NEVER_SPELLED };
+        (piece.clone(), score)
+    });
     let unknown = unknown(keys, types)?;
     let byte_fallback = types.contains(&TokenType::Byte);
-    let model = Unigram::from(entries.collect(), unknown, byte_fallback).map_err(unbuildable)?;
+    let mut model =
+        Unigram::from(entries.collect(), unknown, byte_fallback).map_err(unbuildable)?;
+    // What an unknown character costs counts from the least likely piece of text.
+    model.min_score = lowest;
     let mut tokenizer = Tokenizer::new(model);
     let mut first: Vec<NormalizerWrapper> = Vec::new();
     if let Some(map) = keys.bytes("precompiled_charsmap")?.filter(|map| !map.is_empty()) {

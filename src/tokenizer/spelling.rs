@@ -109,6 +109,21 @@ fn members<'a>(value: &'a Json, key: &str) -> Vec<&'a Json> {
     }
 }
 
+/// Whether an option of an added token is lost, by the model's name and whether a space is put
+/// before texts.
+type IsLost = fn(&AddedTokenJson, &str, bool) -> bool;
+
+const ADDED_TOKEN_OPTIONS: [(&str, IsLost); 4] = [
+    ("lstrip (white space before them belongs to them)", |token, _, _| token.lstrip),
+    ("rstrip (white space behind them belongs to them)", |token, name, _| {
+        token.rstrip != strips_after(name, &token.content)
+    }),
+    ("single_word (they are found only as whole words)", |token, _, _| token.single_word),
+    ("normalized (they are found after a space was put before the text)", |token, _, prefixed| {
+        token.normalized && prefixed
+    }),
+];
+
 /// What the metadata does not keep of a tokenizer.json that it otherwise can say. `name` is the
 /// model's.
 pub(super) fn warnings(json: &TokenizerJson, prefix: Option<Prefix>, name: &str) -> Vec<String> {
@@ -128,19 +143,10 @@ pub(super) fn warnings(json: &TokenizerJson, prefix: Option<Prefix>, name: &str)
         ),
         _ => {}
     }
-    let before = |token: &AddedTokenJson| token.lstrip;
-    let behind = |token: &AddedTokenJson| token.rstrip != strips_after(name, &token.content);
-    let whole = |token: &AddedTokenJson| token.single_word;
-    let normalized =
-        |token: &AddedTokenJson| token.normalized && !matches!(prefix, None | Some(Prefix::Never));
-    let cases: [(&dyn Fn(&AddedTokenJson) -> bool, &str); 4] = [
-        (&before, "lstrip (white space before them belongs to them)"),
-        (&behind, "rstrip (white space behind them belongs to them)"),
-        (&whole, "single_word (they are found only as whole words)"),
-        (&normalized, "normalized (they are found after a space was put before the text)"),
-    ];
-    for (applies, option) in cases {
-        let tokens: Vec<_> = json.added_tokens.iter().filter(|token| applies(token)).collect();
+    let prefixed = !matches!(prefix, None | Some(Prefix::Never));
+    for (option, applies) in ADDED_TOKEN_OPTIONS {
+        let tokens: Vec<_> =
+            json.added_tokens.iter().filter(|token| applies(token, name, prefixed)).collect();
         if let Some(first) = tokens.first() {
             warnings.push(format!(
                 "GGUF does not keep {option} of added tokens; {} have it set otherwise than GGUF \

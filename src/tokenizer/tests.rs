@@ -64,7 +64,8 @@ fn byte_level_json(reference: &Json, rule: &Json) -> Json {
 fn assert_tokens(name: &str, metadata: &Metadata, texts: &[&str], expected: &Json) {
     let vocabulary = Vocabulary::from_metadata(metadata).unwrap();
     let exported = to_checkpoint::tokenizer_json(&vocabulary).unwrap();
-    let exported: Tokenizer = exported.parse().unwrap();
+    let mut exported: Tokenizer = exported.parse().unwrap();
+    exported.set_encode_special_tokens(true);
     for (text, row) in texts.iter().zip(expected.as_array().unwrap()) {
         let expected = ids(row);
         assert_eq!(vocabulary.encode(text, false).unwrap(), expected, "{name}: {text:?}");
