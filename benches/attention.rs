@@ -8,8 +8,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use quantkit::kernels::attention::{
-    AttentionItem, AttentionScratch, AttentionShape, KeyValues, KvShape, KvType, Span,
-    attention_with,
+    AttentionItem, AttentionLayer, AttentionScratch, AttentionShape, KeyValues, KvLayer, KvShape,
+    KvType, Span, attention_with,
 };
 use quantkit::kernels::elementwise::Rows;
 use quantkit::support::processor::Level;
@@ -21,6 +21,7 @@ const SHAPE: AttentionShape = AttentionShape {
     head_size: 64,
     scale: 0.125,
     softcap: None,
+    alibi: None,
     window: None,
 };
 
@@ -29,7 +30,7 @@ const LAYERS: usize = 30;
 /// One sequence's keys and values, with numbers that vary.
 fn store(kind: KvType, length: usize) -> KeyValues {
     let AttentionShape { kv_heads, head_size, .. } = SHAPE;
-    let shape = KvShape { layers: LAYERS, kv_heads, head_size };
+    let shape = KvShape::new([KvLayer { kv_heads, head_size }; LAYERS]);
     let mut store = KeyValues::allocate(kind, shape, length).expect("there is memory");
     for (layer, position) in (0..LAYERS * length).map(|place| (place / length, place % length)) {
         let row = |seed: usize| -> Vec<f32> {
@@ -87,18 +88,10 @@ fn measure(
             let (team, mut scratch) = (Team::global(), AttentionScratch::default());
             let mut layers = (0..LAYERS).cycle();
             bencher.iter(|| {
-                let layer = layers.next().expect("a cycle");
+                let slot = layers.next().expect("a cycle");
+                let layer = AttentionLayer::new(SHAPE, slot);
                 let queries = black_box(queries);
-                attention_with(
-                    level,
-                    team,
-                    SHAPE,
-                    layer,
-                    queries,
-                    &items,
-                    &mut output,
-                    &mut scratch,
-                );
+                attention_with(level, team, layer, queries, &items, &mut output, &mut scratch);
             });
         });
     }

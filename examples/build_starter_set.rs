@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use anyhow::Result;
-use quantkit::eval::question_set::write_questions;
-use quantkit::eval::starter_set::read_source;
+use quantkit::eval::questions::starter_set::read_source;
+use quantkit::eval::questions::write_questions;
 
 fn main() -> Result<()> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("eval-sets/starter");

@@ -1,8 +1,10 @@
-//! Writes a GGUF file of the llama shape with random weights: something of any size to measure
+//! Writes a GGUF file of any family with random weights: something of any size to measure
 //! `quantize`, `bench` and other programs on. The same options make the same file.
 //!
 //! ```text
 //! cargo run --release --example random_model -- random.gguf --tokenizer-from model.gguf
+//! cargo run --release --example random_model -- gemma3.gguf --family gemma3 --tied \\
+//!     --set attention.sliding_window=512
 //! ```
 //! The defaults make a model of 1.43 B weights (2.87 GB). Without `--tokenizer-from` the vocabulary
 //! is the 256 bytes and tokens that no text contains, which is enough to load and run the model.
@@ -10,14 +12,15 @@
 use std::f32::consts::TAU;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
 use half::f16;
+use quantkit::family::{Dimensions, Family, TensorSpec};
 use quantkit::gguf::{Array, GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
 use quantkit::support::progress::{Progress, Unit};
 use rayon::prelude::*;
 
-/// Write a GGUF file of the llama shape with random F16 weights
+/// Write a GGUF file of a model family with random F16 weights
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The file to write
@@ -26,6 +29,19 @@ struct Arguments {
     /// Take the tokenizer of this GGUF file; its vocabulary replaces --vocabulary
     #[arg(long, value_name = "FILE")]
     tokenizer_from: Option<PathBuf>,
+    /// The family, by its GGUF architecture
+    #[arg(long, default_value = "llama")]
+    family: String,
+    /// A metadata key of the family, without its prefix, and its value: a whole number, a number with a
+    /// point, true or false
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Give matrices the biases that the family may have
+    #[arg(long)]
+    biases: bool,
+    /// Width of a head, where it is not that of the residual stream over the heads
+    #[arg(long)]
+    head_size: Option<usize>,
     /// Width of the residual stream
     #[arg(long, default_value_t = 2048)]
     hidden: usize,
@@ -72,15 +88,10 @@ fn main() -> Result<()> {
         }
         None => byte_tokenizer(arguments.vocabulary)?,
     };
-    let head_dim = arguments.hidden / arguments.heads.max(1);
-    ensure!(
-        head_dim > 0 && arguments.hidden.is_multiple_of(arguments.heads) && head_dim % 2 == 0,
-        "--hidden must be an even multiple of --heads"
-    );
-    let tensors = arguments.tensors();
+    let metadata = arguments.metadata(&tokenizer)?;
+    let tensors = arguments.tensors(&metadata)?;
     let weights: u64 = tensors.iter().map(|tensor| tensor.dimensions.iter().product::<u64>()).sum();
-    let mut writer =
-        GgufWriter::create(&arguments.output, &arguments.metadata(&tokenizer), tensors.clone())?;
+    let mut writer = GgufWriter::create(&arguments.output, &metadata, tensors.clone())?;
     let progress = Progress::new("drawing", weights, Unit::Items("weights"));
     for (index, tensor) in tensors.iter().enumerate() {
         write_tensor(&mut writer, tensor, arguments.seed, index as u64, &progress)?;
@@ -96,63 +107,78 @@ impl Arguments {
         self.key_value_heads.unwrap_or(self.heads)
     }
 
-    fn metadata(&self, tokenizer: &[(String, Value)]) -> Metadata {
+    fn metadata(&self, tokenizer: &[(String, Value)]) -> Result<Metadata> {
         let mut metadata = Metadata::new();
         let text = |text: &str| Value::String(text.to_string());
-        metadata.set("general.architecture", text("llama"));
+        metadata.set("general.architecture", text(&self.family));
         metadata.set("general.type", text("model"));
         metadata.set("general.name", text("Random"));
         metadata.set("general.file_type", Value::U32(1));
         metadata.set("general.quantization_version", Value::U32(2));
-        for (key, number) in [
+        let key = |key: &str| format!("{}.{key}", self.family);
+        for (name, number) in [
             ("block_count", self.layers),
             ("context_length", self.context),
             ("embedding_length", self.hidden),
             ("feed_forward_length", self.feed_forward),
             ("attention.head_count", self.heads),
             ("attention.head_count_kv", self.key_value_heads()),
-            ("rope.dimension_count", self.hidden / self.heads),
             ("vocab_size", self.vocabulary),
         ] {
-            metadata.set(format!("llama.{key}"), Value::U32(number as u32));
+            metadata.set(key(name), Value::U32(number as u32));
         }
-        metadata.set("llama.rope.freq_base", Value::F32(10_000.0));
-        metadata.set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
+        if let Some(size) = self.head_size {
+            metadata.set(key("attention.key_length"), Value::U32(size as u32));
+            metadata.set(key("attention.value_length"), Value::U32(size as u32));
+        }
+        for epsilon in ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"] {
+            metadata.set(key(epsilon), Value::F32(1e-5));
+        }
+        metadata.set(key("rope.freq_base"), Value::F32(10_000.0));
+        for setting in &self.set {
+            let (name, value) =
+                setting.split_once('=').ok_or_else(|| anyhow!("--set {setting}: no value"))?;
+            metadata.set(key(name), parsed(value)?);
+        }
         for (key, value) in tokenizer {
             metadata.set(key.clone(), value.clone());
         }
-        metadata
+        Ok(metadata)
     }
 
-    fn tensors(&self) -> Vec<TensorPlan> {
-        let keys = self.hidden / self.heads * self.key_value_heads();
-        let plan = |name: String, dimensions: &[usize], ggml_type| {
-            let dimensions = dimensions.iter().map(|&length| length as u64).collect();
-            TensorPlan { name, dimensions, ggml_type }
+    fn tensors(&self, metadata: &Metadata) -> Result<Vec<TensorPlan>> {
+        let family = Family::of_gguf(metadata).map_err(|problem| anyhow!(problem))?;
+        let names = std::iter::empty();
+        let dimensions = Dimensions::read(family, metadata, self.vocabulary, names)
+            .map_err(|problem| anyhow!(problem))?;
+        let is_wanted = |spec: &TensorSpec| match spec.gguf.as_str() {
+            "output.weight" => !self.tied,
+            name => !spec.optional || (self.biases && name.ends_with(".bias")),
         };
-        let matrix = |name: String, columns, rows| plan(name, &[columns, rows], GgmlType::F16);
-        let norm = |name: String| plan(name, &[self.hidden], GgmlType::F32);
-        let mut tensors = vec![matrix("token_embd.weight".into(), self.hidden, self.vocabulary)];
-        for layer in 0..self.layers {
-            let name = |part: &str| format!("blk.{layer}.{part}.weight");
-            tensors.extend([
-                norm(name("attn_norm")),
-                matrix(name("ffn_down"), self.feed_forward, self.hidden),
-                matrix(name("ffn_gate"), self.hidden, self.feed_forward),
-                matrix(name("ffn_up"), self.hidden, self.feed_forward),
-                norm(name("ffn_norm")),
-                matrix(name("attn_k"), self.hidden, keys),
-                matrix(name("attn_output"), self.hidden, self.hidden),
-                matrix(name("attn_q"), self.hidden, self.hidden),
-                matrix(name("attn_v"), self.hidden, keys),
-            ]);
-        }
-        tensors.push(norm("output_norm.weight".into()));
-        if !self.tied {
-            tensors.push(matrix("output.weight".into(), self.hidden, self.vocabulary));
-        }
-        tensors
+        let specs = (family.tensors)(&dimensions);
+        Ok(specs.iter().filter(|spec| is_wanted(spec)).map(plan).collect())
     }
+}
+
+/// Norms and vectors are F32, matrices F16.
+fn plan(spec: &TensorSpec) -> TensorPlan {
+    let is_exact = spec.shape.len() < 2 || spec.gguf.ends_with("_norm.weight");
+    TensorPlan {
+        name: spec.gguf.clone(),
+        dimensions: spec.shape.iter().rev().map(|&length| length as u64).collect(),
+        ggml_type: if is_exact { GgmlType::F32 } else { GgmlType::F16 },
+    }
+}
+
+/// A metadata value, by its look.
+fn parsed(value: &str) -> Result<Value> {
+    if let Ok(number) = value.parse::<u32>() {
+        return Ok(Value::U32(number));
+    }
+    if let Ok(number) = value.parse::<f32>() {
+        return Ok(Value::F32(number));
+    }
+    Ok(Value::Bool(value.parse().map_err(|_| anyhow!("{value} is no number, true or false"))?))
 }
 
 fn tokenizer_of(metadata: &Metadata) -> Vec<(String, Value)> {
@@ -200,7 +226,8 @@ fn byte_alphabet() -> impl Iterator<Item = char> {
     })
 }
 
-/// Norms are ones; the weights of a matrix have the variance that keeps activations near 1.
+/// Norms are ones, biases zeros; the weights of a matrix have the variance that keeps activations near
+/// 1.
 fn write_tensor(
     writer: &mut GgufWriter,
     tensor: &TensorPlan,
@@ -209,9 +236,11 @@ fn write_tensor(
     progress: &Progress,
 ) -> Result<()> {
     let [columns, rest @ ..] = &tensor.dimensions[..] else { return Ok(()) };
-    if rest.is_empty() {
-        let ones: Vec<u8> = (0..*columns).flat_map(|_| 1f32.to_le_bytes()).collect();
-        return Ok(writer.write(&ones)?);
+    if tensor.ggml_type == GgmlType::F32 {
+        let value: f32 = if tensor.name.ends_with(".bias") { 0.0 } else { 1.0 };
+        let count = tensor.dimensions.iter().product::<u64>();
+        let values: Vec<u8> = (0..count).flat_map(|_| value.to_le_bytes()).collect();
+        return Ok(writer.write(&values)?);
     }
     let deviation = (*columns as f32).sqrt().recip();
     let weights = (columns * rest.iter().product::<u64>()) as usize;

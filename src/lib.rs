@@ -21,6 +21,9 @@ pub mod quant;
 /// Vocabularies: the tokenizer that a GGUF file and a checkpoint both describe.
 pub mod tokenizer;
 
+/// What is known of each model family: names, fields of its config, tensors, layers.
+pub mod family;
+
 /// Checkpoint → GGUF and GGUF → checkpoint.
 pub mod convert;
 
@@ -30,7 +33,7 @@ pub mod inspect;
 /// CPU compute, a file an instruction set, scalar first, with one place that dispatches.
 pub mod kernels;
 
-/// One decoder, described by data a family, on candle tensors; and its KV cache.
+/// The decoder, which runs the layers that families describe; and its KV cache.
 pub mod model;
 
 /// Sequences, batches, scheduler, sampler: the only door to a running model.

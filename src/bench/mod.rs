@@ -33,6 +33,7 @@
 //! all weights.
 
 mod driver;
+mod error;
 mod export;
 mod limits;
 mod metrics;
@@ -40,7 +41,7 @@ pub mod profile;
 mod record;
 mod workload;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::engine::Build;
@@ -52,6 +53,7 @@ use crate::gguf;
 use crate::support::progress::{Progress, Unit};
 use crate::support::{machine, units};
 use driver::{Server, Step, Trace};
+pub use error::BenchError;
 pub use record::{
     BenchSummary, Distribution, LevelSummary, PeakMemory, PeakScope, RepeatSummary, RequestRecord,
     SCHEMA_VERSION, Spread, Workload,
@@ -72,34 +74,6 @@ pub struct BenchOptions {
     pub output: PathBuf,
     /// Where and how the model runs.
     pub engine: EngineOptions,
-}
-
-/// An error of a benchmark.
-#[derive(Debug, thiserror::Error)]
-pub enum BenchError {
-    /// The options or the results cannot be used; the text says what to do.
-    #[error("{0}")]
-    Unusable(String),
-    /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The model failed.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// Ctrl-C.
-    #[error(transparent)]
-    Interrupted(#[from] crate::support::interrupt::Interrupted),
-}
-
-impl BenchError {
-    fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_path_buf(), source }
-    }
 }
 
 /// Measures the model. The output directory's files are rewritten after each level, so that a later

@@ -151,8 +151,8 @@ pub fn run(options: &ProfileOptions) -> Result<ProfileSummary, BenchError> {
     check_workload(&workload)?;
     let load_average_before = machine::load_average();
     let file = GgufFile::open(model).map_err(EngineError::from)?;
-    let kinds = Kinds::of(&file);
     let engine = Engine::load(model, engine_options)?;
+    let kinds = Kinds::of(&file, &engine);
     check_fit(&workload, &engine)?;
     let threads = rayon::current_num_threads();
     let packed_bytes = engine.packed_bytes();
@@ -300,29 +300,20 @@ struct Kinds {
 }
 
 impl Kinds {
-    fn of(file: &GgufFile) -> Self {
-        let output = if file.tensor("output.weight").is_some() { "output" } else { "token_embd" };
-        let products: [(Operation, &[&str]); 5] = [
-            (Operation::QueryKeyValue, &["attn_q", "attn_k", "attn_v"]),
-            (Operation::AttentionOutput, &["attn_output"]),
-            (Operation::GateUp, &["ffn_gate", "ffn_up"]),
-            (Operation::Down, &["ffn_down"]),
-            (Operation::Output, &[output]),
-        ];
-        let quantized = products.map(|(operation, names)| {
-            let (mut quantized, mut all) = (0, 0);
-            for tensor in file.tensors() {
-                let part =
-                    tensor.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
-                if part.is_some_and(|part| names.contains(&part)) {
-                    let weights = tensor.columns() * tensor.rows();
-                    all += weights;
-                    quantized += if tensor.ggml_type.block_size() > 1 { weights } else { 0 };
-                }
+    /// Those of a file's tensors, by the operations that an engine multiplies them in.
+    fn of(file: &GgufFile, engine: &Engine) -> Self {
+        let mut counted: Vec<(Operation, usize, usize)> = Vec::new();
+        for (name, operation) in engine.operations() {
+            let Some(tensor) = file.tensor(name) else { continue };
+            let weights = tensor.columns() * tensor.rows();
+            let quantized = if tensor.ggml_type.block_size() > 1 { weights } else { 0 };
+            match counted.iter_mut().find(|(known, ..)| *known == operation) {
+                Some((_, all, sum)) => (*all, *sum) = (*all + weights, *sum + quantized),
+                None => counted.push((operation, weights, quantized)),
             }
-            (operation, quantized as f64 / all.max(1) as f64)
-        });
-        Self { quantized: quantized.to_vec() }
+        }
+        let share = |(operation, all, quantized)| (operation, quantized as f64 / all as f64);
+        Self { quantized: counted.into_iter().map(share).collect() }
     }
 
     /// Which arithmetic an operation does, by name and by kind (the larger part of it), and how much of

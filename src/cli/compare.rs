@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::bench::WorkloadOptions;
-use super::mmlu_eval::QuestionOptions;
+use super::command_line::command_line;
+use super::mmlu_eval::{QuestionOptions, print_paired};
 use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::bench::Workload;
-use crate::report::paired_tables::{self, PairedRow};
 use crate::report::{self, CompareOptions, Comparison, Step, TextOptions, tables};
 use crate::support::units;
 
@@ -148,44 +148,4 @@ pub(super) fn print(comparison: &Comparison) -> Result<()> {
         say!("{sentence}")?;
     }
     Ok(())
-}
-
-/// How variants compare with a baseline question by question, for a terminal.
-pub(super) fn print_paired(baseline: &str, variants: &[PairedRow<'_>]) -> Result<()> {
-    say!("Against {baseline}, in points:\n")?;
-    say!("{}", paired_tables::differences(variants).to_text())?;
-    say!("{}", paired_tables::changes(variants).to_text())?;
-    match paired_tables::category_differences(variants) {
-        Some(table) => say!("{}", table.to_text()),
-        None => Ok(()),
-    }
-}
-
-/// The command line of this process, quoted for a shell.
-pub(super) fn command_line() -> String {
-    let words = std::env::args().skip(1).map(|word| shell_word(&word));
-    std::iter::once("quantkit".to_string()).chain(words).collect::<Vec<_>>().join(" ")
-}
-
-/// A word as a POSIX shell reads it.
-fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_string()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shell_word;
-
-    #[test]
-    fn words_are_quoted_where_a_shell_needs_it() {
-        assert_eq!(shell_word("--set"), "--set");
-        assert_eq!(shell_word("my models/m.gguf"), "'my models/m.gguf'");
-        assert_eq!(shell_word("it's"), "'it'\\''s'");
-        assert_eq!(shell_word(""), "''");
-    }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::command_line::command_line;
 use super::compare::{self, print_step};
 use super::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::bench::Workload;
@@ -105,7 +106,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
             fresh: false,
             output: arguments.output.clone(),
             notes: vec![source.note],
-            commands: vec![compare::command_line()],
+            commands: vec![command_line()],
         },
         &mut observe,
     )?;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::options::{EngineFlags, GlobalOptions, ReadingFlags, print_json, say};
-use crate::eval::divergence::{
-    Base, DivergenceOptions, DivergenceSummary, Mean, VariantDivergence, measure,
+use crate::eval::statistics::Mean;
+use crate::eval::text::divergence::{
+    Base, DivergenceOptions, DivergenceSummary, VariantDivergence, measure,
 };
 use crate::support::table::{Align, Table};
 use crate::support::units;

@@ -9,9 +9,7 @@ use serde::Serialize;
 
 use super::mmlu_eval::ProtocolChoice;
 use super::options::{GlobalOptions, print_json, print_text, say};
-use crate::eval::question_set::{
-    Form, Question, QuestionSet, SetSummary, summarize, write_questions,
-};
+use crate::eval::questions::{Form, Question, QuestionSet, SetSummary, summarize, write_questions};
 use crate::eval::{AskedText, asked_texts};
 use crate::support::same_file::is_same_place;
 use crate::support::table::{Align, Table};

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::compare::{command_line, print_paired};
+use super::command_line::command_line;
 use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::eval::{
     self, Earlier, EndpointOptions, EvalError, EvalOptions, EvalSummary, Protocol, RunComparison,
     Score, Shard, Unfinished, evaluate, evaluate_at,
 };
-use crate::report::paired_tables;
+use crate::report::paired_tables::{self, PairedRow};
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
@@ -289,6 +289,17 @@ pub(super) fn print_comparison(comparison: &RunComparison) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// How variants compare with a baseline question by question, for a terminal.
+pub(super) fn print_paired(baseline: &str, variants: &[PairedRow<'_>]) -> Result<()> {
+    say!("Against {baseline}, in points:\n")?;
+    say!("{}", paired_tables::differences(variants).to_text())?;
+    say!("{}", paired_tables::changes(variants).to_text())?;
+    match paired_tables::category_differences(variants) {
+        Some(table) => say!("{}", table.to_text()),
+        None => Ok(()),
+    }
 }
 
 fn add_row(table: &mut Table, score: &Score, indent: &str) {

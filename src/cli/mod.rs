@@ -2,6 +2,7 @@
 //! call, a printed result out.
 
 mod bench;
+mod command_line;
 mod compare;
 mod convert;
 mod demo;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::options::{EngineFlags, GlobalOptions, ReadingFlags, print_json, say};
-use crate::eval::perplexity::{PerplexityOptions, PerplexitySummary, measure};
+use crate::eval::text::perplexity::{PerplexityOptions, PerplexitySummary, measure};
 use crate::support::same_file::is_same_place;
 use crate::support::units;
 

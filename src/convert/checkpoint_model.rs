@@ -2,25 +2,21 @@
 //! the same tensors under the same names in the same order, and the same metadata. Weights are
 //! converted when they are asked for.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::error::ConvertError;
-use super::families::{Family, ModelTensor, ROPE_FREQUENCIES, hugging_face_row};
+use super::model_card;
 use super::model_name::ModelName;
+use super::planned::{self, Origin, Planned, Stored};
 use super::weights::{WeightType, convert_row};
-use super::{hyperparameters, model_card, rope};
-use crate::checkpoint::config::ModelConfig;
+use crate::checkpoint::config::Config;
 use crate::checkpoint::{CheckpointTensors, SafetensorsFile, TensorView};
+use crate::family::{self, Dimensions, Family};
 use crate::gguf::{GgmlType, Metadata, TensorInfo, Value};
 use crate::quant::formats;
 use crate::quant::source::TensorSource;
 use crate::tokenizer::from_checkpoint;
-
-/// Buffers that old checkpoints carry and nothing needs.
-const IGNORED_ENDINGS: [&str; 3] =
-    [".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"];
 
 /// That of a GGUF file that does not say otherwise.
 const ALIGNMENT: u64 = 32;
@@ -41,51 +37,35 @@ pub struct CheckpointModel {
     origins: Vec<Origin>,
 }
 
-/// Where a tensor's data comes from.
-#[derive(Debug)]
-pub(super) enum Origin {
-    /// A tensor of the checkpoint.
-    Checkpoint {
-        /// Its name there.
-        name: String,
-        /// Its type there.
-        from: GgmlType,
-        /// Rows of a head, where the rows are ordered otherwise within each.
-        head_dim: Option<usize>,
-    },
-    /// Bytes that are computed from config.json.
-    Computed(Vec<u8>),
-}
-
-/// A tensor of the output and where its data comes from.
-struct PlannedTensor {
-    info: TensorInfo,
-    origin: Origin,
-}
-
 impl CheckpointModel {
     /// Opens a checkpoint directory whose matrices are to be `weight_type`: the checkpoint's own
     /// 16-bit type, or F16, where absent.
     ///
     /// # Errors
-    /// An unknown architecture or tokenizer, missing, unknown or misshapen tensors, unreadable
-    /// files.
+    /// An unknown architecture or tokenizer, fields of config.json that change what the model computes
+    /// and that quantkit does not honour, missing, unknown or misshapen tensors, unreadable files.
     pub fn open(directory: &Path, weight_type: Option<WeightType>) -> Result<Self, ConvertError> {
         let config_path = directory.join("config.json");
-        let config = ModelConfig::read(directory)?;
-        let family = Family::of_checkpoint(&config.architecture)
-            .map_err(|problem| ConvertError::unusable(&config_path, problem))?;
+        let unusable = |problem: String| ConvertError::unusable(&config_path, problem);
+        let config = Config::read(directory)?;
+        family::check_quantization(&config).map_err(unusable)?;
+        let family = config.architecture().and_then(Family::of_checkpoint).map_err(unusable)?;
         let checkpoint = CheckpointTensors::open(directory)?;
-        let views = in_converter_order(&checkpoint);
+        let views = planned::in_converter_order(&checkpoint, family);
         let weight_type = match weight_type {
             Some(weight_type) => weight_type,
             None => own_type(&views)?,
         };
-        let planned = plan(directory, family, &config, &views, weight_type)?;
+        let vocabulary = config.required_count(&["vocab_size"]).map_err(unusable)?;
+        let keys = family_keys(family, &config, weight_type).map_err(unusable)?;
+        let names = views.iter().map(|view| view.name.to_string());
+        let model = Dimensions::read(family, &keys, vocabulary, names).map_err(unusable)?;
+        let planned = planned::plan(directory, family, &config, &model, &views, weight_type)?;
+        family::check_unknown(&config, &config_path).map_err(unusable)?;
         let (mut tensors, origins): (Vec<_>, Vec<_>) =
-            planned.into_iter().map(|tensor| (tensor.info, tensor.origin)).unzip();
+            planned.into_iter().map(|Planned { info, origin }| (info, origin)).unzip();
         place(&mut tensors);
-        let metadata = metadata(directory, family, &config, &tensors, weight_type)?;
+        let metadata = metadata(directory, family, &config, keys, &tensors, vocabulary)?;
         let directory = directory.to_path_buf();
         Ok(Self { directory, family, weight_type, checkpoint, metadata, tensors, origins })
     }
@@ -100,62 +80,42 @@ impl CheckpointModel {
         self.weight_type
     }
 
-    /// Type of one tensor.
-    pub(super) fn type_of(&self, index: usize) -> WeightType {
-        type_of(self.tensors[index].dimensions.len(), self.weight_type)
-    }
-
-    pub(super) fn origin(&self, index: usize) -> &Origin {
-        &self.origins[index]
-    }
-
     /// A tensor that an [`Origin`] names.
-    pub(super) fn view(&self, name: &str) -> TensorView<'_> {
+    fn view(&self, name: &str) -> TensorView<'_> {
         self.checkpoint.get(name).expect("an origin names a tensor of the checkpoint")
     }
 
-    /// The checkpoint's bytes that some of a tensor's are made of. Within a head, rows may really lie
-    /// elsewhere; as this is for advice to the system, that does no harm.
+    /// The checkpoint's bytes that some of a tensor's are made of. Rows may really lie elsewhere; as
+    /// this is for advice to the system, that does no harm.
     fn mapped(
         &self,
         index: usize,
         range: Range<usize>,
     ) -> Option<(&SafetensorsFile, TensorView<'_>, Range<usize>)> {
-        let Origin::Checkpoint { name, from, .. } = &self.origins[index] else { return None };
+        let Origin::Stored(stored) = &self.origins[index] else { return None };
+        let [name] = &stored.names[..] else { return None };
         let to = self.tensors[index].ggml_type;
-        let place = |byte: usize| byte / to.block_bytes() * from.block_bytes();
+        let place = |byte: usize| byte / to.block_bytes() * stored.from.block_bytes();
         let range = place(range.start)..place(range.end);
         Some((self.checkpoint.file_of(name)?, self.view(name), range))
     }
 
     /// Fills `buffer` with weights of the checkpoint's tensor in the type and order of the output.
-    fn convert(
-        &self,
-        index: usize,
-        weights: Range<usize>,
-        (view, from, head_dim): (TensorView<'_>, GgmlType, Option<usize>),
-        buffer: &mut Vec<u8>,
-    ) {
-        let tensor = &self.tensors[index];
-        let to = self.type_of(index);
-        // Where rows keep their order, it does not matter where they end.
-        let columns = match head_dim {
-            Some(_) => tensor.columns(),
-            None => tensor.weights() as usize,
-        };
+    fn convert(&self, index: usize, weights: Range<usize>, stored: &Stored, buffer: &mut Vec<u8>) {
+        let to = WeightType::of(self.tensors[index].ggml_type).expect("outputs are floats");
+        let views: Vec<TensorView<'_>> = stored.names.iter().map(|name| self.view(name)).collect();
         buffer.resize(weights.len() * to.bytes(), 0);
-        let mut scratch = Vec::new();
+        let (mut scratch, mut gathered) = (Vec::new(), Vec::new());
         let (mut next, mut output) = (weights.start, &mut buffer[..]);
         while next < weights.end {
-            let (row, column) = (next / columns, next % columns);
-            let count = (columns - column).min(weights.end - next).min(CHUNK_WEIGHTS);
-            let row = head_dim.map_or(row, |head_dim| hugging_face_row(row, head_dim));
-            let start = (row * columns + column) * from.block_bytes();
-            let input = &view.bytes[start..start + count * from.block_bytes()];
+            let run = stored.run(next);
+            let count = run.length.min(weights.end - next).min(CHUNK_WEIGHTS);
+            let bytes = views[run.tensor].bytes;
+            let input = stored.gather(bytes, &run, count, &mut gathered);
             let (done, rest) = output.split_at_mut(count * to.bytes());
             scratch.resize(count, 0.0);
             // Whoever finds what became infinite asks `overflowed` about it.
-            convert_row(from, input, to, done, &mut scratch)
+            convert_row(stored.from, input, stored.added, to, done, &mut scratch)
                 .expect("every number of floats can be converted");
             (next, output) = (next + count, rest);
         }
@@ -187,29 +147,27 @@ impl TensorSource for CheckpointModel {
     fn bytes<'a>(&'a self, index: usize, range: Range<usize>, buffer: &'a mut Vec<u8>) -> &'a [u8] {
         match &self.origins[index] {
             Origin::Computed(bytes) => &bytes[range],
-            Origin::Checkpoint { name, from, head_dim } => {
-                let view = self.view(name);
+            Origin::Stored(stored) => {
                 let to = self.tensors[index].ggml_type;
-                if *from == to && head_dim.is_none() {
-                    return &view.bytes[range];
+                if stored.from == to && stored.is_plain() {
+                    return &self.view(&stored.names[0]).bytes[range];
                 }
                 let weights = range.start / to.block_bytes()..range.end / to.block_bytes();
-                self.convert(index, weights, (view, *from, *head_dim), buffer);
+                self.convert(index, weights, stored, buffer);
                 buffer
             }
         }
     }
 
     fn overflowed(&self, index: usize, weight: usize) -> Option<f32> {
-        let Origin::Checkpoint { name, from, head_dim } = &self.origins[index] else { return None };
-        let columns = self.tensors[index].columns();
-        let (row, column) = (weight / columns, weight % columns);
-        let row = head_dim.map_or(row, |head_dim| hugging_face_row(row, head_dim));
-        let start = (row * columns + column) * from.block_bytes();
+        let Origin::Stored(stored) = &self.origins[index] else { return None };
+        let run = stored.run(weight);
+        let bytes = self.view(&stored.names[run.tensor]).bytes;
+        let mut gathered = Vec::new();
         let mut value = [0.0];
-        let bytes = self.view(name).bytes.get(start..start + from.block_bytes())?;
-        formats::dequantize_row(*from, bytes, &mut value).ok()?;
-        value[0].is_finite().then_some(value[0])
+        let input = stored.gather(bytes, &run, 1, &mut gathered);
+        formats::dequantize_row(stored.from, input, &mut value).ok()?;
+        (value[0] + stored.added).is_finite().then_some(value[0] + stored.added)
     }
 
     fn expect(&self, index: usize, range: Range<usize>) {
@@ -234,16 +192,6 @@ fn place(tensors: &mut [TensorInfo]) {
     }
 }
 
-/// llama.cpp's converter goes through the shards by name, and through each shard's tensors by name.
-fn in_converter_order(checkpoint: &CheckpointTensors) -> Vec<TensorView<'_>> {
-    let mut views: Vec<TensorView<'_>> = checkpoint
-        .iter()
-        .filter(|view| !IGNORED_ENDINGS.iter().any(|ending| view.name.ends_with(ending)))
-        .collect();
-    views.sort_by(|a, b| (a.path, a.name).cmp(&(b.path, b.name)));
-    views
-}
-
 /// The type of the first 16-bit matrix.
 fn own_type(views: &[TensorView<'_>]) -> Result<WeightType, ConvertError> {
     for view in views.iter().filter(|view| view.shape.len() > 1) {
@@ -256,104 +204,29 @@ fn own_type(views: &[TensorView<'_>]) -> Result<WeightType, ConvertError> {
     Ok(WeightType::F16)
 }
 
-/// Pairs each tensor of the checkpoint with the one that the family's table has in its place.
-fn plan(
-    directory: &Path,
+/// The metadata keys of the family.
+fn family_keys(
     family: &Family,
-    config: &ModelConfig,
-    views: &[TensorView<'_>],
+    config: &Config,
     weight_type: WeightType,
-) -> Result<Vec<PlannedTensor>, ConvertError> {
-    let expected = family.tensors(config);
-    let mut by_name: HashMap<&str, &ModelTensor> =
-        expected.iter().map(|tensor| (tensor.hugging_face.as_str(), tensor)).collect();
-    let mut planned = Vec::with_capacity(views.len() + 1);
-    planned.extend(rope_divisors(config));
-    for view in views {
-        let tensor = by_name.remove(view.name).ok_or_else(|| {
-            ConvertError::unusable(
-                view.path,
-                format!(
-                    "tensor \"{}\" is none of a {} model with {} layers; quantkit cannot convert it",
-                    view.name, config.architecture, config.num_hidden_layers
-                ),
-            )
-        })?;
-        planned.push(planned_tensor(view, tensor, config, weight_type)?);
-    }
-    let missing = expected
-        .iter()
-        .find(|tensor| !tensor.optional && by_name.contains_key(tensor.hugging_face.as_str()));
-    match missing {
-        Some(tensor) => Err(ConvertError::unusable(
-            directory,
-            format!(
-                "tensor \"{}\" is missing; a {} model with {} layers needs it",
-                tensor.hugging_face, config.architecture, config.num_hidden_layers
-            ),
-        )),
-        None => Ok(planned),
-    }
-}
-
-fn planned_tensor(
-    view: &TensorView<'_>,
-    tensor: &ModelTensor,
-    config: &ModelConfig,
-    weight_type: WeightType,
-) -> Result<PlannedTensor, ConvertError> {
-    let shape: Vec<u64> = view.shape.iter().map(|&length| length as u64).collect();
-    if shape != tensor.shape {
-        return Err(ConvertError::unusable(
-            view.path,
-            format!(
-                "tensor \"{}\" has shape {shape:?}, but config.json asks for {:?}",
-                view.name, tensor.shape
-            ),
-        ));
-    }
-    let rows = shape.first().map_or(1, |&rows| rows as usize);
-    Ok(PlannedTensor {
-        info: TensorInfo {
-            name: tensor.gguf.clone(),
-            ggml_type: type_of(shape.len(), weight_type).ggml_type(),
-            dimensions: shape.into_iter().rev().collect(),
-            offset: 0,
-        },
-        origin: Origin::Checkpoint {
-            name: view.name.to_string(),
-            from: view.float_type()?,
-            head_dim: tensor.order.heads(config).map(|heads| rows / heads),
-        },
-    })
-}
-
-/// Everything that is not a matrix is computed with in 32 bits.
-fn type_of(dimensions: usize, matrices: WeightType) -> WeightType {
-    if dimensions < 2 { WeightType::F32 } else { matrices }
-}
-
-fn rope_divisors(config: &ModelConfig) -> Option<PlannedTensor> {
-    let base = config.rope_theta.unwrap_or(rope::DEFAULT_BASE);
-    let scaling = config.rope_scaling.as_ref()?;
-    let divisors = rope::llama3_divisors(scaling, base, config.head_dim())?;
-    Some(PlannedTensor {
-        info: TensorInfo {
-            name: ROPE_FREQUENCIES.to_string(),
-            dimensions: vec![divisors.len() as u64],
-            ggml_type: GgmlType::F32,
-            offset: 0,
-        },
-        origin: Origin::Computed(divisors.iter().flat_map(|value| value.to_le_bytes()).collect()),
-    })
+) -> Result<Metadata, String> {
+    let file_type = match weight_type {
+        WeightType::F32 => 0,
+        WeightType::F16 => 1,
+        WeightType::BF16 => 32,
+    };
+    let mut keys = Metadata::new();
+    family::write(family, config, file_type, &mut keys)?;
+    Ok(keys)
 }
 
 fn metadata(
     directory: &Path,
     family: &Family,
-    config: &ModelConfig,
+    config: &Config,
+    keys: Metadata,
     tensors: &[TensorInfo],
-    weight_type: WeightType,
+    vocabulary: usize,
 ) -> Result<Metadata, ConvertError> {
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", Value::String(family.gguf.into()));
@@ -362,16 +235,13 @@ fn metadata(
     let folder = directory.canonicalize().map_err(|error| ConvertError::io(directory, error))?;
     let folder = folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
     let parameters = tensors.iter().map(TensorInfo::weights).sum();
-    ModelName::find(config.name_or_path.as_deref(), &folder, parameters).append(&mut metadata);
+    let path = config.text(&["_name_or_path"]).ok().flatten();
+    ModelName::find(path, &folder, parameters).append(&mut metadata);
     model_card::append_card(&mut metadata, directory)?;
-    let file_type = match weight_type {
-        WeightType::F32 => 0,
-        WeightType::F16 => 1,
-        WeightType::BF16 => 32,
-    };
-    hyperparameters::write(&mut metadata, family, config, file_type)
-        .map_err(|problem| ConvertError::unusable(&directory.join("config.json"), problem))?;
+    for (key, value) in keys.iter() {
+        metadata.set(key, value.clone());
+    }
     metadata.set("general.quantization_version", Value::U32(formats::QUANTIZATION_VERSION));
-    from_checkpoint::append(&mut metadata, directory, config.vocab_size)?;
+    from_checkpoint::append(&mut metadata, directory, vocabulary)?;
     Ok(metadata)
 }

@@ -2,11 +2,9 @@
 
 mod checkpoint_model;
 mod error;
-mod families;
-mod hyperparameters;
 mod model_card;
 mod model_name;
-mod rope;
+mod planned;
 mod safetensors_writer;
 mod to_checkpoint;
 mod to_gguf;

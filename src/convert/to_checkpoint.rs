@@ -8,15 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::error::ConvertError;
-use super::families::{Family, ModelTensor, ROPE_FREQUENCIES, gguf_row};
-use super::hyperparameters::{self, TensorFacts};
 use super::safetensors_writer::{self, PlannedTensor};
 use super::weights::{Rows, WeightType, convert_rows};
-use crate::checkpoint::config::ModelConfig;
-use crate::gguf::{GgufFile, Metadata, TensorInfo};
+use crate::family::{self, Dimensions, Exported, Family, RowOrder, TensorSpec};
+use crate::gguf::{GgmlType, GgufFile, Metadata, ModelKeys, TensorInfo};
 use crate::quant::formats;
 use crate::support::atomic_file::{AtomicFile, write_atomically};
 use crate::support::interrupt;
@@ -67,38 +65,42 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
     let started = Instant::now();
     let file = GgufFile::open(&options.input)?;
     let unusable = |problem: String| ConvertError::unusable(&options.input, problem);
-    let architecture = file
-        .metadata()
-        .string("general.architecture")
-        .ok_or_else(|| unusable("general.architecture is missing".to_string()))?;
-    let family = Family::of_gguf(architecture).map_err(unusable)?;
-    let mut config = config(&file, family).map_err(unusable)?;
-    let tensors = tensors(&file, family, &config).map_err(unusable)?;
+    let family = Family::of_gguf(file.metadata()).map_err(unusable)?;
+    let embedding = file
+        .tensor("token_embd.weight")
+        .ok_or_else(|| unusable("tensor \"token_embd.weight\" is missing".to_string()))?;
+    let names = file.tensors().iter().map(|tensor| tensor.name.clone());
+    let model =
+        Dimensions::read(family, file.metadata(), embedding.rows(), names).map_err(unusable)?;
+    warn_of_keys(&file, family, &model);
+    let specs = (family.tensors)(&model);
+    let tensors = tensors(&file, family, &model, &specs).map_err(unusable)?;
     let no_tokenizer = |source| ConvertError::Vocabulary { path: options.input.clone(), source };
     let vocabulary = Vocabulary::from_metadata(file.metadata()).map_err(no_tokenizer)?;
-    if vocabulary.size > config.vocab_size {
+    if vocabulary.size > model.vocabulary {
         return Err(unusable(format!(
             "there are {} tokens, but the embedding table has {} rows",
-            vocabulary.size, config.vocab_size
+            vocabulary.size, model.vocabulary
         )));
     }
-    config.bos_token_id = vocabulary.bos;
-    config.eos_token_ids = vocabulary.eos.into_iter().collect();
-    config.pad_token_id =
-        token_id(file.metadata(), "padding", vocabulary.size).map_err(no_tokenizer)?;
+    let padding = token_id(file.metadata(), "padding", vocabulary.size).map_err(no_tokenizer)?;
+    let config = config(&file, family, &model, &vocabulary, padding, options.weight_type)
+        .map_err(unusable)?;
 
     let staging = Staging::create(&options.output)?;
-    let planned = tensors.iter().map(|(_, tensor)| tensor.planned(options.weight_type)).collect();
+    let planned: Vec<PlannedTensor> =
+        tensors.iter().map(|tensor| tensor.planned(options.weight_type)).collect();
+    let parameters = tensors.iter().map(|tensor| tensor.weights()).sum();
+    let count = planned.len();
     let shards = safetensors_writer::shards(planned, SHARD_BYTES);
-    write_texts(&staging.path, &file, &vocabulary, &config, family, options.weight_type)?;
-    write_shards(&staging.path, &file, &tensors, &shards, options.weight_type, &config)?;
+    write_texts(&staging.path, &file, &vocabulary, &config, model.context)?;
+    write_shards(&staging.path, &file, &tensors, &shards, options.weight_type)?;
     staging.commit()?;
-    let parameters = tensors.iter().map(|(info, _)| info.weights()).sum();
     Ok(ExportReport {
         output: options.output.clone(),
-        architecture: config.architecture,
+        architecture: family.checkpoints[0].architecture.to_string(),
         weight_type: options.weight_type.ggml_type().name(),
-        tensors: tensors.len(),
+        tensors: count,
         parameters,
         tensor_bytes: parameters * options.weight_type.bytes() as u64,
         shards: shards.len(),
@@ -106,121 +108,143 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
     })
 }
 
-impl ModelTensor {
+/// A tensor of the checkpoint, and the one of the file that holds its weights.
+struct ExportedTensor<'a> {
+    name: &'a str,
+    info: &'a TensorInfo,
+    spec: &'a TensorSpec,
+    /// Which of the tensors that lie one behind another in the file's.
+    part: usize,
+}
+
+impl ExportedTensor<'_> {
+    fn weights(&self) -> u64 {
+        self.info.weights() / self.spec.checkpoint.len() as u64
+    }
+
     fn planned(&self, weight_type: WeightType) -> PlannedTensor {
         PlannedTensor {
-            name: self.hugging_face.clone(),
+            name: self.name.to_string(),
             dtype: weight_type.safetensors_name(),
-            shape: self.shape.clone(),
-            bytes: self.shape.iter().product::<u64>() * weight_type.bytes() as u64,
+            shape: self.spec.checkpoint_shape().iter().map(|&length| length as u64).collect(),
+            bytes: self.weights() * weight_type.bytes() as u64,
         }
     }
 }
 
-fn config(file: &GgufFile, family: &Family) -> Result<ModelConfig, String> {
-    let embedding = file
-        .tensor("token_embd.weight")
-        .ok_or_else(|| "tensor \"token_embd.weight\" is missing".to_string())?;
-    let facts = TensorFacts {
-        vocab_size: embedding.rows(),
-        tied: file.tensor("output.weight").is_none(),
-        rope_divisors: match file.tensor(ROPE_FREQUENCIES) {
-            Some(tensor) => Some(read_values(file, tensor)?),
-            None => None,
-        },
-    };
-    hyperparameters::read(file.metadata(), family, &facts)
-}
-
-/// No model has more rotary frequencies.
-const MOST_FREQUENCIES: u64 = 1 << 16;
-
-/// The values of a small tensor.
-fn read_values(file: &GgufFile, tensor: &TensorInfo) -> Result<Vec<f32>, String> {
-    if tensor.weights() > MOST_FREQUENCIES {
-        return Err(format!(
-            "tensor \"{}\" has {} values, more than {MOST_FREQUENCIES}",
-            tensor.name,
-            tensor.weights()
-        ));
+/// Warns of metadata that the family does not know: config.json will not say it.
+fn warn_of_keys(file: &GgufFile, family: &Family, model: &Dimensions) {
+    let unknown: Vec<&str> = model.unknown_keys(family).collect();
+    if !unknown.is_empty() {
+        tracing::warn!(
+            "{}: config.json will say nothing of {}, which quantkit does not know",
+            file.path().display(),
+            unknown.join(", ")
+        );
     }
-    let mut values = vec![0.0; tensor.weights() as usize];
-    formats::dequantize_row(tensor.ggml_type, file.tensor_bytes(tensor), &mut values)
-        .map_err(|error| format!("tensor \"{}\": {error}", tensor.name))?;
-    Ok(values)
 }
 
-/// Pairs each tensor of the file with its place in the family's table, in the order of the names
-/// that they will have.
+/// config.json.
+fn config(
+    file: &GgufFile,
+    family: &Family,
+    model: &Dimensions,
+    vocabulary: &Vocabulary,
+    padding: Option<u32>,
+    weight_type: WeightType,
+) -> Result<Json, String> {
+    let keys = ModelKeys { metadata: file.metadata(), architecture: family.gguf };
+    let checkpoint = family.checkpoints[0];
+    let mut config = Map::new();
+    config.insert("architectures".into(), json!([checkpoint.architecture]));
+    config.insert("model_type".into(), json!(checkpoint.model_type));
+    config.insert("vocab_size".into(), json!(model.vocabulary));
+    config.extend(family::export(family, &Exported { keys, file })?);
+    config.insert("tie_word_embeddings".into(), json!(!model.has("output.weight")));
+    config.insert("bos_token_id".into(), json!(vocabulary.bos));
+    config.insert("eos_token_id".into(), json!(vocabulary.eos));
+    config.insert("pad_token_id".into(), json!(padding));
+    config.insert("torch_dtype".into(), json!(weight_type.torch_name()));
+    config.insert("use_cache".into(), json!(true));
+    Ok(Json::Object(config))
+}
+
+/// Pairs each tensor of the file with the family's, in the order of the names that they will have.
 fn tensors<'a>(
     file: &'a GgufFile,
     family: &Family,
-    config: &ModelConfig,
-) -> Result<Vec<(&'a TensorInfo, ModelTensor)>, String> {
-    let mut by_name: HashMap<String, ModelTensor> =
-        family.tensors(config).into_iter().map(|tensor| (tensor.gguf.clone(), tensor)).collect();
-    let mut pairs = Vec::new();
-    for info in file.tensors().iter().filter(|info| info.name != ROPE_FREQUENCIES) {
-        let tensor = by_name.remove(&info.name).ok_or_else(|| {
+    model: &Dimensions,
+    specs: &'a [TensorSpec],
+) -> Result<Vec<ExportedTensor<'a>>, String> {
+    let mut by_name: HashMap<&str, &'a TensorSpec> =
+        specs.iter().map(|spec| (spec.gguf.as_str(), spec)).collect();
+    let mut tensors = Vec::new();
+    let computed = |info: &&TensorInfo| !family.computed_names.contains(&info.name.as_str());
+    for info in file.tensors().iter().filter(computed) {
+        let spec = by_name.remove(info.name.as_str()).ok_or_else(|| {
             format!(
                 "tensor \"{}\" is none of a {} model with {} layers; quantkit cannot export it",
-                info.name, family.gguf, config.num_hidden_layers
+                info.name, family.gguf, model.layers
             )
         })?;
-        let shape: Vec<u64> = info.dimensions.iter().rev().copied().collect();
-        if shape != tensor.shape {
-            return Err(format!(
-                "tensor \"{}\" has shape {shape:?}, but the metadata asks for {:?}",
-                info.name, tensor.shape
-            ));
-        }
-        if !formats::can_dequantize(info.ggml_type) {
-            return Err(format!(
-                "tensor \"{}\" is {}, which quantkit cannot read",
-                info.name, info.ggml_type
-            ));
-        }
-        pairs.push((info, tensor));
+        check_tensor(info, spec)?;
+        let part = |(part, name)| ExportedTensor { name, info, spec, part };
+        tensors.extend(spec.checkpoint.iter().map(String::as_str).enumerate().map(part));
     }
-    if let Some(missing) = by_name.values().filter(|tensor| !tensor.optional).min() {
-        return Err(format!("tensor \"{}\" is missing", missing.gguf));
+    let missing = by_name.values().filter(|spec| !spec.optional).map(|spec| &spec.gguf).min();
+    if let Some(missing) = missing {
+        return Err(format!("tensor \"{missing}\" is missing"));
     }
-    pairs.sort_by(|(_, a), (_, b)| a.hugging_face.cmp(&b.hugging_face));
-    Ok(pairs)
+    tensors.sort_by(|a, b| a.name.cmp(b.name));
+    Ok(tensors)
+}
+
+fn check_tensor(info: &TensorInfo, spec: &TensorSpec) -> Result<(), String> {
+    let shape: Vec<usize> = info.dimensions.iter().rev().map(|&length| length as usize).collect();
+    if shape != spec.shape || !spec.rows.fits(spec.row_count()) {
+        return Err(format!(
+            "tensor \"{}\" has shape {shape:?}, but the metadata asks for {:?}",
+            info.name, spec.shape
+        ));
+    }
+    if !formats::can_dequantize(info.ggml_type) {
+        return Err(format!(
+            "tensor \"{}\" is {}, which quantkit cannot read",
+            info.name, info.ggml_type
+        ));
+    }
+    Ok(())
 }
 
 fn write_texts(
     directory: &Path,
     file: &GgufFile,
     vocabulary: &Vocabulary,
-    config: &ModelConfig,
-    family: &Family,
-    weight_type: WeightType,
+    config: &Json,
+    context: usize,
 ) -> Result<(), ConvertError> {
     let metadata = file.metadata();
     let no_tokenizer =
         |source| ConvertError::Vocabulary { path: file.path().to_path_buf(), source };
     let tokenizer = to_checkpoint::tokenizer_json(vocabulary).map_err(no_tokenizer)?;
-    let context = config.max_position_embeddings;
-    let tokenizer_config =
-        to_checkpoint::tokenizer_config(vocabulary, metadata, context).map_err(no_tokenizer)?;
+    let tokenizer_config = to_checkpoint::tokenizer_config(vocabulary, metadata, Some(context))
+        .map_err(no_tokenizer)?;
     let generation_config =
         generation_config(metadata, config, vocabulary.size).map_err(no_tokenizer)?;
     write_text(&directory.join("tokenizer.json"), tokenizer)?;
     write_json(&directory.join("tokenizer_config.json"), &tokenizer_config)?;
-    let config_json = config.to_json(family.model_type, weight_type.torch_name());
-    write_json(&directory.join("config.json"), &config_json)?;
+    write_json(&directory.join("config.json"), config)?;
     write_json(&directory.join("generation_config.json"), &generation_config)
 }
 
 /// Generation ends with `eos`, and with the tokens that the file names as ends of a turn.
 fn generation_config(
     metadata: &Metadata,
-    config: &ModelConfig,
+    config: &Json,
     tokens: usize,
 ) -> Result<Json, TokenizerError> {
-    let mut ends = config.eos_token_ids.clone();
-    for name in ["eot", "eom"] {
+    let mut ends = Vec::new();
+    for name in ["eos", "eot", "eom"] {
         ends.extend(token_id(metadata, name, tokens)?.filter(|id| !ends.contains(id)));
     }
     let eos = match &ends[..] {
@@ -229,9 +253,9 @@ fn generation_config(
         several => json!(several),
     };
     Ok(json!({
-        "bos_token_id": config.bos_token_id,
+        "bos_token_id": config["bos_token_id"],
         "eos_token_id": eos,
-        "pad_token_id": config.pad_token_id,
+        "pad_token_id": config["pad_token_id"],
     }))
 }
 
@@ -246,10 +270,9 @@ fn write_text(path: &Path, text: String) -> Result<(), ConvertError> {
 fn write_shards(
     directory: &Path,
     file: &GgufFile,
-    tensors: &[(&TensorInfo, ModelTensor)],
+    tensors: &[ExportedTensor<'_>],
     shards: &[Vec<PlannedTensor>],
     weight_type: WeightType,
-    config: &ModelConfig,
 ) -> Result<(), ConvertError> {
     let total = shards.iter().flatten().map(|tensor| tensor.bytes).sum();
     let progress = Progress::new("export", total, Unit::Bytes);
@@ -258,10 +281,9 @@ fn write_shards(
         let path = directory.join(safetensors_writer::shard_name(index, shards.len()));
         let failed = |error| ConvertError::io(&path, error);
         let mut output = safetensors_writer::create(&path, shard).map_err(failed)?;
-        for (info, tensor) in remaining.by_ref().take(shard.len()) {
-            progress.message(&tensor.hugging_face);
-            let heads = tensor.order.heads(config);
-            write_tensor(&mut output, file, info, heads, weight_type, &progress)?;
+        for tensor in remaining.by_ref().take(shard.len()) {
+            progress.message(tensor.name);
+            write_tensor(&mut output, file, tensor, weight_type, &progress)?;
         }
         output.commit().map_err(failed)?;
     }
@@ -276,29 +298,49 @@ fn write_shards(
 fn write_tensor(
     output: &mut AtomicFile,
     file: &GgufFile,
-    info: &TensorInfo,
-    heads: Option<usize>,
+    tensor: &ExportedTensor<'_>,
     weight_type: WeightType,
     progress: &Progress,
 ) -> Result<(), ConvertError> {
-    let head_dim = heads.map(|heads| info.rows() / heads);
-    let source = |row| head_dim.map_or(row, |head_dim| gguf_row(row, head_dim));
+    let &ExportedTensor { info, spec, part, .. } = tensor;
+    let turned;
+    let (mut bytes, mut from) = (file.tensor_bytes(info), info.ggml_type);
+    let (mut rows, mut columns) = (info.rows(), info.columns());
+    if spec.transposed {
+        turned = transposed(file, info)?;
+        (bytes, from, rows, columns) = (&turned, GgmlType::F32, info.columns(), info.rows());
+    } else if spec.rows != RowOrder::Same && spec.shape.len() == 1 {
+        // The elements of a vector are its rows.
+        (rows, columns) = (info.columns(), 1);
+    }
+    let count = rows / spec.checkpoint.len();
+    let source = |row| spec.rows.gguf_row(part * count + row, rows);
     let rows = Rows {
         path: file.path(),
         tensor: &info.name,
-        bytes: file.tensor_bytes(info),
-        from: info.ggml_type,
-        rows: info.rows(),
-        columns: info.columns(),
+        bytes,
+        from,
+        rows: count,
+        columns,
         source: &source,
+        added: -spec.added,
     };
-    let losses = convert_rows(&rows, weight_type, |piece| {
+    convert_rows(&rows, weight_type, |piece| {
         interrupt::check()?;
         progress.advance(piece.len() as u64);
         output.write_all(piece).map_err(|error| ConvertError::io(output.target(), error))
-    })?;
-    losses.warn(file.path(), &info.name);
-    Ok(())
+    })
+}
+
+/// The weights of a matrix in 32 bits, column by column.
+fn transposed(file: &GgufFile, info: &TensorInfo) -> Result<Vec<u8>, ConvertError> {
+    let (rows, columns) = (info.rows(), info.columns());
+    let mut weights = vec![0f32; rows * columns];
+    formats::dequantize_row(info.ggml_type, file.tensor_bytes(info), &mut weights).map_err(
+        |error| ConvertError::unusable(file.path(), format!("tensor \"{}\": {error}", info.name)),
+    )?;
+    let columns = (0..columns).flat_map(|column| weights[column..].iter().step_by(columns));
+    Ok(columns.flat_map(|weight| weight.to_le_bytes()).collect())
 }
 
 /// A directory under construction beside its place; dropped uncommitted, it disappears.

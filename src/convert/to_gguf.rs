@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::checkpoint_model::{CheckpointModel, Origin};
+use rayon::prelude::*;
+
+use super::checkpoint_model::CheckpointModel;
 use super::error::ConvertError;
-use super::families::hugging_face_row;
-use super::weights::{Rows, WeightType, convert_rows};
-use crate::gguf::{GgufWriter, TensorInfo, TensorPlan};
+use super::weights::{WeightType, too_large_for_f16};
+use crate::gguf::{GgmlType, GgufWriter, TensorInfo, TensorPlan};
 use crate::quant::source::TensorSource;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
@@ -82,33 +83,50 @@ pub fn convert(options: &ConvertOptions) -> Result<ConvertReport, ConvertError> 
     })
 }
 
+/// Weights that one task converts, and that are converted between two writes.
+const TASK_WEIGHTS: usize = 1 << 14;
+const PIECE_WEIGHTS: usize = TASK_WEIGHTS << 8;
+
 fn write_tensor(
     writer: &mut GgufWriter,
     model: &CheckpointModel,
     index: usize,
     progress: &Progress,
 ) -> Result<(), ConvertError> {
-    let (name, from, head_dim) = match model.origin(index) {
-        Origin::Computed(bytes) => return Ok(writer.write(bytes)?),
-        Origin::Checkpoint { name, from, head_dim } => (name, *from, *head_dim),
-    };
     let tensor = &model.tensors()[index];
-    let view = model.view(name);
-    let source = |row| head_dim.map_or(row, |head_dim| hugging_face_row(row, head_dim));
-    let rows = Rows {
-        path: view.path,
-        tensor: view.name,
-        bytes: view.bytes,
-        from,
-        rows: tensor.rows(),
-        columns: tensor.columns(),
-        source: &source,
-    };
-    let losses = convert_rows(&rows, model.type_of(index), |piece| {
+    let (total, size) = (tensor.weights() as usize, tensor.ggml_type.block_bytes());
+    let mut piece = vec![0; total.min(PIECE_WEIGHTS) * size];
+    for first in (0..total).step_by(PIECE_WEIGHTS) {
         interrupt::check()?;
+        let piece = &mut piece[..(total - first).min(PIECE_WEIGHTS) * size];
+        piece.par_chunks_mut(TASK_WEIGHTS * size).enumerate().try_for_each(|(task, output)| {
+            let start = first + task * TASK_WEIGHTS;
+            fill(model, index, start, output)
+        })?;
         progress.advance(piece.len() as u64);
-        Ok(writer.write(piece)?)
-    })?;
-    losses.warn(view.path, view.name);
+        writer.write(piece)?;
+    }
     Ok(())
+}
+
+/// Fills `output` with the bytes of a tensor from weight `start` on.
+fn fill(
+    model: &CheckpointModel,
+    index: usize,
+    start: usize,
+    output: &mut [u8],
+) -> Result<(), ConvertError> {
+    let tensor = &model.tensors()[index];
+    let place = start * tensor.ggml_type.block_bytes();
+    let mut buffer = Vec::new();
+    output.copy_from_slice(model.bytes(index, place..place + output.len(), &mut buffer));
+    if tensor.ggml_type != GgmlType::F16 {
+        return Ok(());
+    }
+    let infinite = |pair: &[u8; 2]| u16::from_le_bytes(*pair) & 0x7fff == 0x7c00;
+    let found = output.as_chunks::<2>().0.iter().enumerate().filter(|(_, pair)| infinite(pair));
+    match found.filter_map(|(weight, _)| model.overflowed(index, start + weight)).next() {
+        None => Ok(()),
+        Some(weight) => Err(too_large_for_f16(model.path(), &tensor.name, Some(weight))),
+    }
 }

@@ -31,6 +31,11 @@ impl WeightType {
         }
     }
 
+    /// The type of weights that are of a ggml type, if it is one of these.
+    pub(super) fn of(ggml_type: GgmlType) -> Option<Self> {
+        [Self::F32, Self::F16, Self::BF16].into_iter().find(|one| one.ggml_type() == ggml_type)
+    }
+
     /// The type of safetensors.
     pub(super) fn safetensors_name(self) -> &'static str {
         self.ggml_type().name()
@@ -67,27 +72,8 @@ pub(super) struct Rows<'a> {
     pub columns: usize,
     /// Which row of the file comes as row `index`.
     pub source: &'a (dyn Fn(usize) -> usize + Sync),
-}
-
-/// What a conversion did to the values.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Losses {
-    /// Finite weights that became infinite, for the type's exponent is too small.
-    pub overflows: usize,
-}
-
-impl Losses {
-    /// Warns of what was lost, if anything was.
-    pub(super) fn warn(self, path: &Path, tensor: &str) {
-        if self.overflows > 0 {
-            tracing::warn!(
-                "{}: {} weights of \"{tensor}\" are too large for F16 and became infinite; take \
-                 BF16 or F32 instead",
-                path.display(),
-                self.overflows
-            );
-        }
-    }
+    /// What is added to each weight.
+    pub added: f32,
 }
 
 /// Converts a matrix piece by piece and hands each piece to `write`.
@@ -95,7 +81,7 @@ pub(super) fn convert_rows(
     rows: &Rows<'_>,
     to: WeightType,
     mut write: impl FnMut(&[u8]) -> Result<(), ConvertError>,
-) -> Result<Losses, ConvertError> {
+) -> Result<(), ConvertError> {
     let failed = |error: CodecError| {
         ConvertError::unusable(rows.path, format!("tensor \"{}\": {error}", rows.tensor))
     };
@@ -111,11 +97,10 @@ pub(super) fn convert_rows(
     let rows_a_piece = (PIECE_WEIGHTS / rows.columns.max(1)).clamp(1, rows.rows.max(1));
     let rows_a_task = (TASK_WEIGHTS / rows.columns.max(1)).max(1);
     let mut piece = vec![0; rows_a_piece * target_bytes];
-    let mut losses = Losses::default();
     for first in (0..rows.rows).step_by(rows_a_piece) {
         let count = rows_a_piece.min(rows.rows - first);
         let output = &mut piece[..count * target_bytes];
-        losses.overflows += output
+        let overflows = output
             .par_chunks_mut(rows_a_task * target_bytes)
             .enumerate()
             .map(|(task, output)| {
@@ -124,30 +109,50 @@ pub(super) fn convert_rows(
                 for (index, output) in output.chunks_exact_mut(target_bytes).enumerate() {
                     let row = (rows.source)(first + task * rows_a_task + index);
                     let input = &rows.bytes[row * source_bytes..(row + 1) * source_bytes];
-                    overflows += convert_row(rows.from, input, to, output, &mut scratch)?;
+                    overflows +=
+                        convert_row(rows.from, input, rows.added, to, output, &mut scratch)?;
                 }
                 Ok(overflows)
             })
             .sum::<Result<usize, CodecError>>()
             .map_err(failed)?;
+        if overflows > 0 {
+            return Err(too_large_for_f16(rows.path, rows.tensor, None));
+        }
         write(output)?;
     }
-    Ok(losses)
+    Ok(())
 }
 
-/// Converts one row; the number of weights that overflowed.
+/// The error of a finite weight that F16 has no room for.
+pub(super) fn too_large_for_f16(path: &Path, tensor: &str, weight: Option<f32>) -> ConvertError {
+    let weight = weight.map_or_else(|| "a weight".to_string(), |weight| format!("{weight}"));
+    ConvertError::unusable(
+        path,
+        format!(
+            "tensor \"{tensor}\": {weight} is too large for F16, whose largest number is 65504; \
+             take BF16 or F32 instead (--dtype)"
+        ),
+    )
+}
+
+/// Converts weights, adding a number to each; the number of weights that overflowed.
 pub(super) fn convert_row(
     from: GgmlType,
     input: &[u8],
+    added: f32,
     to: WeightType,
     output: &mut [u8],
     scratch: &mut [f32],
 ) -> Result<usize, CodecError> {
-    if from == to.ggml_type() {
+    if from == to.ggml_type() && added == 0.0 {
         output.copy_from_slice(input);
         return Ok(0);
     }
     formats::dequantize_row(from, input, scratch)?;
+    if added != 0.0 {
+        add(scratch, added, from);
+    }
     match to {
         WeightType::F32 => {
             for (bytes, weight) in output.chunks_exact_mut(4).zip(&*scratch) {
@@ -174,20 +179,36 @@ pub(super) fn convert_row(
     }
 }
 
+/// Adds a number to each weight. Halves stay halves, as in llama.cpp's converter; all else is added in
+/// 32 bits.
+fn add(weights: &mut [f32], added: f32, from: GgmlType) {
+    for weight in weights {
+        *weight += added;
+        if from == GgmlType::F16 {
+            *weight = f16::from_f32(*weight).to_f32();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn converted(from: GgmlType, bytes: &[u8], to: WeightType) -> (Vec<u8>, Losses) {
+    fn converted(
+        from: GgmlType,
+        bytes: &[u8],
+        added: f32,
+        to: WeightType,
+    ) -> Result<Vec<u8>, String> {
         let columns = bytes.len() / from.block_bytes() * from.block_size();
         let (path, tensor) = (Path::new("file"), "tensor");
-        let rows = Rows { path, tensor, bytes, from, rows: 1, columns, source: &|row| row };
+        let rows = Rows { path, tensor, bytes, from, rows: 1, columns, source: &|row| row, added };
         let mut output = Vec::new();
-        let losses = convert_rows(&rows, to, |piece| {
+        let done = convert_rows(&rows, to, |piece| {
             output.extend_from_slice(piece);
             Ok(())
         });
-        (output, losses.unwrap())
+        done.map(|()| output).map_err(|error| error.to_string())
     }
 
     fn bytes_of(values: &[f32]) -> Vec<u8> {
@@ -195,23 +216,35 @@ mod tests {
     }
 
     #[test]
-    fn halves_round_to_even_and_overflows_are_counted() {
-        let values = [1.0, 1.0 + 2_f32.powi(-11), 1.0 + 3.0 * 2_f32.powi(-11), -65_520.0, 1e-8];
-        let (bytes, losses) = converted(GgmlType::F32, &bytes_of(&values), WeightType::F16);
+    fn halves_round_to_even_and_what_they_cannot_hold_is_refused() {
+        let values = [1.0, 1.0 + 2_f32.powi(-11), 1.0 + 3.0 * 2_f32.powi(-11), 1e-8];
+        let bytes = converted(GgmlType::F32, &bytes_of(&values), 0.0, WeightType::F16).unwrap();
         let halves: Vec<u16> =
             bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-        assert_eq!(halves, [0x3c00, 0x3c00, 0x3c02, 0xfc00, 0x0000]);
-        assert_eq!(losses.overflows, 1);
-        let infinite = converted(GgmlType::F32, &bytes_of(&[f32::INFINITY]), WeightType::F16);
-        assert_eq!(infinite, (vec![0x00, 0x7c], Losses { overflows: 0 }));
+        assert_eq!(halves, [0x3c00, 0x3c00, 0x3c02, 0x0000]);
+        let infinite = converted(GgmlType::F32, &bytes_of(&[f32::INFINITY]), 0.0, WeightType::F16);
+        assert_eq!(infinite, Ok(vec![0x00, 0x7c]));
+        let large = converted(GgmlType::F32, &bytes_of(&[-65_520.0]), 0.0, WeightType::F16);
+        assert!(large.unwrap_err().contains("too large for F16"));
+    }
+
+    #[test]
+    fn what_is_added_to_halves_stays_a_half() {
+        let small = f16::from_f32(2_f32.powi(-12));
+        let values = |from, bytes: &[u8]| converted(from, bytes, 1.0, WeightType::F32).unwrap();
+        assert_eq!(values(GgmlType::F16, &small.to_le_bytes()), bytes_of(&[1.0]));
+        assert_eq!(
+            values(GgmlType::F32, &bytes_of(&[small.to_f32()])),
+            bytes_of(&[1.0 + 2_f32.powi(-12)])
+        );
     }
 
     #[test]
     fn sixteen_bits_survive_the_way_through_thirty_two() {
         let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
         for (from, to) in [(GgmlType::F16, WeightType::F16), (GgmlType::BF16, WeightType::BF16)] {
-            let (wide, _) = converted(from, &all, WeightType::F32);
-            let (narrow, _) = converted(GgmlType::F32, &wide, to);
+            let wide = converted(from, &all, 0.0, WeightType::F32).unwrap();
+            let narrow = converted(GgmlType::F32, &wide, 0.0, to).unwrap();
             for (before, after) in all.chunks_exact(2).zip(narrow.chunks_exact(2)) {
                 let value = u16::from_le_bytes([before[0], before[1]]);
                 let is_nan = match to {
@@ -234,6 +267,7 @@ mod tests {
             rows: 3,
             columns: 2,
             source: &|row| 2 - row,
+            added: 0.0,
         };
         let mut output = Vec::new();
         convert_rows(&rows, WeightType::F32, |piece| {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::gguf::GgufFile;
-use crate::model::profile::Profile;
+use crate::model::profile::{Operation, Profile};
 use crate::model::{ActivationObserver, BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
 use crate::support::processor::Level;
@@ -191,7 +191,7 @@ impl Engine {
 
     /// The longest context that the model was trained for, in tokens.
     pub fn context_length(&self) -> usize {
-        self.decoder.config().context_length
+        self.decoder.context()
     }
 
     /// Where and how the model runs.
@@ -267,6 +267,11 @@ impl Engine {
     /// Forgets a sequence and frees what no other shares with it.
     pub fn end(&mut self, sequence: SequenceId) {
         self.sequences.remove(&sequence);
+    }
+
+    /// The names of the weight matrices, and what the product with each is counted as in a profile.
+    pub fn operations(&self) -> Vec<(&str, Operation)> {
+        self.decoder.operations()
     }
 
     /// Bytes that the weight matrices take in memory.

@@ -68,11 +68,9 @@ impl LineJournal {
         header: H,
         earlier: Earlier,
     ) -> Result<(Self, H, Vec<H::Entry>), EvalError> {
-        let failed_at =
-            |path: &Path, source| EvalError::Io { path: path.display().to_string(), source };
-        let failed = |source| failed_at(path, source);
+        let failed = |source| EvalError::io(path, source);
         let directory = directory_of(path);
-        fs::create_dir_all(directory).map_err(|source| failed_at(directory, source))?;
+        fs::create_dir_all(directory).map_err(|source| EvalError::io(directory, source))?;
         let mut file = File::options()
             .read(true)
             .write(true)
@@ -115,15 +113,14 @@ impl LineJournal {
             self.file.write_all(&bytes)?;
             self.file.sync_data()
         };
-        put().map_err(|source| EvalError::Io { path: self.path.display().to_string(), source })
+        put().map_err(|source| EvalError::io(&self.path, source))
     }
 
     /// Removes the journal: its results are in the final files.
     pub fn remove(self) -> Result<(), EvalError> {
         let Self { path, file } = self;
         drop(file);
-        fs::remove_file(&path)
-            .map_err(|source| EvalError::Io { path: path.display().to_string(), source })
+        fs::remove_file(&path).map_err(|source| EvalError::io(&path, source))
     }
 }
 
@@ -135,7 +132,7 @@ pub(super) fn peek<H: JournalHeader>(path: &Path) -> Result<Option<Lines<H>>, Ev
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(EvalError::Io { path: path.display().to_string(), source }),
+        Err(source) => return Err(EvalError::io(path, source)),
     };
     read_lines(&bytes, path)
 }

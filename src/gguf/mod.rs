@@ -10,7 +10,6 @@ mod metadata;
 mod model_keys;
 mod reader;
 mod regroup;
-mod rope_scaling;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -18,16 +17,13 @@ mod types;
 mod writer;
 
 pub(crate) use cursor::Cursor;
-pub use directory::{Directory, has_magic};
+pub use directory::{Directory, TensorInfo, has_magic};
 pub use error::GgufError;
 pub use identity::{ModelIdentity, identify};
 pub use metadata::{Array, Metadata, Value, ValueType};
 pub use model_keys::ModelKeys;
-pub use reader::{GgufFile, TensorInfo};
+pub use reader::GgufFile;
 pub use regroup::{RegroupError, RegroupReport, join_model, split_model};
-pub use rope_scaling::{
-    RopeScaling, YARN_BETA_FAST, YARN_BETA_SLOW, YARN_EXTRAPOLATION, yarn_magnitude,
-};
 pub use split::{PartLimit, part_path, part_prefix, parts_by_name, remove_split_keys};
 pub use types::GgmlType;
 pub use writer::{GgufWriter, TensorPlan};

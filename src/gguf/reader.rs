@@ -8,45 +8,9 @@ use memmap2::Mmap;
 
 use super::directory::{Directory, quoted};
 use super::split::{self, PartFacts};
-use super::{GgmlType, GgufError, Metadata};
+use super::{GgufError, Metadata, TensorInfo};
 use crate::support::mapped::{expect, map_file, release};
 use crate::support::units;
-
-/// A tensor as the file's directory lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorInfo {
-    /// Its name.
-    pub name: String,
-    /// Its dimensions in GGUF order: the contiguous one (columns) first.
-    pub dimensions: Vec<u64>,
-    /// Its element type.
-    pub ggml_type: GgmlType,
-    /// Where its data starts, in bytes from the start of the data section; in a split model, of the
-    /// parts' data sections one after another.
-    pub offset: u64,
-}
-
-impl TensorInfo {
-    /// Weights in a row (the contiguous dimension).
-    pub fn columns(&self) -> usize {
-        self.dimensions.first().map_or(1, |&d| d as usize)
-    }
-
-    /// Number of rows: the product of all other dimensions.
-    pub fn rows(&self) -> usize {
-        self.dimensions.iter().skip(1).map(|&d| d as usize).product()
-    }
-
-    /// Number of weights. The reader has checked that it does not overflow.
-    pub fn weights(&self) -> u64 {
-        self.dimensions.iter().product()
-    }
-
-    /// Number of bytes. The reader has checked that it does not overflow and lies in the file.
-    pub fn bytes(&self) -> u64 {
-        self.weights() / self.ggml_type.block_size() as u64 * self.ggml_type.block_bytes() as u64
-    }
-}
 
 /// A model in mapped GGUF files whose directories have been checked against their lengths: one file,
 /// or all the parts of a split model, which are read as one.

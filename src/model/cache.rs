@@ -1,11 +1,10 @@
 //! Keys and values of a sequence, in segments that forks share.
 
+use std::any::Any;
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
-
-use super::ops::Ops;
-use crate::kernels::attention::KeyValues;
+use candle_core::{Result, bail};
 
 /// Positions that a segment has room for at least.
 const SMALLEST_SEGMENT: usize = 16;
@@ -16,24 +15,83 @@ const SHORT_SEGMENT: usize = 64;
 /// So many short segments become one.
 const MOST_SHORT_SEGMENTS: usize = 4;
 
+/// How a back end remembers keys and values.
+pub(super) trait Memory {
+    /// Keys and values of all layers.
+    type Storage: Any + Debug + Send + Sync;
+
+    /// Room for `capacity` positions of keys and values in all layers.
+    fn allocate(&self, capacity: usize) -> Result<Self::Storage>;
+
+    /// Copies the first `count` positions of `from` to the positions of `to` from `position` on, which
+    /// has room for them.
+    fn copy(
+        &self,
+        to: &mut Self::Storage,
+        position: usize,
+        from: &Self::Storage,
+        count: usize,
+    ) -> Result<()>;
+
+    /// Bytes of one token's keys and values in one of the layers that keep any.
+    fn bytes_of_slot(&self, slot: usize) -> usize;
+
+    /// Bytes of one token's keys and values over all layers.
+    fn bytes_per_token(&self) -> usize;
+}
+
+/// What a segment holds, whatever the back end.
+trait AnyStorage: Any + Debug + Send + Sync {}
+
+impl<S: Any + Debug + Send + Sync> AnyStorage for S {}
+
 /// A contiguous stretch of a sequence's keys and values, over all layers.
 #[derive(Debug)]
 pub(super) struct Segment {
-    /// The memory, in the back end's own format.
-    pub(super) storage: SegmentStorage,
+    storage: Box<dyn AnyStorage>,
     /// Positions that it has room for.
-    pub(super) capacity: usize,
+    capacity: usize,
     /// Positions that are filled.
     pub(super) length: usize,
 }
 
-/// Keys and values of all layers, as the back end that runs the model holds them.
+impl Segment {
+    /// The memory of the back end that made it.
+    pub(super) fn storage<S: Any>(&self) -> Result<&S> {
+        match (&*self.storage as &dyn Any).downcast_ref() {
+            Some(storage) => Ok(storage),
+            None => bail!("a cache of another back end"),
+        }
+    }
+
+    /// [`Segment::storage`], to be written to.
+    pub(super) fn storage_mut<S: Any>(&mut self) -> Result<&mut S> {
+        match (&mut *self.storage as &mut dyn Any).downcast_mut() {
+            Some(storage) => Ok(storage),
+            None => bail!("a cache of another back end"),
+        }
+    }
+}
+
+/// One sequence's tokens in a forward pass.
 #[derive(Debug)]
-pub(super) enum SegmentStorage {
-    /// For our CPU kernels.
-    Integers(KeyValues),
-    /// `[layers, 2, kv_heads, capacity, head_size]` in f16; keys come first in the second dimension.
-    Tensor(Tensor),
+pub struct BatchItem<'a> {
+    /// What the sequence holds already; the tokens are appended to it.
+    pub cache: &'a mut SequenceCache,
+    /// The tokens; at least one.
+    pub tokens: &'a [u32],
+    /// The last this many tokens give logits.
+    pub logits: usize,
+}
+
+impl BatchItem<'_> {
+    /// The segment that the tokens are written to; room in it was reserved.
+    pub(super) fn tail(&mut self) -> Result<&mut Segment> {
+        match self.cache.tail.as_mut() {
+            Some(tail) => Ok(tail),
+            None => bail!("no room was reserved in the cache"),
+        }
+    }
 }
 
 /// What a sequence remembers. Forks share what the parent held at that time.
@@ -76,11 +134,11 @@ impl SequenceCache {
     /// large as the expectation or, beyond that, as the whole sequence follows it, so that little is
     /// ever copied: only of a sequence that is forked again and again as it grows, the short
     /// segments between its forks.
-    pub(super) fn reserve<O: Ops>(
+    pub(super) fn reserve<M: Memory>(
         &mut self,
         count: usize,
         context_length: usize,
-        ops: &O,
+        memory: &M,
     ) -> Result<()> {
         let has_room = |segment: &Segment| segment.capacity - segment.length >= count;
         if self.tail.is_none() {
@@ -96,12 +154,13 @@ impl SequenceCache {
         let merged = self.shared.len() - self.short_segments();
         let copied: usize = self.shared[merged..].iter().map(|segment| segment.length).sum();
         let capacity = copied + wanted.min(limit).max(count);
-        let mut tail = Segment { storage: ops.cache_storage(capacity)?, capacity, length: 0 };
+        let (mut storage, mut length) = (memory.allocate(capacity)?, 0);
         for segment in &self.shared[merged..] {
-            ops.append(&mut tail, segment)?;
+            memory.copy(&mut storage, length, segment.storage()?, segment.length)?;
+            length += segment.length;
         }
         self.shared.truncate(merged);
-        self.tail = Some(tail);
+        self.tail = Some(Segment { storage: Box::new(storage), capacity, length });
         Ok(())
     }
 
@@ -110,11 +169,6 @@ impl SequenceCache {
         let is_short = |segment: &&Arc<Segment>| segment.length <= SHORT_SEGMENT;
         let count = self.shared.iter().rev().take_while(is_short).count();
         if count >= MOST_SHORT_SEGMENTS { count } else { 0 }
-    }
-
-    /// The segment that grows, where room was reserved.
-    pub(super) fn tail_mut(&mut self) -> Option<&mut Segment> {
-        self.tail.as_mut()
     }
 
     /// The last shared segment, if no fork holds it any more.

@@ -1,4 +1,4 @@
-//! The decoder: a llama-like transformer, one forward pass for prefill and decode alike.
+//! The decoder: one forward pass for prefill and decode alike.
 
 mod staged;
 
@@ -7,28 +7,18 @@ use std::time::Instant;
 use candle_core::Device;
 
 use super::ModelError;
-use super::cache::SequenceCache;
-use super::config::Config;
+use super::cache::BatchItem;
 use super::embedding::Embedding;
 use super::forward::{Forward, Model, Watchers};
 use super::observer::ActivationObserver;
 use super::ops::{KernelOps, TensorOps};
 use super::profile::{Operation, Profile};
+use super::spec::DecoderSpec;
+use super::weights::kv_shape;
 use crate::gguf::GgufFile;
 use crate::kernels::attention::KvType;
 
 pub use staged::{Residual, StandIn};
-
-/// One sequence's tokens in a forward pass.
-#[derive(Debug)]
-pub struct BatchItem<'a> {
-    /// What the sequence holds already; the tokens are appended to it.
-    pub cache: &'a mut SequenceCache,
-    /// The tokens; at least one.
-    pub tokens: &'a [u32],
-    /// The last this many tokens give logits.
-    pub logits: usize,
-}
 
 /// What runs a model.
 #[derive(Debug, Clone)]
@@ -42,7 +32,7 @@ pub(super) enum BackEnd {
 /// A loaded model, with the memory that its steps need.
 #[derive(Debug)]
 pub struct Decoder {
-    config: Config,
+    spec: DecoderSpec,
     file: GgufFile,
     embedding: Embedding,
     model: Box<dyn Model>,
@@ -66,22 +56,33 @@ impl Decoder {
     }
 
     pub(super) fn load_with(file: GgufFile, back_end: BackEnd) -> Result<Self, ModelError> {
-        let config = Config::from_gguf(&file)?;
+        let spec = DecoderSpec::from_gguf(&file)?;
+        let shape = kv_shape(&spec);
         let model: Box<dyn Model> = match back_end {
             BackEnd::Kernels(kv_type) => {
-                Box::new(Forward::load(&file, &config, KernelOps::new(&config, kv_type))?)
+                Box::new(Forward::load(&file, &spec, KernelOps::new(shape, kv_type))?)
             }
             BackEnd::Tensors(device) => {
-                Box::new(Forward::load(&file, &config, TensorOps::new(&config, device))?)
+                Box::new(Forward::load(&file, &spec, TensorOps::new(shape, device))?)
             }
         };
-        let embedding = Embedding::of(&file)?;
-        Ok(Self { config, file, embedding, model, embeddings: Vec::new() })
+        let embedding = Embedding::of(&file, &spec)?;
+        Ok(Self { spec, file, embedding, model, embeddings: Vec::new() })
     }
 
-    /// The model's shape and constants.
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// What the model computes.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// Tokens of context that the model was trained for.
+    pub fn context(&self) -> usize {
+        self.spec.dimensions.context
+    }
+
+    /// Decoder layers.
+    pub fn layers(&self) -> usize {
+        self.spec.layers.len()
     }
 
     /// Number of tokens in the vocabulary: the width of a row of logits.
@@ -132,9 +133,10 @@ impl Decoder {
         mut watchers: Watchers<'_>,
     ) -> Result<&[f32], ModelError> {
         let started = watchers.profile.as_ref().map(|_| Instant::now());
-        let tokens = items.iter().flat_map(|item| item.tokens.iter().copied());
-        let count = tokens.clone().count();
-        self.embeddings.resize(count * self.config.hidden, 0.0);
+        let tokens =
+            items.iter().flat_map(|item| item.tokens.iter().copied().zip(item.cache.length()..));
+        let count: usize = items.iter().map(|item| item.tokens.len()).sum();
+        self.embeddings.resize(count * self.spec.dimensions.hidden, 0.0);
         self.embedding.look_up(&self.file, tokens, &mut self.embeddings)?;
         if let (Some(profile), Some(started)) = (&mut watchers.profile, started) {
             let bytes = count * self.embedding.row_bytes();
@@ -146,6 +148,11 @@ impl Decoder {
     /// Bytes of one token's keys and values over all layers.
     pub fn cache_bytes_per_token(&self) -> usize {
         self.model.cache_bytes_per_token()
+    }
+
+    /// The names of the weight matrices, and what the product with each is counted as.
+    pub fn operations(&self) -> Vec<(&str, Operation)> {
+        self.model.operations()
     }
 
     /// Bytes that the weight matrices take in memory.

@@ -1,4 +1,4 @@
-//! The forward pass, written once for all back ends: the layer of a llama-like transformer.
+//! The forward pass, written once for all back ends and families.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -8,13 +8,13 @@ use std::time::Instant;
 use candle_core::Result;
 
 use super::ModelError;
-use super::cache::SequenceCache;
-use super::config::Config;
-use super::decoder::BatchItem;
+use super::cache::{BatchItem, SequenceCache};
 use super::observer::ActivationObserver;
-use super::ops::{Branch, Input, Ops, Products, Queries};
+use super::ops::{AttentionSpec, Buffer, Norm, Ops, Queries, Rotation, Source, Start, View};
 use super::profile::{Operation, Profile};
+use super::spec::DecoderSpec;
 use super::weights::{Layer, Projection, Weights};
+use crate::family::layer::{Mixer, Temperature};
 use crate::gguf::{GgmlType, GgufFile};
 
 /// A weight matrix in a back end's own form.
@@ -54,6 +54,9 @@ pub(super) trait Model: Debug + Send + Sync {
     /// Exchanges a matrix with one of [`Model::pack`].
     fn exchange(&mut self, name: &str, other: &mut AnyMatrix);
 
+    /// What the product with each matrix is counted as.
+    fn operations(&self) -> Vec<(&str, Operation)>;
+
     /// Bytes that the matrices take in memory.
     fn packed_bytes(&self) -> u64;
 
@@ -64,51 +67,73 @@ pub(super) trait Model: Debug + Send + Sync {
 /// A model on one back end, with the memory of its steps.
 #[derive(Debug)]
 pub(super) struct Forward<O: Ops> {
-    config: Config,
+    spec: DecoderSpec,
     ops: O,
     weights: Weights<O>,
     activations: O::Activations,
-    cosines: Vec<f32>,
-    sines: Vec<f32>,
+    rotations: Vec<Rotation>,
+    query_factors: Vec<f32>,
 }
 
 impl<O: Ops> Forward<O> {
     /// Loads the weights of a file.
     pub(super) fn load(
         file: &GgufFile,
-        config: &Config,
+        spec: &DecoderSpec,
         ops: O,
     ) -> std::result::Result<Self, ModelError> {
-        let weights = Weights::load(file, config, &ops)?;
+        let weights = Weights::load(file, spec, &ops)?;
         Ok(Self {
-            config: config.clone(),
+            spec: spec.clone(),
             ops,
+            rotations: vec![Rotation::default(); weights.ropes.len()],
             weights,
             activations: O::Activations::default(),
-            cosines: Vec::new(),
-            sines: Vec::new(),
+            query_factors: Vec::new(),
         })
     }
 
     /// Begins a step with rows of the residual stream.
     fn begin(&mut self, residual: &[f32], items: &[BatchItem<'_>]) -> Result<()> {
-        self.cosines.clear();
-        self.sines.clear();
-        for item in items {
-            let first = item.cache.length();
-            for position in first..first + item.tokens.len() {
-                self.weights.rope.extend(position, &mut self.cosines, &mut self.sines);
+        let positions = || {
+            items.iter().flat_map(|item| {
+                let first = item.cache.length();
+                first..first + item.tokens.len()
+            })
+        };
+        for (rotation, rope) in self.rotations.iter_mut().zip(&self.weights.ropes) {
+            rotation.cosines.clear();
+            rotation.sines.clear();
+            for position in positions() {
+                rope.extend(position, &mut rotation.cosines, &mut rotation.sines);
             }
         }
-        let tokens = residual.len() / self.config.hidden;
-        self.ops.begin(&mut self.activations, tokens, residual, &self.cosines, &self.sines)
+        self.query_factors.clear();
+        if let Some(temperature) = temperature(&self.spec) {
+            self.query_factors.extend(positions().map(|position| temperature.factor(position)));
+        }
+        let start = Start {
+            tokens: residual.len() / self.spec.dimensions.hidden,
+            residual,
+            rotations: &self.rotations,
+            query_factors: &self.query_factors,
+        };
+        self.ops.begin(&mut self.activations, start)
     }
 
     /// A pass over the step that was begun, and the weights that it needs.
     fn pass<'a, 'w>(&'a mut self, watchers: Watchers<'w>) -> (Pass<'a, 'w, O>, &'a Weights<O>) {
-        let Self { config, ops, weights, activations, .. } = self;
-        (Pass { config, ops, activations, watchers }, weights)
+        let Self { spec, ops, weights, activations, .. } = self;
+        (Pass { spec, ops, activations, watchers }, weights)
     }
+}
+
+/// The factor on queries that grows with their position; a decoder has one at most.
+fn temperature(spec: &DecoderSpec) -> Option<Temperature> {
+    spec.layers.iter().find_map(|layer| {
+        let Mixer::Attention(attention) = &layer.mixer;
+        attention.temperature
+    })
 }
 
 impl<O: Ops> Model for Forward<O> {
@@ -119,7 +144,7 @@ impl<O: Ops> Model for Forward<O> {
         watchers: Watchers<'_>,
     ) -> Result<&[f32]> {
         for item in items.iter_mut() {
-            item.cache.reserve(item.tokens.len(), self.config.context_length, &self.ops)?;
+            item.cache.reserve(item.tokens.len(), self.spec.dimensions.context, &self.ops)?;
         }
         self.begin(embeddings, items)?;
         let (mut pass, weights) = self.pass(watchers);
@@ -135,24 +160,25 @@ impl<O: Ops> Model for Forward<O> {
 
     fn run_layers(&mut self, layers: Range<usize>, residual: &[f32]) -> Result<Vec<f32>> {
         // Only the number of tokens counts from here on.
-        let tokens = vec![0; residual.len() / self.config.hidden];
+        let tokens = vec![0; residual.len() / self.spec.dimensions.hidden];
         let mut cache = SequenceCache::new(tokens.len());
-        cache.reserve(tokens.len(), self.config.context_length, &self.ops)?;
+        cache.reserve(tokens.len(), self.spec.dimensions.context, &self.ops)?;
         let mut items = [BatchItem { cache: &mut cache, tokens: &tokens, logits: 0 }];
         self.begin(residual, &items)?;
         let (mut pass, weights) = self.pass(Watchers::default());
         for index in layers {
-            pass.layer(index, &weights.layers[index], &mut items)?;
+            pass.layer(&weights.layers[index], &mut items)?;
         }
         self.ops.residual(&self.activations)
     }
 
     fn output(&mut self, residual: &[f32]) -> Result<&[f32]> {
-        let rows = residual.len() / self.config.hidden;
+        let rows = residual.len() / self.spec.dimensions.hidden;
         if rows == 0 {
             return Ok(&[]);
         }
-        self.ops.begin(&mut self.activations, rows, residual, &[], &[])?;
+        let start = Start { tokens: rows, residual, rotations: &[], query_factors: &[] };
+        self.ops.begin(&mut self.activations, start)?;
         let (mut pass, weights) = self.pass(Watchers::default());
         pass.logits(weights, rows)?;
         Ok(self.ops.logits(&self.activations))
@@ -172,18 +198,22 @@ impl<O: Ops> Model for Forward<O> {
         std::mem::swap(own, other);
     }
 
+    fn operations(&self) -> Vec<(&str, Operation)> {
+        self.weights.operations().collect()
+    }
+
     fn packed_bytes(&self) -> u64 {
         self.weights.matrices().map(|(_, matrix)| self.ops.matrix_bytes(matrix) as u64).sum()
     }
 
     fn cache_bytes_per_token(&self) -> usize {
-        self.ops.cache_bytes_per_token()
+        self.ops.bytes_per_token()
     }
 }
 
 /// One pass of a step through the model.
 struct Pass<'a, 'w, O: Ops> {
-    config: &'a Config,
+    spec: &'a DecoderSpec,
     ops: &'a O,
     activations: &'a mut O::Activations,
     watchers: Watchers<'w>,
@@ -199,123 +229,142 @@ impl<O: Ops> Pass<'_, '_, O> {
         let Some((last, layers)) = weights.layers.split_last() else {
             candle_core::bail!("a model has at least one layer");
         };
-        for (index, layer) in layers.iter().enumerate() {
-            self.layer(index, layer, items)?;
+        for layer in layers {
+            self.layer(layer, items)?;
         }
         if self.watchers.observer.is_some() {
-            self.layer(layers.len(), last, items)?;
-            self.show(Input::Normalized(&weights.output_norm), &weights.output)?;
-            return self.ops.keep_wanted(self.activations, items);
+            self.layer(last, items)?;
+            self.show(self.normalized(Some(&weights.output_norm)), &weights.output)?;
+            return self.ops.keep_wanted(self.activations, items, &[Buffer::Residual]);
         }
-        self.project(layers.len(), last, items)?;
-        let rows = self.ops.keep_wanted(self.activations, items)?;
+        self.project(last, items)?;
+        let kept = [Buffer::Residual, Buffer::Queries];
+        let rows = self.ops.keep_wanted(self.activations, items, &kept)?;
         if rows > 0 {
-            self.mix(layers.len(), last, items, Queries::Wanted)?;
+            self.mix(last, items, Queries::Wanted)?;
         }
         Ok(rows)
     }
 
     /// Takes the residual stream through a layer.
-    fn layer(&mut self, index: usize, layer: &Layer<O>, items: &mut [BatchItem<'_>]) -> Result<()> {
-        self.project(index, layer, items)?;
-        self.mix(index, layer, items, Queries::All)
+    fn layer(&mut self, layer: &Layer<O>, items: &mut [BatchItem<'_>]) -> Result<()> {
+        self.project(layer, items)?;
+        self.mix(layer, items, Queries::All)
+    }
+
+    /// The residual stream, through a norm where there is one.
+    fn normalized<'n>(&self, norm: Option<&'n Norm<O::Vector>>) -> Source<'n, O::Vector> {
+        let rows = View::whole(Buffer::Residual, self.spec.dimensions.hidden);
+        norm.map_or(Source::Rows(rows), |norm| Source::Normalized(rows, norm))
     }
 
     /// The part of a layer that every token needs: its keys and values, and queries too.
-    fn project(
-        &mut self,
-        index: usize,
-        layer: &Layer<O>,
-        items: &mut [BatchItem<'_>],
-    ) -> Result<()> {
+    fn project(&mut self, layer: &Layer<O>, items: &mut [BatchItem<'_>]) -> Result<()> {
         let tokens = Queries::All.count_all(items);
-        let norm = &layer.attention_norm;
-        let projection = &layer.queries_keys_values;
-        self.show(Input::Normalized(norm), projection)?;
-        self.multiply(norm, projection, Products::QueriesKeysValues, tokens)?;
+        let source = self.normalized(layer.attention_norm.as_ref());
+        self.multiply(source, &layer.queries_keys_values, tokens)?;
+        let attention = &layer.attention;
         self.timed(
             Operation::RotaryAndStore,
-            |pass| (pass.cache_row_bytes() * tokens as u64, 0),
-            |pass| {
-                let norms = layer.head_norms.as_ref();
-                pass.ops.rotate_and_store(pass.activations, norms, index, items)
-            },
+            |pass| (pass.cache_row_bytes(attention) * tokens as u64, 0),
+            |pass| pass.ops.rotate_and_store(pass.activations, attention, items),
         )
     }
 
     /// The rest of a layer, for the rows that have these queries.
-    fn mix(
-        &mut self,
-        index: usize,
-        layer: &Layer<O>,
-        items: &[BatchItem<'_>],
-        queries: Queries,
-    ) -> Result<()> {
+    fn mix(&mut self, layer: &Layer<O>, items: &[BatchItem<'_>], queries: Queries) -> Result<()> {
         let rows = queries.count_all(items);
+        let attention = &layer.attention;
         self.timed(
             Operation::Attention,
-            |pass| pass.attention_cost(items, queries),
-            |pass| pass.ops.attention(pass.activations, index, items, queries),
+            |pass| pass.attention_cost(attention, items, queries),
+            |pass| pass.ops.attention(pass.activations, attention, items, queries),
         )?;
-        self.add_product(Branch::Attended, &layer.attention_output, rows)?;
-        let norm = &layer.feed_forward_norm;
-        self.show(Input::Normalized(norm), &layer.gate_up)?;
-        self.multiply(norm, &layer.gate_up, Products::GateUp, rows)?;
-        self.add_product(Branch::Gated, &layer.down, rows)
+        let gate_up = self.normalized(layer.feed_forward_norm.as_ref());
+        if layer.parallel {
+            self.multiply(gate_up, &layer.gate_up, rows)?;
+        }
+        let attended = View::whole(Buffer::Attended, attention.queries.width);
+        let post_norm = layer.attention_post_norm.as_ref();
+        self.add(Source::Rows(attended), &layer.attention_output, post_norm, layer, rows)?;
+        if !layer.parallel {
+            self.multiply(gate_up, &layer.gate_up, rows)?;
+        }
+        let hidden = layer.hidden;
+        let source = match hidden.gate {
+            Some(gate) => Source::Gated(hidden.activation, gate, hidden.up),
+            None => Source::Activated(hidden.activation, hidden.up),
+        };
+        let post_norm = layer.feed_forward_post_norm.as_ref();
+        self.add(source, &layer.down, post_norm, layer, rows)
     }
 
     /// The logits of all rows of the residual stream, which nobody observes.
     fn logits(&mut self, weights: &Weights<O>, rows: usize) -> Result<()> {
-        self.multiply(&weights.output_norm, &weights.output, Products::Logits, rows)
+        let source = self.normalized(Some(&weights.output_norm));
+        let frame = &self.spec.frame;
+        let (scale, softcap) = (frame.logit_scale, frame.logit_softcap);
+        self.run(source, &weights.output, rows, |pass| {
+            if scale == 1.0 && softcap.is_none() {
+                return Ok(());
+            }
+            pass.ops.scale_logits(pass.activations, scale, softcap)
+        })
     }
 
+    /// Multiplies, and lets the observer see what with.
     fn multiply(
         &mut self,
-        norm: &O::Vector,
+        source: Source<'_, O::Vector>,
         projection: &Projection<O>,
-        products: Products,
         tokens: usize,
     ) -> Result<()> {
-        let operation = match products {
-            Products::QueriesKeysValues => Operation::QueryKeyValue,
-            Products::GateUp => Operation::GateUp,
-            Products::Logits => Operation::Output,
-        };
+        self.show(source, projection)?;
+        self.run(source, projection, tokens, |_| Ok(()))
+    }
+
+    /// Multiplies, and adds the product to the residual stream, through a norm where there is one.
+    fn add(
+        &mut self,
+        source: Source<'_, O::Vector>,
+        projection: &Projection<O>,
+        post_norm: Option<&Norm<O::Vector>>,
+        layer: &Layer<O>,
+        tokens: usize,
+    ) -> Result<()> {
+        self.show(source, projection)?;
+        self.run(source, projection, tokens, |pass| match post_norm {
+            Some(norm) => pass.ops.add_normalized(pass.activations, norm, layer.residual_scale),
+            None => Ok(()),
+        })
+    }
+
+    /// A product and what comes right after it, counted together.
+    fn run(
+        &mut self,
+        source: Source<'_, O::Vector>,
+        projection: &Projection<O>,
+        tokens: usize,
+        after: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
         self.timed(
-            operation,
+            projection.operation,
             |pass| pass.product_cost(projection, tokens),
             |pass| {
-                let weights = &projection.weights;
-                pass.ops.multiply_normalized(pass.activations, norm, weights, products)
+                let Projection { weights, slots, .. } = projection;
+                pass.ops.multiply(pass.activations, source, weights, slots)?;
+                after(pass)
             },
         )
     }
 
-    fn add_product(
-        &mut self,
-        branch: Branch,
-        projection: &Projection<O>,
-        tokens: usize,
-    ) -> Result<()> {
-        let operation = match branch {
-            Branch::Attended => Operation::AttentionOutput,
-            Branch::Gated => Operation::Down,
-        };
-        self.show(Input::Branch(branch), projection)?;
-        self.timed(
-            operation,
-            |pass| pass.product_cost(projection, tokens),
-            |pass| pass.ops.add_product(pass.activations, branch, &projection.weights[0]),
-        )
-    }
-
     /// Lets the observer see what matrices are multiplied with, if it wants to.
-    fn show(&mut self, input: Input<'_, O>, projection: &Projection<O>) -> Result<()> {
+    fn show(&mut self, source: Source<'_, O::Vector>, projection: &Projection<O>) -> Result<()> {
         let Some(observer) = &mut self.watchers.observer else { return Ok(()) };
         if !observer.wants(&projection.tensors) {
             return Ok(());
         }
-        self.ops.with_input(self.activations, input, &mut |values| {
+        self.ops.with_input(self.activations, source, &mut |values| {
             observer.observe(&projection.tensors, values, projection.columns);
         })
     }
@@ -347,21 +396,29 @@ impl<O: Ops> Pass<'_, '_, O> {
     }
 
     /// Bytes of one token's keys and values in a layer.
-    fn cache_row_bytes(&self) -> u64 {
-        (self.ops.cache_bytes_per_token() / self.config.layers) as u64
+    fn cache_row_bytes(&self, attention: &AttentionSpec<O::Vector>) -> u64 {
+        self.ops.bytes_of_slot(attention.slot) as u64
     }
 
     /// Bytes and arithmetic operations of a layer's attention.
-    fn attention_cost(&self, items: &[BatchItem<'_>], queries: Queries) -> (u64, u64) {
-        let (mut positions, mut visible) = (0, 0);
+    fn attention_cost(
+        &self,
+        attention: &AttentionSpec<O::Vector>,
+        items: &[BatchItem<'_>],
+        queries: Queries,
+    ) -> (u64, u64) {
+        let (mut read, mut visible) = (0, 0);
+        let window = attention.shape.window.unwrap_or(usize::MAX);
         for item in items {
-            let context = (item.cache.length() + item.tokens.len()) as u64;
-            let queries = queries.count(item) as u64;
+            let context = item.cache.length() + item.tokens.len();
+            let queries = queries.count(item);
             if queries > 0 {
-                positions += context;
-                visible += queries * context - queries * (queries - 1) / 2;
+                read += context.min(window.saturating_add(queries - 1)) as u64;
+                let seen = (context - queries..context).map(|before| (before + 1).min(window));
+                visible += seen.sum::<usize>() as u64;
             }
         }
-        (positions * self.cache_row_bytes(), 4 * self.config.query_width() as u64 * visible)
+        let width = attention.queries.width as u64;
+        (read * self.cache_row_bytes(attention), 4 * width * visible)
     }
 }

@@ -1,14 +1,14 @@
-//! One decoder, described by data a family; and its KV cache.
+//! The decoder, which runs the layers that families describe; and its KV cache.
 
 mod cache;
-mod config;
 mod decoder;
 mod embedding;
 mod forward;
 mod observer;
 mod ops;
 pub mod profile;
-mod rope;
+mod rotary;
+mod spec;
 mod weights;
 
 #[cfg(test)]
@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 
 use crate::gguf::GgufError;
 
-pub use cache::SequenceCache;
-pub use config::{Config, FAMILIES, Family};
-pub use decoder::{BatchItem, Decoder, Residual, StandIn};
+pub use cache::{BatchItem, SequenceCache};
+pub use decoder::{Decoder, Residual, StandIn};
 pub use observer::ActivationObserver;
-pub use rope::{RopeFrequencies, RopePairs};
+pub use rotary::RopeFrequencies;
+pub use spec::DecoderSpec;
 
 /// An error of a model.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@
 //!
 //! *Arithmetic operations* are those of the definition, with a multiplication and an addition as two:
 //! `2 · tokens · rows · columns` for a matrix product, `4 · head size` for each query head and key that it
-//! sees (causal prefill leaves the others out). Norms, rotary embeddings, softmax and silu are not
+//! sees (causal prefill leaves the others out). Norms, rotary embeddings, softmax and activations are not
 //! counted; their time is.
 
 use std::ops::AddAssign;
@@ -28,9 +28,9 @@ pub enum Operation {
     Attention,
     /// The product after attention and the addition to the residual stream.
     AttentionOutput,
-    /// The norm before the feed-forward network and the gate and up products.
+    /// The norm before the feed-forward network and its first products.
     GateUp,
-    /// silu(gate) · up, the down product and the addition to the residual stream.
+    /// The activation, the down product and the addition to the residual stream.
     Down,
     /// The last norm and the output matrix.
     Output,
@@ -64,7 +64,7 @@ impl Operation {
             Self::Attention => "attention",
             Self::AttentionOutput => "attention output",
             Self::GateUp => "norm, gate and up",
-            Self::Down => "silu, down",
+            Self::Down => "activation, down",
             Self::Output => "norm, output",
             Self::Sampling => "sampling",
             Self::Rest => "rest",

@@ -1,225 +1,296 @@
-//! Loading a decoder's tensors: every name and shape is checked before any of them is read.
-
-use std::collections::HashSet;
+//! Loading a decoder's tensors.
 
 use rayon::prelude::*;
 
 use super::ModelError;
-use super::config::Config;
-use super::embedding::EMBEDDING;
-use super::ops::{HeadNorms, Ops, Weight};
-use super::rope::RopeFrequencies;
+use super::ops::{AttentionSpec, Buffer, HeadNorms, Norm, Ops, Slot, View, Weight};
+use super::profile::Operation;
+use super::rotary::RopeFrequencies;
+use super::spec::DecoderSpec;
+use crate::family::layer::{
+    self, Activation, Attention, FeedForward, FeedForwardKind, Mixer, Projection as Projected,
+};
+use crate::family::rope::{Divisors, Rope};
 use crate::gguf::{GgufFile, TensorInfo};
+use crate::kernels::attention::{AttentionShape, KvLayer, KvShape};
 use crate::quant::formats::dequantize_row;
 use crate::support::progress::{Progress, Unit};
 
 /// Matrices that are multiplied with the same input.
 #[derive(Debug)]
 pub(super) struct Projection<O: Ops> {
+    /// What their product is counted as.
+    pub(super) operation: Operation,
     /// The matrices' names in the file.
     pub(super) tensors: Vec<String>,
     /// The matrices, with their biases where they have any.
     pub(super) weights: Vec<Weight<O>>,
+    /// Where each product goes.
+    pub(super) slots: Vec<Slot>,
     /// Their columns.
     pub(super) columns: usize,
     /// Weights of all of them together.
     pub(super) elements: u64,
 }
 
-impl<O: Ops> Projection<O> {
-    fn position(&self, name: &str) -> Option<usize> {
-        self.tensors.iter().position(|tensor| tensor == name)
-    }
-}
-
 /// One decoder layer.
 #[derive(Debug)]
 pub(super) struct Layer<O: Ops> {
-    pub(super) attention_norm: O::Vector,
+    pub(super) attention_norm: Option<Norm<O::Vector>>,
     pub(super) queries_keys_values: Projection<O>,
-    pub(super) head_norms: Option<HeadNorms<O::Vector>>,
+    pub(super) attention: AttentionSpec<O::Vector>,
     pub(super) attention_output: Projection<O>,
-    pub(super) feed_forward_norm: O::Vector,
+    pub(super) attention_post_norm: Option<Norm<O::Vector>>,
+    pub(super) feed_forward_norm: Option<Norm<O::Vector>>,
     pub(super) gate_up: Projection<O>,
+    pub(super) hidden: Hidden,
     pub(super) down: Projection<O>,
+    pub(super) feed_forward_post_norm: Option<Norm<O::Vector>>,
+    /// Whether the feed-forward network reads what attention read.
+    pub(super) parallel: bool,
+    pub(super) residual_scale: f32,
+}
+
+/// What the last matrix of a feed-forward network is multiplied with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hidden {
+    pub(super) activation: Activation,
+    /// What goes through the activation, where something else is multiplied with it.
+    pub(super) gate: Option<View>,
+    pub(super) up: View,
+}
+
+impl<O: Ops> Layer<O> {
+    fn projections(&self) -> [&Projection<O>; 4] {
+        [&self.queries_keys_values, &self.attention_output, &self.gate_up, &self.down]
+    }
+
+    fn projections_mut(&mut self) -> [&mut Projection<O>; 4] {
+        [
+            &mut self.queries_keys_values,
+            &mut self.attention_output,
+            &mut self.gate_up,
+            &mut self.down,
+        ]
+    }
 }
 
 /// A decoder's weights, but for the token embedding, which stays in the file.
 #[derive(Debug)]
 pub(super) struct Weights<O: Ops> {
     pub(super) layers: Vec<Layer<O>>,
-    pub(super) output_norm: O::Vector,
+    pub(super) output_norm: Norm<O::Vector>,
     pub(super) output: Projection<O>,
-    pub(super) rope: RopeFrequencies,
+    /// The rotary embeddings that layers name by their place.
+    pub(super) ropes: Vec<RopeFrequencies>,
 }
 
 impl<O: Ops> Weights<O> {
-    /// Checks the file's tensors against the config, then loads them.
-    pub(super) fn load(file: &GgufFile, config: &Config, ops: &O) -> Result<Self, ModelError> {
-        check_tensors(file, config)
-            .map_err(|problem| ModelError::unsupported(file.path(), problem))?;
-        let loader = Loader { file, ops };
+    /// Loads the tensors of a file, which have been checked.
+    pub(super) fn load(file: &GgufFile, spec: &DecoderSpec, ops: &O) -> Result<Self, ModelError> {
+        let ropes = Ropes::of(spec);
+        let slots = slots(spec);
+        let loader = Loader { file, ops, spec, ropes: &ropes, slots: &slots };
         let total = file.tensors().iter().map(TensorInfo::bytes).sum();
         let progress = Progress::new("Loading", total, Unit::Bytes);
-        let layers = (0..config.layers).into_par_iter().map(|index| {
+        let layers = (0..spec.layers.len()).into_par_iter().map(|index| {
             let layer = loader.layer(index);
             progress.advance(loader.layer_bytes(index));
             layer
         });
         let layers = layers.collect::<Result<_, _>>()?;
         let output = if file.tensor("output.weight").is_some() { "output" } else { "token_embd" };
-        let factors = loader.values("rope_freqs.weight")?;
+        let logits = [Slot::Buffer(Buffer::Logits)];
         let weights = Self {
             layers,
-            output_norm: loader.vector("output_norm.weight")?,
-            output: loader.projection(&[output.to_string()])?,
-            rope: RopeFrequencies::new(config, factors.as_deref()),
+            output_norm: loader.norm("", &spec.frame.output_norm)?,
+            output: loader.projection(Operation::Output, "", &[output], &logits)?,
+            ropes: ropes
+                .all
+                .iter()
+                .map(|rope| loader.frequencies(rope))
+                .collect::<Result<_, _>>()?,
         };
         progress.finish();
         Ok(weights)
     }
 
+    fn projections(&self) -> impl Iterator<Item = &Projection<O>> {
+        self.layers.iter().flat_map(Layer::projections).chain([&self.output])
+    }
+
     /// All matrices, in the order in which a step comes to them.
     pub(super) fn matrices(&self) -> impl Iterator<Item = (&str, &O::Matrix)> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.queries_keys_values, &layer.attention_output, &layer.gate_up, &layer.down]
-        });
-        layers.chain([&self.output]).flat_map(|projection| {
+        self.projections().flat_map(|projection| {
             let matrices = projection.weights.iter().map(|weight| &weight.matrix);
             projection.tensors.iter().map(String::as_str).zip(matrices)
         })
     }
 
+    /// What the product with each matrix is counted as.
+    pub(super) fn operations(&self) -> impl Iterator<Item = (&str, Operation)> {
+        self.projections().flat_map(|projection| {
+            projection.tensors.iter().map(|name| (name.as_str(), projection.operation))
+        })
+    }
+
     /// The matrix with this name.
     pub(super) fn matrix_mut(&mut self, name: &str) -> Option<&mut O::Matrix> {
-        let layers = self.layers.iter_mut().flat_map(|layer| {
-            [
-                &mut layer.queries_keys_values,
-                &mut layer.attention_output,
-                &mut layer.gate_up,
-                &mut layer.down,
-            ]
-        });
+        let layers = self.layers.iter_mut().flat_map(Layer::projections_mut);
         layers.chain([&mut self.output]).find_map(|projection| {
-            let position = projection.position(name)?;
+            let position = projection.tensors.iter().position(|tensor| tensor == name)?;
             Some(&mut projection.weights[position].matrix)
         })
     }
 }
 
-/// A tensor that the decoder has a place for.
-struct Expected {
-    name: String,
-    columns: usize,
-    rows: usize,
-    required: bool,
+/// What a position's keys and values consist of, layer by layer that keeps its own.
+pub(super) fn kv_shape(spec: &DecoderSpec) -> KvShape {
+    let own = spec.layers.iter().filter_map(|layer| {
+        let Mixer::Attention(attention) = &layer.mixer;
+        let Attention { kv_heads, head_size, shares_with, .. } = *attention;
+        shares_with.is_none().then_some(KvLayer { kv_heads, head_size })
+    });
+    KvShape::new(own)
 }
 
-/// The tensors of layer `layer`.
-fn layer_tensors(config: &Config, layer: usize) -> Vec<Expected> {
-    let Config { hidden, feed_forward, head_size, .. } = *config;
-    let (queries, keys) = (config.query_width(), config.key_width());
-    let mut tensors = Vec::new();
-    let mut expect = |part: &str, columns, rows, required| {
-        tensors.push(Expected { name: format!("blk.{layer}.{part}"), columns, rows, required });
-    };
-    expect("attn_norm.weight", hidden, 1, true);
-    expect("ffn_norm.weight", hidden, 1, true);
-    if config.family.head_norms {
-        expect("attn_q_norm.weight", head_size, 1, true);
-        expect("attn_k_norm.weight", head_size, 1, true);
+/// Which of a cache's layers each layer of the decoder reads.
+fn slots(spec: &DecoderSpec) -> Vec<usize> {
+    let mut slots: Vec<usize> = Vec::new();
+    let mut next = 0;
+    for layer in &spec.layers {
+        let Mixer::Attention(attention) = &layer.mixer;
+        slots.push(match attention.shares_with {
+            Some(other) => slots[other],
+            None => {
+                next += 1;
+                next - 1
+            }
+        });
     }
-    for (part, columns, rows) in [
-        ("attn_q", hidden, queries),
-        ("attn_k", hidden, keys),
-        ("attn_v", hidden, keys),
-        ("attn_output", queries, hidden),
-        ("ffn_gate", hidden, feed_forward),
-        ("ffn_up", hidden, feed_forward),
-        ("ffn_down", feed_forward, hidden),
-    ] {
-        expect(&format!("{part}.weight"), columns, rows, true);
-        expect(&format!("{part}.bias"), rows, 1, false);
-    }
-    tensors
+    slots
 }
 
-/// The tensors outside the layers. The embedding itself says how large the vocabulary is.
-fn common_tensors(config: &Config, vocabulary: usize) -> [Expected; 4] {
-    let expect = |name: &str, columns, rows, required| Expected {
-        name: name.to_string(),
-        columns,
-        rows,
-        required,
-    };
-    [
-        expect(EMBEDDING, config.hidden, vocabulary, true),
-        expect("output_norm.weight", config.hidden, 1, true),
-        expect("output.weight", config.hidden, vocabulary, false),
-        expect("rope_freqs.weight", config.rotary_size / 2, 1, false),
-    ]
+/// The different rotary embeddings of a decoder's layers.
+struct Ropes {
+    all: Vec<Rope>,
 }
 
-/// Checks that every tensor that the decoder needs is there and has the right shape, and that
-/// there is none that it would leave out of the computation.
-fn check_tensors(file: &GgufFile, config: &Config) -> Result<(), String> {
-    let vocabulary = file.tensor(EMBEDDING).map_or(0, TensorInfo::rows);
-    let mut known = HashSet::new();
-    for expected in common_tensors(config, vocabulary) {
-        known.insert(check_tensor(file, expected)?);
-    }
-    for layer in 0..config.layers {
-        for expected in layer_tensors(config, layer) {
-            known.insert(check_tensor(file, expected)?);
+impl Ropes {
+    fn of(spec: &DecoderSpec) -> Self {
+        let mut all: Vec<Rope> = Vec::new();
+        for layer in &spec.layers {
+            let Mixer::Attention(attention) = &layer.mixer;
+            match &attention.rope {
+                Some(rope) if !all.contains(rope) => all.push(rope.clone()),
+                _ => {}
+            }
         }
+        Self { all }
     }
-    match file.tensors().iter().find(|tensor| !known.contains(&tensor.name)) {
-        Some(stranger) => Err(format!(
-            "a {} decoder of {} layers has no place for the tensor {:?}: the model computes \
-             something that quantkit does not know",
-            config.family.architecture, config.layers, stranger.name
-        )),
-        None => Ok(()),
-    }
-}
 
-fn check_tensor(file: &GgufFile, expected: Expected) -> Result<String, String> {
-    let Expected { name, columns, rows, required } = expected;
-    match file.tensor(&name) {
-        None if required => Err(format!("the tensor {name} is missing")),
-        Some(tensor) if (tensor.columns(), tensor.rows()) != (columns, rows) => Err(format!(
-            "the tensor {name} should have {rows} rows of {columns} weights by the metadata, but \
-             has {} rows of {}",
-            tensor.rows(),
-            tensor.columns()
-        )),
-        _ => Ok(name),
+    fn place(&self, rope: &Rope) -> Option<usize> {
+        self.all.iter().position(|one| one == rope)
     }
 }
 
 struct Loader<'a, O> {
     file: &'a GgufFile,
     ops: &'a O,
+    spec: &'a DecoderSpec,
+    ropes: &'a Ropes,
+    slots: &'a [usize],
 }
 
 impl<O: Ops> Loader<'_, O> {
     fn layer(&self, index: usize) -> Result<Layer<O>, ModelError> {
-        let name = |part: &str| format!("blk.{index}.{part}");
-        let norm = |part: &str| self.vector(&name(&format!("{part}.weight")));
-        let has_head_norms = self.file.tensor(&name("attn_q_norm.weight")).is_some();
-        let head_norms = if has_head_norms {
-            Some(HeadNorms { queries: norm("attn_q_norm")?, keys: norm("attn_k_norm")? })
-        } else {
-            None
+        let spec = &self.spec.layers[index];
+        let Mixer::Attention(attention) = &spec.mixer;
+        let FeedForward { norm, kind, activation, post_norm } = &spec.feed_forward;
+        let prefix = format!("blk.{index}.");
+        let optional = |norm: &Option<layer::Norm>| {
+            norm.as_ref().map(|norm| self.norm(&prefix, norm)).transpose()
+        };
+        // What is normalized before it is added waits in a buffer.
+        let back = |post_norm: &Option<layer::Norm>| match post_norm {
+            Some(_) => Slot::Buffer(Buffer::Branch),
+            None => Slot::Residual(spec.residual_scale),
+        };
+        let (names, slots) = query_key_value(attention.projection);
+        let (gate_up, gate_up_slots) = match kind {
+            FeedForwardKind::Gated => {
+                (&["ffn_gate", "ffn_up"][..], &[Buffer::Gate, Buffer::Up].map(Slot::Buffer)[..])
+            }
+            FeedForwardKind::FusedGated | FeedForwardKind::Plain => {
+                (&["ffn_up"][..], &[Buffer::Up].map(Slot::Buffer)[..])
+            }
         };
         Ok(Layer {
-            attention_norm: norm("attn_norm")?,
-            queries_keys_values: self.projection(&["attn_q", "attn_k", "attn_v"].map(name))?,
+            attention_norm: optional(&attention.norm)?,
+            queries_keys_values: self.projection(
+                Operation::QueryKeyValue,
+                &prefix,
+                names,
+                slots,
+            )?,
+            attention: self.attention(index, &prefix, attention)?,
+            attention_output: self.projection(
+                Operation::AttentionOutput,
+                &prefix,
+                &[attention.output],
+                &[back(&attention.post_norm)],
+            )?,
+            attention_post_norm: optional(&attention.post_norm)?,
+            feed_forward_norm: optional(norm)?,
+            gate_up: self.projection(Operation::GateUp, &prefix, gate_up, gate_up_slots)?,
+            hidden: hidden(*kind, *activation, self.spec.dimensions.feed_forward.at(index)),
+            down: self.projection(Operation::Down, &prefix, &["ffn_down"], &[back(post_norm)])?,
+            feed_forward_post_norm: optional(post_norm)?,
+            parallel: spec.parallel,
+            residual_scale: spec.residual_scale,
+        })
+    }
+
+    fn attention(
+        &self,
+        index: usize,
+        prefix: &str,
+        attention: &Attention,
+    ) -> Result<AttentionSpec<O::Vector>, ModelError> {
+        let head_norm = |part: &'static str, norms: &layer::HeadNorms| {
+            let norm = layer::Norm { kind: norms.kind, tensor: part, epsilon: norms.epsilon };
+            self.norm(prefix, &norm)
+        };
+        let head_norms = match &attention.head_norms {
+            None => None,
+            Some(norms) => Some(HeadNorms {
+                queries: head_norm("attn_q_norm", norms)?,
+                keys: match attention.projection {
+                    Projected::QueriesOnly => None,
+                    _ => Some(head_norm("attn_k_norm", norms)?),
+                },
+                whole_rows: norms.whole_rows,
+            }),
+        };
+        let (queries, keys_values) = views(attention);
+        Ok(AttentionSpec {
+            shape: AttentionShape {
+                heads: attention.heads,
+                kv_heads: attention.kv_heads,
+                head_size: attention.head_size,
+                scale: attention.scale,
+                softcap: attention.softcap,
+                window: attention.window,
+                alibi: attention.alibi,
+            },
+            slot: self.slots[index],
+            queries,
+            keys_values,
             head_norms,
-            attention_output: self.projection(&[name("attn_output")])?,
-            feed_forward_norm: norm("ffn_norm")?,
-            gate_up: self.projection(&["ffn_gate", "ffn_up"].map(name))?,
-            down: self.projection(&[name("ffn_down")])?,
+            value_norm: attention.value_norm,
+            rotation: attention.rope.as_ref().and_then(|rope| self.ropes.place(rope)),
+            halves: attention.rope.as_ref().is_some_and(Rope::turns_halves),
+            has_query_factors: attention.temperature.is_some(),
         })
     }
 
@@ -229,12 +300,21 @@ impl<O: Ops> Loader<'_, O> {
         own.map(TensorInfo::bytes).sum()
     }
 
-    /// The matrices `<name>.weight` with their biases, where they have any.
-    fn projection(&self, names: &[String]) -> Result<Projection<O>, ModelError> {
+    /// The matrices `<prefix><part>.weight` with their biases, where they have any.
+    fn projection(
+        &self,
+        operation: Operation,
+        prefix: &str,
+        parts: &[&str],
+        slots: &[Slot],
+    ) -> Result<Projection<O>, ModelError> {
+        let names: Vec<String> = parts.iter().map(|part| format!("{prefix}{part}")).collect();
         let tensors: Vec<String> = names.iter().map(|name| format!("{name}.weight")).collect();
         let infos = tensors.iter().map(|name| self.info(name)).collect::<Result<Vec<_>, _>>()?;
         Ok(Projection {
+            operation,
             weights: names.iter().map(|name| self.weight(name)).collect::<Result<_, _>>()?,
+            slots: slots.to_vec(),
             columns: infos[0].columns(),
             elements: infos.iter().map(|tensor| tensor.weights()).sum(),
             tensors,
@@ -249,14 +329,41 @@ impl<O: Ops> Loader<'_, O> {
             .matrix(tensor.ggml_type, tensor.rows(), tensor.columns(), bytes)
             .map_err(|error| self.unsupported(&format!("the tensor {}: {error}", tensor.name)))?;
         self.file.release_tensor(tensor);
-        let bias = self.values(&format!("{name}.bias"))?;
-        let bias = bias.map(|values| self.ops.vector(values)).transpose()?;
-        Ok(Weight { matrix, bias })
+        Ok(Weight { matrix, bias: self.vector(&format!("{name}.bias"))? })
     }
 
-    fn vector(&self, name: &str) -> Result<O::Vector, ModelError> {
-        self.info(name)?;
-        Ok(self.ops.vector(self.values(name)?.unwrap_or_default())?)
+    fn norm(&self, prefix: &str, norm: &layer::Norm) -> Result<Norm<O::Vector>, ModelError> {
+        let name = |ending: &str| format!("{prefix}{}.{ending}", norm.tensor);
+        Ok(Norm {
+            kind: norm.kind,
+            weight: self.vector(&name("weight"))?,
+            bias: self.vector(&name("bias"))?,
+            epsilon: norm.epsilon,
+        })
+    }
+
+    /// A vector, if the file has it.
+    fn vector(&self, name: &str) -> Result<Option<O::Vector>, ModelError> {
+        Ok(self.values(name)?.map(|values| self.ops.vector(values)).transpose()?)
+    }
+
+    fn frequencies(&self, rope: &Rope) -> Result<RopeFrequencies, ModelError> {
+        let divisors = match &rope.divisors {
+            Divisors::None => None,
+            Divisors::Tensor(name) => self.values(name)?.map(|values| (name, values)),
+        };
+        match divisors {
+            Some((name, values)) if values.len() != rope.size / 2 => Err(self.unsupported(&format!(
+                "the tensor {name} should have {} divisors, one for each pair of elements that turn, \
+                 but has {}",
+                rope.size / 2,
+                values.len()
+            ))),
+            divisors => {
+                let divisors = divisors.as_ref().map(|(_, values)| &values[..]);
+                Ok(RopeFrequencies::new(rope, divisors))
+            }
+        }
     }
 
     /// The weights of a small tensor, if the file has it.
@@ -276,5 +383,42 @@ impl<O: Ops> Loader<'_, O> {
 
     fn unsupported(&self, problem: &str) -> ModelError {
         ModelError::unsupported(self.file.path(), problem)
+    }
+}
+
+/// The matrices of queries, keys and values, and where their products go.
+fn query_key_value(projection: Projected) -> (&'static [&'static str], &'static [Slot]) {
+    const SLOTS: [Slot; 3] =
+        [Slot::Buffer(Buffer::Queries), Slot::Buffer(Buffer::Keys), Slot::Buffer(Buffer::Values)];
+    match projection {
+        Projected::Split => (&["attn_q", "attn_k", "attn_v"], &SLOTS),
+        Projected::SharedKeyValue => (&["attn_q", "attn_k"], SLOTS.split_at(2).0),
+        Projected::Fused => (&["attn_qkv"], SLOTS.split_at(1).0),
+        Projected::QueriesOnly => (&["attn_q"], SLOTS.split_at(1).0),
+    }
+}
+
+/// Where queries, and keys and values, lie after their products.
+fn views(attention: &Attention) -> (View, Option<[View; 2]>) {
+    let (queries, keys) = (attention.query_width(), attention.key_width());
+    let part = |start, width| View { buffer: Buffer::Queries, start, width };
+    let whole = |buffer| View::whole(buffer, keys);
+    let keys_values = match attention.projection {
+        Projected::Split => Some([whole(Buffer::Keys), whole(Buffer::Values)]),
+        Projected::SharedKeyValue => Some([whole(Buffer::Keys); 2]),
+        Projected::Fused => Some([part(queries, keys), part(queries + keys, keys)]),
+        Projected::QueriesOnly => None,
+    };
+    (part(0, queries), keys_values)
+}
+
+fn hidden(kind: FeedForwardKind, activation: Activation, width: usize) -> Hidden {
+    let up = |start| View { buffer: Buffer::Up, start, width };
+    match kind {
+        FeedForwardKind::Gated => {
+            Hidden { activation, gate: Some(View::whole(Buffer::Gate, width)), up: up(0) }
+        }
+        FeedForwardKind::FusedGated => Hidden { activation, gate: Some(up(0)), up: up(width) },
+        FeedForwardKind::Plain => Hidden { activation, gate: None, up: up(0) },
     }
 }

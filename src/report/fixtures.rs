@@ -11,11 +11,11 @@ use crate::bench::{
     Workload,
 };
 use crate::engine::Build;
-use crate::eval::divergence::{Divergence, compare_rows};
-use crate::eval::paired::{GroupDifference, Paired};
-use crate::eval::question_results::QuestionResult;
+use crate::eval::run::question_results::QuestionResult;
 use crate::eval::statistics::intervals;
+use crate::eval::statistics::paired::{GroupDifference, Paired};
 use crate::eval::statistics::reliability::Reliability;
+use crate::eval::text::divergence::{Divergence, compare_rows};
 use crate::eval::{self, EvalSummary, Protocol, Score};
 use crate::support::machine::Machine;
 

@@ -6,9 +6,9 @@ use minijinja::{Value, context};
 
 use super::Measured;
 use super::words;
-use crate::eval::paired::Change;
-use crate::eval::question_results::{QuestionResult, in_both};
-use crate::eval::question_set::Question;
+use crate::eval::questions::Question;
+use crate::eval::run::question_results::{QuestionResult, in_both};
+use crate::eval::statistics::paired::Change;
 use crate::support::units;
 
 /// At most this many rows go into a page: some 20 MB.

@@ -4,9 +4,11 @@
 //! them with the baseline, and writes `report.html`, `report.md`, `compare.json` and
 //! `questions.parquet`.
 
+mod error;
 #[cfg(test)]
 mod fixtures;
 mod flips;
+mod options;
 mod page;
 pub mod paired_tables;
 mod plots;
@@ -23,117 +25,23 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::bench::{BenchError, Workload};
-use crate::engine::EngineOptions;
-use crate::eval::paired::{Answer, Paired};
-use crate::eval::question_results::{QuestionResult, in_both};
-use crate::eval::question_set::QuestionSet;
-use crate::eval::{Earlier, EvalError, Protocol};
-use crate::gguf::{self, GgufError};
+use crate::eval::questions::QuestionSet;
+use crate::eval::run::question_results::{QuestionResult, in_both};
+use crate::eval::statistics::paired::{Answer, Paired};
+use crate::gguf;
 use crate::support::atomic_file::{self, write_atomically};
 use crate::support::interrupt;
 use crate::support::machine::Machine;
+pub use error::ReportError;
 use flips::Flips;
+pub use options::{CompareOptions, Step, TextOptions};
 pub use record::{
     Comparison, EvaluationSettings, SCHEMA_VERSION, Speed, SpeedRatio, TextSettings, Variant,
     VariantText,
 };
 use runs::Naming;
 pub use sizes::{ModelSize, TypeShare};
-pub use text::TextOptions;
 use work::{Measured, Model, Work};
-
-/// What to compare, and where the results go.
-#[derive(Debug, Clone)]
-pub struct CompareOptions {
-    /// The GGUF models.
-    pub models: Vec<PathBuf>,
-    /// The model that the others are compared with; it joins the models if it is not among them.
-    pub baseline: PathBuf,
-    /// The question set: a Parquet file, or a directory with its splits.
-    pub set: PathBuf,
-    /// How to ask.
-    pub protocol: Protocol,
-    /// Examples before each question.
-    pub shots: usize,
-    /// At most this many questions.
-    pub limit: Option<usize>,
-    /// At most this many questions, those that llama.cpp's `--multiple-choice-tasks` draws.
-    pub limit_seeded: Option<usize>,
-    /// Only rows 0, K, 2K, …
-    pub every: usize,
-    /// Only these subjects; all when empty.
-    pub subjects: Vec<String>,
-    /// The text on which perplexity and divergence are measured, if any.
-    pub text: Option<TextOptions>,
-    /// The load of the benchmark; none is run when absent.
-    pub workload: Option<Workload>,
-    /// Where and how the model runs.
-    pub engine: EngineOptions,
-    /// Measure everything anew.
-    pub fresh: bool,
-    /// Directory for the report; each variant's own results go into a directory in it.
-    pub output: PathBuf,
-    /// What the reader should know about the models, as sentences.
-    pub notes: Vec<String>,
-    /// Commands that repeat the comparison.
-    pub commands: Vec<String>,
-}
-
-impl CompareOptions {
-    /// What is done with what an interrupted comparison has left.
-    fn earlier(&self) -> Earlier {
-        if self.fresh { Earlier::Discard } else { Earlier::ResumeIfSame }
-    }
-}
-
-/// A finished part of the work.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Step {
-    /// What was done: `mmlu-eval model.Q4_0`.
-    pub what: String,
-    /// Whether an earlier result was still valid.
-    pub reused: bool,
-    /// How long it took.
-    pub seconds: f64,
-}
-
-/// An error of a comparison.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// The options or the results cannot be used; the text says what to do.
-    #[error("{0}")]
-    Unusable(String),
-    /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A model file cannot be read.
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    /// An evaluation failed.
-    #[error(transparent)]
-    Eval(#[from] EvalError),
-    /// A benchmark failed.
-    #[error(transparent)]
-    Bench(#[from] BenchError),
-    /// A page could not be made.
-    #[error("the report's page cannot be made: {0}")]
-    Page(#[from] minijinja::Error),
-    /// Ctrl-C.
-    #[error(transparent)]
-    Interrupted(#[from] interrupt::Interrupted),
-}
-
-impl ReportError {
-    fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_path_buf(), source }
-    }
-}
 
 /// Runs what is missing, compares, and writes the report. `observe` is told of each finished step.
 ///

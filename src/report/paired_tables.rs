@@ -1,6 +1,6 @@
 //! Variants against a baseline, question by question, as tables.
 
-use crate::eval::paired::{GroupDifference, Paired, interval_in_points};
+use crate::eval::statistics::paired::{GroupDifference, Paired, interval_in_points};
 use crate::eval::statistics::reliability::Reliability;
 use crate::support::table::{Align, Table};
 use crate::support::units;

@@ -9,7 +9,7 @@ use arrow::array::{
 };
 
 use super::ReportError;
-use crate::eval::question_results::QuestionResult;
+use crate::eval::run::question_results::QuestionResult;
 use crate::support::parquet_file::write_parquet;
 
 /// Writes one Parquet file with a row a question: `row`, `subject`, `answer`, and for each variant

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::sizes::ModelSize;
 use crate::bench::{LevelSummary, Workload};
-use crate::eval::divergence::Divergence;
-use crate::eval::paired::Paired;
+use crate::eval::statistics::paired::Paired;
 use crate::eval::statistics::reliability::Reliability;
+use crate::eval::text::divergence::Divergence;
 use crate::eval::{EvalSummary, Protocol};
 use crate::support::machine::Machine;
 

@@ -4,7 +4,7 @@ use super::paired_tables::{self, PairedRow};
 use super::record::{Comparison, SpeedRatio, Variant};
 use super::words;
 use crate::bench::{LevelSummary, Spread};
-use crate::eval::divergence::Divergence;
+use crate::eval::text::divergence::Divergence;
 use crate::eval::{EvalSummary, Score};
 use crate::support::table::{Align, Table};
 use crate::support::units;

@@ -1,15 +1,15 @@
 //! Perplexity and divergence of the variants on a text, beside their accuracy.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::record::{TextSettings, VariantText};
 use super::runs;
 use super::work::{Model, Work, timed};
-use super::{ReportError, Step};
+use super::{ReportError, Step, TextOptions};
 use crate::engine::Build;
-use crate::eval::divergence::{
+use crate::eval::text::divergence::{
     self, Base, Divergence, DivergenceOptions, DivergenceSummary, VariantDivergence, measure,
 };
 use crate::eval::{EvalError, WindowJournalOptions};
@@ -20,17 +20,6 @@ use crate::support::hash::sha256_file_once;
 const FILE_NAME: &str = "divergence.json";
 /// What an interrupted reading of several variants has so far, in the output directory.
 const JOURNAL_NAME: &str = "divergence.journal.jsonl";
-
-/// The text that all variants read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TextOptions {
-    /// A text file in UTF-8.
-    pub path: PathBuf,
-    /// Tokens in a window.
-    pub context: usize,
-    /// At most this many windows.
-    pub chunks: Option<usize>,
-}
 
 /// A variant's reading of the text beside the baseline's: the content of `divergence.json`.
 ///
@@ -224,6 +213,8 @@ impl WantedReading<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::report::fixtures;
 

@@ -8,7 +8,7 @@ use super::runs::{self, Naming, WantedBench, WantedEvaluation};
 use super::sizes::ModelSize;
 use super::{CompareOptions, ReportError, Step};
 use crate::bench::{self, BenchOptions, BenchSummary, Workload};
-use crate::eval::question_results::{self, QuestionResult};
+use crate::eval::run::question_results::{self, QuestionResult};
 use crate::eval::statistics::intervals;
 use crate::eval::{self, EvalOptions, EvalSummary, Evaluated, Score};
 use crate::support::machine::Machine;

@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use super::SearchError;
-use super::checks::unusable;
 use super::coding::Coder;
+use super::error::SearchError;
 use super::measurements::{Measurements, Pair};
-use crate::eval::divergence::{Divergence, PositionDivergence, compare_rows};
-use crate::eval::text_windows::first_scored;
+use crate::eval::text::divergence::{Divergence, PositionDivergence, compare_rows};
+use crate::eval::text::windows::first_scored;
 use crate::gguf::{GgmlType, TensorInfo};
 use crate::model::{Decoder, Residual, StandIn};
 use crate::quant::recipe::{Role, layer_of};
@@ -65,7 +64,7 @@ pub(super) struct Bench<'a> {
 
 impl Bench<'_> {
     fn layers(&self) -> usize {
-        self.decoder.config().layers
+        self.decoder.layers()
     }
 
     /// Measures every task alone on every window, but for what has been measured already. The
@@ -180,7 +179,7 @@ impl Bench<'_> {
             return Ok(logits);
         }
         let problem = "the model's logits are not numbers; the file may be damaged";
-        Err(unusable(self.coder.file.path(), problem))
+        Err(SearchError::unusable(self.coder.file.path(), problem))
     }
 
     fn compare_changed(

@@ -2,23 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::run::MEASUREMENTS_SUFFIX;
+use super::error::SearchError;
+use super::measurements::{MEASUREMENTS_SUFFIX, measurements_path};
+use super::options::SearchOptions;
 use super::sizes::Sizes;
-use super::{SearchError, SearchOptions, measurements_path};
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::model::Decoder;
 use crate::quant::importance::Importance;
-use crate::quant::pipeline::QuantizeError;
 use crate::quant::recipe::Recipe;
 use crate::quant::selection::{Choice, Selection, SelectionError};
 use crate::quant::weighing;
 use crate::support::atomic_file::check_writable;
 use crate::support::same_file::is_same_place;
 use crate::support::units;
-
-pub(super) fn unusable(path: &Path, problem: &str) -> SearchError {
-    SearchError::Unusable(format!("{}: {problem}", path.display()))
-}
 
 /// Refuses outputs that cannot be written, or that would replace an input or one another.
 pub(super) fn check_files(options: &SearchOptions, file: &GgufFile) -> Result<(), SearchError> {
@@ -38,34 +34,22 @@ pub(super) fn check_files(options: &SearchOptions, file: &GgufFile) -> Result<()
         check_writable(output)
             .map_err(|source| SearchError::Io { path: output.to_path_buf(), source })?;
         if output.to_string_lossy().ends_with(MEASUREMENTS_SUFFIX) && **output != *measurements {
-            return Err(unusable(output, "files of this name hold measurements; give another one"));
+            return Err(SearchError::unusable(
+                output,
+                "files of this name hold measurements; give another one",
+            ));
         }
         if inputs.iter().any(|input| is_same_place(input, output)) {
-            return Err(unusable(output, "an output would replace this input"));
+            return Err(SearchError::unusable(output, "an output would replace this input"));
         }
         if outputs[..place].iter().any(|other| is_same_place(other, output)) {
-            return Err(unusable(
+            return Err(SearchError::unusable(
                 output,
                 "two outputs would go here; the measurements go beside the plan",
             ));
         }
     }
     Ok(())
-}
-
-/// Refuses a model that has been quantized before: what another quantization loses would be found
-/// smaller than it is.
-pub(super) fn not_quantized(error: QuantizeError) -> SearchError {
-    match error {
-        QuantizeError::AlreadyQuantized { path, tensor, ggml_type } => unusable(
-            &path,
-            &format!(
-                "already quantized ({tensor} is {ggml_type}); a search starts from the model in \
-                 F32, F16 or BF16"
-            ),
-        ),
-        other => other.into(),
-    }
 }
 
 /// Refuses importance of another model, or of too few tensors, as `quantize` does.
@@ -96,11 +80,11 @@ pub(super) fn choices<'a>(
                 "there is nothing to compare with by --against {recipe}: it is one format for \
                      every matrix and no mixture of formats"
             )),
-            other => unusable(&options.model, &other.to_string()),
+            other => SearchError::unusable(&options.model, &other.to_string()),
         },
     )?;
     weighing::check(&selection, &choices, importance, options.allow_partial_importance)
-        .map_err(|error| unusable(&options.model, &error.to_string()))?;
+        .map_err(|error| SearchError::unusable(&options.model, &error.to_string()))?;
     Ok(choices)
 }
 
@@ -114,13 +98,13 @@ pub(super) fn check_experts(path: &Path, tensors: &[&TensorInfo]) -> Result<(), 
                  nothing can be measured",
                 tensor.name
             );
-            Err(unusable(path, &problem))
+            Err(SearchError::unusable(path, &problem))
         }
     }
 }
 
 pub(super) fn check_context(options: &SearchOptions, decoder: &Decoder) -> Result<(), SearchError> {
-    let longest = decoder.config().context_length;
+    let longest = decoder.context();
     if options.context <= longest {
         return Ok(());
     }
@@ -128,7 +112,7 @@ pub(super) fn check_context(options: &SearchOptions, decoder: &Decoder) -> Resul
         "windows of {} tokens do not fit into the model's context of {longest}: lower --context",
         options.context
     );
-    Err(unusable(&options.model, &problem))
+    Err(SearchError::unusable(&options.model, &problem))
 }
 
 /// `smallest` is what the tensors that formats are chosen for take at least.

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::SearchError;
+use super::error::SearchError;
 use crate::engine::Build;
-use crate::eval::divergence::Divergence;
+use crate::eval::text::divergence::Divergence;
 use crate::gguf::GgmlType;
 use crate::support::regular_file::open_regular;
 
@@ -21,6 +21,16 @@ use crate::support::regular_file::open_regular;
 const FORMAT: &str = "quantkit-measurements";
 /// Changes when measurements are no longer comparable with older ones.
 const VERSION: u32 = 2;
+
+/// What is added to a plan's name for that of its measurements.
+pub(super) const MEASUREMENTS_SUFFIX: &str = ".measurements.jsonl";
+
+/// Where the measurements of a search lie: beside its plan.
+pub fn measurements_path(plan: &Path) -> PathBuf {
+    let mut name = plan.file_name().unwrap_or_default().to_os_string();
+    name.push(MEASUREMENTS_SUFFIX);
+    plan.with_file_name(name)
+}
 
 /// What measurements depend on; those of another identity are of no use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

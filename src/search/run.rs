@@ -9,20 +9,19 @@ use serde_json::{Value, json};
 
 use super::allocation::{self, Allocation, allocate};
 use super::bench::{Bench, Task, Window};
-use super::checks::{
-    check_budget, check_context, check_files, check_importance, choices, unusable,
-};
+use super::checks::{check_budget, check_context, check_files, check_importance, choices};
 use super::coding::Coder;
+use super::error::SearchError;
 use super::estimates::losses;
-use super::measurements::{Identity, Measurements, ModelRun};
+use super::measurements::{Identity, Measurements, ModelRun, measurements_path};
+use super::options::SearchOptions;
+use super::report::{
+    CurvePoint, ExcludedFormat, PlannedTensor, SearchReport, TensorAlternative, Variant,
+};
 use super::sizes::{Sizes, bytes_of};
 use super::tensors::{Tensor, alternatives, candidates, matrices, smallest, update};
-use super::{
-    CurvePoint, ExcludedFormat, PlannedTensor, SearchError, SearchOptions, SearchReport,
-    TensorAlternative, Variant,
-};
-use crate::eval::divergence::Divergence;
-use crate::eval::text_windows::TextWindows;
+use crate::eval::text::divergence::Divergence;
+use crate::eval::text::windows::TextWindows;
 use crate::gguf::{self, GgmlType, GgufFile, TensorInfo};
 use crate::kernels::attention::KvType;
 use crate::model::Decoder;
@@ -35,9 +34,6 @@ use crate::tokenizer::Vocabulary;
 
 /// Rounds of measuring what was only estimated, after which estimates are taken as they are.
 const MOST_ROUNDS: usize = 8;
-
-/// What is added to a plan's name for that of its measurements.
-pub(super) const MEASUREMENTS_SUFFIX: &str = ".measurements.jsonl";
 
 /// Searches, writes the plan and returns what is known about it.
 ///
@@ -69,7 +65,7 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     let recipes = recipes.collect::<Result<Vec<_>, _>>()?;
 
     let vocabulary = Vocabulary::from_metadata(file.metadata())
-        .map_err(|error| unusable(&options.model, &error.to_string()))?;
+        .map_err(|error| SearchError::unusable(&options.model, &error.to_string()))?;
     let read = |path: &Path, limit| TextWindows::read(path, &vocabulary, options.context, limit);
     let calibration = read(&options.text, None)?;
     let held_out = options.held_out.as_ref();
@@ -95,13 +91,6 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     let variants = search.measure_variants(&mut bench, &texts, recipes, &mut measurements)?;
     search.write_plan(variants.first())?;
     Ok(search.report(&texts, variants, started))
-}
-
-/// Where the measurements of a search lie: beside its plan.
-pub fn measurements_path(plan: &Path) -> PathBuf {
-    let mut name = plan.file_name().unwrap_or_default().to_os_string();
-    name.push(MEASUREMENTS_SUFFIX);
-    plan.with_file_name(name)
 }
 
 fn open_measurements(options: &SearchOptions) -> Result<Measurements, SearchError> {

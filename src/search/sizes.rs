@@ -1,10 +1,10 @@
 //! What a file weighs in this or that format.
 
-use super::checks::not_quantized;
-use super::{Budget, SearchError, SearchOptions};
+use super::error::SearchError;
+use super::options::{Budget, SearchOptions};
 use crate::gguf::{GgmlType, GgufFile, TensorInfo};
 use crate::quant::importance::Importance;
-use crate::quant::pipeline::{Request, preview};
+use crate::quant::pipeline::{QuantizeError, Request, preview};
 use crate::quant::recipe::{Recipe, may_change};
 use crate::quant::selection::Selection;
 
@@ -60,6 +60,21 @@ impl Sizes {
                 "expected a number of bits per weight above 0, found {bits}"
             ))),
         }
+    }
+}
+
+/// Refuses a model that has been quantized before: what another quantization loses would be found
+/// smaller than it is.
+fn not_quantized(error: QuantizeError) -> SearchError {
+    match error {
+        QuantizeError::AlreadyQuantized { path, tensor, ggml_type } => SearchError::unusable(
+            &path,
+            &format!(
+                "already quantized ({tensor} is {ggml_type}); a search starts from the model in \
+                 F32, F16 or BF16"
+            ),
+        ),
+        other => other.into(),
     }
 }
 

@@ -13,6 +13,7 @@ mod client;
 #[path = "no_client.rs"]
 mod client;
 mod error;
+mod object;
 mod output;
 #[cfg(feature = "s3")]
 mod transport;
@@ -24,19 +25,7 @@ pub use output::{Mirror, Output};
 
 use address::Address;
 use client::Client;
-
-/// An object that storage has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Object {
-    /// Where.
-    address: Address,
-    /// Bytes.
-    size: u64,
-    /// The entity tag, which other content would change.
-    tag: Option<String>,
-    /// When it was written, as text.
-    modified: String,
-}
+use object::Object;
 
 /// Whether a path is the address of something in storage.
 pub fn is_address(path: &Path) -> bool {

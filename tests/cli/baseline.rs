@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::assert::Assert;
 use predicates::prelude::*;
 use predicates::str::contains;
-use quantkit::eval::question_set::{Form, Question, write_questions};
+use quantkit::eval::questions::{Form, Question, write_questions};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -211,13 +211,30 @@ fn unusable_configs_are_refused() {
     let checkpoint = Checkpoint::of(&TinyModel::default(), "f16");
     let original = fs::read(checkpoint.path().join("config.json")).unwrap();
     for (key, value, message) in [
-        ("architectures", json!(["MambaForCausalLM"]), "quantkit knows LlamaForCausalLM"),
+        (
+            "architectures",
+            json!(["MambaForCausalLM"]),
+            "\"MambaForCausalLM\" is not supported; quantkit knows ",
+        ),
         ("hidden_size", json!(32), "config.json asks for [267, 32]"),
         ("num_hidden_layers", json!(3), "\"model.layers.2.input_layernorm.weight\" is missing"),
-        ("num_hidden_layers", json!(1), "none of a LlamaForCausalLM model with 1 layers"),
+        ("num_hidden_layers", json!(1), "has no place in a model of this architecture"),
         ("tie_word_embeddings", json!(false), "\"lm_head.weight\" is missing"),
         ("vocab_size", json!(null), "\"vocab_size\" is missing"),
-        ("rope_scaling", json!({ "rope_type": "longrope" }), "linear, yarn and llama3 are"),
+        (
+            "rope_scaling",
+            json!({ "rope_type": "dynamic" }),
+            "rope_type \"dynamic\"; quantkit knows",
+        ),
+        (
+            "rope_scaling",
+            json!({ "rope_type": "yarn", "mscale_all": 1 }),
+            "rope_scaling.mscale_all",
+        ),
+        ("hidden_act", json!("gelu"), "\"hidden_act\" is \"gelu\""),
+        ("sliding_window", json!(16), "\"sliding_window\" is 16, which changes"),
+        ("quantization_config", json!({ "quant_method": "awq" }), "quantized already"),
+        ("rope_scaling", json!({ "rope_type": "longrope" }), "quantkit knows for phi3 only"),
     ] {
         checkpoint.edit_json("config.json", |config| config[key] = value);
         checkpoint.refused(message);

@@ -15,7 +15,7 @@ use arrow::datatypes::{Float64Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use predicates::prelude::*;
 use predicates::str::contains;
-use quantkit::eval::question_set::{Form, Question, write_questions};
+use quantkit::eval::questions::{Form, Question, write_questions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
-use quantkit::eval::question_set::{Form, Question, read_questions, write_questions};
+use quantkit::eval::questions::{Form, Question, read_questions, write_questions};
 use serde_json::Value;
 
 use super::support::quantkit;

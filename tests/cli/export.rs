@@ -250,12 +250,16 @@ fn what_cannot_be_exported_leaves_nothing_behind() {
         ["tiny.gguf", "broken.gguf", "checkpoint"].map(|name| directory.path().join(name));
     TinyModel::default().write(&model);
     for (key, value, message) in [
-        ("general.architecture", MetadataValue::String("mamba".into()), "quantkit knows llama"),
+        (
+            "general.architecture",
+            MetadataValue::String("mamba".into()),
+            "\"mamba\" is not supported; quantkit knows",
+        ),
         ("tokenizer.ggml.pre", MetadataValue::String("klingon".into()), "smollm"),
         ("llama.embedding_length", MetadataValue::U32(32), "the metadata asks for [267, 32]"),
         ("llama.block_count", MetadataValue::U32(1), "none of a llama model with 1 layers"),
         ("llama.block_count", MetadataValue::U32(3), "tensor \"blk.2."),
-        ("llama.block_count", MetadataValue::U32(u32::MAX), "llama.block_count"),
+        ("llama.block_count", MetadataValue::U32(u32::MAX), "block_count"),
         ("llama.rope.dimension_count", MetadataValue::U32(8), "llama.rope.dimension_count is 8"),
         ("llama.attention.scale", MetadataValue::F32(0.5), "llama.attention.scale is 0.5"),
         ("llama.rope.scaling.attn_factor", MetadataValue::F32(2.0), "with yarn scaling only"),

@@ -11,6 +11,7 @@ mod endpoint;
 mod engine;
 mod eval_set;
 mod export;
+mod families;
 mod fetch;
 mod generate;
 mod http_server;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::files::{Format, content};
 use super::run_record::{self, CalibrationRun};
-use super::{Format, content};
 use crate::cli::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::engine::Engine;
-use crate::eval::calibration::{CollectOptions, OUTPUT_MATRIX, collect};
+use crate::eval::text::calibration::{CollectOptions, OUTPUT_MATRIX, collect};
 use crate::gguf::GgufFile;
 use crate::quant::importance::{ActivationSums, DEFAULT_CHUNK_TOKENS};
 use crate::support::same_file::is_same_file;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Format, content};
+use super::files::{Format, content};
 use crate::cli::options::{GlobalOptions, print_json, say};
 use crate::quant::importance::ActivationSums;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::content;
+use super::files::content;
 use crate::cli::inspect::printable;
 use crate::cli::options::{GlobalOptions, print_json, print_text};
 use crate::quant::importance::{ActivationSums, Coverage};

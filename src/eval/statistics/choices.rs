@@ -18,6 +18,17 @@ pub fn divergence(base: &[f64], variant: &[f64]) -> f64 {
     terms.sum::<f64>().max(0.0)
 }
 
+/// The index of the largest value; the first of equal ones, as both reference protocols have it.
+pub(in crate::eval) fn first_largest(values: &[f64]) -> usize {
+    let mut best = 0;
+    for (index, &value) in values.iter().enumerate() {
+        if value > values[best] {
+            best = index;
+        }
+    }
+    best
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +47,11 @@ mod tests {
         assert_eq!(divergence(&logs, &logs), 0.0);
         let other = normalized(&[-0.5, -2.0, f64::NEG_INFINITY]);
         assert!(divergence(&logs, &other).is_finite());
+    }
+
+    #[test]
+    fn ties_go_to_the_first() {
+        assert_eq!(first_largest(&[-2.0, -1.0, -1.0, -3.0]), 1);
+        assert_eq!(first_largest(&[-1.0, -1.0]), 0);
     }
 }

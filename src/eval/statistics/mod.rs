@@ -2,112 +2,19 @@
 //!
 //! `scripts/statistics_reference.py` computes the same with scipy, statsmodels and
 //! lm-evaluation-harness; the tests compare with its values.
+//!
+//! The doors are [`Score`] for one run and [`paired::Paired`] for a run against another.
 
 pub mod choices;
 pub mod intervals;
+mod mean;
+pub mod paired;
 #[cfg(test)]
 mod reference_tests;
 pub mod reliability;
+mod score;
 pub mod tests_of_change;
 
-use super::Score;
-
-/// What became of one question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Outcome {
-    /// Whether the prediction was the answer.
-    pub correct: bool,
-    /// How many choices there were.
-    pub choices: usize,
-}
-
-impl Score {
-    /// The score of a group of questions.
-    ///
-    /// The standard error is that of a mean with the sample's own variance,
-    /// `sqrt(p (1 − p) / (n − 1))`; it is 0 for fewer than two questions.
-    pub(super) fn of(name: &str, outcomes: impl IntoIterator<Item = Outcome>) -> Self {
-        let (mut questions, mut correct, mut guessed) = (0usize, 0usize, 0f64);
-        for outcome in outcomes {
-            questions += 1;
-            correct += usize::from(outcome.correct);
-            guessed += 1.0 / outcome.choices as f64;
-        }
-        let n = questions as f64;
-        let accuracy = if questions == 0 { 0.0 } else { correct as f64 / n };
-        let standard_error =
-            if questions < 2 { 0.0 } else { (accuracy * (1.0 - accuracy) / (n - 1.0)).sqrt() };
-        let chance = if questions == 0 { 0.0 } else { guessed / n };
-        Self { name: name.to_string(), questions, correct, accuracy, standard_error, chance }
-    }
-
-    /// The score of several groups together, with the standard error that lm-evaluation-harness
-    /// reports for a group of tasks: from the variance within the groups alone,
-    /// `sqrt(Σ (nᵢ − 1) nᵢ seᵢ² / (N − k) / N)` for k groups and N questions.
-    pub(super) fn pooled<'a>(
-        name: &str,
-        groups: impl IntoIterator<Item = &'a Self, IntoIter: Clone>,
-    ) -> Self {
-        let groups = groups.into_iter();
-        let sum = |of: fn(&Self) -> f64| groups.clone().map(of).sum::<f64>();
-        let questions = groups.clone().map(|group| group.questions).sum::<usize>();
-        let correct = groups.clone().map(|group| group.correct).sum::<usize>();
-        let n = questions as f64;
-        let freedom = sum(|group| group.questions as f64 - 1.0);
-        let squares = sum(|group| {
-            let n = group.questions as f64;
-            (n - 1.0) * n * group.standard_error * group.standard_error
-        });
-        let share = |sum: f64| if questions == 0 { 0.0 } else { sum / n };
-        Self {
-            name: name.to_string(),
-            questions,
-            correct,
-            accuracy: share(correct as f64),
-            standard_error: if freedom > 0.0 { (squares / freedom / n).sqrt() } else { 0.0 },
-            chance: share(sum(|group| group.chance * group.questions as f64)),
-        }
-    }
-}
-
-/// The index of the largest value; the first of equal ones, as both reference protocols have it.
-pub(super) fn first_largest(values: &[f64]) -> usize {
-    let mut best = 0;
-    for (index, &value) in values.iter().enumerate() {
-        if value > values[best] {
-            best = index;
-        }
-    }
-    best
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scores_match_a_calculation_by_hand() {
-        let outcomes = [(true, 4), (false, 4), (false, 2), (true, 4), (false, 4)]
-            .map(|(correct, choices)| Outcome { correct, choices });
-        let score = Score::of("all", outcomes);
-        assert_eq!((score.questions, score.correct), (5, 2));
-        assert!((score.accuracy - 0.4).abs() < 1e-12);
-        // 0.4 · 0.6 / 4 = 0.06
-        assert!((score.standard_error - 0.06f64.sqrt()).abs() < 1e-12);
-        assert!((score.chance - 0.3).abs() < 1e-12);
-    }
-
-    #[test]
-    fn tiny_groups_give_finite_numbers() {
-        let one = Score::of("one", [Outcome { correct: true, choices: 4 }]);
-        assert_eq!((one.accuracy, one.standard_error, one.chance), (1.0, 0.0, 0.25));
-        let none = Score::of("none", []);
-        assert_eq!((none.accuracy, none.standard_error, none.chance), (0.0, 0.0, 0.0));
-    }
-
-    #[test]
-    fn ties_go_to_the_first() {
-        assert_eq!(first_largest(&[-2.0, -1.0, -1.0, -3.0]), 1);
-        assert_eq!(first_largest(&[-1.0, -1.0]), 0);
-    }
-}
+pub use mean::Mean;
+pub(super) use score::Outcome;
+pub use score::Score;

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::{Outcome, Score, choices, intervals, reliability::Reliability, tests_of_change};
-use crate::eval::paired::{Answer, Paired};
+use crate::eval::statistics::paired::{Answer, Paired};
 
 #[derive(Deserialize)]
 struct Reference {

@@ -29,7 +29,7 @@ use crate::support::team::Team;
 use work::{Scratch, Work};
 
 pub use plan::AttentionScratch;
-pub use store::{KeyValues, KvShape, KvType, LayerWriter};
+pub use store::{KeyValues, KvLayer, KvShape, KvType, LayerWriter};
 
 /// The shape shared by all sequences of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,6 +44,10 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Scores s become c · tanh(s / c).
     pub softcap: Option<f32>,
+    /// The largest bias of ALiBi (Press, Smith and Lewis, "Train Short, Test Long: Attention with
+    /// Linear Biases Enables Input Length Extrapolation", 2022), usually 8: to every score, after
+    /// any cap, the head's slope times the key's position minus the query's is added.
+    pub alibi: Option<f32>,
     /// A query sees its own position and the ones before it, this many in all.
     pub window: Option<usize>,
 }
@@ -52,6 +56,39 @@ impl AttentionShape {
     /// Query heads that read one key/value head.
     fn group(&self) -> usize {
         self.heads / self.kv_heads
+    }
+
+    /// ALiBi's slope of a query head: of n heads, n a power of two, head i has 2^(−m·(i + 1) / n),
+    /// where m is the largest bias. Heads beyond the last power of two have the slopes that twice
+    /// as many heads would have and these have not.
+    pub fn slope(&self, head: usize) -> Option<f32> {
+        let largest = self.alibi?;
+        let whole = 1 << self.heads.ilog2();
+        let part = if head < whole {
+            (head + 1) as f32 / whole as f32
+        } else {
+            (2 * (head - whole) + 1) as f32 / (2 * whole) as f32
+        };
+        Some((-largest * part).exp2())
+    }
+}
+
+/// One layer's attention.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionLayer<'a> {
+    /// Its shape.
+    pub shape: AttentionShape,
+    /// Which of the stores' layers has its keys and values.
+    pub slot: usize,
+    /// "Attention sinks" (gpt-oss): one more score for each query head, which takes its share of the
+    /// softmax but has no value. Neither scaled nor capped.
+    pub sinks: Option<&'a [f32]>,
+}
+
+impl AttentionLayer<'_> {
+    /// The layer of the stores that is at `slot`, without sinks.
+    pub fn new(shape: AttentionShape, slot: usize) -> Self {
+        Self { shape, slot, sinks: None }
     }
 }
 
@@ -88,44 +125,42 @@ impl AttentionItem<'_> {
     }
 }
 
-/// Softmax(Q·Kᵀ·scale)·V of one layer for every item. `queries` are rows of `heads · head_size`,
+/// Softmax(Q·Kᵀ·scale)·V of a layer for every item. `queries` are rows of `heads · head_size`,
 /// `output` is `[rows][heads · head_size]`; rows of `output` that no item names are left as they
 /// are. A row that sees something that is not finite becomes NaN.
 ///
 /// # Panics
 /// If the parts do not fit together: heads that are no multiple of the key/value heads, an item
 /// whose rows lie outside the matrices or are another item's too, an item with more queries than
-/// positions, a store of another shape or shorter than its span, or a window of nothing.
+/// positions, a store whose layer has another shape or that is shorter than its span, a window of
+/// nothing, or sinks that are not one a query head.
 pub fn attention(
     team: &Team,
-    shape: AttentionShape,
-    layer: usize,
+    layer: AttentionLayer<'_>,
     queries: Rows<'_>,
     items: &[AttentionItem<'_>],
     output: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
-    attention_with(Level::current(), team, shape, layer, queries, items, output, scratch);
+    attention_with(Level::current(), team, layer, queries, items, output, scratch);
 }
 
 /// [`attention`] with the kernels of one level, which the machine must have.
 ///
 /// # Panics
 /// As [`attention`], and if the machine lacks the level.
-#[allow(clippy::too_many_arguments, reason = "those of `attention`, and the level")]
 pub fn attention_with(
     level: Level,
     team: &Team,
-    shape: AttentionShape,
-    layer: usize,
+    layer: AttentionLayer<'_>,
     queries: Rows<'_>,
     items: &[AttentionItem<'_>],
     output: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
-    check(shape, layer, queries, items, output, scratch);
+    check(layer, queries, items, output, scratch);
     assert!(Level::available().any(|one| one == level), "this machine lacks {}", level.name());
-    let step = Step { shape, layer, queries, items };
+    let step = Step { layer, queries, items };
     match kernels(level) {
         Some(kernels) => plan::attention(kernels, team, step, output, scratch),
         None => scalar::attention(team, step, output),
@@ -135,8 +170,7 @@ pub fn attention_with(
 /// What one call of [`attention`] reads.
 #[derive(Debug, Clone, Copy)]
 struct Step<'a> {
-    shape: AttentionShape,
-    layer: usize,
+    layer: AttentionLayer<'a>,
     queries: Rows<'a>,
     items: &'a [AttentionItem<'a>],
 }
@@ -171,16 +205,17 @@ fn kernels(Level { set, dot_product }: Level) -> Option<&'static Kernels> {
 
 /// Every length that the kernels rely on.
 fn check(
-    shape: AttentionShape,
-    layer: usize,
+    layer: AttentionLayer<'_>,
     queries: Rows<'_>,
     items: &[AttentionItem<'_>],
     output: &[f32],
     scratch: &mut AttentionScratch,
 ) {
+    let AttentionLayer { shape, slot, sinks } = layer;
     let AttentionShape { heads, kv_heads, head_size, .. } = shape;
     assert!(head_size > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads), "bad shape {shape:?}");
     assert!(shape.window != Some(0), "a window of nothing");
+    assert!(sinks.is_none_or(|sinks| sinks.len() == heads), "a sink for each of {heads} heads");
     assert_eq!(queries.width(), heads * head_size, "queries of another width");
     assert_eq!(queries.count() * queries.width(), output.len(), "queries and output differ");
     scratch.claim_rows(queries.count(), items.iter().map(|item| item.queries.clone()));
@@ -188,11 +223,8 @@ fn check(
         assert!(item.queries.len() <= item.context(), "more queries than positions");
         for Span { store, length } in item.spans {
             assert!(*length <= store.capacity(), "a span is longer than its store");
-            let held = store.shape();
-            assert!(
-                layer < held.layers && (held.kv_heads, held.head_size) == (kv_heads, head_size),
-                "a store of {held:?} cannot have layer {layer} of {shape:?}"
-            );
+            let held = store.shape().layer(slot);
+            assert_eq!(held, Some(KvLayer { kv_heads, head_size }), "layer {slot} of a store");
         }
     }
 }

@@ -66,8 +66,8 @@ struct Task {
 impl Task {
     fn work<'a>(&self, step: Step<'a>) -> Work<'a> {
         Work {
-            shape: step.shape,
-            layer: step.layer,
+            shape: step.layer.shape,
+            slot: step.layer.slot,
             queries: step.queries,
             item: &step.items[self.item],
             kv_head: self.kv_head,
@@ -90,7 +90,7 @@ pub(super) fn attention(
         .iter()
         .map(|item| item.queries.len() * item.context())
         .sum::<usize>()
-        .saturating_mul(step.shape.heads * step.shape.head_size);
+        .saturating_mul(step.layer.shape.heads * step.layer.shape.head_size);
     let AttentionScratch { tasks, stretches, partials, .. } = scratch;
     let partial_length = plan(kernels, step, tasks);
     stretch(tasks, team.threads(), stretches);
@@ -124,7 +124,7 @@ pub(super) fn attention(
 /// How a sequence is split depends on nothing but itself: not on what is in the step beside it, and
 /// not on the number of threads. Results then have the same bits whatever these are.
 fn plan(kernels: &Kernels, step: Step<'_>, tasks: &mut Vec<Task>) -> usize {
-    let shape = step.shape;
+    let shape = step.layer.shape;
     tasks.clear();
     let mut partial_length = 0;
     for (index, item) in step.items.iter().enumerate() {
@@ -242,7 +242,7 @@ impl Targets<'_> {
                 None => {
                     // SAFETY: as above.
                     let target = unsafe { self.output.slice(place_of(row)) };
-                    scale_row(sums, 1.0 / total, target);
+                    scale_row(sums, 1.0 / (total + sink(step, &work, row, maximum)), target);
                 }
                 Some(first) => {
                     let start = first + index * (size + 2);
@@ -271,6 +271,14 @@ for_each_instruction_set! {
     }
 }
 
+/// What the sink of a row's head adds to the row's total weight, relative to 2^maximum.
+fn sink(step: Step<'_>, work: &Work<'_>, row: usize, maximum: f32) -> f32 {
+    step.layer.sinks.map_or(0.0, |sinks| {
+        let sink = sinks[work.token_and_head(row).1];
+        (sink * std::f32::consts::LOG2_E - maximum).exp2()
+    })
+}
+
 /// Where a row's values begin in the output matrix.
 fn offset(work: &Work<'_>, row: usize) -> usize {
     let (token, head) = work.token_and_head(row);
@@ -279,7 +287,7 @@ fn offset(work: &Work<'_>, row: usize) -> usize {
 
 /// Adds up the partial results of the tasks that share their rows.
 fn merge(step: Step<'_>, tasks: &[Task], partials: &[f32], output: &mut [f32]) {
-    let size = step.shape.head_size;
+    let size = step.layer.shape.head_size;
     let same_rows = |one: &Task, next: &Task| {
         (one.item, one.kv_head, one.rows.start) == (next.item, next.kv_head, next.rows.start)
     };
@@ -300,6 +308,7 @@ fn merge(step: Step<'_>, tasks: &[Task], partials: &[f32], output: &mut [f32]) {
             let total: f32 = parts()
                 .map(|(_, part_maximum, total)| total * (part_maximum - maximum).exp2())
                 .sum();
+            let total = total + sink(step, &work, row, maximum);
             let output = &mut output[offset(&work, row)..][..size];
             output.fill(0.0);
             for (sums, part_maximum, _) in parts() {

@@ -2,13 +2,14 @@
 //! as the kernels round them; weights are not.
 
 use super::store::round_query;
-use super::{AttentionItem, AttentionShape, Step};
+use super::{AttentionItem, AttentionLayer, Step};
 use crate::kernels::shared::Shared;
 use crate::support::team::Team;
 
 /// See [`super::attention`].
 pub(super) fn attention(team: &Team, step: Step<'_>, output: &mut [f32]) {
-    let Step { shape, layer, queries, items } = step;
+    let Step { layer, queries, items } = step;
+    let shape = layer.shape;
     let width = shape.heads * shape.head_size;
     let output = Shared::of(output);
     for item in items {
@@ -21,7 +22,7 @@ pub(super) fn attention(team: &Team, step: Step<'_>, output: &mut [f32]) {
             for (head, (query, output)) in
                 heads.zip(output.chunks_exact_mut(shape.head_size)).enumerate()
             {
-                one_head(shape, layer, head / shape.group(), query, item, token, output);
+                one_head(layer, head, query, item, token, output);
             }
         });
     }
@@ -29,14 +30,15 @@ pub(super) fn attention(team: &Team, step: Step<'_>, output: &mut [f32]) {
 
 /// One query of one head.
 fn one_head(
-    shape: AttentionShape,
-    layer: usize,
-    kv_head: usize,
+    layer: AttentionLayer<'_>,
+    head: usize,
     query: &[f32],
     item: &AttentionItem<'_>,
     token: usize,
     output: &mut [f32],
 ) {
+    let AttentionLayer { shape, slot, sinks } = layer;
+    let kv_head = head / shape.group();
     let visible = item.visible(token, shape.window);
     let mut rounded = vec![0; query.len()];
     let scale = round_query(query, &mut rounded);
@@ -46,25 +48,30 @@ fn one_head(
         places.skip(visible.start).take(visible.len())
     };
     let mut scores: Vec<f32> = places()
-        .map(|(store, position)| {
+        .zip(visible.clone())
+        .map(|((store, position), key_position)| {
             let products = rounded.iter().enumerate().map(|(index, &query)| {
-                f64::from(query) * f64::from(store.elements(layer, kv_head, position, index).0)
+                f64::from(query) * f64::from(store.elements(slot, kv_head, position, index).0)
             });
-            let key_scale = store.scales(layer, kv_head, position).0;
+            let key_scale = store.scales(slot, kv_head, position).0;
             let score = products.sum::<f64>() as f32 * key_scale * scale * shape.scale;
-            shape.softcap.map_or(score, |cap| cap * (score / cap).tanh())
+            let score = shape.softcap.map_or(score, |cap| cap * (score / cap).tanh());
+            // The query is at the last position that it sees.
+            let distance = (visible.end - 1 - key_position) as f32;
+            shape.slope(head).map_or(score, |slope| score - slope * distance)
         })
         .collect();
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sink = sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
+    let largest = scores.iter().copied().fold(sink, f32::max);
     for score in &mut scores {
         *score = (*score - largest).exp();
     }
-    let total: f32 = scores.iter().sum();
+    let total = scores.iter().sum::<f32>() + (sink - largest).exp();
     output.fill(0.0);
     for (score, (store, position)) in scores.iter().zip(places()) {
-        let weight = score / total * store.scales(layer, kv_head, position).1;
+        let weight = score / total * store.scales(slot, kv_head, position).1;
         for (index, output) in output.iter_mut().enumerate() {
-            *output += weight * store.elements(layer, kv_head, position, index).1;
+            *output += weight * store.elements(slot, kv_head, position, index).1;
         }
     }
 }

@@ -12,18 +12,22 @@
 //! In f16, the large elements that keys have (tens, where most are below one) would be rounded a
 //! hundred times more coarsely than the small ones, in the same memory.
 
+mod shape;
+#[cfg(test)]
+mod tests;
+
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 use memmap2::MmapMut;
 
+use self::shape::PlacedLayer;
+pub(super) use self::shape::padded;
+pub use self::shape::{KvLayer, KvShape, KvType};
 use crate::kernels::dispatch::for_each_instruction_set;
 
 /// Positions in a tile of keys.
 pub(super) const TILE: usize = 16;
-
-/// Head sizes are padded to a multiple of this, so that every kernel has whole registers.
-pub(super) const HEAD_MULTIPLE: usize = 16;
 
 /// The largest norm of a row of integers, before rounding. Rounding adds at most √head_size / 2; the
 /// square of 46,300 is below 2³¹.
@@ -35,69 +39,6 @@ const SMALLEST: f32 = 1e-30;
 /// Memory from which on huge pages are asked for.
 #[cfg(target_os = "linux")]
 const HUGE_FROM: usize = 8 << 20;
-
-/// How the elements of keys and values are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KvType {
-    /// 16-bit integers with one f32 scale a row: more precise than f16.
-    #[default]
-    I16,
-    /// 8-bit integers with one f32 scale a row: half the memory.
-    I8,
-}
-
-impl KvType {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::I16, Self::I8];
-
-    /// What `--kv-type` and results call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::I16 => "i16",
-            Self::I8 => "i8",
-        }
-    }
-
-    /// Bytes of an element.
-    fn bytes(self) -> usize {
-        match self {
-            Self::I16 => 2,
-            Self::I8 => 1,
-        }
-    }
-
-    /// The largest element.
-    fn limit(self) -> f32 {
-        match self {
-            Self::I16 => 32_767.0,
-            Self::I8 => 127.0,
-        }
-    }
-}
-
-/// What a position's keys and values consist of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvShape {
-    /// Layers of the model.
-    pub layers: usize,
-    /// Key/value heads of a layer.
-    pub kv_heads: usize,
-    /// Elements of a key, and of a value.
-    pub head_size: usize,
-}
-
-impl KvShape {
-    /// Bytes that a position takes, over all layers.
-    pub fn bytes_per_token(&self, kind: KvType) -> usize {
-        let row = padded(self.head_size) * kind.bytes() + size_of::<f32>();
-        2 * self.layers * self.kv_heads * row
-    }
-}
-
-/// A head size with its padding.
-pub(super) fn padded(head_size: usize) -> usize {
-    head_size.next_multiple_of(HEAD_MULTIPLE)
-}
 
 /// Keys and values of a stretch of a sequence, in all layers.
 #[derive(Debug)]
@@ -131,6 +72,14 @@ struct HeadLayout {
     plane: usize,
 }
 
+/// Where a layer of a store lies.
+struct LayerMemory {
+    layer: KvLayer,
+    layout: HeadLayout,
+    /// Bytes before it.
+    offset: usize,
+}
+
 /// A head's parts, to be written.
 struct HeadParts {
     keys: *mut u8,
@@ -140,8 +89,8 @@ struct HeadParts {
 }
 
 impl HeadLayout {
-    fn new(kind: KvType, shape: KvShape, capacity: usize) -> Self {
-        Self { capacity, plane: capacity * padded(shape.head_size) * kind.bytes() }
+    fn new(kind: KvType, head_size: usize, capacity: usize) -> Self {
+        Self { capacity, plane: capacity * padded(head_size) * kind.bytes() }
     }
 
     /// Bytes of one head of one layer.
@@ -196,8 +145,8 @@ impl KeyValues {
     }
 
     /// What a position consists of.
-    pub fn shape(&self) -> KvShape {
-        self.shape
+    pub fn shape(&self) -> &KvShape {
+        &self.shape
     }
 
     /// Takes over the first `count` positions of another memory of the same type and shape, as the
@@ -206,31 +155,32 @@ impl KeyValues {
     /// # Panics
     /// If type or shape differ, or there are no such positions.
     pub fn copy(&mut self, position: usize, other: &Self, count: usize) {
-        assert_eq!((self.kind, self.shape), (other.kind, other.shape), "memories of one model");
+        assert_eq!((self.kind, &self.shape), (other.kind, &other.shape), "memories of one model");
         assert!(count <= other.capacity && position + count <= self.capacity, "no such positions");
-        for layer in 0..self.shape.layers {
-            for kv_head in 0..self.shape.kv_heads {
-                self.copy_head(layer, kv_head, position, other, count);
+        for slot in 0..self.shape.layers() {
+            for kv_head in 0..self.shape.placed(slot).layer.kv_heads {
+                self.copy_head(slot, kv_head, position, other, count);
             }
         }
     }
 
     fn copy_head(
         &mut self,
-        layer: usize,
+        slot: usize,
         kv_head: usize,
         position: usize,
         other: &Self,
         count: usize,
     ) {
-        let (size, bytes) = (padded(self.shape.head_size), self.kind.bytes());
-        let (layout, from) = (self.layout(), other.head(layer, kv_head));
-        // SAFETY: the layers' heads follow each other, and this one is there with all its parts; so
-        // are all places of positions below the capacities, which `copy` has checked.
+        let LayerMemory { layer, layout, offset } = self.place(slot);
+        let (size, bytes) = (padded(layer.head_size), self.kind.bytes());
+        let from = other.head(slot, kv_head);
+        // SAFETY: the layer's heads follow each other from its offset on, and this one is there with
+        // all its parts; so are all places of positions below the capacities, which `copy` has
+        // checked.
         unsafe {
-            let index = layer * self.shape.kv_heads + kv_head;
             let HeadParts { keys, values, key_scales, value_scales } =
-                layout.parts(self.memory.as_mut_ptr(), index);
+                layout.parts(self.memory.as_mut_ptr().add(offset), kv_head);
             let copy = |to: *mut u8, place: usize, from: *const u8, other_place: usize, count| {
                 let (from, to) = (from.add(other_place * bytes), to.add(place * bytes));
                 std::ptr::copy_nonoverlapping(from, to, count * bytes);
@@ -254,32 +204,34 @@ impl KeyValues {
     ///
     /// # Panics
     /// If the layer or the position is not there, or a length is another.
-    pub fn write(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
-        self.writer(layer).write(position, keys, values);
+    pub fn write(&mut self, slot: usize, position: usize, keys: &[f32], values: &[f32]) {
+        self.writer(slot).write(position, keys, values);
     }
 
     /// A handle for storing a layer's keys and values from several threads.
     ///
     /// # Panics
     /// If there is no such layer.
-    pub fn writer(&mut self, layer: usize) -> LayerWriter<'_> {
-        assert!(layer < self.shape.layers, "no layer {layer}");
-        let (kind, shape, layout) = (self.kind, self.shape, self.layout());
-        let offset = layer * shape.kv_heads * layout.bytes();
-        // SAFETY: the layers' heads follow each other, and this layer is there.
+    pub fn writer(&mut self, slot: usize) -> LayerWriter<'_> {
+        let LayerMemory { layer, layout, offset } = self.place(slot);
+        // SAFETY: the layers follow each other, and this one is there.
         let start = unsafe { self.memory.as_mut_ptr().add(offset) };
-        LayerWriter { start, kind, shape, layout, memory: PhantomData }
+        LayerWriter { start, kind: self.kind, layer, layout, memory: PhantomData }
     }
 
     /// One head of a layer.
     ///
     /// # Panics
     /// If there is no such layer or head.
-    pub(super) fn head(&self, layer: usize, kv_head: usize) -> HeadMemory<'_> {
-        assert!(layer < self.shape.layers && kv_head < self.shape.kv_heads, "no such head");
-        let index = layer * self.shape.kv_heads + kv_head;
-        // SAFETY: the heads follow each other, and this one is there. The memory is only read.
-        let parts = unsafe { self.layout().parts(self.memory.as_ptr().cast_mut(), index) };
+    pub(super) fn head(&self, slot: usize, kv_head: usize) -> HeadMemory<'_> {
+        let LayerMemory { layer, layout, offset } = self.place(slot);
+        assert!(kv_head < layer.kv_heads, "no such head");
+        // SAFETY: the layer's heads follow each other from its offset on, and this one is there. The
+        // memory is only read.
+        let parts = unsafe {
+            let start = self.memory.as_ptr().cast_mut().add(offset);
+            layout.parts(start, kv_head)
+        };
         HeadMemory {
             keys: parts.keys,
             values: parts.values,
@@ -289,23 +241,31 @@ impl KeyValues {
         }
     }
 
-    fn layout(&self) -> HeadLayout {
-        HeadLayout::new(self.kind, self.shape, self.capacity)
+    /// # Panics
+    /// If there is no such layer.
+    fn place(&self, slot: usize) -> LayerMemory {
+        let PlacedLayer { layer, bytes_before } = self.shape.placed(slot);
+        LayerMemory {
+            layer,
+            layout: HeadLayout::new(self.kind, layer.head_size, self.capacity),
+            offset: self.capacity * bytes_before[self.kind as usize],
+        }
     }
 
     /// Element `index` of the key and of the value at a position, as integers.
     pub(super) fn elements(
         &self,
-        layer: usize,
+        slot: usize,
         kv_head: usize,
         position: usize,
         index: usize,
     ) -> (f32, f32) {
-        assert!(position < self.capacity && index < self.shape.head_size);
-        let head = self.head(layer, kv_head);
+        let head_size = self.shape.placed(slot).layer.head_size;
+        assert!(position < self.capacity && index < head_size);
+        let head = self.head(slot, kv_head);
         let places = [
-            (head.keys, key_place(self.shape.head_size, position, index)),
-            (head.values, value_place(self.shape.head_size, position, index)),
+            (head.keys, key_place(head_size, position, index)),
+            (head.values, value_place(head_size, position, index)),
         ];
         // SAFETY: both places lie within the head, as just checked.
         let [key, value] = places.map(|(start, place)| unsafe {
@@ -318,9 +278,9 @@ impl KeyValues {
     }
 
     /// The scales of the key and of the value at a position.
-    pub(super) fn scales(&self, layer: usize, kv_head: usize, position: usize) -> (f32, f32) {
+    pub(super) fn scales(&self, slot: usize, kv_head: usize, position: usize) -> (f32, f32) {
         assert!(position < self.capacity);
-        let head = self.head(layer, kv_head);
+        let head = self.head(slot, kv_head);
         // SAFETY: there are as many scales as positions.
         unsafe { (*head.key_scales.add(position), *head.value_scales.add(position)) }
     }
@@ -342,7 +302,7 @@ fn value_place(head_size: usize, position: usize, index: usize) -> usize {
 pub struct LayerWriter<'a> {
     start: *mut u8,
     kind: KvType,
-    shape: KvShape,
+    layer: KvLayer,
     layout: HeadLayout,
     memory: PhantomData<&'a mut [u8]>,
 }
@@ -359,7 +319,7 @@ impl LayerWriter<'_> {
     /// # Panics
     /// If the position is not there, or a length is another.
     pub fn write(&self, position: usize, keys: &[f32], values: &[f32]) {
-        let KvShape { kv_heads, head_size, .. } = self.shape;
+        let KvLayer { kv_heads, head_size } = self.layer;
         assert!(position < self.layout.capacity, "no room for position {position}");
         assert_eq!((keys.len(), values.len()), (kv_heads * head_size, kv_heads * head_size));
         let rows = keys.chunks_exact(head_size).zip(values.chunks_exact(head_size));
@@ -369,7 +329,7 @@ impl LayerWriter<'_> {
     }
 
     fn write_head(&self, kv_head: usize, position: usize, key: &[f32], value: &[f32]) {
-        let size = padded(self.shape.head_size);
+        let size = padded(self.layer.head_size);
         let norm_limit = match self.kind {
             KvType::I16 => NORM_LIMIT,
             // They cannot get as large.
@@ -535,6 +495,3 @@ for_each_instruction_set! {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -61,12 +61,11 @@ unsafe fn attend_block<V: Vector, E: Element, const KEYS: usize, const WIDTH: us
         }
         row = 0;
         while row < count {
-            let softcap = work.shape.softcap;
             match (count - row).min(ROWS_AT_ONCE) {
-                1 => exponentiate::<V, E, 1>(rows, row, block, softcap),
-                2 => exponentiate::<V, E, 2>(rows, row, block, softcap),
-                3 => exponentiate::<V, E, 3>(rows, row, block, softcap),
-                _ => exponentiate::<V, E, 4>(rows, row, block, softcap),
+                1 => exponentiate::<V, E, 1>(work, rows, row, block),
+                2 => exponentiate::<V, E, 2>(work, rows, row, block),
+                3 => exponentiate::<V, E, 3>(work, rows, row, block),
+                _ => exponentiate::<V, E, 4>(work, rows, row, block),
             }
             row += ROWS_AT_ONCE;
         }
@@ -152,11 +151,12 @@ unsafe fn score_keys<V: Vector, E: Element, const KEYS: usize, const ROWS: usize
 /// factors and steps. The rows take turns, since each by itself is a chain of waits.
 #[inline(always)]
 unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
+    work: &Work<'_>,
     rows: &mut RowScratch,
     first: usize,
     block: Block<E>,
-    softcap: Option<f32>,
 ) {
+    let softcap = work.shape.softcap;
     let keys = block.length.next_multiple_of(V::LANES);
     let mut begins = [0; ROWS];
     let mut ends = [0; ROWS];
@@ -194,6 +194,10 @@ unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
                 score.store(place_of_scores);
             }
         }
+        if work.shape.alibi.is_some() {
+            maxima = old;
+            bias::<V, ROWS>(rows, first, scores, block.position, keys, &mut maxima);
+        }
         for maximum in &mut maxima {
             *maximum = V::splat(maximum.largest());
         }
@@ -227,6 +231,38 @@ unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
             for (row, inverse) in inverses.into_iter().enumerate() {
                 let index = row * KEY_BLOCK + key;
                 V::load(scores.add(index)).multiply(inverse).store_rounded(weights.add(index));
+            }
+        }
+    }
+}
+
+/// Adds ALiBi's biases to the exponents of `ROWS` rows from `first` on, which begin at `scores`, and
+/// raises the maxima to what they become. Keys that are hidden stay so.
+#[inline(always)]
+unsafe fn bias<V: Vector, const ROWS: usize>(
+    rows: &RowScratch,
+    first: usize,
+    scores: *mut f32,
+    position: usize,
+    keys: usize,
+    maxima: &mut [V; ROWS],
+) {
+    // SAFETY: no register has more lanes than a tile has positions, and a row has KEY_BLOCK scores.
+    unsafe {
+        let mut within = [0.0; TILE];
+        for (index, place) in within.iter_mut().enumerate() {
+            *place = index as f32;
+        }
+        let within = V::load(within.as_ptr());
+        for key in (0..keys).step_by(V::LANES) {
+            for (row, maximum) in maxima.iter_mut().enumerate() {
+                let distance = (position + key) as f32 - rows.positions[first + row];
+                let distances = within.add(V::splat(distance));
+                let slope = V::splat(rows.slopes[first + row]);
+                let place = scores.add(row * KEY_BLOCK + key);
+                let score = distances.multiply_add(slope, V::load(place));
+                *maximum = maximum.larger(score);
+                score.store(place);
             }
         }
     }

@@ -37,26 +37,42 @@ fn case(tokens: usize, spans: &[usize]) -> Case {
 /// Layers of the stores; attention is over the last.
 const LAYERS: usize = 2;
 
+/// A layer of another width and the one that is asked for.
+fn kv_shape(kv_heads: usize, head_size: usize) -> KvShape {
+    KvShape::new([
+        KvLayer { kv_heads: 1, head_size: head_size + 5 },
+        KvLayer { kv_heads, head_size },
+    ])
+}
+
 /// A step over stores of random contents.
 struct Setup {
     shape: AttentionShape,
     kind: KvType,
     /// The standard deviation of keys.
     deviation: f32,
+    sinks: Option<Vec<f32>>,
 }
 
 impl Setup {
     fn new(heads: usize, kv_heads: usize, head_size: usize) -> Self {
         let scale = 1.0 / (head_size as f32).sqrt();
-        let shape =
-            AttentionShape { heads, kv_heads, head_size, scale, softcap: None, window: None };
-        Self { shape, kind: KvType::I16, deviation: 1.0 }
+        let shape = AttentionShape {
+            heads,
+            kv_heads,
+            head_size,
+            scale,
+            softcap: None,
+            alibi: None,
+            window: None,
+        };
+        Self { shape, kind: KvType::I16, deviation: 1.0, sinks: None }
     }
 
     /// A store, with rubbish beyond its length.
     fn store(&self, numbers: &mut Numbers, length: usize, rubbish: usize) -> KeyValues {
         let AttentionShape { kv_heads, head_size, .. } = self.shape;
-        let shape = KvShape { layers: LAYERS, kv_heads, head_size };
+        let shape = kv_shape(kv_heads, head_size);
         let mut store = KeyValues::allocate(self.kind, shape, length + rubbish).unwrap();
         let width = kv_heads * head_size;
         for position in 0..store.capacity() {
@@ -130,8 +146,9 @@ impl Setup {
     ) -> Vec<f32> {
         let mut output = vec![7.5; queries.count() * queries.width()];
         let mut scratch = AttentionScratch::default();
-        let (shape, layer) = (self.shape, LAYERS - 1);
-        attention_with(level, team, shape, layer, queries, items, &mut output, &mut scratch);
+        let sinks = self.sinks.as_deref();
+        let layer = AttentionLayer { shape: self.shape, slot: LAYERS - 1, sinks };
+        attention_with(level, team, layer, queries, items, &mut output, &mut scratch);
         output
     }
 }
@@ -155,7 +172,7 @@ fn one_key_is_its_value() {
 
 #[test]
 fn every_head_size() {
-    for head_size in [1, 7, 8, 16, 20, 50, 64, 72, 80, 96, 100, 128, 256] {
+    for head_size in [1, 7, 8, 16, 20, 50, 64, 72, 80, 96, 100, 128, 256, 512] {
         compare(4, 2, head_size, &[case(1, &[70]), case(20, &[30, 40])]);
     }
 }
@@ -219,6 +236,121 @@ fn capped_scores() {
 }
 
 #[test]
+fn windows_and_caps_together() {
+    for head_size in [16, 64, 80, 128, 256, 512] {
+        let mut setup = Setup { deviation: 4.0, ..Setup::new(4, 2, head_size) };
+        for kind in KvType::ALL {
+            setup.kind = kind;
+            for (window, cap) in [(1, 5.0), (40, 5.0), (40, 50.0), (700, 30.0)] {
+                setup.shape.window = Some(window);
+                setup.shape.softcap = Some(cap);
+                setup.compare(&[case(1, &[90, 75]), case(25, &[30, 140]), case(1, &[1000])]);
+            }
+        }
+    }
+}
+
+#[test]
+fn slopes_are_those_of_the_paper() {
+    let slopes = |heads: usize, largest: f32| -> Vec<f32> {
+        let shape = AttentionShape { alibi: Some(largest), ..Setup::new(heads, 1, 8).shape };
+        (0..heads).map(|head| shape.slope(head).unwrap()).collect()
+    };
+    let eight = [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625];
+    assert_eq!(slopes(8, 8.0), eight);
+    assert_eq!(slopes(1, 8.0), [0.00390625]);
+    // The heads behind the eighth have every other slope of sixteen heads.
+    let twelve = slopes(12, 8.0);
+    assert_eq!(twelve[..8], eight);
+    assert_eq!(twelve[8..], [0, 2, 4, 6].map(|head| slopes(16, 8.0)[head]));
+    assert_eq!(slopes(2, 4.0), [0.25, 0.0625]);
+    assert_eq!(Setup::new(4, 4, 8).shape.slope(2), None);
+}
+
+#[test]
+fn alibi_prefers_near_keys_by_its_slope() {
+    // All keys alike, so that weights are the biases' alone; values say which key they are of.
+    let mut setup = Setup::new(2, 1, 16);
+    setup.shape.alibi = Some(8.0);
+    for level in Level::available() {
+        for tokens in [1, 40] {
+            let rows = |position: usize| (vec![1.0; 16], vec![position as f32; 16]);
+            let output = over(level, &setup, 150, tokens, &[0.5; 32], rows);
+            for (token, row) in output.chunks_exact(32).enumerate() {
+                let seen = 150 - (tokens - 1 - token);
+                for (head, output) in row.chunks_exact(16).enumerate() {
+                    let slope = [1.0 / 16.0, 1.0 / 256.0][head];
+                    let weight = |key: usize| (-slope * (seen - 1 - key) as f64).exp();
+                    let total: f64 = (0..seen).map(weight).sum();
+                    let mean = (0..seen).map(|key| weight(key) * key as f64).sum::<f64>() / total;
+                    for output in output {
+                        let error = (f64::from(*output) - mean).abs();
+                        assert!(error < 0.02, "{}: {output}, not {mean}", level.name());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn alibi_with_all_else() {
+    for (heads, kv_heads, head_size) in [(1, 1, 16), (6, 6, 20), (12, 4, 64), (10, 1, 80)] {
+        let mut setup = Setup::new(heads, kv_heads, head_size);
+        setup.shape.alibi = Some(8.0);
+        for (kind, window, cap) in [
+            (KvType::I16, None, None),
+            (KvType::I16, Some(33), None),
+            (KvType::I16, None, Some(2.0)),
+            (KvType::I8, Some(70), Some(20.0)),
+        ] {
+            setup.kind = kind;
+            setup.shape.window = window;
+            setup.shape.softcap = cap;
+            setup.compare(&[case(1, &[1]), case(1, &[67]), case(50, &[50]), case(33, &[5, 0, 95])]);
+            // Split along the keys, over spans.
+            setup.compare(&[case(1, &[1000, 700, 801]), case(2, &[1500])]);
+        }
+    }
+}
+
+#[test]
+fn sinks_take_their_share() {
+    let mut setup = Setup::new(6, 2, 64);
+    setup.sinks = Some(vec![0.0, 2.0, -3.0, 40.0, -200.0, f32::NEG_INFINITY]);
+    setup.compare(&[case(1, &[1]), case(1, &[70]), case(30, &[30, 40])]);
+    setup.compare(&[case(1, &[3000]), case(2, &[1000, 700])]);
+    setup.shape.window = Some(20);
+    setup.shape.softcap = Some(10.0);
+    setup.shape.alibi = Some(8.0);
+    setup.compare(&[case(1, &[70]), case(30, &[30, 40]), case(1, &[900, 600])]);
+    // One key of a score of nothing, and a sink of nothing: half of it.
+    let setup = Setup { sinks: Some(vec![0.0, 3f32.ln()]), ..Setup::new(2, 1, 16) };
+    for level in Level::available() {
+        let rows = |_| (vec![0.0; 16], vec![1.0; 16]);
+        let output = over(level, &setup, 1, 1, &[1.0; 32], rows);
+        assert!(output[..16].iter().all(|value| (value - 0.5).abs() < 1e-4), "{output:?}");
+        assert!(output[16..].iter().all(|value| (value - 0.25).abs() < 1e-4), "{output:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "a sink for each of 2 heads")]
+fn sinks_of_other_heads_are_refused() {
+    let setup = Setup { sinks: Some(vec![0.0; 3]), ..Setup::new(2, 1, 8) };
+    setup.compare(&[case(1, &[1])]);
+}
+
+#[test]
+#[should_panic(expected = "layer 1 of a store")]
+fn a_store_of_another_width_is_refused() {
+    let store = Setup::new(1, 1, 8).store(&mut Numbers(1), 4, 0);
+    let spans = [Span { store: &store, length: 4 }];
+    let items = [AttentionItem { queries: 0..1, spans: &spans }];
+    Setup::new(1, 1, 16).run(Level::SCALAR, Rows::new(&[0.0; 16], 1, 16, 16), &items);
+}
+
+#[test]
 fn eight_bits() {
     for head_size in [7, 64, 80] {
         let mut setup = Setup { kind: KvType::I8, ..Setup::new(6, 2, head_size) };
@@ -238,7 +370,7 @@ fn over(
     row: impl Fn(usize) -> (Vec<f32>, Vec<f32>),
 ) -> Vec<f32> {
     let AttentionShape { kv_heads, head_size, .. } = setup.shape;
-    let shape = KvShape { layers: LAYERS, kv_heads, head_size };
+    let shape = kv_shape(kv_heads, head_size);
     let mut store = KeyValues::allocate(setup.kind, shape, length).unwrap();
     for position in 0..length {
         let (keys, values) = row(position);
@@ -386,6 +518,9 @@ proptest! {
         kv_heads in 1usize..4,
         head_size in 1usize..100,
         window in prop::option::of(1usize..200),
+        softcap in prop::option::of(1f32..50.0),
+        alibi in prop::option::of(1f32..16.0),
+        has_sinks: bool,
         eight_bits: bool,
         cases in prop::collection::vec((1usize..50, prop::collection::vec(0usize..150, 0..4)), 0..4),
     ) {
@@ -397,7 +532,8 @@ proptest! {
             })
             .collect();
         let mut setup = Setup::new(group * kv_heads, kv_heads, head_size);
-        setup.shape.window = window;
+        setup.shape = AttentionShape { window, softcap, alibi, ..setup.shape };
+        setup.sinks = has_sinks.then(|| Numbers(3).row(setup.shape.heads, 2.0));
         setup.kind = if eight_bits { KvType::I8 } else { KvType::I16 };
         setup.compare(&cases);
     }

@@ -43,6 +43,8 @@ unsafe fn attend_rows<V: Vector, const UNROLL: usize, const VECTORS: usize>(
     unsafe { lay_queries::<V>(rows, lanes) };
     // What every row sees.
     let common = work.visible(work.rows.end - 1).start..work.visible(work.rows.start).end;
+    // Whether scores are exponents of two before `exponentiate`.
+    let are_exponents = work.shape.softcap.is_some() || work.shape.alibi.is_some();
     for block in work.blocks() {
         // SAFETY: `prepare` made room for this many rows and this head size; the blocks are there.
         unsafe {
@@ -51,10 +53,13 @@ unsafe fn attend_rows<V: Vector, const UNROLL: usize, const VECTORS: usize>(
             if let Some(softcap) = work.shape.softcap {
                 cap::<V>(&mut rows.scores, &rows.scales, lanes, block.length, softcap);
             }
+            if work.shape.alibi.is_some() {
+                bias::<V, VECTORS>(rows, block, work.shape.softcap.is_none());
+            }
             if block.position < common.start || block.position + block.length > common.end {
                 hide::<V, VECTORS>(rows, block);
             }
-            exponentiate::<V, VECTORS>(rows, block, work.shape.softcap.is_some());
+            exponentiate::<V, VECTORS>(rows, block, are_exponents);
             accumulate::<V, UNROLL, VECTORS>(rows, block, size);
         }
     }
@@ -159,6 +164,35 @@ unsafe fn cap<V: Vector>(
     }
 }
 
+/// Adds ALiBi's biases to scores, which become exponents of two if they are not yet.
+#[inline(always)]
+unsafe fn bias<V: Vector, const VECTORS: usize>(
+    rows: &mut RowScratch,
+    block: Block<i16>,
+    scaled: bool,
+) {
+    let lanes = VECTORS * V::LANES;
+    let scores = rows.scores.as_mut_ptr();
+    // SAFETY: there are `lanes` scores a key, and as many scales, slopes and positions.
+    unsafe {
+        let mut scales = [V::splat(1.0); VECTORS];
+        if scaled {
+            scales = load::<V, VECTORS>(rows.scales.as_ptr());
+        }
+        let slopes = load::<V, VECTORS>(rows.slopes.as_ptr());
+        let positions = load::<V, VECTORS>(rows.positions.as_ptr());
+        for key in 0..block.length {
+            let position = V::splat((block.position + key) as f32);
+            let mut scores_of_key = load::<V, VECTORS>(scores.add(key * lanes));
+            for (vector, score) in scores_of_key.iter_mut().enumerate() {
+                let bias = position.subtract(positions[vector]).multiply(slopes[vector]);
+                *score = score.multiply_add(scales[vector], bias);
+            }
+            store(scores_of_key, scores.add(key * lanes));
+        }
+    }
+}
+
 /// Scores of positions that a row must not see become -∞.
 #[inline(always)]
 unsafe fn hide<V: Vector, const VECTORS: usize>(rows: &mut RowScratch, block: Block<i16>) {
@@ -183,7 +217,7 @@ unsafe fn hide<V: Vector, const VECTORS: usize>(rows: &mut RowScratch, block: Bl
 unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
     rows: &mut RowScratch,
     block: Block<i16>,
-    capped: bool,
+    are_exponents: bool,
 ) {
     let lanes = VECTORS * V::LANES;
     let scores = rows.scores.as_mut_ptr();
@@ -192,7 +226,7 @@ unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
     // hold `lanes` values; values have scales for whole tiles.
     unsafe {
         let mut scales = [V::splat(1.0); VECTORS];
-        if !capped {
+        if !are_exponents {
             scales = load::<V, VECTORS>(rows.scales.as_ptr());
         }
         let mut largest = [V::splat(f32::NEG_INFINITY); VECTORS];

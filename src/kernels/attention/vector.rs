@@ -1,7 +1,15 @@
 //! The few vector operations that the attention kernels are written in, once for every
 //! instruction set.
 
-use super::work::{SMALLEST_STEP, WEIGHT_LIMIT, WEIGHT_SUM};
+/// What a row's and block's integer weights may sum up to. With values of 16 bits, their products' sum
+/// stays below 2³¹, even if every weight is rounded up.
+pub(super) const WEIGHT_SUM: f32 = 65_450.0;
+
+/// The largest integer weight.
+pub(super) const WEIGHT_LIMIT: f32 = 32_767.0;
+
+/// Integer weights are never finer than this, so that weights of nothing have a step, too.
+pub(super) const SMALLEST_STEP: f32 = 1e-36;
 
 /// f32 lanes of one register, and what goes with them: sums in 32-bit integers, and pairs of 16-bit
 /// integers, one a lane.

@@ -18,22 +18,13 @@ const LINE: usize = 16;
 /// nothing does not subtract an infinity from another.
 pub(super) const NO_MAXIMUM: f32 = f32::MIN;
 
-/// What a row's and block's integer weights may sum up to. With values of 16 bits, their products' sum
-/// stays below 2³¹, even if every weight is rounded up.
-pub(super) const WEIGHT_SUM: f32 = 65_450.0;
-
-/// The largest integer weight.
-pub(super) const WEIGHT_LIMIT: f32 = 32_767.0;
-
-/// Integer weights are never finer than this, so that weights of nothing have a step, too.
-pub(super) const SMALLEST_STEP: f32 = 1e-36;
-
 /// A stretch of the query rows of one item and one key/value head, against a stretch of the keys.
 /// The heads of a group count as rows: row r is token `r / group` and head `r % group`.
 #[derive(Debug, Clone)]
 pub(super) struct Work<'a> {
     pub(super) shape: AttentionShape,
-    pub(super) layer: usize,
+    /// The layer of the stores.
+    pub(super) slot: usize,
     /// The whole query matrix of the step.
     pub(super) queries: Rows<'a>,
     pub(super) item: &'a AttentionItem<'a>,
@@ -125,7 +116,7 @@ impl<'a> Work<'a> {
 
     /// The blocks, in order.
     pub(super) fn blocks(&self) -> impl Iterator<Item = StoredBlock<'a>> + use<'a> {
-        let Work { layer, kv_head, item, blocks, .. } = self.clone();
+        let Work { slot, kv_head, item, blocks, .. } = self.clone();
         let (mut before, mut position) = (0, 0);
         item.spans.iter().flat_map(move |span| {
             let count = span.length.div_ceil(KEY_BLOCK);
@@ -137,7 +128,7 @@ impl<'a> Work<'a> {
             (from..to).map(move |index| {
                 let start = index * KEY_BLOCK;
                 StoredBlock {
-                    memory: span.store.head(layer, kv_head),
+                    memory: span.store.head(slot, kv_head),
                     kind: span.store.kind(),
                     start,
                     position: first + start,
@@ -301,6 +292,10 @@ pub(super) struct RowScratch {
     pub(super) laid_queries: Lines,
     /// What each row's sums of products are multiplied by, after the keys' scales, to be exponents.
     pub(super) scales: Lines,
+    /// With ALiBi, what a position of distance adds to each row's exponents, …
+    pub(super) slopes: Lines,
+    /// … and each row's own position.
+    pub(super) positions: Lines,
     /// The positions that each row sees.
     pub(super) firsts: Vec<i32>,
     pub(super) ends: Vec<i32>,
@@ -348,6 +343,9 @@ impl RowScratch {
             self.firsts.push(place(visible.start));
             self.ends.push(place(visible.end));
         }
+        if work.shape.alibi.is_some() {
+            self.prepare_biases(work, lanes);
+        }
         // Lanes without a row see what the last one sees, so that they hide nothing.
         let last =
             (self.firsts.last().copied().unwrap_or(0), self.ends.last().copied().unwrap_or(0));
@@ -362,6 +360,17 @@ impl RowScratch {
         self.factors.grow(lanes);
         self.steps.grow(lanes);
     }
+
+    /// Lanes without a row have no slope.
+    fn prepare_biases(&mut self, work: &Work<'_>, lanes: usize) {
+        self.slopes.clear(lanes, 0.0);
+        self.positions.clear(lanes, 0.0);
+        for (index, row) in work.rows.clone().enumerate() {
+            let slope = work.shape.slope(work.token_and_head(row).1).unwrap_or(0.0);
+            self.slopes[index] = slope * std::f32::consts::LOG2_E;
+            self.positions[index] = (work.visible(row).end - 1) as f32;
+        }
+    }
 }
 
 /// A position or a number of keys as the kernels compare it.
@@ -370,4 +379,4 @@ pub(super) fn place(position: usize) -> i32 {
 }
 
 /// No sum of integer weights times integer values reaches 2³¹.
-const _: () = assert!((WEIGHT_SUM as i64 + KEY_BLOCK as i64 / 2) * 32_767 < 1 << 31);
+const _: () = assert!((super::vector::WEIGHT_SUM as i64 + KEY_BLOCK as i64 / 2) * 32_767 < 1 << 31);

@@ -11,15 +11,24 @@ pub struct Target<'a> {
     pub values: &'a mut [f32],
     /// Added to every token's product, an element a row of the matrix.
     pub bias: Option<&'a [f32]>,
-    /// Whether the product is added to what the values are, rather than taking their place.
-    pub add: bool,
+    /// What becomes of the values.
+    pub update: Update,
 }
 
 impl<'a> Target<'a> {
     /// The product takes the place of the values.
     pub fn new(values: &'a mut [f32]) -> Self {
-        Self { values, bias: None, add: false }
+        Self { values, bias: None, update: Update::Replace }
     }
+}
+
+/// What a product does to the values of its target.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Update {
+    /// It takes their place.
+    Replace,
+    /// It is added to them, its bias included, times this factor.
+    Add(f32),
 }
 
 /// A target that several threads write to.
@@ -27,14 +36,14 @@ pub(super) struct Output<'a> {
     values: Shared<'a, f32>,
     rows: usize,
     bias: Option<&'a [f32]>,
-    add: bool,
+    update: Update,
 }
 
 impl<'a> Output<'a> {
     /// The target of a matrix of so many rows.
     pub(super) fn new(target: &'a mut Target<'_>, rows: usize) -> Self {
-        let Target { values, bias, add } = target;
-        Self { values: Shared::of(values), rows, bias: *bias, add: *add }
+        let Target { values, bias, update } = target;
+        Self { values: Shared::of(values), rows, bias: *bias, update: *update }
     }
 }
 
@@ -65,7 +74,7 @@ impl<'a> Destination<'a> {
     /// `token`th of the destination.
     #[inline(always)]
     pub(super) fn put(&self, token: usize, sums: &[f32], stride: usize) {
-        let Output { values, rows, bias, add } = self.output;
+        let Output { values, rows, bias, update } = self.output;
         let bias = bias.map(|bias| &bias[self.first_row..self.first_row + self.rows]);
         for (index, sums) in sums.chunks_exact(stride).enumerate() {
             let at = (self.first_token + token + index) * rows + self.first_row;
@@ -73,17 +82,17 @@ impl<'a> Destination<'a> {
             let values = unsafe { values.slice(at..at + self.rows) };
             // Whole panels are a few registers, not a loop.
             if let (Some(values), Some(sums)) = (values.as_mut_array::<32>(), sums.as_array()) {
-                put::<32>(values, sums, bias, *add);
+                put::<32>(values, sums, bias, *update);
             } else if let (Some(values), Some(sums)) =
                 (values.as_mut_array::<16>(), sums.as_array())
             {
-                put::<16>(values, sums, bias, *add);
+                put::<16>(values, sums, bias, *update);
             } else if let (Some(values), Some(sums)) =
                 (values.as_mut_array::<64>(), sums.as_array())
             {
-                put::<64>(values, sums, bias, *add);
+                put::<64>(values, sums, bias, *update);
             } else {
-                put_some(values, sums, bias, *add);
+                put_some(values, sums, bias, *update);
             }
         }
     }
@@ -94,29 +103,29 @@ fn put<const COUNT: usize>(
     values: &mut [f32; COUNT],
     sums: &[f32; COUNT],
     bias: Option<&[f32]>,
-    add: bool,
+    update: Update,
 ) {
-    put_some(values, sums, bias, add);
+    put_some(values, sums, bias, update);
 }
 
-/// `values = sums + bias`, on top of what they were if `add`.
+/// `values = sums + bias`, or that times a factor on top of what they were.
 #[inline(always)]
-fn put_some(values: &mut [f32], sums: &[f32], bias: Option<&[f32]>, add: bool) {
-    match (bias, add) {
-        (None, false) => values.copy_from_slice(&sums[..values.len()]),
-        (None, true) => {
+fn put_some(values: &mut [f32], sums: &[f32], bias: Option<&[f32]>, update: Update) {
+    match (bias, update) {
+        (None, Update::Replace) => values.copy_from_slice(&sums[..values.len()]),
+        (None, Update::Add(factor)) => {
             for (value, sum) in values.iter_mut().zip(sums) {
-                *value += sum;
+                *value += factor * sum;
             }
         }
-        (Some(bias), false) => {
+        (Some(bias), Update::Replace) => {
             for ((value, sum), bias) in values.iter_mut().zip(sums).zip(bias) {
                 *value = sum + bias;
             }
         }
-        (Some(bias), true) => {
+        (Some(bias), Update::Add(factor)) => {
             for ((value, sum), bias) in values.iter_mut().zip(sums).zip(bias) {
-                *value += sum + bias;
+                *value += factor * (sum + bias);
             }
         }
     }

@@ -31,9 +31,10 @@ mod tests;
 
 use rayon::prelude::*;
 
-pub use self::destination::Target;
+pub use self::destination::{Target, Update};
 use self::kernel::Kernel;
 use self::memory::AlignedBytes;
+pub use self::product::MAX_MATRICES;
 pub use self::source::{Source, Workspace};
 use crate::gguf::GgmlType;
 use crate::quant::formats::CodecError;

@@ -28,7 +28,7 @@ const TASKS_A_THREAD: usize = 4;
 const STRIPS_FROM_TILES: usize = 2;
 
 /// Matrices that can be multiplied together.
-pub(super) const MAX_MATRICES: usize = 8;
+pub const MAX_MATRICES: usize = 8;
 
 /// Divides the product and runs it; lengths have been checked.
 pub(super) fn multiply(

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::activations::{ActivationKind, Prepared};
 use super::kernel;
 use super::memory::AlignedBytes;
-use crate::kernels::elementwise::{Rows, rms_norm_row, silu_multiply_row};
+use crate::kernels::elementwise::{Activation, Norm, Rows, activate_row, gate_row, norm_row};
 use crate::kernels::shared::Shared;
 use crate::support::processor::InstructionSet;
 use crate::support::team::Team;
@@ -22,20 +22,25 @@ const TASKS_A_THREAD: usize = 4;
 pub enum Source<'a> {
     /// Rows as they are.
     Rows(Rows<'a>),
-    /// The root-mean-square norm of each row times `weight`, as
-    /// [`rms_norm_row`](crate::kernels::elementwise::rms_norm_row) has it.
+    /// The norm of each row, as [`norm_row`] has it.
     Normalized {
         /// What the norm is taken of.
         rows: Rows<'a>,
-        /// A factor for each column.
-        weight: &'a [f32],
-        /// What is added to the mean square.
-        epsilon: f32,
+        /// The norm, for rows of this width.
+        norm: Norm<'a>,
     },
-    /// `gate · sigmoid(gate) · up`, as
-    /// [`silu_multiply_row`](crate::kernels::elementwise::silu_multiply_row) has it.
+    /// `activation(rows)`, as [`activate_row`] has it.
+    Activated {
+        /// What is done to each element.
+        activation: Activation,
+        /// The elements.
+        rows: Rows<'a>,
+    },
+    /// `activation(gate) · up`, as [`gate_row`] has it. Both may lie in the rows of one matrix.
     Gated {
-        /// What goes through the sigmoid.
+        /// What is done to each element of the gate.
+        activation: Activation,
+        /// What goes through the activation.
         gate: Rows<'a>,
         /// What it is multiplied with.
         up: Rows<'a>,
@@ -55,9 +60,10 @@ impl<'a> Source<'a> {
 
     fn rows(&self) -> &Rows<'a> {
         match self {
-            Self::Rows(rows) | Self::Normalized { rows, .. } | Self::Gated { gate: rows, .. } => {
-                rows
-            }
+            Self::Rows(rows)
+            | Self::Normalized { rows, .. }
+            | Self::Activated { rows, .. }
+            | Self::Gated { gate: rows, .. } => rows,
         }
     }
 
@@ -65,11 +71,9 @@ impl<'a> Source<'a> {
     /// If the parts do not fit each other.
     pub(super) fn check(&self) {
         match self {
-            Self::Rows(_) => {}
-            Self::Normalized { rows, weight, .. } => {
-                assert_eq!(weight.len(), rows.width(), "the norm has a weight for each column");
-            }
-            Self::Gated { gate, up } => {
+            Self::Rows(_) | Self::Activated { .. } => {}
+            Self::Normalized { rows, norm } => norm.check(rows.width()),
+            Self::Gated { gate, up, .. } => {
                 let shapes = [gate, up].map(|rows| (rows.count(), rows.width()));
                 assert_eq!(shapes[0], shapes[1], "gate and up have one shape");
             }
@@ -80,11 +84,12 @@ impl<'a> Source<'a> {
     fn row<'b>(&'b self, token: usize, buffer: &'b mut [f32]) -> &'b [f32] {
         match self {
             Self::Rows(rows) => return rows.row(token),
-            Self::Normalized { rows, weight, epsilon } => {
-                rms_norm_row(rows.row(token), weight, *epsilon, buffer);
+            Self::Normalized { rows, norm } => norm_row(*norm, rows.row(token), buffer),
+            Self::Activated { activation, rows } => {
+                activate_row(*activation, rows.row(token), buffer);
             }
-            Self::Gated { gate, up } => {
-                silu_multiply_row(gate.row(token), up.row(token), buffer);
+            Self::Gated { activation, gate, up } => {
+                gate_row(*activation, gate.row(token), up.row(token), buffer);
             }
         }
         buffer

@@ -2,7 +2,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
-use crate::kernels::elementwise::{Rows, rms_norm_row, silu_multiply_row};
+use crate::kernels::elementwise::{Activation, Norm, Rows, activate_row, gate_row, norm_row};
 use crate::quant::formats::{dequantize_row, known};
 
 /// Numbers that look random and are the same every time.
@@ -288,15 +288,20 @@ fn a_token_gets_the_same_result_in_any_company() {
 
 #[test]
 fn sources_are_computed_as_their_rows_would_be() {
-    let (rows, columns, tokens, stride) = (50, 96, 70, 100);
+    let (rows, columns, tokens, stride) = (50, 96, 70, 2 * 96 + 3);
     let mut numbers = Numbers(17);
-    let [first, second] = [(); 2].map(|()| numbers.values(tokens * stride));
-    let weight = numbers.values(columns);
-    let [a, b] = [&first, &second].map(|data| Rows::new(data, tokens, columns, stride));
+    let (values, weight, bias) =
+        (numbers.values(tokens * stride), numbers.values(columns), numbers.values(columns));
+    // Both lie in the rows of one matrix.
+    let [a, b] = [0, columns].map(|first| Rows::new(&values[first..], tokens, columns, stride));
+    let (weight, epsilon) = (Some(&weight[..]), 1e-5);
     let sources = [
         Source::Rows(a),
-        Source::Normalized { rows: a, weight: &weight, epsilon: 1e-5 },
-        Source::Gated { gate: a, up: b },
+        Source::Normalized { rows: a, norm: Norm::Rms { weight, epsilon } },
+        Source::Normalized { rows: a, norm: Norm::Layer { weight, bias: Some(&bias), epsilon } },
+        Source::Activated { activation: Activation::GeluErf, rows: a },
+        Source::Gated { activation: Activation::Silu, gate: a, up: b },
+        Source::Gated { activation: Activation::GeluTanh, gate: a, up: b },
     ];
     for ggml_type in [GgmlType::F16, GgmlType::Q4_0] {
         let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
@@ -307,10 +312,13 @@ fn sources_are_computed_as_their_rows_would_be() {
                 for (token, row) in computed.chunks_exact_mut(columns).enumerate() {
                     match source {
                         Source::Rows(rows) => row.copy_from_slice(rows.row(token)),
-                        Source::Normalized { .. } => {
-                            rms_norm_row(a.row(token), &weight, 1e-5, row);
+                        Source::Normalized { norm, .. } => norm_row(*norm, a.row(token), row),
+                        Source::Activated { activation, .. } => {
+                            activate_row(*activation, a.row(token), row);
                         }
-                        Source::Gated { .. } => silu_multiply_row(a.row(token), b.row(token), row),
+                        Source::Gated { activation, .. } => {
+                            gate_row(*activation, a.row(token), b.row(token), row);
+                        }
                     }
                 }
                 let mut expected = vec![f32::NAN; tokens * rows];
@@ -341,14 +349,25 @@ fn targets_take_a_bias_and_are_added_to() {
                     PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
                 let mut product = vec![f32::NAN; tokens * rows];
                 multiply(&matrix, tokens, &inputs, &mut product);
-                for (bias, add) in [(None, true), (Some(&bias), false), (Some(&bias), true)] {
+                for (bias, update) in [
+                    (None, Update::Add(1.0)),
+                    (None, Update::Add(0.22)),
+                    (Some(&bias), Update::Replace),
+                    (Some(&bias), Update::Add(1.0)),
+                    (Some(&bias), Update::Add(-1.5)),
+                ] {
                     let mut values = before.clone();
                     let bias = bias.map(Vec::as_slice);
-                    let targets = &mut [Target { values: &mut values, bias, add }];
+                    let targets = &mut [Target { values: &mut values, bias, update }];
                     multiply_many(Team::global(), &[&matrix], &source, targets, &mut workspace);
                     for (index, value) in values.into_iter().enumerate() {
                         let sum = bias.map_or(product[index], |b| product[index] + b[index % rows]);
-                        let expected = if add { before[index] + sum } else { sum };
+                        let expected = match update {
+                            Update::Replace => sum,
+                            // With a factor of one it is the plain sum to the bit.
+                            Update::Add(1.0) => before[index] + sum,
+                            Update::Add(factor) => before[index] + factor * sum,
+                        };
                         assert_eq!(
                             value, expected,
                             "{ggml_type} {level:?} {rows} {tokens} {index}"
@@ -364,7 +383,7 @@ fn product_of(columns: usize, target: usize, bias: Option<&[f32]>) {
     let matrix = PackedMatrix::pack(GgmlType::F32, 2, 3, &[0; 24]).unwrap();
     let inputs = vec![0.0; 2 * columns];
     let source = Source::Rows(Rows::new(&inputs, 2, columns, columns));
-    let targets = &mut [Target { values: &mut vec![0.0; target], bias, add: false }];
+    let targets = &mut [Target { values: &mut vec![0.0; target], bias, update: Update::Replace }];
     multiply_many(Team::global(), &[&matrix], &source, targets, &mut Workspace::default());
 }
 

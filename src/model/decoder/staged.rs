@@ -6,8 +6,9 @@ use std::ops::Range;
 use super::Decoder;
 use crate::gguf::GgmlType;
 use crate::model::ModelError;
-use crate::model::embedding::{EMBEDDING, EmbeddingRows};
+use crate::model::embedding::EmbeddingRows;
 use crate::model::forward::AnyMatrix;
+use crate::model::spec::EMBEDDING;
 
 /// The residual stream of one sequence's tokens, from its beginning, before some layer.
 #[derive(Debug, Clone)]
@@ -32,8 +33,8 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn begin(&self, tokens: &[u32]) -> Result<Residual, ModelError> {
-        let mut values = vec![0.0; tokens.len() * self.config.hidden];
-        self.embedding.look_up(&self.file, tokens.iter().copied(), &mut values)?;
+        let mut values = vec![0.0; tokens.len() * self.spec.dimensions.hidden];
+        self.embedding.look_up(&self.file, tokens.iter().copied().zip(0..), &mut values)?;
         Ok(Residual { values })
     }
 
@@ -58,7 +59,7 @@ impl Decoder {
         residual: &Residual,
         positions: Range<usize>,
     ) -> Result<Vec<f32>, ModelError> {
-        let hidden = self.config.hidden;
+        let hidden = self.spec.dimensions.hidden;
         let rows = &residual.values[positions.start * hidden..positions.end * hidden];
         Ok(self.model.output(rows)?.to_vec())
     }

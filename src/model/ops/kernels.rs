@@ -1,142 +1,116 @@
 //! The operations on the CPU, by quantkit's own kernels.
 
-use std::ops::Range;
+mod workspace;
 
 use candle_core::{Result, bail};
 
-use super::{Branch, HeadNorms, Input, Ops, Products, Queries, Weight, attention_shape, tail};
+use super::operations::{
+    AttentionSpec, Buffer, Norm, Ops, Queries, Slot, Source, Start, View, Weight,
+};
+use crate::family::layer::{Activation, NormKind};
 use crate::gguf::GgmlType;
 use crate::kernels::attention::{
-    AttentionItem, AttentionScratch, AttentionShape, KeyValues, KvShape, KvType, LayerWriter, Span,
-    attention,
+    AttentionItem, AttentionLayer, KeyValues, KvShape, KvType, Span, attention,
 };
 use crate::kernels::elementwise::{
-    Rows, for_each_row, norm_heads, rms_norm_row, rotate_heads, silu_multiply_row,
+    self, activate_row, add_normalized_row, for_each_row, gate_row, norm_heads, norm_row,
+    rotate_heads, scale_and_cap_row,
 };
-use crate::kernels::matmul::{self, PackedMatrix, Source, Target, multiply_many};
-use crate::model::cache::{Segment, SegmentStorage};
-use crate::model::config::Config;
-use crate::model::decoder::BatchItem;
-use crate::model::rope::RopePairs;
+use crate::kernels::matmul::{self, MAX_MATRICES, PackedMatrix, Target, Update, multiply_many};
+use crate::model::cache::{BatchItem, Memory};
 use crate::support::reuse::emptied;
 use crate::support::team::Team;
+use workspace::{Buffers, Place, Workspace};
 
 /// See [`super::Ops`].
 #[derive(Debug)]
 pub(in crate::model) struct KernelOps {
     team: &'static Team,
-    shape: AttentionShape,
     kv_shape: KvShape,
     kv_type: KvType,
-    epsilon: f32,
-    /// Whether elements i and i + pairs turn together, rather than 2i and 2i + 1.
-    halves: bool,
-}
-
-/// The activations of a step, one row a token.
-#[derive(Debug, Default)]
-pub(in crate::model) struct Workspace {
-    tokens: usize,
-    residual: Buffer,
-    cosines: Buffer,
-    sines: Buffer,
-    queries: Buffer,
-    keys: Buffer,
-    values: Buffer,
-    attended: Buffer,
-    gate: Buffer,
-    up: Buffer,
-    logits: Buffer,
-    /// What matrices are multiplied with, for an observer.
-    input: Buffer,
-    products: matmul::Workspace,
-    attention: AttentionScratch,
-    // Memory of vectors that are filled anew in every layer.
-    places: Vec<Place<'static>>,
-    spans: Vec<Span<'static>>,
-    parts: Vec<AttentionItem<'static>>,
-}
-
-/// Where a sequence's keys and values of a layer go.
-#[derive(Debug)]
-struct Place<'a> {
-    /// Its tokens in the step.
-    tokens: Range<usize>,
-    /// The position of the first of them in the segment.
-    position: usize,
-    writer: LayerWriter<'a>,
-}
-
-/// Memory that is kept from step to step.
-#[derive(Debug, Default)]
-struct Buffer {
-    memory: Vec<f32>,
-    length: usize,
-}
-
-impl Buffer {
-    /// Room for so many elements, whatever they are.
-    fn resize(&mut self, length: usize) -> &mut [f32] {
-        if self.memory.len() < length {
-            // Nothing is to be copied.
-            self.memory.clear();
-            self.memory.resize(length, 0.0);
-        }
-        self.length = length;
-        self.values_mut()
-    }
-
-    fn fill(&mut self, values: &[f32]) {
-        self.resize(values.len()).copy_from_slice(values);
-    }
-
-    fn values(&self) -> &[f32] {
-        &self.memory[..self.length]
-    }
-
-    fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.memory[..self.length]
-    }
 }
 
 impl KernelOps {
-    /// The operations of a model.
-    pub(in crate::model) fn new(config: &Config, kv_type: KvType) -> Self {
-        let Config { layers, kv_heads, head_size, .. } = *config;
-        Self {
-            team: Team::global(),
-            shape: attention_shape(config),
-            kv_shape: KvShape { layers, kv_heads, head_size },
-            kv_type,
-            epsilon: config.norm_epsilon,
-            halves: config.family.rope_pairs == RopePairs::Halves,
-        }
-    }
-
-    /// A product of the weights with a source, each to its target.
-    fn multiply<const COUNT: usize>(
-        &self,
-        weights: &[Weight<Self>],
-        source: &Source<'_>,
-        targets: [&mut [f32]; COUNT],
-        add: bool,
-        workspace: &mut matmul::Workspace,
-    ) {
-        let matrices: [&PackedMatrix; COUNT] = std::array::from_fn(|index| &weights[index].matrix);
-        let mut index = 0;
-        let mut targets = targets.map(|values| {
-            let bias = weights[index].bias.as_deref();
-            index += 1;
-            Target { values, bias, add }
-        });
-        multiply_many(self.team, &matrices, source, &mut targets, workspace);
+    /// The operations of a model whose caches have this shape.
+    pub(in crate::model) fn new(kv_shape: KvShape, kv_type: KvType) -> Self {
+        Self { team: Team::global(), kv_shape, kv_type }
     }
 }
 
-/// A matrix of so many rows.
-fn rows_of(rows: usize, values: &[f32]) -> Rows<'_> {
-    let width = values.len() / rows.max(1);
-    Rows::new(values, rows, width, width)
+impl Norm<Vec<f32>> {
+    fn of_kernels(&self) -> elementwise::Norm<'_> {
+        let (weight, epsilon) = (self.weight.as_deref(), self.epsilon);
+        match self.kind {
+            NormKind::Rms => elementwise::Norm::Rms { weight, epsilon },
+            NormKind::Layer => {
+                elementwise::Norm::Layer { weight, bias: self.bias.as_deref(), epsilon }
+            }
+        }
+    }
+}
+
+fn of_kernels(activation: Activation) -> elementwise::Activation {
+    match activation {
+        Activation::Silu => elementwise::Activation::Silu,
+        Activation::GeluTanh => elementwise::Activation::GeluTanh,
+        Activation::Gelu => elementwise::Activation::GeluErf,
+    }
+}
+
+/// A source as the kernels know it.
+fn source<'a>(
+    buffers: &'a Buffers,
+    tokens: usize,
+    source: Source<'a, Vec<f32>>,
+) -> matmul::Source<'a> {
+    let rows = |view: View| buffers.rows(view, tokens);
+    match source {
+        Source::Rows(view) => matmul::Source::Rows(rows(view)),
+        Source::Normalized(view, norm) => {
+            matmul::Source::Normalized { rows: rows(view), norm: norm.of_kernels() }
+        }
+        Source::Activated(activation, view) => {
+            matmul::Source::Activated { activation: of_kernels(activation), rows: rows(view) }
+        }
+        Source::Gated(activation, gate, up) => matmul::Source::Gated {
+            activation: of_kernels(activation),
+            gate: rows(gate),
+            up: rows(up),
+        },
+    }
+}
+
+impl Memory for KernelOps {
+    type Storage = KeyValues;
+
+    fn allocate(&self, capacity: usize) -> Result<KeyValues> {
+        match KeyValues::allocate(self.kv_type, self.kv_shape.clone(), capacity) {
+            Some(memory) => Ok(memory),
+            None => bail!(
+                "no memory for the keys and values of {capacity} more tokens: let the prompt or \
+                 the output have fewer tokens, or run fewer sequences at once"
+            ),
+        }
+    }
+
+    fn copy(
+        &self,
+        to: &mut KeyValues,
+        position: usize,
+        from: &KeyValues,
+        count: usize,
+    ) -> Result<()> {
+        to.copy(position, from, count);
+        Ok(())
+    }
+
+    fn bytes_of_slot(&self, slot: usize) -> usize {
+        self.kv_shape.layer(slot).map_or(0, |layer| layer.bytes(self.kv_type))
+    }
+
+    fn bytes_per_token(&self) -> usize {
+        self.kv_shape.bytes_per_token(self.kv_type)
+    }
 }
 
 impl Ops for KernelOps {
@@ -162,143 +136,179 @@ impl Ops for KernelOps {
         Ok(values)
     }
 
-    fn begin(
-        &self,
-        x: &mut Workspace,
-        tokens: usize,
-        residual: &[f32],
-        cosines: &[f32],
-        sines: &[f32],
-    ) -> Result<()> {
-        x.tokens = tokens;
-        x.residual.fill(residual);
-        x.cosines.fill(cosines);
-        x.sines.fill(sines);
-        Ok(())
-    }
-
-    fn multiply_normalized(
-        &self,
-        x: &mut Workspace,
-        norm: &Vec<f32>,
-        weights: &[Weight<Self>],
-        products: Products,
-    ) -> Result<()> {
-        let tokens = x.tokens;
-        let rows = rows_of(tokens, x.residual.values());
-        let source = Source::Normalized { rows, weight: norm, epsilon: self.epsilon };
-        let width = |index: usize| tokens * weights[index].matrix.rows();
-        let workspace = &mut x.products;
-        match products {
-            Products::QueriesKeysValues => {
-                let queries = x.queries.resize(width(0));
-                let targets = [queries, x.keys.resize(width(1)), x.values.resize(width(2))];
-                self.multiply(weights, &source, targets, false, workspace);
-            }
-            Products::GateUp => {
-                let targets = [x.gate.resize(width(0)), x.up.resize(width(1))];
-                self.multiply(weights, &source, targets, false, workspace);
-            }
-            Products::Logits => {
-                self.multiply(weights, &source, [x.logits.resize(width(0))], false, workspace);
-            }
+    fn begin(&self, x: &mut Workspace, start: Start<'_>) -> Result<()> {
+        x.tokens = start.tokens;
+        x.buffers.fill(Buffer::Residual, start.residual);
+        x.query_factors.clear();
+        x.query_factors.extend_from_slice(start.query_factors);
+        x.rotations.resize_with(start.rotations.len(), Default::default);
+        for (own, rotation) in x.rotations.iter_mut().zip(start.rotations) {
+            own.cosines.clone_from(&rotation.cosines);
+            own.sines.clone_from(&rotation.sines);
         }
         Ok(())
     }
 
-    fn add_product(&self, x: &mut Workspace, branch: Branch, weight: &Weight<Self>) -> Result<()> {
-        let tokens = x.tokens;
-        let source = match branch {
-            Branch::Attended => Source::Rows(rows_of(tokens, x.attended.values())),
-            Branch::Gated => Source::Gated {
-                gate: rows_of(tokens, x.gate.values()),
-                up: rows_of(tokens, x.up.values()),
-            },
-        };
-        let (weights, targets) = (std::slice::from_ref(weight), [x.residual.values_mut()]);
-        self.multiply(weights, &source, targets, true, &mut x.products);
+    fn multiply(
+        &self,
+        x: &mut Workspace,
+        input: Source<'_, Vec<f32>>,
+        weights: &[Weight<Self>],
+        slots: &[Slot],
+    ) -> Result<()> {
+        assert!(weights.len() == slots.len() && weights.len() <= MAX_MATRICES, "a slot a matrix");
+        // Where a buffer is a target it is no source: it may leave its place meanwhile.
+        let mut taken = [const { (Vec::new(), Update::Replace) }; MAX_MATRICES];
+        let reads_residual = matches!(
+            input,
+            Source::Rows(View { buffer: Buffer::Residual, .. })
+                | Source::Normalized(View { buffer: Buffer::Residual, .. }, _)
+        );
+        for ((taken, slot), weight) in taken.iter_mut().zip(slots).zip(weights) {
+            let length = x.tokens * weight.matrix.rows();
+            *taken = match *slot {
+                Slot::Buffer(buffer) => (x.buffers.take(buffer, length), Update::Replace),
+                Slot::Residual(factor) => {
+                    assert!(!reads_residual, "the residual stream is source and target");
+                    (x.buffers.take(Buffer::Residual, length), Update::Add(factor))
+                }
+            };
+        }
+        let first = &weights[0].matrix;
+        let mut matrices = [first; MAX_MATRICES];
+        let mut targets = [const { None }; MAX_MATRICES];
+        for (index, (weight, (memory, update))) in weights.iter().zip(&mut taken).enumerate() {
+            matrices[index] = &weight.matrix;
+            let values = &mut memory[..x.tokens * weight.matrix.rows()];
+            targets[index] = Some(Target { values, bias: weight.bias.as_deref(), update: *update });
+        }
+        let source = source(&x.buffers, x.tokens, input);
+        let mut targets = targets.map(|target| target.unwrap_or(Target::new(&mut [])));
+        let count = weights.len();
+        let (matrices, targets) = (&matrices[..count], &mut targets[..count]);
+        multiply_many(self.team, matrices, &source, targets, &mut x.products);
+        for (slot, (memory, _)) in slots.iter().zip(taken) {
+            let buffer = match *slot {
+                Slot::Buffer(buffer) => buffer,
+                Slot::Residual(_) => Buffer::Residual,
+            };
+            x.buffers.put_back(buffer, memory);
+        }
         Ok(())
     }
 
     fn with_input(
         &self,
         x: &mut Workspace,
-        input: Input<'_, Self>,
+        input: Source<'_, Vec<f32>>,
         action: &mut dyn FnMut(&[f32]),
     ) -> Result<()> {
+        let source = source(&x.buffers, x.tokens, input);
+        let values = x.input.resize(x.tokens * source.columns());
+        for_each_row(self.team, x.tokens, [values], |token, [values]| match source {
+            matmul::Source::Rows(rows) => values.copy_from_slice(rows.row(token)),
+            matmul::Source::Normalized { rows, norm } => norm_row(norm, rows.row(token), values),
+            matmul::Source::Activated { activation, rows } => {
+                activate_row(activation, rows.row(token), values);
+            }
+            matmul::Source::Gated { activation, gate, up } => {
+                gate_row(activation, gate.row(token), up.row(token), values);
+            }
+        });
+        action(x.input.values());
+        Ok(())
+    }
+
+    fn add_normalized(&self, x: &mut Workspace, norm: &Norm<Vec<f32>>, factor: f32) -> Result<()> {
         let tokens = x.tokens;
-        match input {
-            Input::Normalized(weight) => {
-                let rows = rows_of(tokens, x.residual.values());
-                let normed = x.input.resize(x.residual.length);
-                for_each_row(self.team, tokens, [normed], |token, [normed]| {
-                    rms_norm_row(rows.row(token), weight, self.epsilon, normed);
-                });
-                action(x.input.values());
-            }
-            Input::Branch(Branch::Attended) => action(x.attended.values()),
-            Input::Branch(Branch::Gated) => {
-                let gate = rows_of(tokens, x.gate.values());
-                let up = rows_of(tokens, x.up.values());
-                let gated = x.input.resize(x.gate.length);
-                for_each_row(self.team, tokens, [gated], |token, [gated]| {
-                    silu_multiply_row(gate.row(token), up.row(token), gated);
-                });
-                action(x.input.values());
-            }
-        }
+        let [residual, branch] = x.buffers.two_mut([Buffer::Residual, Buffer::Branch]);
+        let width = branch.len() / tokens;
+        let (branch, norm) = (&*branch, norm.of_kernels());
+        for_each_row(self.team, tokens, [residual], |token, [residual]| {
+            add_normalized_row(norm, &branch[token * width..][..width], factor, residual);
+        });
         Ok(())
     }
 
     fn rotate_and_store(
         &self,
         x: &mut Workspace,
-        norms: Option<&HeadNorms<Vec<f32>>>,
-        layer: usize,
+        layer: &AttentionSpec<Vec<f32>>,
         items: &mut [BatchItem<'_>],
     ) -> Result<()> {
-        let mut places: Vec<Place<'_>> = emptied(std::mem::take(&mut x.places));
+        let Workspace { tokens, buffers, rotations, query_factors, places, .. } = x;
+        let turn = Turn {
+            layer,
+            rotation: layer.rotation.map(|index| {
+                let rotation = &rotations[index];
+                (&rotation.cosines[..], &rotation.sines[..], rotation.cosines.len() / *tokens)
+            }),
+            query_factors,
+        };
+        let Some([keys, values]) = layer.keys_values else {
+            for_each_row(
+                self.team,
+                *tokens,
+                [buffers.values_mut(Buffer::Queries)],
+                |token, [row]| {
+                    turn.queries(token, row);
+                },
+            );
+            return Ok(());
+        };
+        let mut sequences: Vec<Place<'_>> = emptied(std::mem::take(places));
         let mut end = 0;
         for item in items.iter_mut() {
             let first = end;
             end += item.tokens.len();
-            let segment = tail(item)?;
+            let segment = item.tail()?;
             let position = segment.length;
-            let writer = key_values_mut(&mut segment.storage)?.writer(layer);
-            places.push(Place { tokens: first..end, position, writer });
+            let writer = segment.storage_mut::<KeyValues>()?.writer(layer.slot);
+            sequences.push(Place { tokens: first..end, position, writer });
         }
-        let pairs = x.cosines.length / x.tokens;
-        let (cosines, sines, values) = (x.cosines.values(), x.sines.values(), x.values.values());
-        let head_size = self.shape.head_size;
-        let matrices = [x.queries.values_mut(), x.keys.values_mut()];
-        for_each_row(self.team, x.tokens, matrices, |token, [queries, keys]| {
-            if let Some(norms) = norms {
-                norm_heads(queries, &norms.queries, self.epsilon);
-                norm_heads(keys, &norms.keys, self.epsilon);
-            }
-            let angles = token * pairs..(token + 1) * pairs;
-            let (cosines, sines) = (&cosines[angles.clone()], &sines[angles]);
-            rotate_heads(queries, head_size, self.halves, cosines, sines);
-            rotate_heads(keys, head_size, self.halves, cosines, sines);
-            let values = &values[token * keys.len()..][..keys.len()];
-            let place = &places[places.partition_point(|place| place.tokens.end <= token)];
+        let store = |token: usize, keys: &[f32], values: &[f32]| {
+            let place = &sequences[sequences.partition_point(|place| place.tokens.end <= token)];
             place.writer.write(place.position + token - place.tokens.start, keys, values);
-        });
-        x.places = emptied(places);
+        };
+        if keys.buffer == Buffer::Queries {
+            let rows = buffers.values_mut(Buffer::Queries);
+            for_each_row(self.team, *tokens, [rows], |token, [row]| {
+                let (queries, rest) = row.split_at_mut(keys.start);
+                let (keys, values) = rest.split_at_mut(keys.width);
+                turn.queries(token, queries);
+                turn.keys_values(token, keys, values);
+                store(token, keys, values);
+            });
+        } else {
+            if values.buffer == Buffer::Keys {
+                let width = *tokens * keys.width;
+                let memory = buffers.take(Buffer::Values, width);
+                buffers.put_back(Buffer::Values, memory);
+                let [keys, values] = buffers.two_mut([Buffer::Keys, Buffer::Values]);
+                values.copy_from_slice(keys);
+            }
+            let rows = buffers.three_mut([Buffer::Queries, Buffer::Keys, Buffer::Values]);
+            for_each_row(self.team, *tokens, rows, |token, [queries, keys, values]| {
+                turn.queries(token, queries);
+                turn.keys_values(token, keys, values);
+                store(token, keys, values);
+            });
+        }
+        *places = emptied(sequences);
         Ok(())
     }
 
     fn attention(
         &self,
         x: &mut Workspace,
-        layer: usize,
+        layer: &AttentionSpec<Vec<f32>>,
         items: &[BatchItem<'_>],
         queries: Queries,
     ) -> Result<()> {
         let mut spans: Vec<Span<'_>> = emptied(std::mem::take(&mut x.spans));
         for item in items {
             for (segment, length) in item.cache.segments(item.tokens.len()) {
-                spans.push(Span { store: key_values(&segment.storage)?, length });
+                spans.push(Span { store: segment.storage()?, length });
             }
         }
         let mut parts: Vec<AttentionItem<'_>> = emptied(std::mem::take(&mut x.parts));
@@ -312,71 +322,94 @@ impl Ops for KernelOps {
             }
             start = end;
         }
-        let queries = rows_of(x.tokens, x.queries.values());
-        let attended = x.attended.resize(x.queries.length);
-        let scratch = &mut x.attention;
-        attention(self.team, self.shape, layer, queries, &parts, attended, scratch);
+        let mut attended = x.buffers.take(Buffer::Attended, x.tokens * layer.queries.width);
+        let rows = x.buffers.rows(layer.queries, x.tokens);
+        let kernel_layer = AttentionLayer::new(layer.shape, layer.slot);
+        let output = &mut attended[..x.tokens * layer.queries.width];
+        attention(self.team, kernel_layer, rows, &parts, output, &mut x.attention);
+        x.buffers.put_back(Buffer::Attended, attended);
         x.parts = emptied(parts);
         x.spans = emptied(spans);
         Ok(())
     }
 
-    fn keep_wanted(&self, x: &mut Workspace, items: &[BatchItem<'_>]) -> Result<usize> {
+    fn keep_wanted(
+        &self,
+        x: &mut Workspace,
+        items: &[BatchItem<'_>],
+        buffers: &[Buffer],
+    ) -> Result<usize> {
         let tokens = x.tokens;
         x.tokens = Queries::Wanted.count_all(items);
-        for rows in [&mut x.residual, &mut x.queries] {
-            let width = rows.length / tokens;
+        for &buffer in buffers {
+            let rows = x.buffers.values_mut(buffer);
+            let width = rows.len() / tokens;
             let (mut kept, mut end) = (0, 0);
             for item in items {
                 end += item.tokens.len();
                 let wanted = (end - item.logits) * width..end * width;
-                rows.values_mut().copy_within(wanted, kept);
+                rows.copy_within(wanted, kept);
                 kept += item.logits * width;
             }
-            rows.length = kept;
+            x.buffers.shorten(buffer, kept);
         }
         Ok(x.tokens)
     }
 
-    fn residual(&self, x: &Workspace) -> Result<Vec<f32>> {
-        Ok(x.residual.values().to_vec())
-    }
-
-    fn logits<'a>(&self, x: &'a Workspace) -> &'a [f32] {
-        x.logits.values()
-    }
-
-    fn cache_storage(&self, capacity: usize) -> Result<SegmentStorage> {
-        match KeyValues::allocate(self.kv_type, self.kv_shape, capacity) {
-            Some(memory) => Ok(SegmentStorage::Integers(memory)),
-            None => bail!(
-                "no memory for the keys and values of {capacity} more tokens: let the prompt or \
-                 the output have fewer tokens, or run fewer sequences at once"
-            ),
-        }
-    }
-
-    fn append(&self, to: &mut Segment, from: &Segment) -> Result<()> {
-        key_values_mut(&mut to.storage)?.copy(to.length, key_values(&from.storage)?, from.length);
-        to.length += from.length;
+    fn scale_logits(&self, x: &mut Workspace, factor: f32, softcap: Option<f32>) -> Result<()> {
+        let logits = x.buffers.values_mut(Buffer::Logits);
+        for_each_row(self.team, x.tokens, [logits], |_, [row]| {
+            scale_and_cap_row(factor, softcap, row);
+        });
         Ok(())
     }
 
-    fn cache_bytes_per_token(&self) -> usize {
-        self.kv_shape.bytes_per_token(self.kv_type)
+    fn residual(&self, x: &Workspace) -> Result<Vec<f32>> {
+        Ok(x.buffers.values(Buffer::Residual).to_vec())
+    }
+
+    fn logits<'a>(&self, x: &'a Workspace) -> &'a [f32] {
+        x.buffers.values(Buffer::Logits)
     }
 }
 
-fn key_values(storage: &SegmentStorage) -> Result<&KeyValues> {
-    match storage {
-        SegmentStorage::Integers(memory) => Ok(memory),
-        SegmentStorage::Tensor(_) => bail!("a cache of another back end came to the CPU kernels"),
-    }
+/// What happens to queries, keys and values before attention.
+struct Turn<'a> {
+    layer: &'a AttentionSpec<Vec<f32>>,
+    /// Cosines and sines of all tokens, and how many pairs each turns.
+    rotation: Option<(&'a [f32], &'a [f32], usize)>,
+    query_factors: &'a [f32],
 }
 
-fn key_values_mut(storage: &mut SegmentStorage) -> Result<&mut KeyValues> {
-    match storage {
-        SegmentStorage::Integers(memory) => Ok(memory),
-        SegmentStorage::Tensor(_) => bail!("a cache of another back end came to the CPU kernels"),
+impl Turn<'_> {
+    fn queries(&self, token: usize, row: &mut [f32]) {
+        let norms = self.layer.head_norms.as_ref();
+        self.turn(token, norms.map(|norms| &norms.queries), row);
+        if self.layer.has_query_factors {
+            let factor = self.query_factors[token];
+            row.iter_mut().for_each(|value| *value *= factor);
+        }
+    }
+
+    fn keys_values(&self, token: usize, keys: &mut [f32], values: &mut [f32]) {
+        let norms = self.layer.head_norms.as_ref();
+        self.turn(token, norms.and_then(|norms| norms.keys.as_ref()), keys);
+        if let Some(epsilon) = self.layer.value_norm {
+            let norm = elementwise::Norm::Rms { weight: None, epsilon };
+            norm_heads(norm, self.layer.shape.head_size, values);
+        }
+    }
+
+    fn turn(&self, token: usize, norm: Option<&Norm<Vec<f32>>>, row: &mut [f32]) {
+        let head_size = self.layer.shape.head_size;
+        if let Some(norm) = norm {
+            let whole = self.layer.head_norms.as_ref().is_some_and(|norms| norms.whole_rows);
+            norm_heads(norm.of_kernels(), if whole { row.len() } else { head_size }, row);
+        }
+        if let Some((cosines, sines, pairs)) = self.rotation {
+            let angles = token * pairs..(token + 1) * pairs;
+            let (cosines, sines) = (&cosines[angles.clone()], &sines[angles]);
+            rotate_heads(row, head_size, self.layer.halves, cosines, sines);
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! minimum are the weighted least squares fit to the best of many trial roundings; and the rounding
 //! of the scales and minimums themselves.
 
-use super::codec::nearest_int;
+use super::arithmetic::nearest_int;
 use super::lanes::Lanes;
 use super::positive_scales;
 use super::super_blocks::{Fit, Found, Header, Importance, WEIGHTS};

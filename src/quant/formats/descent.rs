@@ -6,9 +6,15 @@
 //! in which one might, and the search gathers them into full lanes.
 
 use super::lanes::{Lanes, MOST_LANES, Pair};
-use super::q3_k::{BLOCK, HIGHEST, LOWEST};
 use super::super_blocks::{BATCH_WEIGHTS, Fit, Found};
 use super::symmetric::{NEGLIGIBLE, extreme_lanes};
+
+/// Weights in a block of Q3_K.
+pub(super) const BLOCK: usize = 16;
+
+/// The smallest and the largest quant.
+pub(super) const LOWEST: i32 = -4;
+pub(super) const HIGHEST: i32 = 3;
 
 /// The most often that all quants are gone through.
 const ROUNDS: usize = 5;

@@ -1,7 +1,7 @@
 //! How Q5_0 and Q5_1 lay out 32 numbers of five bits: the fifth bits together in one little-endian
 //! 32-bit word, the low four bits in 16 bytes, number `j` beside number `j + 16`.
 
-use super::codec::field_mut;
+use super::fields::field_mut;
 use super::wide::{HALF, WEIGHTS, Wide, pack_nibbles, unpack_nibbles};
 
 /// Joins the fifth bits and the low bits.

@@ -3,8 +3,10 @@
 //! Layout: f16 scale, 16 bytes; byte `j` holds weight `j` in its low and weight `j + 16` in its high
 //! half.
 
+use super::arithmetic::inverse_or_zero;
 use super::blocks::{self, Block, Fit, Found, Searched, Spread};
-use super::codec::{Codec, Decode, field, field_mut, inverse_or_zero, is_finite_f16, write_f16};
+use super::codec::{Codec, Decode};
+use super::fields::{field, field_mut, is_finite_f16, write_f16};
 use super::lanes::Lanes;
 use super::symmetric::{NEGLIGIBLE, extreme_lanes};
 use super::uneven_grid::Grid;

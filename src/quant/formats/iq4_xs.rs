@@ -4,10 +4,10 @@
 //! Layout: f16 scale of the scales, 2 bytes with the high two bits of each scale, 4 bytes with their
 //! low four bits (two a byte), 128 bytes of weights.
 
+use super::arithmetic::{inverse_or_zero, nearest_int};
 use super::blocks::{self, BLOCK, Block, Fit, Found, Searched, Spread};
-use super::codec::{
-    Codec, Decode, field, field_mut, inverse_or_zero, is_finite_f16, nearest_int, write_f16,
-};
+use super::codec::{Codec, Decode};
+use super::fields::{field, field_mut, is_finite_f16, write_f16};
 use super::iq4_nl::{self, decode_pairs, encode_pairs};
 use super::lanes::Lanes;
 use super::wide::Wide;

@@ -7,9 +7,11 @@
 //! its row in `docs/formats.md`, and vectors of the reference in `tests/data`.
 
 mod affine;
+mod arithmetic;
 mod blocks;
 mod codec;
 mod descent;
+mod fields;
 pub(crate) mod five_bits;
 mod float;
 mod half_float;
@@ -354,7 +356,7 @@ fn row_bytes(ggml_type: GgmlType, columns: usize) -> Result<usize, CodecError> {
 }
 
 fn check_finite(set: InstructionSet, weights: &[f32]) -> Result<(), CodecError> {
-    if codec::all_finite(set, weights) {
+    if arithmetic::all_finite(set, weights) {
         return Ok(());
     }
     not_finite(0, weights).map_or(Ok(()), Err)

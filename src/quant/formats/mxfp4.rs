@@ -3,7 +3,8 @@
 //! Layout: the exponent byte, 16 bytes; byte `j` holds weight `j` in its low and weight `j + 16` in
 //! its high half. Source: OCP Microscaling Formats (MX) Specification 1.0.
 
-use super::codec::{Codec, Decode, Encode, field, field_mut};
+use super::codec::{Codec, Decode, Encode};
+use super::fields::{field, field_mut};
 use super::wide::{HALF, WEIGHTS, Wide, pack_nibbles, unpack_nibbles};
 use crate::gguf::GgmlType;
 

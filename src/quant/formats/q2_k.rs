@@ -9,7 +9,8 @@
 //! magnitude; where the importance of columns is known, of least squared error.
 
 use super::affine::{self, Error, Trials};
-use super::codec::{Codec, Decode, field, field_mut, is_finite_f16, read_f16, write_f16};
+use super::codec::{Codec, Decode};
+use super::fields::{field, field_mut, is_finite_f16, read_f16, write_f16};
 use super::lanes::Lanes;
 use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
 use super::two_bits;

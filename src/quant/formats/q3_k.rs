@@ -9,8 +9,9 @@
 //! error counted by its square; where the importance of columns is known, by trial roundings.
 
 use super::affine::scaled_importance;
-use super::codec::{Codec, Decode, field, field_mut, is_finite_f16, read_f16, write_f16};
-use super::descent;
+use super::codec::{Codec, Decode};
+use super::descent::{self, BLOCK, HIGHEST, LOWEST};
+use super::fields::{field, field_mut, is_finite_f16, read_f16, write_f16};
 use super::lanes::Lanes;
 use super::super_blocks::{
     BATCH_WEIGHTS, Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS,
@@ -20,7 +21,6 @@ use super::two_bits;
 use super::wide::Wide;
 use crate::gguf::GgmlType;
 
-pub(super) const BLOCK: usize = 16;
 const BLOCKS: usize = WEIGHTS / BLOCK;
 const HIGH_BITS: usize = 0;
 const QUANTS: usize = HIGH_BITS + 32;
@@ -29,8 +29,6 @@ const SCALE: usize = SCALES + PACKED_SCALES;
 const BYTES: usize = SCALE + 2;
 const PACKED_SCALES: usize = 12;
 
-pub(super) const LOWEST: i32 = -4;
-pub(super) const HIGHEST: i32 = 3;
 /// The smallest and the largest scale of a block.
 const LOWEST_SCALE: i32 = -32;
 const HIGHEST_SCALE: i32 = 31;

@@ -4,10 +4,10 @@
 //! `j + 16` in its high half.
 
 use super::affine::{self, WEIGHTED_TRIALS};
+use super::arithmetic::inverse_or_zero;
 use super::blocks::{self, Block, Fit, Found, Searched, Spread};
-use super::codec::{
-    Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16, write_f16,
-};
+use super::codec::{Codec, Decode, Encode};
+use super::fields::{field, field_mut, is_finite_f16, write_f16};
 use super::lanes::Lanes;
 use super::wide::{HALF, WEIGHTS, Wide, pack_nibbles, unpack_nibbles};
 use crate::gguf::GgmlType;

@@ -9,7 +9,8 @@
 //! magnitude plus the block's root mean square, or by the importance of its column.
 
 use super::affine::{self, Error, Trials};
-use super::codec::{Codec, Decode, field, field_mut};
+use super::codec::{Codec, Decode};
+use super::fields::{field, field_mut};
 use super::lanes::Lanes;
 use super::nibbles;
 use super::six_bit_header::{self, LARGEST};

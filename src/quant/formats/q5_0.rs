@@ -3,8 +3,10 @@
 //! Layout: f16 scale, 4 bytes with the fifth bit of every weight (bit `j` is weight `j`'s), 16 bytes
 //! whose byte `j` holds the low four bits of weight `j` and of weight `j + 16`.
 
+use super::arithmetic::inverse_or_zero;
 use super::blocks::{self, Block, Fit, Found, Searched, Spread};
-use super::codec::{Codec, Decode, Encode, field, inverse_or_zero, is_finite_f16, write_f16};
+use super::codec::{Codec, Decode, Encode};
+use super::fields::{field, is_finite_f16, write_f16};
 use super::five_bits;
 use super::lanes::Lanes;
 use super::symmetric;

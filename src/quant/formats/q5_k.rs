@@ -5,7 +5,8 @@
 //! block `b`), 128 bytes with the low four bits laid out as in Q4_K. Built as Q4_K is.
 
 use super::affine::{self, Error, Trials};
-use super::codec::{Codec, Decode, field, field_mut};
+use super::codec::{Codec, Decode};
+use super::fields::{field, field_mut};
 use super::lanes::Lanes;
 use super::nibbles;
 use super::six_bit_header::{self, LARGEST};

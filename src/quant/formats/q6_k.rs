@@ -9,7 +9,8 @@
 //! Built by a search for the scale of least squared error, each weight's counted by its square or by
 //! the importance of its column.
 
-use super::codec::{Codec, Decode, field, field_mut, is_finite_f16, read_f16, write_f16};
+use super::codec::{Codec, Decode};
+use super::fields::{field, field_mut, is_finite_f16, read_f16, write_f16};
 use super::lanes::Lanes;
 use super::super_blocks::{Fit, Found, Header, Importance, MOST_BLOCKS, SuperBlock, WEIGHTS};
 use super::symmetric::{self, NEGLIGIBLE};

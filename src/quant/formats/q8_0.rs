@@ -2,7 +2,9 @@
 //!
 //! Layout: f16 scale, 32 signed bytes.
 
-use super::codec::{Codec, Decode, Encode, field, field_mut, inverse_or_zero, is_finite_f16};
+use super::arithmetic::inverse_or_zero;
+use super::codec::{Codec, Decode, Encode};
+use super::fields::{field, field_mut, is_finite_f16};
 use super::wide::{WEIGHTS, Wide};
 use crate::gguf::GgmlType;
 

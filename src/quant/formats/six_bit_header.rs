@@ -2,7 +2,7 @@
 //! six-bit scales and minimums.
 
 use super::affine;
-use super::codec::{field, field_mut, is_finite_f16, read_f16, write_f16};
+use super::fields::{field, field_mut, is_finite_f16, read_f16, write_f16};
 use super::six_bit_scales;
 use super::super_blocks::{Found, Header, MOST_BLOCKS};
 

@@ -5,7 +5,7 @@
 //! the processor has lanes. Then the scales of each super-block are rounded under one f16. Last,
 //! every weight is rounded to the grid that the rounded scales make, and the quants are packed.
 
-use super::codec::Decode;
+use super::codec::{Codec, Decode};
 use super::lanes::Lanes;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512, Pair};
@@ -72,6 +72,21 @@ pub(super) trait SuperBlock<const BLOCK: usize, const BYTES: usize>:
 
     /// Whether the f16 that were written are numbers.
     fn fits(block: &[u8; BYTES]) -> bool;
+}
+
+impl Codec {
+    /// A K format, which can be read and written and heeds importance.
+    pub(super) const fn super_blocks<
+        F: SuperBlock<BLOCK, BYTES>,
+        const BLOCK: usize,
+        const BYTES: usize,
+    >() -> Self {
+        Self {
+            quantize: Some(quantize::<F, BLOCK, BYTES>),
+            weighted: Some(quantize_weighted::<F, BLOCK, BYTES>),
+            ..Self::read_only::<F, WEIGHTS, BYTES>()
+        }
+    }
 }
 
 /// What is known of the importance of blocks, one a lane.

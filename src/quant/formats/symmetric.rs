@@ -1,7 +1,7 @@
 //! The searches behind Q3_K and Q6_K: blocks of weights `scale · q`, with quants of both signs; and
 //! the rounding of their scales.
 
-use super::codec::{extreme, nearest_int};
+use super::arithmetic::{extreme, nearest_int};
 use super::lanes::{Lanes, MOST_LANES};
 use super::super_blocks::{Fit, Found, Header, MOST_BLOCKS};
 

@@ -6,6 +6,8 @@
 
 mod coverage;
 mod dat_file;
+mod error;
+mod files;
 mod gguf_file;
 mod merge;
 mod sums;
@@ -15,47 +17,10 @@ mod tests;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::gguf::GgufError;
-
 pub use coverage::{Coverage, HARDLY_ACTIVE};
-pub use sums::{ActivationSums, DEFAULT_CHUNK_TOKENS, FileFormat, TensorSums};
-
-/// Why importance cannot be read, written or merged.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportanceError {
-    /// The GGUF container is damaged, or cannot be written.
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    /// The operating system refused.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file holds no importance, or numbers that cannot be any.
-    #[error("{}: {problem}", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What was expected, what was found, and what to do.
-        problem: String,
-    },
-    /// Two collections do not belong together.
-    #[error("{0}")]
-    Different(String),
-}
-
-impl ImportanceError {
-    fn malformed(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Malformed { path: path.to_path_buf(), problem: problem.into() }
-    }
-
-    fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_path_buf(), source }
-    }
-}
+pub use error::ImportanceError;
+pub use files::FileFormat;
+pub use sums::{ActivationSums, DEFAULT_CHUNK_TOKENS, TensorSums};
 
 /// The mean squared activation that each column of each matrix meets, as quantizing uses it.
 #[derive(Debug, Clone, Default)]

@@ -5,59 +5,16 @@
 //! and down projections) get more bits, norms and other small tensors stay as they are, and a
 //! tensor whose rows are no whole number of blocks falls back to a format with smaller blocks.
 
+mod error;
 mod model;
 mod table;
 
+pub use self::error::RecipeError;
 use self::model::{ModelFacts, Place, checked_layer};
 pub use self::model::{PER_LAYER_EMBEDDING, Role, layer_of, may_change};
+pub use self::table::Recipe;
 use self::table::{Exception, Experts, RECIPES};
 use crate::gguf::{GgmlType, Metadata, TensorInfo};
-
-/// Why no types could be chosen.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecipeError {
-    /// The recipe goes by layers and the file does not say how many there are.
-    #[error("{recipe} needs the number of layers, and the file has no {key}")]
-    NoLayerCount {
-        /// The recipe.
-        recipe: &'static str,
-        /// The metadata key that was looked for.
-        key: String,
-    },
-    /// A tensor's name does not say which layer of a model of experts it belongs to.
-    #[error("{tensor} should belong to one of the model's {layers} layers (blk.0. and so on)")]
-    Layer {
-        /// The tensor.
-        tensor: String,
-        /// How many layers there are.
-        layers: usize,
-    },
-}
-
-/// A named choice of formats; one row of the table.
-#[derive(Debug, PartialEq)]
-pub struct Recipe {
-    /// The name that users know, such as `Q4_K_M`.
-    pub name: &'static str,
-    /// Other names for it.
-    pub aliases: &'static [&'static str],
-    /// A line about it.
-    pub about: &'static str,
-    /// llama.cpp's number for it, which goes into the metadata as `general.file_type`.
-    pub file_type: u32,
-    /// The format of all tensors that nothing else is said about.
-    pub default: GgmlType,
-    /// Exceptions for attention value projections.
-    attention_value: &'static [Exception],
-    /// Exceptions for attention output projections.
-    attention_output: &'static [Exception],
-    /// Exceptions for feed-forward down projections.
-    feed_forward_down: &'static [Exception],
-    /// Whether experts have a format of their own and what all others have then.
-    experts: Option<Experts>,
-    /// Whether there is no mixture of this name, so that it has to be asked for without one.
-    pub only_pure: bool,
-}
 
 /// A format, and whether it is an exception to the recipe's default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

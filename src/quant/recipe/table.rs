@@ -1,12 +1,36 @@
 //! The table of recipes: for each one a default format and, by what a tensor does, the exceptions
 //! to it.
 
-use super::Recipe;
 use super::model::{ModelFacts, Place};
 use crate::gguf::GgmlType::{
     self, BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K,
     Q6_K, Q8_0,
 };
+
+/// A named choice of formats; one row of the table.
+#[derive(Debug, PartialEq)]
+pub struct Recipe {
+    /// The name that users know, such as `Q4_K_M`.
+    pub name: &'static str,
+    /// Other names for it.
+    pub aliases: &'static [&'static str],
+    /// A line about it.
+    pub about: &'static str,
+    /// llama.cpp's number for it, which goes into the metadata as `general.file_type`.
+    pub file_type: u32,
+    /// The format of all tensors that nothing else is said about.
+    pub default: GgmlType,
+    /// Exceptions for attention value projections.
+    pub(super) attention_value: &'static [Exception],
+    /// Exceptions for attention output projections.
+    pub(super) attention_output: &'static [Exception],
+    /// Exceptions for feed-forward down projections.
+    pub(super) feed_forward_down: &'static [Exception],
+    /// Whether experts have a format of their own and what all others have then.
+    pub(super) experts: Option<Experts>,
+    /// Whether there is no mixture of this name, so that it has to be asked for without one.
+    pub only_pure: bool,
+}
 
 /// A format for tensors of some role, where all conditions hold.
 #[derive(Debug, PartialEq)]

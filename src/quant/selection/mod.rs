@@ -1,18 +1,21 @@
 //! Selections: what a user asks for, from a recipe to single tensors, and the format that each
 //! tensor gets from it.
 
+mod choice;
+mod error;
 mod pattern;
 mod planned;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-
+use self::choice::in_writing_order;
+pub use self::choice::{Choice, Reason};
+pub use self::error::SelectionError;
 pub use self::pattern::{Pattern, PatternError, Rule};
 pub(super) use self::planned::listed;
 use super::plan::Plan;
 use super::recipe::{
-    Chooser, PER_LAYER_EMBEDDING, Recipe, RecipeError, Role, fallback, layer_of, may_change,
+    Chooser, PER_LAYER_EMBEDDING, Recipe, RecipeError, Role, fallback, may_change,
 };
 use crate::gguf::{GgmlType, Metadata, TensorInfo};
 
@@ -42,175 +45,6 @@ pub struct Changes {
     pub rules: Vec<Rule>,
     /// Tensors that stay as they are.
     pub exclude: Vec<Pattern>,
-}
-
-/// Why no formats could be chosen.
-#[derive(Debug, thiserror::Error)]
-pub enum SelectionError {
-    /// The recipe does not know what to do with the model.
-    #[error(transparent)]
-    Recipe(#[from] RecipeError),
-    /// There is no mixture of this name.
-    #[error(
-        "{recipe} is one format for every matrix: say --pure, or take {recipe}_MOE for a model of \
-         experts"
-    )]
-    OnlyPure {
-        /// The recipe.
-        recipe: &'static str,
-    },
-    /// A pattern that names no tensor of the model.
-    #[error(
-        "{option} {pattern:?} matches none of the model's tensors, which are called {examples} \
-         and so on (quantkit inspect lists them)"
-    )]
-    NoMatch {
-        /// The option that has it.
-        option: &'static str,
-        /// The pattern.
-        pattern: String,
-        /// The names of some tensors.
-        examples: String,
-    },
-    /// A rule that names only tensors that stay as they are.
-    #[error(
-        "--tensor-type {pattern:?} names only tensors that are never quantized, such as {tensor}: \
-         norms and others that need their precision"
-    )]
-    NeverChanged {
-        /// The rule's pattern.
-        pattern: String,
-        /// The first of the tensors.
-        tensor: String,
-    },
-    /// A format was asked for by name that the tensor's rows do not allow.
-    #[error(
-        "{tensor} has rows of {columns} weights, no whole number of the blocks of {} that \
-         {asked_by} wants for it as {format}", format.block_size()
-    )]
-    Ragged {
-        /// The tensor.
-        tensor: String,
-        /// Weights in its rows.
-        columns: usize,
-        /// The format.
-        format: GgmlType,
-        /// Who asked for it.
-        asked_by: &'static str,
-    },
-    /// The plan has a format that quantkit cannot write.
-    #[error("the plan wants {tensor} as {format}, which quantkit cannot write")]
-    Unwritable {
-        /// The tensor.
-        tensor: String,
-        /// The format.
-        format: GgmlType,
-    },
-    /// The plan changes a tensor that no recipe changes.
-    #[error(
-        "the plan wants {tensor} as {format}, but norms and other tensors that need their precision \
-         stay as they are, here {found}; take it out of the plan"
-    )]
-    NotToBeChanged {
-        /// The tensor.
-        tensor: String,
-        /// The plan's format for it.
-        format: GgmlType,
-        /// The one that it has.
-        found: GgmlType,
-    },
-    /// The plan is for another architecture.
-    #[error("the plan is for a model of the {planned} architecture, and this one's is {found:?}")]
-    OtherArchitecture {
-        /// The plan's.
-        planned: String,
-        /// The model's.
-        found: String,
-    },
-    /// The plan names tensors that the model does not have.
-    #[error("the plan is for another model: it names {names}, which this one does not have")]
-    NotInModel {
-        /// Their names.
-        names: String,
-    },
-    /// The plan does not name tensors that it should.
-    #[error("the plan is for another model: it does not say what becomes of {names}")]
-    NotInPlan {
-        /// Their names.
-        names: String,
-    },
-    /// The plan's model has tensors of other shapes.
-    #[error(
-        "the plan is for another model: the tensors are called the same, but their shapes differ \
-         (tensors_sha256)"
-    )]
-    OtherShapes,
-}
-
-/// What is decided for one tensor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice<'a> {
-    /// The tensor.
-    pub tensor: &'a TensorInfo,
-    /// The format it gets.
-    pub format: GgmlType,
-    /// Why it gets this one.
-    pub reason: Reason,
-}
-
-/// Why a tensor gets the format that it gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
-    /// It is the recipe's format for everything that nothing else is said about.
-    Default,
-    /// The recipe has another format for what the tensor does.
-    Exception(Role),
-    /// No recipe changes such a tensor.
-    Kept,
-    /// An option has it stay as it is.
-    Left(String),
-    /// An option gives it this format.
-    Asked(String),
-    /// The plan gives it this format.
-    Plan,
-    /// Its rows are no whole number of blocks of the format that it was to have.
-    Fallback {
-        /// The format it was to have.
-        wanted: GgmlType,
-        /// Weights in a row.
-        columns: usize,
-        /// The option that asked for it, if one did.
-        asked_by: Option<String>,
-    },
-}
-
-impl Choice<'_> {
-    /// The format that was asked for, where the tensor's rows do not allow it.
-    pub fn wanted(&self) -> Option<GgmlType> {
-        match self.reason {
-            Reason::Fallback { wanted, .. } => Some(wanted),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => Ok(()),
-            Self::Exception(role) => role.fmt(formatter),
-            Self::Kept => formatter.write_str("kept"),
-            Self::Left(option) => write!(formatter, "kept by {option}"),
-            Self::Asked(option) => formatter.write_str(option),
-            Self::Plan => formatter.write_str("plan"),
-            Self::Fallback { wanted, columns, asked_by: None } => {
-                write!(formatter, "{wanted} does not divide {columns}")
-            }
-            Self::Fallback { wanted, columns, asked_by: Some(option) } => {
-                write!(formatter, "{wanted} by {option} does not divide {columns}")
-            }
-        }
-    }
 }
 
 impl Selection {
@@ -393,13 +227,6 @@ impl ByRecipe<'_> {
         let exactly = is_asked.then_some("--output-type");
         Ok(Wanted { format: wanted.format, reason, exactly })
     }
-}
-
-/// The tensors in the order in which llama.cpp writes them.
-fn in_writing_order(tensors: &[TensorInfo]) -> Vec<&TensorInfo> {
-    let mut ordered: Vec<&TensorInfo> = tensors.iter().collect();
-    ordered.sort_by_key(|tensor| (layer_of(&tensor.name), tensor.name.as_str()));
-    ordered
 }
 
 /// The format that most weights have.

@@ -10,7 +10,7 @@ fn row(size: usize, seed: f32) -> Vec<f32> {
 fn what_is_written_comes_back_to_within_half_a_step() {
     for kind in [KvType::I16, KvType::I8] {
         for head_size in [1, 7, 16, 50, 64, 80, 256] {
-            let shape = KvShape { layers: 2, kv_heads: 3, head_size };
+            let shape = KvShape::new([KvLayer { kv_heads: 3, head_size }; 2]);
             let mut store = KeyValues::allocate(kind, shape, 37).unwrap();
             assert_eq!(store.capacity(), 48);
             let token = |layer: usize, position: usize| {
@@ -41,9 +41,9 @@ fn what_is_written_comes_back_to_within_half_a_step() {
 fn a_copy_is_what_it_was_wherever_it_goes() {
     for kind in [KvType::I16, KvType::I8] {
         for head_size in [3, 16, 34] {
-            let shape = KvShape { layers: 2, kv_heads: 2, head_size };
-            let [mut from, mut to] =
-                [20, 64].map(|capacity| KeyValues::allocate(kind, shape, capacity).unwrap());
+            let shape = KvShape::new([KvLayer { kv_heads: 2, head_size }; 2]);
+            let [mut from, mut to] = [20, 64]
+                .map(|capacity| KeyValues::allocate(kind, shape.clone(), capacity).unwrap());
             for (layer, position) in (0..40).map(|i| (i / 20, i % 20)) {
                 let keys = row(2 * head_size, (layer * 50 + position + 1) as f32);
                 from.write(layer, position, &keys, &row(2 * head_size, position as f32 + 0.1));
@@ -95,7 +95,7 @@ fn rows_without_magnitude_or_with_too_much() {
     }
     for broken in [f32::NAN, f32::INFINITY] {
         assert!(round_query(&[1.0, broken, 2.0], &mut elements).is_nan());
-        let shape = KvShape { layers: 1, kv_heads: 1, head_size: 2 };
+        let shape = KvShape::new([KvLayer { kv_heads: 1, head_size: 2 }]);
         let mut store = KeyValues::allocate(KvType::I16, shape, 2).unwrap();
         store.write(0, 0, &[1.0, 2.0], &[1.0, broken]);
         store.write(0, 1, &[broken, 2.0], &[1.0, 2.0]);
@@ -108,8 +108,47 @@ fn rows_without_magnitude_or_with_too_much() {
 
 #[test]
 fn room_that_nobody_has_is_none() {
-    let shape = KvShape { layers: 2, kv_heads: 1, head_size: 8 };
+    let shape = KvShape::new([KvLayer { kv_heads: 1, head_size: 8 }; 2]);
     for capacity in [1 << 50, usize::MAX, usize::MAX - 15] {
-        assert!(KeyValues::allocate(KvType::I16, shape, capacity).is_none());
+        assert!(KeyValues::allocate(KvType::I16, shape.clone(), capacity).is_none());
+    }
+}
+
+#[test]
+fn layers_of_different_widths_keep_to_themselves() {
+    let layers = [(1, 512), (4, 7), (2, 64), (3, 1)];
+    let layers = layers.map(|(kv_heads, head_size)| KvLayer { kv_heads, head_size });
+    let shape = KvShape::new(layers);
+    assert_eq!((shape.layers(), shape.layer(1), shape.layer(4)), (4, Some(layers[1]), None));
+    for kind in KvType::ALL {
+        // Elements with their padding, and two scales a head.
+        let head = |padded: usize| 2 * (padded * kind.bytes() + 4);
+        let bytes = head(512) + 4 * head(16) + 2 * head(64) + 3 * head(16);
+        assert_eq!(shape.bytes_per_token(kind), bytes);
+        let mut store = KeyValues::allocate(kind, shape.clone(), 20).unwrap();
+        let mut copied = KeyValues::allocate(kind, shape.clone(), 50).unwrap();
+        let rows = |slot: usize, position: usize| {
+            let KvLayer { kv_heads, head_size } = layers[slot];
+            let seed = (slot * 40 + position + 1) as f32;
+            (row(kv_heads * head_size, seed), row(kv_heads * head_size, -0.01 * seed))
+        };
+        for (slot, position) in (0..80).map(|i| (i / 20, i % 20)) {
+            let (keys, values) = rows(slot, position);
+            store.write(slot, position, &keys, &values);
+        }
+        copied.copy(25, &store, 20);
+        for (slot, position) in (0..80).map(|i| (i / 20, i % 20)) {
+            let (keys, values) = rows(slot, position);
+            for (index, (key, value)) in keys.iter().zip(values).enumerate() {
+                let (kv_head, index) =
+                    (index / layers[slot].head_size, index % layers[slot].head_size);
+                for (store, position) in [(&store, position), (&copied, position + 25)] {
+                    let scales = store.scales(slot, kv_head, position);
+                    let elements = store.elements(slot, kv_head, position, index);
+                    assert!((elements.0 * scales.0 - key).abs() <= scales.0 * 0.51);
+                    assert!((elements.1 * scales.1 - value).abs() <= scales.1 * 0.51);
+                }
+            }
+        }
     }
 }

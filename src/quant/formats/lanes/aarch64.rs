@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::super::codec::{BIAS, KEPT, MAGIC};
+use super::super::arithmetic::{BIAS, KEPT, MAGIC};
 use super::Lanes;
 
 /// Four lanes in a NEON register.

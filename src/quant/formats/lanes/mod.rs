@@ -3,7 +3,7 @@
 //!
 //! A single f32 is a [`Lanes`] too, with one lane: searches run on it are the specification.
 
-use super::codec::nearest_int;
+use super::arithmetic::nearest_int;
 use super::uneven_grid::Grid;
 
 /// The most lanes that a search runs on.

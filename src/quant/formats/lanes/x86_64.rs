@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::codec::{BIAS, KEPT, MAGIC};
+use super::super::arithmetic::{BIAS, KEPT, MAGIC};
 use super::{Grid, Lanes};
 
 /// Clamped whole numbers, to be looked up by the low bits that `value + MAGIC` has: entry `e` is for

@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::{HALF, WEIGHTS, Wide, at_most, first_extreme, pack_nibbles, with_first_zeros};
-use crate::quant::formats::codec;
+use crate::quant::formats::arithmetic;
 
 /// Eight NEON registers.
 #[derive(Clone, Copy)]
@@ -24,7 +24,7 @@ fn low_bytes(numbers: [uint32x4_t; 8]) -> [u8; WEIGHTS] {
     bytes
 }
 
-/// The integer part, or 0 where [`codec::truncate`] gives the smallest number: their low bytes are
+/// The integer part, or 0 where [`arithmetic::truncate`] gives the smallest number: their low bytes are
 /// the same.
 #[inline(always)]
 fn truncated(number: float32x4_t) -> uint32x4_t {
@@ -224,7 +224,7 @@ impl Wide for WideNeon {
     fn rounded_half_away(self) -> [u8; WEIGHTS] {
         // SAFETY: see above.
         let raised = each!(self.0, r => unsafe {
-            let half = vdupq_n_f32(codec::JUST_BELOW_HALF);
+            let half = vdupq_n_f32(arithmetic::JUST_BELOW_HALF);
             vaddq_f32(r, vbslq_f32(vdupq_n_u32(1 << 31), r, half))
         });
         Self(raised).truncated()

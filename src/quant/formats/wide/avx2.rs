@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::codec::JUST_BELOW_HALF;
+use super::arithmetic::JUST_BELOW_HALF;
 use super::{HALF, WEIGHTS, Wide, at_most, first_extreme, pack_nibbles, with_first_zeros};
 
 /// An expression for each of four registers (or numbers of registers). A closure would not do: where

@@ -2,11 +2,11 @@
 
 use std::arch::x86_64::*;
 
+use super::arithmetic::JUST_BELOW_HALF;
 use super::avx2::{
     MAGNITUDE, SIGN, bytes_of, from_f16, gather_bits, largest_of_8, look_up, range_of_8,
     scatter_bits, to_f16,
 };
-use super::codec::JUST_BELOW_HALF;
 use super::{HALF, WEIGHTS, Wide, first_extreme, with_first_zeros};
 
 /// An expression for each of two registers (or numbers of registers), as `each_of_4` in `avx2`.

@@ -17,7 +17,8 @@ pub(super) use avx2::Wide256;
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::Wide512;
 
-use super::codec;
+use super::arithmetic;
+use super::fields;
 use super::half_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 
 pub(super) const WEIGHTS: usize = 32;
@@ -51,28 +52,28 @@ pub(super) trait Wide: Copy {
     /// Reads the f16 at byte `at` of a block.
     #[inline(always)]
     fn read_f16(block: &[u8], at: usize) -> f32 {
-        Self::from_f16(u16::from_le_bytes(*codec::field::<2>(block, at)))
+        Self::from_f16(u16::from_le_bytes(*fields::field::<2>(block, at)))
     }
     /// Writes the nearest f16 at byte `at` of a block.
     #[inline(always)]
     fn write_f16(block: &mut [u8], at: usize, value: f32) {
-        *codec::field_mut::<2>(block, at) = Self::to_f16(value).to_le_bytes();
+        *fields::field_mut::<2>(block, at) = Self::to_f16(value).to_le_bytes();
     }
     fn add(self, number: f32) -> Self;
     fn sub(self, number: f32) -> Self;
     fn mul(self, number: f32) -> Self;
-    /// See [`codec::largest_magnitude`].
+    /// See [`arithmetic::largest_magnitude`].
     fn largest_magnitude(self) -> f32;
-    /// See [`codec::extreme`].
+    /// See [`arithmetic::extreme`].
     fn extreme(self) -> f32;
-    /// See [`codec::range`].
+    /// See [`arithmetic::range`].
     fn range(self) -> (f32, f32);
-    /// The low bytes of [`codec::truncate`].
+    /// The low bytes of [`arithmetic::truncate`].
     fn truncated(self) -> [u8; WEIGHTS];
     /// [`Wide::truncated`] cut to 15, two a byte as [`pack_nibbles`] has them, of numbers from 0 to 127
     /// or such as do not fit an i32.
     fn truncated_nibbles(self) -> [u8; HALF];
-    /// The low bytes of [`codec::round_half_away`].
+    /// The low bytes of [`arithmetic::round_half_away`].
     fn rounded_half_away(self) -> [u8; WEIGHTS];
     /// How many of the ascending limits are less than each weight's magnitude.
     fn limits_passed<const N: usize>(self, limits: &[f32; N]) -> [u8; WEIGHTS];
@@ -166,22 +167,22 @@ impl Wide for [f32; WEIGHTS] {
 
     #[inline(always)]
     fn largest_magnitude(self) -> f32 {
-        codec::largest_magnitude(&self)
+        arithmetic::largest_magnitude(&self)
     }
 
     #[inline(always)]
     fn extreme(self) -> f32 {
-        codec::extreme(&self)
+        arithmetic::extreme(&self)
     }
 
     #[inline(always)]
     fn range(self) -> (f32, f32) {
-        codec::range(&self)
+        arithmetic::range(&self)
     }
 
     #[inline(always)]
     fn truncated(self) -> [u8; WEIGHTS] {
-        self.map(|weight| codec::truncate(weight) as u8)
+        self.map(|weight| arithmetic::truncate(weight) as u8)
     }
 
     #[inline(always)]
@@ -193,7 +194,7 @@ impl Wide for [f32; WEIGHTS] {
 
     #[inline(always)]
     fn rounded_half_away(self) -> [u8; WEIGHTS] {
-        self.map(|weight| codec::round_half_away(weight) as u8)
+        self.map(|weight| arithmetic::round_half_away(weight) as u8)
     }
 
     #[inline(always)]
@@ -225,17 +226,17 @@ impl Wide for [f32; WEIGHTS] {
     }
 }
 
-/// What [`codec::range`] says where the smallest or largest found is a zero: the first in order.
+/// What [`arithmetic::range`] says where the smallest or largest found is a zero: the first in order.
 #[cold]
 fn with_first_zeros<W: Wide>(weights: W) -> (f32, f32) {
-    codec::range(&stored(weights))
+    arithmetic::range(&stored(weights))
 }
 
-/// What [`codec::extreme`] says where weights of both signs have the largest magnitude: the first in
+/// What [`arithmetic::extreme`] says where weights of both signs have the largest magnitude: the first in
 /// order.
 #[cold]
 fn first_extreme<W: Wide>(weights: W) -> f32 {
-    codec::extreme(&stored(weights))
+    arithmetic::extreme(&stored(weights))
 }
 
 fn stored<W: Wide>(weights: W) -> [f32; WEIGHTS] {

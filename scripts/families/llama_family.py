@@ -1,0 +1,113 @@
+"""Llama and its relatives: Mistral, Qwen, SmolLM3, Granite, OLMo 2, EXAONE 4."""
+
+from .variant import Variant, decoder, rope, yarn
+from .vocabularies import bpe, llama
+
+LLAMA3 = bpe(
+    "llama-bpe", "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>",
+    bos="<|begin_of_text|>", eos="<|end_of_text|>", add_bos=True,
+)  # fmt: skip
+TEKKEN = bpe("tekken", "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<pad>", bos="<s>", eos="</s>", add_bos=True)
+CHATML = dict(eos="<|im_end|>", pad="<|endoftext|>")
+QWEN = bpe("qwen2", "<|endoftext|>", "<|im_start|>", "<|im_end|>", **CHATML, tokenizer_class="Qwen2Tokenizer")
+SMOLLM = bpe("smollm", "<|endoftext|>", "<|im_start|>", "<|im_end|>", bos="<|im_start|>", eos="<|im_end|>")
+
+LLAMA = Variant(
+    "llama", "LlamaConfig", "LlamaForCausalLM", llama(), decoder, features="SentencePiece, untied"
+)
+MISTRAL = Variant(
+    "mistral", "MistralConfig", "MistralForCausalLM", llama(),
+    lambda s: decoder(s) | dict(sliding_window=None, head_dim=s.head), features="no window",
+    model_of="llama",
+)  # fmt: skip
+MINISTRAL3 = Variant(
+    "ministral3", "Ministral3Config", "Ministral3ForCausalLM", TEKKEN,
+    lambda s: decoder(s)
+    | dict(head_dim=2 * s.head)
+    | yarn(s, beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1),
+    features="yarn, attention temperature, head width apart, tekken",
+)  # fmt: skip
+QWEN2 = Variant(
+    "qwen2", "Qwen2Config", "Qwen2ForCausalLM", QWEN, decoder, padding=8, features="qkv biases, padded vocabulary",
+    generation=dict(do_sample=True, temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.1),
+)  # fmt: skip
+QWEN3 = Variant(
+    "qwen3", "Qwen3Config", "Qwen3ForCausalLM", QWEN,
+    lambda s: decoder(s) | dict(head_dim=2 * s.head), padding=8, features="head norms, head width apart",
+)  # fmt: skip
+SMOLLM3 = Variant(
+    "smollm3", "SmolLM3Config", "SmolLM3ForCausalLM", LLAMA3,
+    lambda s: decoder(s) | dict(tie_word_embeddings=True) | rope(theta=50000.0),
+    layers=5, pattern=True, features="no rotary on every fourth layer, tied",
+)  # fmt: skip
+GRANITE = Variant(
+    "granite", "GraniteConfig", "GraniteForCausalLM",
+    bpe("refact", "<|end_of_text|>", "<fim_prefix>", bos="<|end_of_text|>", eos="<|end_of_text|>"),
+    lambda s: decoder(s)
+    | dict(attention_multiplier=0.3, embedding_multiplier=6.0, residual_multiplier=0.4, logits_scaling=1.5),
+    features="four multipliers",
+)  # fmt: skip
+OLMO2 = Variant(
+    "olmo2", "Olmo2Config", "Olmo2ForCausalLM",
+    bpe("dbrx", "<|endoftext|>", "<|im_start|>", "<|im_end|>", bos="<|endoftext|>", eos="<|endoftext|>"),
+    decoder, padding=8, features="post-norms, norms over the whole query and key",
+)  # fmt: skip
+EXAONE4 = Variant(
+    "exaone4", "Exaone4Config", "Exaone4ForCausalLM",
+    bpe("exaone4", "[PAD]", "[BOS]", "[EOS]", "[|endofturn|]", bos="[BOS]", eos="[|endofturn|]", pad="[PAD]"),
+    lambda s: decoder(s)
+    | dict(sliding_window=None, layer_types=["full_attention"] * 4, num_hidden_layers=4, tie_word_embeddings=True)
+    | rope("llama3", 10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+           original_max_position_embeddings=s.original),
+    features="post-norms, head norms, llama3 rope, no window (as 1.2B), tied",
+)  # fmt: skip
+
+LLAMA3_ROPE = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+VARIANTS = [
+    LLAMA,
+    LLAMA.like("llama-tied", "tied, SmolLM2's tokenizer", lambda s: dict(tie_word_embeddings=True),
+               vocabulary=SMOLLM),
+    LLAMA.like("llama-bias", "attention and MLP biases", lambda s: dict(attention_bias=True, mlp_bias=True)),
+    LLAMA.like("llama-linear", "linear rope, config.json of transformers 4", lambda s: rope("linear", factor=4.0),
+               old_config=True),
+    LLAMA.like("llama-llama3", "llama3 rope, Llama 3's tokenizer",
+               lambda s: rope("llama3", 500000.0, original_max_position_embeddings=s.original, **LLAMA3_ROPE),
+               vocabulary=LLAMA3),
+    LLAMA.like("llama-llama3-old", "the same, config.json of transformers 4",
+               lambda s: rope("llama3", 500000.0, original_max_position_embeddings=s.original, **LLAMA3_ROPE),
+               vocabulary=LLAMA3, old_config=True, model_of="llama-llama3"),
+    LLAMA.like("llama-yarn", "yarn, other bounds than 32 and 1", lambda s: yarn(s, beta_fast=24.0, beta_slow=2.0),
+               unlike_llama_cpp="it reads beta_fast and beta_slow of few families only"),
+    LLAMA.like("llama-yarn-factor", "yarn with an attention factor", lambda s: yarn(s, attention_factor=0.8),
+               unlike_llama_cpp="it multiplies the factor with the one that it would replace"),
+    LLAMA.like("llama-head-dim", "head width apart from the hidden size", lambda s: dict(head_dim=2 * s.head)),
+    MISTRAL,
+    MISTRAL.like("mistral-window", "sliding window", lambda s: dict(sliding_window=s.window),
+                 unlike_llama_cpp="its mathematics ignores the window"),
+    MISTRAL.like("mistral-nemo", "tekken, head width apart, config.json of transformers 4",
+                 lambda s: dict(head_dim=2 * s.head) | rope(theta=1000000.0), vocabulary=TEKKEN, old_config=True,
+                 model_of="llama-head-dim"),
+    MINISTRAL3,
+    QWEN2,
+    QWEN2.like("qwen2-tied", "tied, config.json of transformers 4",
+               lambda s: dict(tie_word_embeddings=True, use_sliding_window=False, sliding_window=s.window,
+                              max_window_layers=4) | rope(theta=1000000.0), old_config=True),
+    QWEN2.like("qwen2-yarn", "yarn", lambda s: yarn(s)),
+    QWEN2.like("qwen2-window", "sliding window on the layers from the third on",
+               lambda s: dict(use_sliding_window=True, sliding_window=s.window, max_window_layers=2, num_hidden_layers=4),
+               unlike_llama_cpp="its converter drops the window", refused="use_sliding_window"),
+    QWEN3,
+    QWEN3.like("qwen3-tied", "tied, yarn, config.json of transformers 4",
+               lambda s: dict(tie_word_embeddings=True) | yarn(s), old_config=True),
+    SMOLLM3,
+    SMOLLM3.like("smollm3-yarn", "untied, yarn", lambda s: dict(tie_word_embeddings=False) | yarn(s)),
+    GRANITE,
+    GRANITE.like("granite-bias", "attention and MLP biases, tied",
+                 lambda s: dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    OLMO2,
+    OLMO2.like("olmo2-yarn", "yarn", lambda s: yarn(s)),
+    EXAONE4,
+    EXAONE4.like("exaone4-hybrid", "windows, and no rotary on every fourth layer (as 32B), untied",
+                 lambda s: dict(sliding_window=s.window, sliding_window_pattern=4, layer_types=None, num_hidden_layers=5, tie_word_embeddings=False),
+                 unlike_llama_cpp="it takes windows only in the model of 64 layers"),
+]  # fmt: skip
