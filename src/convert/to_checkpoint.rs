@@ -226,7 +226,7 @@ fn write_texts(
     let metadata = file.metadata();
     let no_tokenizer =
         |source| ConvertError::Vocabulary { path: file.path().to_path_buf(), source };
-    let tokenizer = to_checkpoint::tokenizer_json(vocabulary, metadata).map_err(no_tokenizer)?;
+    let tokenizer = to_checkpoint::tokenizer_json(vocabulary).map_err(no_tokenizer)?;
     let tokenizer_config =
         to_checkpoint::tokenizer_config(vocabulary, metadata, Some(context)).map_err(no_tokenizer)?;
     let generation_config =

@@ -34,3 +34,8 @@ impl TokenizerError {
         Self::Unusable { path: path.to_path_buf(), problem: problem.into() }
     }
 }
+
+/// The tokenizers crate refused what a file asked for.
+pub(super) fn unbuildable(error: impl std::fmt::Display) -> TokenizerError {
+    TokenizerError::vocabulary(format!("the tokenizer cannot be rebuilt: {error}"))
+}

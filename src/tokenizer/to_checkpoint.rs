@@ -5,7 +5,8 @@ use serde_json::{Map, Value as Json, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 use super::error::TokenizerError;
-use super::vocabulary::{Vocabulary, token_id};
+use super::keys::{TokenizerKeys, token_id};
+use super::vocabulary::Vocabulary;
 use crate::gguf::Metadata;
 
 /// Roles in tokenizer_config.json, besides `bos` and `eos`, and the names of their ids in GGUF.
@@ -17,14 +18,10 @@ const ROLES: [(&str, &str); 4] = [
 ];
 
 /// The text of tokenizer.json.
-pub fn tokenizer_json(
-    vocabulary: &Vocabulary,
-    metadata: &Metadata,
-) -> Result<String, TokenizerError> {
+pub fn tokenizer_json(vocabulary: &Vocabulary) -> Result<String, TokenizerError> {
     let mut tokenizer: Tokenizer = vocabulary.tokenizer.clone();
-    let add_eos = metadata.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
     let first = vocabulary.bos.filter(|_| vocabulary.add_bos);
-    let last = vocabulary.eos.filter(|_| add_eos);
+    let last = vocabulary.eos.filter(|_| vocabulary.add_eos);
     if first.is_some() || last.is_some() {
         tokenizer.with_post_processor(Some(template(vocabulary, first, last)?));
     }
@@ -77,7 +74,7 @@ pub fn tokenizer_config(
         ("add_eos_token", "add_eos_token"),
         ("add_space_prefix", "add_prefix_space"),
     ] {
-        if let Some(truth) = metadata.bool(&format!("tokenizer.ggml.{key}")) {
+        if let Some(truth) = TokenizerKeys(metadata).truth(key)? {
             config.insert(field.to_string(), json!(truth));
         }
     }

@@ -1,4 +1,4 @@
-//! The parts of `tokenizer.json` and `tokenizer_config.json` that a GGUF file keeps.
+//! `tokenizer.json`, as far as it is looked at.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::error::TokenizerError;
 use crate::checkpoint::optional_files::read_optional;
 
-/// `tokenizer.json`, as far as it is looked at.
+/// The whole file.
 #[derive(Debug, Deserialize)]
 pub(super) struct TokenizerJson {
     #[serde(default)]
@@ -30,6 +30,14 @@ pub(super) struct AddedTokenJson {
     pub content: String,
     #[serde(default)]
     pub special: bool,
+    #[serde(default)]
+    pub lstrip: bool,
+    #[serde(default)]
+    pub rstrip: bool,
+    #[serde(default)]
+    pub single_word: bool,
+    #[serde(default)]
+    pub normalized: bool,
 }
 
 /// `model`, when it is BPE.
@@ -46,6 +54,22 @@ pub(super) struct ModelJson {
     pub byte_fallback: bool,
     #[serde(default)]
     pub ignore_merges: bool,
+    pub dropout: Option<f64>,
+    pub continuing_subword_prefix: Option<String>,
+    pub end_of_word_suffix: Option<String>,
+}
+
+impl ModelJson {
+    /// The vocabulary of a BPE model.
+    ///
+    /// # Errors
+    /// One that is empty, or none.
+    pub(super) fn vocabulary(&self) -> Result<&HashMap<String, u32>, String> {
+        match &self.vocab {
+            VocabularyJson::Map(vocabulary) if !vocabulary.is_empty() => Ok(vocabulary),
+            _ => Err("the tokenizer's vocabulary is empty or no map of tokens".to_string()),
+        }
+    }
 }
 
 /// Tokens by their text, or something else that another kind of model has.
@@ -81,11 +105,11 @@ impl MergeJson {
         }
     }
 
-    /// The token that the merge makes.
-    pub(super) fn result(&self) -> String {
+    /// The two tokens.
+    pub(super) fn halves(&self) -> (&str, &str) {
         match self {
-            Self::Joined(text) => text.replacen(' ', "", 1),
-            Self::Pair(left, right) => format!("{left}{right}"),
+            Self::Joined(text) => text.split_once(' ').unwrap_or((text, "")),
+            Self::Pair(left, right) => (left, right),
         }
     }
 }
