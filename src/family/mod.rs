@@ -19,6 +19,8 @@ mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
+mod stablelm;
+mod starcoder2;
 
 use std::path::Path;
 
@@ -35,7 +37,7 @@ pub use tensors::{RowOrder, TensorList, TensorSpec};
 
 /// The families that quantkit knows. Of those that share an architecture, the first whose `claims` says
 /// so takes a file.
-pub const FAMILIES: [&Family; 8] = [
+pub const FAMILIES: [&Family; 10] = [
     &bloom::BLOOM,
     &falcon::FALCON,
     &gpt2::GPT2,
@@ -44,6 +46,8 @@ pub const FAMILIES: [&Family; 8] = [
     &llama::LLAMA,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
+    &stablelm::STABLELM,
+    &starcoder2::STARCODER2,
 ];
 
 /// A model family.
