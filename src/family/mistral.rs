@@ -7,7 +7,7 @@ use super::{Checkpoint, Dimensions, Family, Field, Layer};
 use crate::family::layer::Mixer;
 
 /// The key of the window; a file of llama's architecture that has it is a Mistral.
-const WINDOW: &str = "attention.sliding_window";
+pub(super) const WINDOW: &str = "attention.sliding_window";
 
 /// A window of all layers; none where config.json has null.
 pub(super) const WINDOW_FIELD: Field = optional_count(WINDOW, &["sliding_window"]);

@@ -2,6 +2,8 @@
 
 use super::ModelError;
 use super::embedding::EMBEDDING;
+use crate::family::layer::Mixer;
+use crate::family::rope::Divisors;
 use crate::family::{Dimensions, Family, Frame, Layer, TensorSpec};
 use crate::gguf::{GgufFile, TensorInfo};
 
@@ -26,6 +28,18 @@ impl DecoderSpec {
     /// sense together with another; a tensor that is missing, misshapen or unknown.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, ModelError> {
         Self::read(file).map_err(|problem| ModelError::unsupported(file.path(), problem))
+    }
+
+    /// The length up to which a sequence is computed otherwise than a longer one; none in models that make
+    /// no difference.
+    pub fn original_context(&self) -> Option<usize> {
+        self.layers.iter().find_map(|layer| {
+            let Mixer::Attention(attention) = &layer.mixer;
+            match attention.rope.as_ref()?.divisors {
+                Divisors::BySequenceLength(longrope) => Some(longrope.original_context),
+                Divisors::None | Divisors::Tensor(_) => None,
+            }
+        })
     }
 
     fn read(file: &GgufFile) -> Result<Self, String> {
