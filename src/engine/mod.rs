@@ -236,13 +236,27 @@ impl Engine {
         self.decoder.cache_bytes_per_token()
     }
 
-    /// An empty sequence. `expected_tokens` is how long it will probably become; it saves copying
-    /// and is no limit.
-    pub fn start(&mut self, expected_tokens: usize) -> SequenceId {
-        self.insert(SequenceCache::new(expected_tokens))
+    /// The length up to which the model computes a sequence otherwise than a longer one (LongRoPE); none
+    /// in most models. Sequences can fork only if both are short or both are long.
+    pub fn original_context(&self) -> Option<usize> {
+        self.decoder.original_context()
     }
 
-    /// A new sequence that begins with everything `parent` holds now, without copying it.
+    /// An empty sequence. `expected_tokens` is how long it will become; it saves copying, and is no limit
+    /// except in models with an [`Engine::original_context`], which a sequence that was begun for less
+    /// cannot outgrow.
+    pub fn start(&mut self, expected_tokens: usize) -> SequenceId {
+        self.start_with_room(expected_tokens, expected_tokens)
+    }
+
+    /// [`Engine::start`] of a sequence that may become as long as `longest`, but will rarely be longer than
+    /// `room`.
+    pub fn start_with_room(&mut self, longest: usize, room: usize) -> SequenceId {
+        self.insert(SequenceCache::with_room(longest, room))
+    }
+
+    /// A new sequence that begins with everything `parent` holds now, without copying it. It is computed
+    /// like one of the length that `parent` was begun for.
     ///
     /// # Panics
     /// If `parent` has ended.

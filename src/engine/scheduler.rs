@@ -189,8 +189,11 @@ impl Scheduler {
     fn admit(&mut self) {
         while self.running.len() < self.options.max_batch {
             let Some(Waiting { id, request, sampler }) = self.waiting.pop_front() else { return };
-            let wanted = request.prompt.len() + request.max_new_tokens.min(FIRST_ROOM);
-            let sequence = self.engine.start(wanted.min(self.engine.context_length()));
+            let context = self.engine.context_length();
+            let with_new = |tokens| request.prompt.len().saturating_add(tokens).min(context);
+            let longest = with_new(request.max_new_tokens);
+            let room = with_new(request.max_new_tokens.min(FIRST_ROOM));
+            let sequence = self.engine.start_with_room(longest, room);
             let (prefilled, generated, next) = (0, 0, None);
             let running = Running { id, request, sampler, sequence, prefilled, generated, next };
             self.running.push(running);

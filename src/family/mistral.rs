@@ -7,7 +7,10 @@ use super::{Checkpoint, Dimensions, Family, Field, Layer};
 use crate::family::layer::Mixer;
 
 /// The key of the window; a file of llama's architecture that has it is a Mistral.
-const WINDOW: &str = "attention.sliding_window";
+pub(super) const WINDOW: &str = "attention.sliding_window";
+
+/// A window of all layers; none where config.json has null.
+pub(super) const WINDOW_FIELD: Field = optional_count(WINDOW, &["sliding_window"]);
 
 pub(super) const MISTRAL: Family = Family {
     name: "Mistral 7B and Nemo",
@@ -17,7 +20,7 @@ pub(super) const MISTRAL: Family = Family {
         COMMON,
         ROTARY,
         &[
-            optional_count(WINDOW, &["sliding_window"]),
+            WINDOW_FIELD,
             Field::OneOf { config: &["hidden_act"], allowed: &["silu"] },
         ],
     ],
@@ -28,6 +31,11 @@ pub(super) const MISTRAL: Family = Family {
 fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
     let mut layer = (LLAMA.layer)(d, index)?;
     let Mixer::Attention(attention) = &mut layer.mixer;
-    attention.window = d.keys().optional_count(WINDOW)?.filter(|&window| window > 0);
+    attention.window = window(d)?;
     Ok(layer)
+}
+
+/// The window of all layers; a file may say 0 for none.
+pub(super) fn window(d: &Dimensions) -> Result<Option<usize>, String> {
+    Ok(d.keys().optional_count(WINDOW)?.filter(|&window| window > 0))
 }

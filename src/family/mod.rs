@@ -7,6 +7,7 @@ mod dimensions;
 mod fields;
 pub mod layer;
 mod llama3_rope;
+pub mod longrope;
 pub mod rope;
 mod rope_scaling;
 mod tensors;
@@ -17,8 +18,11 @@ mod gpt2;
 mod gpt_neox;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod stablelm;
+mod starcoder2;
 
 use std::path::Path;
 
@@ -35,15 +39,18 @@ pub use tensors::{RowOrder, TensorList, TensorSpec};
 
 /// The families that quantkit knows. Of those that share an architecture, the first whose `claims` says
 /// so takes a file.
-pub const FAMILIES: [&Family; 8] = [
+pub const FAMILIES: [&Family; 11] = [
     &bloom::BLOOM,
     &falcon::FALCON,
     &gpt2::GPT2,
     &gpt_neox::GPT_NEOX,
     &mistral::MISTRAL,
     &llama::LLAMA,
+    &phi3::PHI3,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
+    &stablelm::STABLELM,
+    &starcoder2::STARCODER2,
 ];
 
 /// A model family.

@@ -4,6 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::fields::{Exported, Keys, shortest};
 use super::llama3_rope;
+use super::longrope::LongRope;
 use super::rope_scaling::{self, RopeScaling};
 use crate::checkpoint::config::{Config, finite};
 
@@ -44,6 +45,8 @@ pub enum Divisors {
     None,
     /// A tensor, where the file has it.
     Tensor(&'static str),
+    /// A tensor for short sequences and one for long ones.
+    BySequenceLength(LongRope),
 }
 
 impl Rope {

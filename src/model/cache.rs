@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, bail};
@@ -85,6 +86,16 @@ pub struct BatchItem<'a> {
 }
 
 impl BatchItem<'_> {
+    /// The positions of the tokens.
+    pub(super) fn positions(&self) -> Range<usize> {
+        self.cache.length..self.cache.length + self.tokens.len()
+    }
+
+    /// The length that the sequence is taken for, from its beginning to its end.
+    pub(super) fn sequence_length(&self) -> usize {
+        self.cache.taken_for(self.tokens.len())
+    }
+
     /// The segment that the tokens are written to; room in it was reserved.
     pub(super) fn tail(&mut self) -> Result<&mut Segment> {
         match self.cache.tail.as_mut() {
@@ -102,17 +113,30 @@ pub struct SequenceCache {
     /// The segment that grows.
     tail: Option<Segment>,
     length: usize,
+    /// The length for which there is to be room in one piece.
     expected: usize,
+    /// The length that the sequence is taken for where that makes a difference (LongRoPE): fixed by its
+    /// first tokens, since all of its keys have to go together.
+    taken_for: usize,
 }
 
 impl SequenceCache {
-    /// An empty sequence that will probably grow to `expected_tokens`.
+    /// An empty sequence that will grow to `expected_tokens`. It may grow further, except in models that
+    /// compute long sequences otherwise than short ones (see [`Decoder::original_context`]).
+    ///
+    /// [`Decoder::original_context`]: super::Decoder::original_context
     pub fn new(expected_tokens: usize) -> Self {
-        Self { shared: Vec::new(), tail: None, length: 0, expected: expected_tokens }
+        Self::with_room(expected_tokens, expected_tokens)
+    }
+
+    /// An empty sequence that may grow to `longest` tokens, and gets room for `room` at first.
+    pub fn with_room(longest: usize, room: usize) -> Self {
+        Self { shared: Vec::new(), tail: None, length: 0, expected: room, taken_for: longest }
     }
 
     /// A sequence that begins with everything that this one holds, which is not copied. This one
-    /// may go on growing; both then do so in segments of their own.
+    /// may go on growing; both then do so in segments of their own. The new one is taken for a sequence of
+    /// the same length as this one, unless that holds nothing yet.
     pub fn fork(&mut self, expected_new_tokens: usize) -> Self {
         if let Some(tail) = self.tail.take() {
             self.shared.push(Arc::new(tail));
@@ -122,7 +146,13 @@ impl SequenceCache {
             tail: None,
             length: self.length,
             expected: self.length.saturating_add(expected_new_tokens),
+            taken_for: if self.length == 0 { expected_new_tokens } else { self.taken_for },
         }
+    }
+
+    /// The length that the sequence is taken for, if it goes on with `count` tokens.
+    fn taken_for(&self, count: usize) -> usize {
+        if self.length == 0 { self.taken_for.max(count) } else { self.taken_for }
     }
 
     /// Tokens that the sequence holds.
@@ -186,6 +216,7 @@ impl SequenceCache {
     pub(super) fn commit(&mut self, count: usize) {
         let tail = self.tail.as_mut().expect("room was reserved");
         tail.length += count;
+        self.taken_for = self.taken_for(count);
         self.length += count;
     }
 

@@ -38,6 +38,7 @@ pub struct Decoder {
     model: Box<dyn Model>,
     /// The embeddings of a step's tokens.
     embeddings: Vec<f32>,
+    original_context: Option<usize>,
 }
 
 impl Decoder {
@@ -67,7 +68,8 @@ impl Decoder {
             }
         };
         let embedding = Embedding::of(&file, &spec)?;
-        Ok(Self { spec, file, embedding, model, embeddings: Vec::new() })
+        let original_context = spec.original_context();
+        Ok(Self { spec, file, embedding, model, embeddings: Vec::new(), original_context })
     }
 
     /// What the model computes.
@@ -78,6 +80,13 @@ impl Decoder {
     /// Tokens of context that the model was trained for.
     pub fn context(&self) -> usize {
         self.spec.dimensions.context
+    }
+
+    /// The length up to which a sequence is computed otherwise than a longer one (LongRoPE); none in most
+    /// models. Which of both a sequence is, its first tokens decide, with the length that it was begun
+    /// for: whether it grows in one step or many makes no difference.
+    pub fn original_context(&self) -> Option<usize> {
+        self.original_context
     }
 
     /// Decoder layers.
@@ -97,7 +106,8 @@ impl Decoder {
     /// The caller sees to it that tokens are in the vocabulary and sequences in the context.
     ///
     /// # Errors
-    /// A failed tensor operation, such as memory running out on a device.
+    /// A sequence that was begun as a short one and would outgrow [`Decoder::original_context`]; a failed
+    /// tensor operation, such as memory running out on a device.
     pub fn forward(&mut self, items: &mut [BatchItem<'_>]) -> Result<&[f32], ModelError> {
         self.run(items, Watchers::default())
     }
@@ -132,6 +142,7 @@ impl Decoder {
         items: &mut [BatchItem<'_>],
         mut watchers: Watchers<'_>,
     ) -> Result<&[f32], ModelError> {
+        self.check_growth(items)?;
         let started = watchers.profile.as_ref().map(|_| Instant::now());
         let tokens =
             items.iter().flat_map(|item| item.tokens.iter().copied().zip(item.cache.length()..));
@@ -143,6 +154,22 @@ impl Decoder {
             profile.record(Operation::Embedding, started.elapsed(), bytes as u64, 0);
         }
         Ok(self.model.step(&self.embeddings, items, watchers)?)
+    }
+
+    /// Refuses a sequence whose earlier keys would not go with its later ones.
+    fn check_growth(&self, items: &[BatchItem<'_>]) -> Result<(), ModelError> {
+        let Some(original_context) = self.original_context else { return Ok(()) };
+        let outgrows = |item: &&BatchItem<'_>| {
+            item.sequence_length() <= original_context && item.positions().end > original_context
+        };
+        match items.iter().find(outgrows) {
+            None => Ok(()),
+            Some(item) => Err(ModelError::Outgrown {
+                original_context,
+                begun_for: item.sequence_length(),
+                length: item.positions().end,
+            }),
+        }
     }
 
     /// Bytes of one token's keys and values over all layers.

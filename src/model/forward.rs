@@ -95,22 +95,20 @@ impl<O: Ops> Forward<O> {
 
     /// Begins a step with rows of the residual stream.
     fn begin(&mut self, residual: &[f32], items: &[BatchItem<'_>]) -> Result<()> {
-        let positions = || {
-            items.iter().flat_map(|item| {
-                let first = item.cache.length();
-                first..first + item.tokens.len()
-            })
-        };
         for (rotation, rope) in self.rotations.iter_mut().zip(&self.weights.ropes) {
             rotation.cosines.clear();
             rotation.sines.clear();
-            for position in positions() {
-                rope.extend(position, &mut rotation.cosines, &mut rotation.sines);
+            for item in items {
+                let frequencies = rope.of_sequence(item.sequence_length());
+                for position in item.positions() {
+                    frequencies.extend(position, &mut rotation.cosines, &mut rotation.sines);
+                }
             }
         }
         self.query_factors.clear();
         if let Some(temperature) = temperature(&self.spec) {
-            self.query_factors.extend(positions().map(|position| temperature.factor(position)));
+            let positions = items.iter().flat_map(BatchItem::positions);
+            self.query_factors.extend(positions.map(|position| temperature.factor(position)));
         }
         let start = Start {
             tokens: residual.len() / self.spec.dimensions.hidden,

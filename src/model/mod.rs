@@ -38,6 +38,20 @@ pub enum ModelError {
         /// What was expected and what was found.
         problem: String,
     },
+    /// A sequence that was begun as a short one becomes a long one, which the model computes otherwise.
+    #[error(
+        "a sequence of {length} tokens was begun for {begun_for}: this model (LongRoPE) computes sequences \
+         of more than {original_context} tokens otherwise, from their first token on; begin the sequence \
+         for the length that it will have"
+    )]
+    Outgrown {
+        /// The length up to which a sequence is a short one.
+        original_context: usize,
+        /// The length that the sequence was begun for.
+        begun_for: usize,
+        /// The length that it was to have.
+        length: usize,
+    },
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

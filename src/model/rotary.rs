@@ -1,10 +1,11 @@
 //! Rotary position embedding: the angles by which pairs of elements turn.
 //!
 //! Su et al. 2021 (RoFormer); position interpolation: Chen et al. 2023; YaRN: Peng et al. 2023.
-//! Divisors, one a pair, carry the llama 3 scaling in GGUF files.
+//! Divisors, one a pair, carry the llama 3 scaling in GGUF files; LongRoPE (Ding et al. 2024) has two sets
+//! of them.
 
 use crate::family::RopeScaling;
-use crate::family::rope::Rope;
+use crate::family::rope::{Divisors, Rope};
 
 /// The angle a position adds to each pair, and the factor on the turned elements.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +30,13 @@ impl RopeFrequencies {
         };
         let plain: Vec<f64> = (0..rope.size / 2).map(frequency).collect();
         match rope.scaling {
-            RopeScaling::None => Self { frequencies: plain, magnitude: 1.0 },
+            RopeScaling::None => {
+                let magnitude = match rope.divisors {
+                    Divisors::BySequenceLength(longrope) => longrope.magnitude as f32,
+                    Divisors::None | Divisors::Tensor(_) => 1.0,
+                };
+                Self { frequencies: plain, magnitude }
+            }
             RopeScaling::Linear { factor } => {
                 Self { frequencies: plain.iter().map(|f| f / factor).collect(), magnitude: 1.0 }
             }
@@ -73,5 +80,24 @@ impl RopeFrequencies {
     /// How many pairs of a head turn.
     pub fn pairs(&self) -> usize {
         self.frequencies.len()
+    }
+}
+
+/// The frequencies of a rotary embedding, which may be others in long sequences.
+#[derive(Debug, Clone)]
+pub(super) struct RopeChoice {
+    /// Those of short sequences; of all, unless there are others.
+    pub(super) usual: RopeFrequencies,
+    /// The length up to which a sequence is a short one, and the frequencies of longer ones.
+    pub(super) long: Option<(usize, RopeFrequencies)>,
+}
+
+impl RopeChoice {
+    /// The frequencies of a sequence that is taken for one of this length.
+    pub(super) fn of_sequence(&self, length: usize) -> &RopeFrequencies {
+        match &self.long {
+            Some((original_context, long)) if length > *original_context => long,
+            _ => &self.usual,
+        }
     }
 }

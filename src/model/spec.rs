@@ -1,6 +1,8 @@
 //! What a GGUF file says about its decoder: its family's layers with the file's numbers.
 
 use super::ModelError;
+use crate::family::layer::Mixer;
+use crate::family::rope::Divisors;
 use crate::family::{Dimensions, Family, Frame, Layer, TensorSpec};
 use crate::gguf::{GgufFile, TensorInfo};
 
@@ -28,6 +30,18 @@ impl DecoderSpec {
     /// sense together with another; a tensor that is missing, misshapen or unknown.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, ModelError> {
         Self::read(file).map_err(|problem| ModelError::unsupported(file.path(), problem))
+    }
+
+    /// The length up to which a sequence is computed otherwise than a longer one; none in models that make
+    /// no difference.
+    pub fn original_context(&self) -> Option<usize> {
+        self.layers.iter().find_map(|layer| {
+            let Mixer::Attention(attention) = &layer.mixer;
+            match attention.rope.as_ref()?.divisors {
+                Divisors::BySequenceLength(longrope) => Some(longrope.original_context),
+                Divisors::None | Divisors::Tensor(_) => None,
+            }
+        })
     }
 
     fn read(file: &GgufFile) -> Result<Self, String> {

@@ -5,11 +5,12 @@ use rayon::prelude::*;
 use super::ModelError;
 use super::ops::{AttentionSpec, Buffer, HeadNorms, Norm, Ops, Slot, View, Weight};
 use super::profile::Operation;
-use super::rotary::RopeFrequencies;
+use super::rotary::{RopeChoice, RopeFrequencies};
 use super::spec::DecoderSpec;
 use crate::family::layer::{
     self, Activation, Attention, FeedForward, FeedForwardKind, Mixer, Projection as Projected,
 };
+use crate::family::longrope::{LONG_DIVISORS, LongRope, SHORT_DIVISORS};
 use crate::family::rope::{Divisors, Rope};
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::kernels::attention::{AttentionShape, KvLayer, KvShape};
@@ -82,7 +83,7 @@ pub(super) struct Weights<O: Ops> {
     pub(super) output_norm: Norm<O::Vector>,
     pub(super) output: Projection<O>,
     /// The rotary embeddings that layers name by their place.
-    pub(super) ropes: Vec<RopeFrequencies>,
+    pub(super) ropes: Vec<RopeChoice>,
 }
 
 impl<O: Ops> Weights<O> {
@@ -347,22 +348,29 @@ impl<O: Ops> Loader<'_, O> {
         Ok(self.values(name)?.map(|values| self.ops.vector(values)).transpose()?)
     }
 
-    fn frequencies(&self, rope: &Rope) -> Result<RopeFrequencies, ModelError> {
-        let divisors = match &rope.divisors {
-            Divisors::None => None,
-            Divisors::Tensor(name) => self.values(name)?.map(|values| (name, values)),
+    fn frequencies(&self, rope: &Rope) -> Result<RopeChoice, ModelError> {
+        let with = |divisors: Option<Vec<f32>>| RopeFrequencies::new(rope, divisors.as_deref());
+        let (usual, long) = match rope.divisors {
+            Divisors::None => (with(None), None),
+            Divisors::Tensor(name) => (with(self.divisors(name, rope)?), None),
+            Divisors::BySequenceLength(LongRope { original_context, .. }) => {
+                let long = with(self.divisors(LONG_DIVISORS, rope)?);
+                (with(self.divisors(SHORT_DIVISORS, rope)?), Some((original_context, long)))
+            }
         };
-        match divisors {
-            Some((name, values)) if values.len() != rope.size / 2 => Err(self.unsupported(&format!(
+        Ok(RopeChoice { usual, long })
+    }
+
+    /// The divisors of a rotary embedding's frequencies, if the file has this tensor.
+    fn divisors(&self, name: &str, rope: &Rope) -> Result<Option<Vec<f32>>, ModelError> {
+        match self.values(name)? {
+            Some(values) if values.len() != rope.size / 2 => Err(self.unsupported(&format!(
                 "the tensor {name} should have {} divisors, one for each pair of elements that turn, \
                  but has {}",
                 rope.size / 2,
                 values.len()
             ))),
-            divisors => {
-                let divisors = divisors.as_ref().map(|(_, values)| &values[..]);
-                Ok(RopeFrequencies::new(rope, divisors))
-            }
+            divisors => Ok(divisors),
         }
     }
 

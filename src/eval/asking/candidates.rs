@@ -67,11 +67,15 @@ impl Candidates {
         self.choices.iter().map(|choice| (self.context.len() + choice.len() - 1) as u64).sum()
     }
 
+    /// Tokens of the context and the longest choice, less its last token, which is never run.
+    pub fn longest(&self) -> usize {
+        self.context.len() + self.choices.iter().map(Vec::len).max().unwrap_or(1) - 1
+    }
+
     /// Cuts tokens off the left until context and longest choice, less its last token, fit in
     /// `context_length` tokens: what lm-evaluation-harness does.
     pub fn fit(mut self, context_length: usize) -> Result<Self, String> {
-        let longest = self.choices.iter().map(Vec::len).max().unwrap_or(1);
-        let excess = (self.context.len() + longest - 1).saturating_sub(context_length);
+        let excess = self.longest().saturating_sub(context_length);
         if excess > 0 && excess >= self.context.len() {
             return Err(format!(
                 "one choice alone is longer than the model's context of {context_length} tokens"

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::eval::EvalError;
 use crate::eval::asking::{Candidates, Group};
 use crate::eval::questions::Question;
-use crate::eval::scoring::{Scored, Scorer, needed_tokens, shared_prefix};
+use crate::eval::scoring::{Scored, Scorer, shared_prefix};
 use crate::gguf;
 use crate::storage::{self, Output};
 use crate::support::interrupt;
@@ -84,7 +84,7 @@ fn score(
         for (question, candidates) in questions.iter().zip(&candidates) {
             check_budget(
                 question,
-                needed_tokens(candidates, prefix),
+                scorer.needed_tokens(candidates, prefix),
                 cache_tokens,
                 bytes_per_token,
             )?;

@@ -13,4 +13,4 @@ mod scorer;
 pub use reading::OtherReadings;
 pub(super) use reading::Reading;
 pub(super) use scored::Scored;
-pub(super) use scorer::{Scorer, needed_tokens, shared_prefix};
+pub(super) use scorer::{Scorer, shared_prefix};

@@ -4,6 +4,10 @@
 //! shots of a subject); they are run once and forked for each question. A question's context is run
 //! once and forked for its choices. The last token of a choice is never run, since nothing is
 //! asked after it. Questions are packed into steps of about [`STEP_TOKENS`] tokens.
+//!
+//! A model with LongRoPE computes a prefix otherwise in a short sequence than in a long one. A long question
+//! behind a short prefix therefore runs that prefix for itself. All choices of a question are computed
+//! alike, by the longest.
 
 use std::ops::Range;
 
@@ -27,8 +31,10 @@ pub(in crate::eval) trait Model {
     type Sequence: Copy + Sync;
     /// Width of a row of logits.
     fn vocabulary_size(&self) -> usize;
-    /// See [`Engine::start`].
-    fn start(&mut self, expected_tokens: usize) -> Self::Sequence;
+    /// See [`Engine::original_context`].
+    fn original_context(&self) -> Option<usize>;
+    /// See [`Engine::start_with_room`].
+    fn start(&mut self, longest: usize, room: usize) -> Self::Sequence;
     /// See [`Engine::fork`].
     fn fork(&mut self, parent: Self::Sequence, expected_new_tokens: usize) -> Self::Sequence;
     /// See [`Engine::end`].
@@ -47,8 +53,12 @@ impl Model for Engine {
         self.vocabulary().size
     }
 
-    fn start(&mut self, expected_tokens: usize) -> SequenceId {
-        Engine::start(self, expected_tokens)
+    fn original_context(&self) -> Option<usize> {
+        Engine::original_context(self)
+    }
+
+    fn start(&mut self, longest: usize, room: usize) -> SequenceId {
+        self.start_with_room(longest, room)
     }
 
     fn fork(&mut self, parent: SequenceId, expected_new_tokens: usize) -> SequenceId {
@@ -100,7 +110,7 @@ pub(in crate::eval) struct Scorer<M: Model> {
 
 impl<M: Model> Scorer<M> {
     /// A scorer that holds at most the keys and values of `cache_tokens` tokens at a time, if no
-    /// single question needs more (see [`needed_tokens`]).
+    /// single question needs more (see [`Scorer::needed_tokens`]).
     pub fn new(model: M, cache_tokens: usize) -> Self {
         Self { model, cache_tokens, prefix: None, tokens_run: 0 }
     }
@@ -153,7 +163,7 @@ impl<M: Model> Scorer<M> {
         if prefix.is_empty() {
             return Ok(None);
         }
-        let sequence = self.model.start(prefix.len());
+        let sequence = self.model.start(prefix.len(), prefix.len());
         for chunk in prefix.chunks(STEP_TOKENS) {
             self.step(&[(sequence, chunk, LogitsFor::None)])?;
         }
@@ -168,6 +178,7 @@ impl<M: Model> Scorer<M> {
         let (mut context_tokens, mut choice_tokens) = (0, 0);
         let mut cached = round_up(prefix.len());
         let fitting = questions.iter().take_while(|candidates| {
+            let prefix = self.usable(prefix, candidates);
             context_tokens += own_context(candidates, prefix).len();
             choice_tokens +=
                 candidates.choices().iter().map(|choice| choice.len() - 1).sum::<usize>();
@@ -253,10 +264,11 @@ impl<M: Model> Scorer<M> {
         candidates: &'a Candidates,
         shared: Option<Shared<'_, M::Sequence>>,
     ) -> Result<(M::Sequence, &'a [u32]), EngineError> {
-        let own = own_context(candidates, shared.map_or(&[], |shared| shared.tokens));
+        let prefix = self.usable(shared.map_or(&[], |shared| shared.tokens), candidates);
+        let own = own_context(candidates, prefix);
         let sequence = match shared.filter(|_| own.len() < candidates.context().len()) {
             Some(shared) => self.model.fork(shared.sequence, own.len()),
-            None => self.model.start(own.len()),
+            None => self.model.start(candidates.longest(), own.len()),
         };
         let mut rest = own;
         while rest.len() > STEP_TOKENS {
@@ -267,6 +279,18 @@ impl<M: Model> Scorer<M> {
         Ok((sequence, rest))
     }
 
+    /// The prefix, if the model computes it for this question as it does for itself.
+    fn usable<'p>(&self, prefix: &'p [u32], candidates: &Candidates) -> &'p [u32] {
+        let is_long = |tokens| self.model.original_context().is_some_and(|most| tokens > most);
+        if is_long(prefix.len()) == is_long(candidates.longest()) { prefix } else { &[] }
+    }
+
+    /// Tokens of the cache that a question needs, all other questions' aside: its own and the prefix's.
+    pub fn needed_tokens(&self, candidates: &Candidates, prefix: &[u32]) -> usize {
+        let usable = self.usable(prefix, candidates);
+        round_up(prefix.len()) + own_tokens_cached(candidates, usable)
+    }
+
     fn step(
         &mut self,
         items: &[(M::Sequence, &[u32], LogitsFor)],
@@ -274,11 +298,6 @@ impl<M: Model> Scorer<M> {
         self.tokens_run += items.iter().map(|(_, tokens, _)| tokens.len() as u64).sum::<u64>();
         self.model.step(items)
     }
-}
-
-/// Tokens of the cache that a question needs, all other questions' aside: its own and the prefix's.
-pub(in crate::eval) fn needed_tokens(candidates: &Candidates, prefix: &[u32]) -> usize {
-    round_up(prefix.len()) + own_tokens_cached(candidates, prefix)
 }
 
 fn own_tokens_cached(candidates: &Candidates, prefix: &[u32]) -> usize {

@@ -11,6 +11,10 @@ const VOCABULARY: usize = 97;
 #[derive(Default)]
 struct Fake {
     sequences: HashMap<usize, Vec<u32>>,
+    /// The length that each sequence was begun for.
+    begun_for: HashMap<usize, usize>,
+    /// As [`Engine::original_context`].
+    original_context: Option<usize>,
     /// Tokens of each sequence that no parent holds for it.
     own: HashMap<usize, usize>,
     created: usize,
@@ -33,9 +37,14 @@ impl Model for Fake {
         VOCABULARY
     }
 
-    fn start(&mut self, _: usize) -> usize {
+    fn original_context(&self) -> Option<usize> {
+        self.original_context
+    }
+
+    fn start(&mut self, longest: usize, _: usize) -> usize {
         self.created += 1;
         self.sequences.insert(self.created, Vec::new());
+        self.begun_for.insert(self.created, longest);
         self.created
     }
 
@@ -43,6 +52,7 @@ impl Model for Fake {
         let held = self.sequences[&parent].clone();
         self.created += 1;
         self.sequences.insert(self.created, held);
+        self.begun_for.insert(self.created, self.begun_for[&parent]);
         self.created
     }
 
@@ -64,6 +74,8 @@ impl Model for Fake {
             assert!(!tokens.is_empty(), "an item has at least one token");
             *self.own.entry(sequence).or_default() += tokens.len();
             let held = self.sequences.get_mut(&sequence).unwrap();
+            let is_long = |tokens| self.original_context.is_some_and(|most| tokens > most);
+            assert!(is_long(self.begun_for[&sequence]) || !is_long(held.len() + tokens.len()));
             for (index, &token) in tokens.iter().enumerate() {
                 held.push(token);
                 let last = index + 1 == tokens.len();
@@ -115,7 +127,11 @@ fn group(questions: u32, preamble: usize, context_length: usize) -> Vec<Candidat
 }
 
 fn check_within(group: &[Candidates], cache_tokens: usize) -> Scorer<Fake> {
-    let mut scorer = Scorer::new(Fake::default(), cache_tokens);
+    check_on(Fake::default(), group, cache_tokens)
+}
+
+fn check_on(model: Fake, group: &[Candidates], cache_tokens: usize) -> Scorer<Fake> {
+    let mut scorer = Scorer::new(model, cache_tokens);
     let prefix = shared_prefix(group);
     let mut results = Vec::new();
     scorer
@@ -230,8 +246,9 @@ fn what_is_done_is_left_out() {
 #[test]
 fn a_smaller_cache_makes_smaller_waves() {
     let questions = group(60, 300, 10_000);
+    let scorer = Scorer::new(Fake::default(), 0);
     let needed: usize =
-        questions.iter().map(|candidates| needed_tokens(candidates, &[])).max().unwrap();
+        questions.iter().map(|candidates| scorer.needed_tokens(candidates, &[])).max().unwrap();
     let (large, small) = (check(&questions), check_within(&questions, 304 + 2 * needed));
     assert!(small.model.steps > 2 * large.model.steps);
     assert_eq!(small.tokens_run, large.tokens_run);
@@ -252,6 +269,22 @@ fn cut_and_very_long_contexts_are_scored_too() {
     let cut = questions.iter().filter(|candidates| candidates.dropped() > 0).count();
     assert!(0 < cut && cut < questions.len());
     assert!(check(&questions).model.largest_step <= STEP_TOKENS);
+}
+
+/// The stand-in refuses a sequence that was begun as a short one and becomes a long one.
+#[test]
+fn long_questions_run_a_short_prefix_for_themselves() {
+    let questions = group(60, 300, 10_000);
+    let run = |original_context| {
+        let model = Fake { original_context, ..Fake::default() };
+        check_on(model, &questions, usize::MAX).tokens_run
+    };
+    let long = questions.iter().filter(|candidates| candidates.longest() > 330).count() as u64;
+    assert!(0 < long && long < 60);
+    assert_eq!(run(Some(330)), run(None) + 300 * long);
+    // The prefix is long itself, as all that begins with it, or all are short.
+    assert_eq!(run(Some(200)), run(None));
+    assert_eq!(run(Some(1000)), run(None));
 }
 
 #[test]
