@@ -89,7 +89,7 @@ fn export_head_size(file: &Exported<'_>, config: &mut Map<String, Json>) -> Resu
 }
 
 /// The width of a head of an exported file.
-fn head_size(file: &Exported<'_>) -> Result<usize, String> {
+pub(super) fn head_size(file: &Exported<'_>) -> Result<usize, String> {
     match file.keys.optional_count("attention.key_length")? {
         Some(size) => Ok(size),
         None => Ok(file.keys.count("embedding_length")? / file.keys.count("attention.head_count")?),
@@ -97,7 +97,7 @@ fn head_size(file: &Exported<'_>) -> Result<usize, String> {
 }
 
 /// Refuses a scale of the attention scores other than the one that transformers computes.
-fn check_attention_scale(file: &Exported<'_>) -> Result<(), String> {
+pub(super) fn check_attention_scale(file: &Exported<'_>) -> Result<(), String> {
     let size = head_size(file)?;
     let usual = (size as f64).sqrt().recip();
     match file.number("attention.scale")? {

@@ -11,9 +11,13 @@ pub mod longrope;
 pub mod rope;
 mod rope_scaling;
 mod tensors;
+mod windows;
 
 mod bloom;
 mod falcon;
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod gpt2;
 mod gpt_neox;
 mod llama;
@@ -39,9 +43,12 @@ pub use tensors::{RowOrder, TensorList, TensorSpec};
 
 /// The families that quantkit knows. Of those that share an architecture, the first whose `claims` says
 /// so takes a file.
-pub const FAMILIES: [&Family; 11] = [
+pub const FAMILIES: &[&Family] = &[
     &bloom::BLOOM,
     &falcon::FALCON,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
     &gpt2::GPT2,
     &gpt_neox::GPT_NEOX,
     &mistral::MISTRAL,

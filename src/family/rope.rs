@@ -163,6 +163,22 @@ impl RopeParameters {
             .unwrap_or("default")
     }
 
+    /// Refuses kinds that the architecture does not know.
+    ///
+    /// # Errors
+    /// One that is not among `kinds`.
+    pub fn allow(&self, kinds: &[&str]) -> Result<(), String> {
+        if kinds.contains(&self.kind()) {
+            return Ok(());
+        }
+        Err(format!(
+            "\"{}\" has rope_type \"{}\", but quantkit knows {} for this architecture only",
+            self.place,
+            self.kind(),
+            kinds.join(" and ")
+        ))
+    }
+
     /// Refuses fields that are not among those of this kind of rotary embedding, or of `more`.
     ///
     /// # Errors
@@ -248,6 +264,25 @@ pub fn write(rope: &RopeParameters, keys: &mut Keys<'_>) -> Result<(), String> {
     write_scaling(rope, keys, &[])?;
     if let Some(base) = rope.number("rope_theta")? {
         keys.float("rope.freq_base", base);
+    }
+    Ok(())
+}
+
+/// Writes the base of one rotary embedding without scaling, where it is not the usual one. The config may
+/// have the fields `more` beside it.
+///
+/// # Errors
+/// Any scaling, and fields that quantkit does not know.
+pub fn write_plain(
+    rope: &RopeParameters,
+    keys: &mut Keys<'_>,
+    more: &[&str],
+) -> Result<(), String> {
+    rope.check(more)?;
+    rope.allow(&["default"])?;
+    match rope.number("rope_theta")? {
+        Some(base) if base != DEFAULT_BASE => keys.float("rope.freq_base", base),
+        _ => {}
     }
     Ok(())
 }

@@ -25,10 +25,7 @@ pub(super) const STARCODER2: Family = Family {
         Field::FileType,
         // llama.cpp's converter leaves it out.
         WINDOW_FIELD,
-        Field::OneOf {
-            config: &["hidden_act"],
-            allowed: &["gelu_pytorch_tanh", "gelu_new"],
-        },
+        Field::OneOf { config: &["hidden_act"], allowed: &["gelu_pytorch_tanh", "gelu_new"] },
         Field::OneOf { config: &["mlp_type"], allowed: &["default"] },
         Field::OneOf { config: &["norm_type"], allowed: &["layer_norm"] },
         Field::Tensor { config: "use_bias", tensor: "blk.0.attn_q.bias", there: true },
@@ -46,8 +43,7 @@ fn tensors(d: &Dimensions) -> Vec<TensorSpec> {
     list.layer_norm("model.norm", "output_norm", d.hidden);
     list.output("lm_head", d);
     for layer in 0..d.layers {
-        let (queries, keys) =
-            (d.heads.at(layer) * d.head_size, d.kv_heads.at(layer) * d.head_size);
+        let (queries, keys) = (d.heads.at(layer) * d.head_size, d.kv_heads.at(layer) * d.head_size);
         let feed_forward = d.feed_forward.at(layer);
         list.scope(format!("model.layers.{layer}."), format!("blk.{layer}."));
         list.layer_norm("input_layernorm", "attn_norm", d.hidden);
