@@ -5,9 +5,10 @@
     python scripts/tiny_reference_models.py gemma2 --llama-source llama.cpp     # these, and their variants
 
 NAME.gguf is a random model of a few dozen KiB that llama.cpp's converter wrote, in F16 and without a
-vocabulary. There is none where no GGUF file can say what the model does, or llama.cpp's converter
-refuses it, or another variant has the same model. Its metadata has tokens and the logits that transformers gives for them in float32
-(reference.tokens, reference.logits: tokens × vocabulary), so that one file is one test.
+vocabulary. There is none where llama.cpp's converter refuses it, or another variant has the same model.
+What llama.cpp's converter would not say is added (see `keys` in families/variant.py). The metadata
+has tokens and the logits that transformers gives for them in float32 (reference.tokens,
+reference.logits: tokens × vocabulary), so that one file is one test.
 
 NAME.zip is a checkpoint in bf16 with its tokenizer, and conversion.json: what llama.cpp's converter
 makes of it.
@@ -47,8 +48,8 @@ def write_model(variant: Variant, work: Path, source: Path) -> str:
     model, _ = reference.load(checkpoint, variant.model)
     tokens = reference.tokens(VOCABULARY, TOKENS)
     logits = reference.logits(model, tokens).flatten().tolist()
-    arrays = {"reference.tokens": tokens, "reference.logits": logits}
-    return llama_cpp.convert(variant, checkpoint, {"f16": DATA / f"{variant.name}.gguf"}, source, arrays)
+    keys = {"reference.tokens": tokens, "reference.logits": logits} | variant.keys(SMALL)
+    return llama_cpp.convert(variant, checkpoint, {"f16": DATA / f"{variant.name}.gguf"}, source, keys)
 
 
 def write_conversion(variant: Variant, work: Path, source: Path):
@@ -95,7 +96,7 @@ def main() -> int:
     for variant in choose(arguments.names):
         with tempfile.TemporaryDirectory() as name:
             refused = ""
-            if not variant.refused and not variant.model_of:
+            if not variant.model_of:
                 refused = write_model(variant, Path(name), arguments.llama_source)
             write_conversion(variant, Path(name), arguments.llama_source)
         sizes = [path.stat().st_size for path in sorted(DATA.glob(f"{variant.name}.*"))]

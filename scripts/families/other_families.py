@@ -1,5 +1,6 @@
 """Phi, GPT-2, BLOOM, GPT-NeoX, StarCoder 2, Falcon, Cohere 2, StableLM."""
 
+from .llama_family import window_keys
 from .variant import Variant, decoder, rope
 from .vocabularies import bpe, llama
 
@@ -90,7 +91,8 @@ VARIANTS = [
                   missing_for_llama_cpp=dict(rotary_pct=0.25)),
     STARCODER2,
     STARCODER2.like("starcoder2-window", "sliding window", lambda s: dict(sliding_window=s.window),
-                    refused="sliding_window", unlike_llama_cpp="its converter drops the window"),
+                    unsaid="sliding_window", keys=window_keys("starcoder2"),
+                    unlike_llama_cpp="its converter drops the window"),
     FALCON,
     FALCON.like("falcon-40b", "new decoder architecture: two norms, grouped keys and values",
                 lambda s: dict(new_decoder_architecture=True, num_kv_heads=s.kv_heads, multi_query=False)),
@@ -99,7 +101,7 @@ VARIANTS = [
                                num_ln_in_parallel_attn=1, tie_word_embeddings=False)),
     FALCON.like("falcon-rw", "ALiBi, biases, no parallel attention (as RW 1B)",
                 lambda s: dict(alibi=True, bias=True, multi_query=False, parallel_attn=False, num_kv_heads=s.heads),
-                refused="alibi"),
+                unsaid="alibi"),
     COHERE2,
     STABLELM,
     STABLELM.like("stablelm-parallel", "parallel residual, a quarter rotary",

@@ -35,6 +35,7 @@ PATTERNS = {
 PATTERNS["dbrx"] = PATTERNS["llama-bpe"]
 PATTERNS["stablelm2"] = PATTERNS["qwen2"]
 COMPOSED = {"qwen2", "stablelm2", "command-r", "olmo"}  # those that compose characters first (NFC)
+WHOLE_WORDS = {"llama-bpe", "tekken"}  # those that take a word that is a token without merging
 DIGITS = {"smollm", "starcoder", "refact", "command-r"}  # those that split every digit off
 
 
@@ -93,7 +94,7 @@ class Vocabulary:
         return [AddedToken(token, special=True, normalized=False) for token in self.special]
 
     def _bpe(self, _directory: Path) -> Tokenizer:
-        tokenizer = Tokenizer(models.BPE())
+        tokenizer = Tokenizer(models.BPE(ignore_merges=self.pre in WHOLE_WORDS))
         if self.pre in COMPOSED:
             tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = byte_level(self.pre)
