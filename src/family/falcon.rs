@@ -64,13 +64,7 @@ const CONTEXT: Field = Field::Special {
 
 fn write_context(config: &Config, keys: &mut Keys<'_>) -> Result<(), String> {
     let rope = RopeParameters::read(config)?;
-    rope.check(&[])?;
-    if rope.kind() != "default" {
-        return Err(format!(
-            "\"rope_type\" is \"{}\", which quantkit does not know for this architecture",
-            rope.kind()
-        ));
-    }
+    rope.check_plain(&[])?;
     keys.count("context_length", config.count(&["max_position_embeddings"])?.unwrap_or(2048))?;
     match rope.number("rope_theta")? {
         Some(base) if base != DEFAULT_BASE => keys.float("rope.freq_base", base),

@@ -57,13 +57,7 @@ pub(super) fn write_partial_rotary(
     usual: f64,
 ) -> Result<(), String> {
     let rope = RopeParameters::read(config)?;
-    rope.check(&["partial_rotary_factor"])?;
-    if rope.kind() != "default" {
-        return Err(format!(
-            "\"rope_type\" is \"{}\", which quantkit does not know for this architecture",
-            rope.kind()
-        ));
-    }
+    rope.check_plain(&["partial_rotary_factor"])?;
     let heads = config.required_count(&["num_attention_heads"])?;
     let size = config.required_count(&["hidden_size"])? / heads;
     let part = rope.number("partial_rotary_factor")?.unwrap_or(usual);

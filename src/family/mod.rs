@@ -10,15 +10,23 @@ mod llama3_rope;
 pub mod rope;
 mod rope_scaling;
 mod tensors;
+mod windows;
 
 mod bloom;
+mod cohere2;
+mod exaone4;
 mod falcon;
 mod gpt2;
 mod gpt_neox;
+mod granite;
 mod llama;
 mod mistral;
+mod mistral3;
+mod olmo2;
+mod olmo3;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use std::path::Path;
 
@@ -35,15 +43,22 @@ pub use tensors::{RowOrder, TensorList, TensorSpec};
 
 /// The families that quantkit knows. Of those that share an architecture, the first whose `claims` says
 /// so takes a file.
-pub const FAMILIES: [&Family; 8] = [
+pub const FAMILIES: [&Family; 15] = [
     &bloom::BLOOM,
+    &cohere2::COHERE2,
+    &exaone4::EXAONE4,
     &falcon::FALCON,
     &gpt2::GPT2,
     &gpt_neox::GPT_NEOX,
+    &granite::GRANITE,
     &mistral::MISTRAL,
     &llama::LLAMA,
+    &mistral3::MISTRAL3,
+    &olmo3::OLMO3,
+    &olmo2::OLMO2,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
+    &smollm3::SMOLLM3,
 ];
 
 /// A model family.
@@ -155,6 +170,9 @@ pub fn write(
 pub fn export(family: &Family, file: &Exported<'_>) -> Result<Map<String, Json>, String> {
     let mut config = Map::new();
     family.fields().try_for_each(|field| field.export(file, &mut config))?;
+    if !family.fields().any(|field| field.keys().contains(&"attention.scale")) {
+        llama::check_attention_scale(file)?;
+    }
     Ok(config)
 }
 
