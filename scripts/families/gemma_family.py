@@ -1,6 +1,6 @@
 """Gemma 1 to 4, and multimodal checkpoints whose text part is one of the families."""
 
-from .llama_family import MINISTRAL3
+from .llama_family import MINISTRAL3, MISTRAL
 from .variant import Variant, decoder
 from .vocabularies import Vocabulary, gemma
 
@@ -80,11 +80,11 @@ def gemma3_multimodal(s):
     )  # fmt: skip
 
 
-def mistral3_multimodal(s):
+def mistral3_multimodal(s, text=MINISTRAL3, kind="ministral3"):
     pixtral = vision(s) | dict(model_type="pixtral", head_dim=8)
     pixtral["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
     return dict(
-        text_config=MINISTRAL3.settings(s) | dict(num_hidden_layers=4, model_type="ministral3"),
+        text_config=text.settings(s) | dict(num_hidden_layers=4, model_type=kind),
         vision_config=pixtral, image_token_index=5, tie_word_embeddings=False,
     )  # fmt: skip
 
@@ -111,4 +111,7 @@ VARIANTS = [
                      lambda s: dict(attention_k_eq_v=True, num_global_key_value_heads=1)),
     Variant("mistral3-multimodal", "Mistral3Config", "Mistral3ForConditionalGeneration", MINISTRAL3.vocabulary,
             mistral3_multimodal, pattern=True, model_of="ministral3", features="ministral3 as the text part of a multimodal checkpoint"),
+    Variant("mistral3-multimodal-small", "Mistral3Config", "Mistral3ForConditionalGeneration", MINISTRAL3.vocabulary,
+            lambda s: mistral3_multimodal(s, MISTRAL, "mistral"), pattern=True,
+            features="mistral as the text part of a multimodal checkpoint (as Small 3.1)"),
 ]  # fmt: skip

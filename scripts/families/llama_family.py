@@ -70,6 +70,20 @@ OLMO2 = Variant(
     bpe("dbrx", "<|endoftext|>", "<|im_start|>", "<|im_end|>", bos="<|endoftext|>", eos="<|endoftext|>"),
     decoder, padding=8, features="post-norms, norms over the whole query and key",
 )  # fmt: skip
+
+
+def rope_by_layers(full):
+    """The rope settings of layers without a window; the others' are not stretched."""
+    full = full["rope_parameters"]
+    sliding = {"rope_type": "default", "rope_theta": full["rope_theta"]}
+    return {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}}
+
+
+OLMO3 = Variant(
+    "olmo3", "Olmo3Config", "Olmo3ForCausalLM", OLMO2.vocabulary,
+    lambda s: decoder(s) | dict(sliding_window=s.window) | rope_by_layers(rope(theta=50000.0)),
+    layers=5, pattern=True, padding=8, features="window on three of four layers",
+)  # fmt: skip
 EXAONE4 = Variant(
     "exaone4", "Exaone4Config", "Exaone4ForCausalLM",
     bpe("exaone4", "[PAD]", "[BOS]", "[EOS]", "[|endofturn|]", bos="[BOS]", eos="[|endofturn|]", pad="[PAD]"),
@@ -124,6 +138,9 @@ VARIANTS = [
                  lambda s: dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
     OLMO2,
     OLMO2.like("olmo2-yarn", "yarn", lambda s: yarn(s)),
+    OLMO3,
+    OLMO3.like("olmo3-yarn", "yarn on the layers without a window (as 7B)",
+               lambda s: rope_by_layers(yarn(s, attention_factor=1.25))),
     EXAONE4,
     EXAONE4.like("exaone4-hybrid", "windows, and no rotary on every fourth layer (as 32B), untied",
                  lambda s: dict(sliding_window=s.window, sliding_window_pattern=4, layer_types=None, num_hidden_layers=5, tie_word_embeddings=False),

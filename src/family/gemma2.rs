@@ -8,7 +8,7 @@ use super::gemma::{self, GEMMA, LATER, PLAIN_ROPE, SIZES, TIED};
 use super::layer::{Mixer, NormKind};
 use super::llama;
 use super::tensors::{RowOrder, TensorList, TensorSpec};
-use super::windows::{self, WINDOW, WINDOW_PATTERN};
+use super::windows::{self, PATTERN, WINDOW};
 use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer};
 use crate::checkpoint::config::Config;
 
@@ -51,8 +51,8 @@ pub(super) const GEMMA2: Family = Family {
 };
 
 const WINDOWS: Field = Field::Special {
-    gguf: &[WINDOW, WINDOW_PATTERN],
-    write: |config, keys| windows::write(config, keys, PERIOD),
+    gguf: &[WINDOW, PATTERN],
+    write: |config, keys| windows::write_unless_usual(config, keys, PERIOD),
     export: |file, config| windows::export(file, config, PERIOD),
 };
 

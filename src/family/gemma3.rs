@@ -15,7 +15,7 @@ use super::layer::{HeadNorms, Mixer, NormKind};
 use super::rope::{self, DEFAULT_BASE, Divisors, Rope, RopePairs, RopeParameters};
 use super::rope_scaling::RopeScaling;
 use super::tensors::{TensorList, TensorSpec};
-use super::windows::{self, WINDOW, WINDOW_PATTERN};
+use super::windows::{self, PATTERN, WINDOW};
 use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer};
 use crate::checkpoint::config::Config;
 use crate::gguf::ModelKeys;
@@ -75,10 +75,10 @@ const fn usual(gguf: &'static str, config: &'static [&'static str], absent: usiz
 }
 
 const WINDOWS: Field = Field::Special {
-    gguf: &[WINDOW, WINDOW_PATTERN],
+    gguf: &[WINDOW, PATTERN],
     write: |config, keys| {
         if windows::of_config(config, PERIOD)?.contains(&true) {
-            return windows::write(config, keys, PERIOD);
+            return windows::write_unless_usual(config, keys, PERIOD);
         }
         // llama.cpp takes a file without a window for one of a model without.
         config.get("sliding_window");

@@ -239,6 +239,28 @@ impl RopeParameters {
         }
     }
 
+    /// Refuses a rotary embedding that is stretched, for families of which quantkit knows none that is.
+    /// The config may have the fields `more` beside it.
+    ///
+    /// # Errors
+    /// One that is, or as [`RopeParameters::check`].
+    pub fn check_plain(&self, more: &[&str]) -> Result<(), String> {
+        self.check(more)?;
+        match self.kind() {
+            "default" => Ok(()),
+            kind => Err(format!(
+                "\"rope_type\" is \"{kind}\", which quantkit does not know for this architecture"
+            )),
+        }
+    }
+
+    /// The same but for some fields.
+    #[must_use]
+    pub fn without(mut self, keys: &[&str]) -> Self {
+        self.fields.retain(|key, _| !keys.contains(&key.as_str()));
+        self
+    }
+
     /// The factor on queries and keys, where YaRN's own is not what holds.
     fn yarn_attention_factor(&self) -> Result<Option<f64>, String> {
         for key in ["attention_factor", "attn_factor"] {
@@ -261,7 +283,15 @@ impl RopeParameters {
 /// # Errors
 /// A kind of scaling, or a field of one, that GGUF metadata or quantkit does not know.
 pub fn write(rope: &RopeParameters, keys: &mut Keys<'_>) -> Result<(), String> {
-    write_scaling(rope, keys, &[])?;
+    write_with(rope, keys, &[])
+}
+
+/// [`write`] of a config that may have the fields `more` beside it.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_with(rope: &RopeParameters, keys: &mut Keys<'_>, more: &[&str]) -> Result<(), String> {
+    write_scaling(rope, keys, more)?;
     if let Some(base) = rope.number("rope_theta")? {
         keys.float("rope.freq_base", base);
     }
@@ -278,8 +308,7 @@ pub fn write_plain(
     keys: &mut Keys<'_>,
     more: &[&str],
 ) -> Result<(), String> {
-    rope.check(more)?;
-    rope.allow(&["default"])?;
+    rope.check_plain(more)?;
     match rope.number("rope_theta")? {
         Some(base) if base != DEFAULT_BASE => keys.float("rope.freq_base", base),
         _ => {}

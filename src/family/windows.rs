@@ -1,102 +1,157 @@
-//! Which layers see a window of the positions before them, and which see all: config.json's account of
-//! it ↔ GGUF metadata.
+//! Windows of attention that some layers have and others lack: `layer_types` in config.json, a truth a
+//! layer in GGUF.
 
 use serde_json::{Map, Value as Json, json};
 
 use super::Dimensions;
-use super::fields::{Exported, Keys};
+use super::fields::{Exported, Field, Keys, optional_count};
 use crate::checkpoint::config::Config;
 use crate::gguf::ModelKeys;
 
-/// The key of the window's width.
+/// The key of the window: how many positions a query sees.
 pub const WINDOW: &str = "attention.sliding_window";
 
-/// The key of the layers that have one: a truth a layer, or a number n where all but every n-th do.
-pub const WINDOW_PATTERN: &str = "attention.sliding_window_pattern";
+/// The key that says which layers have it.
+pub const PATTERN: &str = "attention.sliding_window_pattern";
+
+/// One window for all layers; none where config.json has null.
+pub const OF_ALL_LAYERS: Field = optional_count(WINDOW, &["sliding_window"]);
 
 const SLIDING: &str = "sliding_attention";
 const FULL: &str = "full_attention";
 
-/// All layers but every `period`-th have a window: none for 1.
-pub fn periodic(layers: usize, period: usize) -> Vec<bool> {
-    (1..=layers).map(|layer| !layer.is_multiple_of(period)).collect()
+/// Whether a layer has a window where every `period`-th has none; a period of 0 means that all have one.
+pub fn is_between(period: usize, layer: usize) -> bool {
+    period == 0 || !(layer + 1).is_multiple_of(period)
 }
 
-/// The layers of a model that have a window: those that `layer_types` says, else all but every n-th by
-/// `sliding_window_pattern`, else by `period`.
+/// Which layers of a checkpoint have a window: what `layer_types` says, else `usual`.
 ///
 /// # Errors
-/// Something else than a known kind for each layer.
-pub fn of_config(config: &Config, period: usize) -> Result<Vec<bool>, String> {
+/// A list of another length, or with other kinds of layers.
+pub fn read(config: &Config, usual: impl Fn(usize) -> bool) -> Result<Vec<bool>, String> {
     let layers = config.required_count(&["num_hidden_layers"])?;
-    let own = config.count(&["sliding_window_pattern", "_sliding_window_pattern"])?;
     let Some(kinds) = config.texts(&["layer_types"])? else {
-        return Ok(periodic(layers, own.unwrap_or(period)));
+        return Ok((0..layers).map(usual).collect());
     };
     if kinds.len() != layers {
         return Err(format!("\"layer_types\" has {} entries for {layers} layers", kinds.len()));
     }
-    let windowed = |&kind: &&str| match kind {
+    let is_sliding = |kind: &str| match kind {
         SLIDING => Ok(true),
         FULL => Ok(false),
-        other => Err(format!("\"layer_types\" has \"{other}\", which quantkit does not know")),
+        other => Err(format!(
+            "\"layer_types\" has \"{other}\", but quantkit runs this architecture with {SLIDING} and \
+             {FULL} only"
+        )),
     };
-    kinds.iter().map(windowed).collect()
+    kinds.into_iter().map(is_sliding).collect()
 }
 
-/// The layers of a file that have a window: as it says, else all but every `period`-th.
+/// [`read`], where every n-th layer has none: the n of `sliding_window_pattern`, else `period`.
 ///
 /// # Errors
-/// A key of the wrong type, or with another number of layers.
-pub fn of_file(keys: &ModelKeys<'_>, layers: usize, period: usize) -> Result<Vec<bool>, String> {
-    match keys.optional_truths(WINDOW_PATTERN, layers)? {
-        Some(windowed) => Ok(windowed),
-        None => {
-            let own = keys.optional_count(WINDOW_PATTERN)?;
-            Ok(match own {
-                Some(0) => vec![true; layers],
-                own => periodic(layers, own.unwrap_or(period)),
-            })
-        }
-    }
+/// As [`read`].
+pub fn of_config(config: &Config, period: usize) -> Result<Vec<bool>, String> {
+    let own = config.count(&["sliding_window_pattern", "_sliding_window_pattern"])?;
+    read(config, |layer| is_between(own.unwrap_or(period), layer))
 }
 
-/// Whether a layer of a file has a window; all but every `period`-th do unless the file says otherwise.
+/// Refuses a checkpoint without a window whose layers are said to have one.
 ///
 /// # Errors
-/// As [`of_file`].
-pub fn has_window(d: &Dimensions, layer: usize, period: usize) -> Result<bool, String> {
-    Ok(of_file(&d.keys(), d.layers, period)?[layer])
-}
-
-/// Writes the window and, where they are not all but every `period`-th, the layers that have one.
-///
-/// # Errors
-/// As [`of_config`]; a window that is missing.
-pub fn write(config: &Config, keys: &mut Keys<'_>, period: usize) -> Result<(), String> {
-    let windowed = of_config(config, period)?;
-    keys.count(WINDOW, config.required_count(&["sliding_window"])?)?;
-    if windowed != periodic(windowed.len(), period) {
-        keys.truths(WINDOW_PATTERN, &windowed);
+/// One that is, or as [`read`].
+pub fn check_none(config: &Config) -> Result<(), String> {
+    if read(config, |_| false)?.contains(&true) {
+        return Err(format!("\"layer_types\" has {SLIDING}, but \"sliding_window\" is missing"));
     }
     Ok(())
 }
 
-/// What config.json says of a file's windows.
+/// Writes the window, and which layers have it.
 ///
 /// # Errors
-/// As [`of_file`].
+/// A window that does not fit 32 bits.
+pub fn write(keys: &mut Keys<'_>, window: usize, layers: &[bool]) -> Result<(), String> {
+    keys.count(WINDOW, window)?;
+    keys.truths(PATTERN, layers);
+    Ok(())
+}
+
+/// Writes the window of a checkpoint and, where they are not all but every `period`-th, the layers that
+/// have it.
+///
+/// # Errors
+/// As [`of_config`]; a window that is missing.
+pub fn write_unless_usual(
+    config: &Config,
+    keys: &mut Keys<'_>,
+    period: usize,
+) -> Result<(), String> {
+    let layers = of_config(config, period)?;
+    keys.count(WINDOW, config.required_count(&["sliding_window"])?)?;
+    let mut usual = (0..layers.len()).map(|layer| is_between(period, layer));
+    if !layers.iter().all(|&layer| usual.next() == Some(layer)) {
+        keys.truths(PATTERN, &layers);
+    }
+    Ok(())
+}
+
+/// Which of a file's layers have a window; where it does not say, every `period`-th has none. A file may
+/// state the period, too.
+///
+/// # Errors
+/// A key of the wrong type or length.
+pub fn pattern(keys: &ModelKeys<'_>, period: usize) -> Result<Vec<bool>, String> {
+    let layers = keys.count("block_count")?;
+    if let Some(pattern) = keys.optional_truths(PATTERN, layers)? {
+        return Ok(pattern);
+    }
+    let period = keys.optional_count(PATTERN)?.unwrap_or(period);
+    Ok((0..layers).map(|layer| is_between(period, layer)).collect())
+}
+
+/// The window of a layer; see [`pattern`].
+///
+/// # Errors
+/// A key of the wrong type or length.
+pub fn of_layer(d: &Dimensions, layer: usize, period: usize) -> Result<Option<usize>, String> {
+    match of_file(&d.keys())? {
+        Some(window) if pattern(&d.keys(), period)?[layer] => Ok(Some(window)),
+        _ => Ok(None),
+    }
+}
+
+/// Whether a layer of a file has a window; see [`pattern`].
+///
+/// # Errors
+/// A key of the wrong type or length.
+pub fn has_window(d: &Dimensions, layer: usize, period: usize) -> Result<bool, String> {
+    Ok(pattern(&d.keys(), period)?[layer])
+}
+
+/// The window of a file, if any of its layers has one.
+///
+/// # Errors
+/// A key of the wrong type.
+pub fn of_file(keys: &ModelKeys<'_>) -> Result<Option<usize>, String> {
+    Ok(keys.optional_count(WINDOW)?.filter(|&window| window > 0))
+}
+
+/// Sets `sliding_window` and `layer_types`.
+///
+/// # Errors
+/// A key of the wrong type or length.
 pub fn export(
     file: &Exported<'_>,
     config: &mut Map<String, Json>,
     period: usize,
 ) -> Result<(), String> {
-    let windowed = of_file(&file.keys, file.keys.count("block_count")?, period)?;
-    let kinds = windowed.iter().map(|&windowed| if windowed { SLIDING } else { FULL });
-    config.insert("layer_types".into(), json!(kinds.collect::<Vec<_>>()));
-    if let Some(window) = file.keys.optional_count(WINDOW)? {
-        config.insert("sliding_window".into(), window.into());
-    }
+    let window = of_file(&file.keys)?;
+    let kind = |slides: bool| if slides && window.is_some() { SLIDING } else { FULL };
+    let kinds: Vec<&str> = pattern(&file.keys, period)?.into_iter().map(kind).collect();
+    config.insert("sliding_window".into(), json!(window));
+    config.insert("layer_types".into(), json!(kinds));
     Ok(())
 }
 
@@ -105,39 +160,42 @@ mod tests {
     use super::*;
     use crate::gguf::{Array, Metadata, Value};
 
-    fn config(json: &Json) -> Config {
-        Config::parse(json.to_string().as_bytes()).unwrap()
+    fn config(fields: Json) -> Config {
+        Config::parse(fields.to_string().as_bytes()).unwrap()
     }
 
     #[test]
-    fn the_config_says_which_layers_have_a_window() {
-        let kinds = json!({ "num_hidden_layers": 3, "layer_types": [SLIDING, FULL, FULL] });
-        assert_eq!(of_config(&config(&kinds), 2), Ok(vec![true, false, false]));
+    fn every_fourth_layer_has_none_unless_the_config_says_otherwise() {
+        let fourth = |layer| is_between(4, layer);
+        let plain = config(json!({ "num_hidden_layers": 5 }));
+        assert_eq!(read(&plain, fourth), Ok(vec![true, true, true, false, true]));
         let every = json!({ "num_hidden_layers": 3, "sliding_window_pattern": 3 });
-        assert_eq!(of_config(&config(&every), 2), Ok(vec![true, true, false]));
-        let usual = config(&json!({ "num_hidden_layers": 3 }));
-        assert_eq!(of_config(&usual, 2), Ok(vec![true, false, true]));
-        assert_eq!(of_config(&usual, 1), Ok(vec![false; 3]));
-        let few = json!({ "num_hidden_layers": 3, "layer_types": [SLIDING] });
-        assert!(of_config(&config(&few), 2).unwrap_err().contains("1 entries for 3 layers"));
-        let other = json!({ "num_hidden_layers": 1, "layer_types": ["linear_attention"] });
-        assert!(of_config(&config(&other), 2).unwrap_err().contains("linear_attention"));
+        assert_eq!(of_config(&config(every), 2), Ok(vec![true, true, false]));
+        let own = json!({ "num_hidden_layers": 2, "layer_types": [FULL, SLIDING] });
+        assert_eq!(read(&config(own), fourth), Ok(vec![false, true]));
+        let short = config(json!({ "num_hidden_layers": 3, "layer_types": [FULL] }));
+        assert!(read(&short, fourth).unwrap_err().contains("1 entries for 3 layers"));
+        let other = config(json!({ "num_hidden_layers": 1, "layer_types": ["mamba"] }));
+        assert!(read(&other, fourth).unwrap_err().contains("\"mamba\""));
+        let sliding = config(json!({ "num_hidden_layers": 1, "layer_types": [SLIDING] }));
+        assert!(check_none(&sliding).unwrap_err().contains("\"sliding_window\" is missing"));
     }
 
     #[test]
-    fn the_file_says_which_layers_have_a_window() {
-        let read = |pattern: Option<Value>| {
+    fn a_file_states_the_layers_or_the_period_or_nothing() {
+        let of = |value: Option<Value>| {
             let mut metadata = Metadata::new();
-            if let Some(pattern) = pattern {
-                metadata.set(format!("x.{WINDOW_PATTERN}"), pattern);
+            metadata.set("x.block_count", Value::U32(4));
+            if let Some(value) = value {
+                metadata.set(format!("x.{PATTERN}"), value);
             }
-            of_file(&ModelKeys { metadata: &metadata, architecture: "x" }, 3, 2)
+            pattern(&ModelKeys { metadata: &metadata, architecture: "x" }, 4)
         };
-        assert_eq!(read(None), Ok(vec![true, false, true]));
-        assert_eq!(read(Some(Value::U32(3))), Ok(vec![true, true, false]));
-        assert_eq!(read(Some(Value::U32(0))), Ok(vec![true; 3]));
-        let truths = vec![false, true, false];
-        assert_eq!(read(Some(Value::Array(Array::Bool(truths.clone())))), Ok(truths));
-        assert!(read(Some(Value::Array(Array::Bool(vec![true])))).is_err());
+        assert_eq!(of(None), Ok(vec![true, true, true, false]));
+        assert_eq!(of(Some(Value::U32(2))), Ok(vec![true, false, true, false]));
+        assert_eq!(of(Some(Value::U32(0))), Ok(vec![true; 4]));
+        let layers = |layers: &[bool]| Some(Value::Array(Array::Bool(layers.to_vec())));
+        assert_eq!(of(layers(&[false, true, true, true])), Ok(vec![false, true, true, true]));
+        assert!(of(layers(&[true])).is_err());
     }
 }
