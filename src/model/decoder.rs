@@ -9,7 +9,7 @@ use candle_core::Device;
 use super::ModelError;
 use super::cache::BatchItem;
 use super::embedding::Embedding;
-use super::forward::{Forward, Model, Watchers};
+use super::forward::{Embedded, Forward, Model, Watchers};
 use super::observer::ActivationObserver;
 use super::ops::{KernelOps, TensorOps};
 use super::profile::{Operation, Profile};
@@ -38,6 +38,8 @@ pub struct Decoder {
     model: Box<dyn Model>,
     /// The embeddings of a step's tokens.
     embeddings: Vec<f32>,
+    /// Those that layers have for themselves.
+    layer_embeddings: Vec<f32>,
 }
 
 impl Decoder {
@@ -67,7 +69,7 @@ impl Decoder {
             }
         };
         let embedding = Embedding::of(&file, &spec)?;
-        Ok(Self { spec, file, embedding, model, embeddings: Vec::new() })
+        Ok(Self { spec, file, embedding, model, embeddings: Vec::new(), layer_embeddings: Vec::new() })
     }
 
     /// What the model computes.
@@ -137,13 +139,14 @@ impl Decoder {
             item.tokens.iter().copied().zip(item.cache.length()..)
         });
         let count: usize = items.iter().map(|item| item.tokens.len()).sum();
-        self.embeddings.resize(count * self.spec.dimensions.hidden, 0.0);
-        self.embedding.look_up(&self.file, tokens, &mut self.embeddings)?;
+        let (rows, of_layers) = (&mut self.embeddings, &mut self.layer_embeddings);
+        self.embedding.look_up(&self.file, tokens, rows, of_layers)?;
         if let (Some(profile), Some(started)) = (&mut watchers.profile, started) {
             let bytes = count * self.embedding.row_bytes();
             profile.record(Operation::Embedding, started.elapsed(), bytes as u64, 0);
         }
-        Ok(self.model.step(&self.embeddings, items, watchers)?)
+        let embedded = Embedded { residual: &self.embeddings, layers: &self.layer_embeddings };
+        Ok(self.model.step(embedded, items, watchers)?)
     }
 
     /// Bytes of one token's keys and values over all layers.
