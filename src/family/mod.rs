@@ -17,6 +17,7 @@ mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod gpt2;
 mod gpt_neox;
 mod llama;
@@ -39,12 +40,13 @@ pub use tensors::{RowOrder, TensorList, TensorSpec};
 
 /// The families that quantkit knows. Of those that share an architecture, the first whose `claims` says
 /// so takes a file.
-pub const FAMILIES: [&Family; 11] = [
+pub const FAMILIES: [&Family; 12] = [
     &bloom::BLOOM,
     &falcon::FALCON,
     &gemma::GEMMA,
     &gemma2::GEMMA2,
     &gemma3::GEMMA3,
+    &gemma4::GEMMA4,
     &gpt2::GPT2,
     &gpt_neox::GPT_NEOX,
     &mistral::MISTRAL,
