@@ -6,9 +6,7 @@ use super::layer::{Activation, NormKind};
 use super::llama::{self, llama_layer, llama_tensors};
 use super::rope::{self, RopePairs, RopeParameters};
 use super::tensors::{RowOrder, TensorSpec};
-use super::{
-    Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed,
-};
+use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
 use crate::checkpoint::config::Config;
 
 pub(super) const GEMMA: Family = Family {
@@ -47,10 +45,7 @@ const ACTIVATION: Field = Field::OneOf {
 
 /// What quantkit runs of the later generations.
 pub(super) const LATER: &[Field] = &[
-    Field::OneOf {
-        config: &["hidden_activation", "hidden_act"],
-        allowed: &["gelu_pytorch_tanh"],
-    },
+    Field::OneOf { config: &["hidden_activation", "hidden_act"], allowed: &["gelu_pytorch_tanh"] },
     NO_BIASES,
     CAUSAL,
 ];

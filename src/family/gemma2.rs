@@ -136,12 +136,8 @@ pub(super) fn export_scale(
 
 /// Factor on the scores.
 pub(super) fn scale(d: &Dimensions, layers_of_27b: usize) -> Result<f32, String> {
-    let sizes = Sizes {
-        layers: d.layers,
-        hidden: d.hidden,
-        heads: d.heads.at(0),
-        head_size: d.head_size,
-    };
+    let sizes =
+        Sizes { layers: d.layers, hidden: d.hidden, heads: d.heads.at(0), head_size: d.head_size };
     let derived = (sizes.scalar(layers_of_27b) as f64).sqrt().recip();
     Ok(d.keys().optional_positive("attention.scale")?.unwrap_or(derived) as f32)
 }

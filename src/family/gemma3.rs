@@ -191,11 +191,7 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
 }
 
 /// The rotary embedding of layers with a window, which turns `size` elements of a head.
-pub(super) fn local_rope(
-    d: &Dimensions,
-    size: usize,
-    head_size: usize,
-) -> Result<Rope, String> {
+pub(super) fn local_rope(d: &Dimensions, size: usize, head_size: usize) -> Result<Rope, String> {
     if size == 0 || !size.is_multiple_of(2) || size > head_size {
         return Err(format!(
             "{size} elements turn in layers with a window, expected an even number from 2 up to the \

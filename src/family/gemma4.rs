@@ -9,7 +9,9 @@ use serde_json::{Map, Value as Json, json};
 use super::fields::{Absent, Exported, Keys, count, optional_number, shortest};
 use super::gemma::{GEMMA, LATER, USUAL_HEAD_SIZE};
 use super::gemma2::{LOGIT_CAP, USUAL_HEADS, embeddings, norms_and_network};
-use super::gemma3::{self, GLOBAL_BASE, LOCAL_BASE_KEY, USUAL_CONTEXT, USUAL_KEY_HEADS, local_rope, usual};
+use super::gemma3::{
+    self, GLOBAL_BASE, LOCAL_BASE_KEY, USUAL_CONTEXT, USUAL_KEY_HEADS, local_rope, usual,
+};
 use super::layer::{
     Activation, Attention, FeedForward, HeadNorms, LayerEmbedding, LayerEmbeddings, NormKind,
     Projection,
@@ -84,7 +86,10 @@ pub(super) const GEMMA4: Family = Family {
 
 /// A whole number of config.json that may be 0, which is also what an absent one means.
 fn natural(config: &Config, name: &str) -> Result<usize, String> {
-    match config.get(name).map(|value| (value, value.as_u64().and_then(|it| u32::try_from(it).ok()))) {
+    match config
+        .get(name)
+        .map(|value| (value, value.as_u64().and_then(|it| u32::try_from(it).ok())))
+    {
         None => Ok(0),
         Some((_, Some(number))) => Ok(number as usize),
         Some((value, None)) => Err(format!("\"{name}\" is {value}, no whole number")),
@@ -220,7 +225,8 @@ fn export_key_heads(file: &Exported<'_>, config: &mut Map<String, Json>) -> Resu
         return Ok(());
     };
     let of_kind = |kind: bool| {
-        let mut heads = heads.iter().zip(&windowed).filter(|pair| *pair.1 == kind).map(|pair| *pair.0);
+        let mut heads =
+            heads.iter().zip(&windowed).filter(|pair| *pair.1 == kind).map(|pair| *pair.0);
         let first = heads.next();
         heads.all(|one| Some(one) == first).then_some(first)
     };
@@ -425,8 +431,15 @@ const OTHER_PARTS: Field = Field::Special {
     gguf: &[],
     write: |config, _| {
         let names = [
-            "audio_token_id", "boa_token_id", "boi_token_id", "eoa_token_id", "eoa_token_index",
-            "eoi_token_id", "image_token_id", "video_token_id", "vision_soft_tokens_per_image",
+            "audio_token_id",
+            "boa_token_id",
+            "boi_token_id",
+            "eoa_token_id",
+            "eoa_token_index",
+            "eoi_token_id",
+            "image_token_id",
+            "video_token_id",
+            "vision_soft_tokens_per_image",
         ];
         config.first(&names);
         Ok(())
