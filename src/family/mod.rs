@@ -20,6 +20,7 @@ mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod gpt2;
 mod gpt_neox;
 mod granite;
@@ -58,6 +59,7 @@ pub const FAMILIES: &[&Family] = &[
     &gemma::GEMMA,
     &gemma2::GEMMA2,
     &gemma3::GEMMA3,
+    &gemma4::GEMMA4,
     &gpt2::GPT2,
     &gpt_neox::GPT_NEOX,
     &granite::GRANITE,
