@@ -44,7 +44,7 @@ TOKENS = 80
 def write_model(variant: Variant, work: Path, source: Path) -> str:
     """Writes NAME.gguf; returns why llama.cpp's converter refused, or nothing."""
     checkpoint = work / "model"
-    checkpoints.write(variant, checkpoint, SMALL, "f16", VOCABULARY)
+    checkpoints.write(variant, checkpoint, SMALL, "f16 in f32", VOCABULARY)
     model, _ = reference.load(checkpoint, variant.model)
     tokens = reference.tokens(VOCABULARY, TOKENS)
     logits = reference.logits(model, tokens).flatten().tolist()
