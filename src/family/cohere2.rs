@@ -76,27 +76,17 @@ const NO_SCALING: Field = Field::Special {
 /// Which layers have a window; llama.cpp's converter leaves out what is the family's own pattern.
 const WINDOWS: Field = Field::Special {
     gguf: &[WINDOW, PATTERN],
-    write: write_windows,
+    write: |config, keys| windows::write_unless_usual(config, keys, PERIOD),
     export: |file, config| windows::export(file, config, PERIOD),
 };
-
-fn write_windows(config: &Config, keys: &mut Keys<'_>) -> Result<(), String> {
-    let window = config.required_count(&["sliding_window"])?;
-    let period = config.count(&["sliding_window_pattern", "layer_switch"])?.unwrap_or(PERIOD);
-    let layers = windows::read(config, |layer| windows::is_between(period, layer))?;
-    let mut usual = (0..layers.len()).map(|layer| windows::is_between(PERIOD, layer));
-    if layers.iter().all(|&slides| usual.next() == Some(slides)) {
-        return keys.count(WINDOW, window);
-    }
-    windows::write(keys, window, &layers)
-}
 
 /// What published files say of the layout, which transformers does not read.
 const FIXED: Field = Field::Special { gguf: &[], write: check_layout, export: |_, _| Ok(()) };
 
 fn check_layout(config: &Config, _: &mut Keys<'_>) -> Result<(), String> {
     let all = [
-        ("order_of_interleaved_layers", Json::from("local_attn_first")),
+        ("layer_switch", Json::from(PERIOD)),
+        ("order_of_interleaved_layers", "local_attn_first".into()),
         ("position_embedding_type", "rope_gptj".into()),
         ("use_embedding_sharing", true.into()),
         ("use_gated_activation", true.into()),

@@ -8,6 +8,7 @@ use super::layer::{Mixer, Temperature};
 use super::llama::{AFTER_ROPE, ROTARY, SIZES};
 use super::mistral::{self, MISTRAL};
 use super::rope::{self, RopeParameters};
+use super::windows;
 use super::{Checkpoint, Dimensions, Family, Field, Layer, RopeScaling, claims_all};
 use crate::checkpoint::config::Config;
 use crate::gguf::ModelKeys;
@@ -121,6 +122,8 @@ fn export_rope(file: &Exported<'_>, config: &mut Map<String, Json>) -> Result<()
     let Some(temperature) = temperature else {
         config.insert("architectures".into(), json!(["MistralForCausalLM"]));
         config.insert("model_type".into(), json!("mistral"));
+        // Absent, it would mean 4096.
+        config.insert("sliding_window".into(), json!(windows::of_file(&file.keys)?));
         return Ok(());
     };
     if !yarn {

@@ -4,11 +4,12 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::fields::{Exported, Keys};
+use super::gemma3::LOCAL_BASE_KEY;
 use super::layer::Mixer;
 use super::llama::{AFTER_ROPE, SIZES};
 use super::olmo2::{self, OLMO2, OWN};
 use super::rope::{self, RopeParameters};
-use super::windows::{self, PATTERN, WINDOW};
+use super::windows::{self, FULL, PATTERN, SLIDING, WINDOW};
 use super::{Checkpoint, Dimensions, Family, Field, Layer, RopeScaling};
 use crate::checkpoint::config::Config;
 
@@ -24,43 +25,44 @@ pub(super) const OLMO3: Family = Family {
     ..OLMO2
 };
 
-/// The rotary embedding of the layers without a window; that of the others has the same base.
+/// The rotary embedding of the layers without a window, which may be stretched, and the base of the others.
 const ROPE: Field = Field::Special {
-    gguf: &["rope.freq_base", "rope.scaling.type"],
+    gguf: &["rope.freq_base", "rope.scaling.type", LOCAL_BASE_KEY],
     write: write_rope,
     export: export_rope,
 };
 
 fn write_rope(config: &Config, keys: &mut Keys<'_>) -> Result<(), String> {
     let all = RopeParameters::read(config)?;
-    let sliding = all.of_layers("sliding_attention")?;
-    let full = all.of_layers("full_attention")?.unwrap_or(all);
-    let base = full.required("rope_theta")?;
+    let sliding = all.of_layers(SLIDING)?;
+    let full = all.of_layers(FULL)?.unwrap_or(all);
+    // transformers assumes another base than other families where there is none.
+    full.required("rope_theta")?;
+    rope::write(&full, keys)?;
     if let Some(sliding) = sliding {
         sliding.check_plain(&[])?;
-        let own = sliding.required("rope_theta")?;
-        if own != base {
-            return Err(format!(
-                "\"rope_theta\" is {own} in layers with a window and {base} in the others, which \
-                 quantkit does not know for this architecture"
-            ));
-        }
+        keys.float(LOCAL_BASE_KEY, sliding.required("rope_theta")?);
     }
-    rope::write(&full, keys)
+    Ok(())
 }
 
-/// Both spellings: transformers 4 reads the outer fields, later versions the inner ones.
+/// Both spellings where transformers 4 can say it: it reads the outer fields, later versions the inner
+/// ones.
 fn export_rope(file: &Exported<'_>, config: &mut Map<String, Json>) -> Result<(), String> {
     rope::export(file, config)?;
     let base = config["rope_theta"].clone();
-    let plain = json!({ "rope_type": "default", "rope_theta": base });
+    let local_base = file.number(LOCAL_BASE_KEY)?.map_or_else(|| base.clone(), Json::from);
     let mut full = match &config["rope_scaling"] {
-        Json::Null => plain.clone(),
+        Json::Null => json!({ "rope_type": "default" }),
         scaling => scaling.clone(),
     };
-    full["rope_theta"] = base;
-    let both = json!({ "full_attention": full, "sliding_attention": plain });
-    config.insert("rope_parameters".into(), both);
+    full["rope_theta"] = base.clone();
+    if local_base != base {
+        config.remove("rope_theta");
+        config.remove("rope_scaling");
+    }
+    let sliding = json!({ "rope_type": "default", "rope_theta": local_base });
+    config.insert("rope_parameters".into(), json!({ FULL: full, SLIDING: sliding }));
     Ok(())
 }
 
@@ -79,6 +81,7 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
     attention.window = windows::of_layer(d, index, PERIOD)?;
     if let (Some(rope), Some(_)) = (&mut attention.rope, attention.window) {
         rope.scaling = RopeScaling::None;
+        rope.base = d.keys().optional_positive(LOCAL_BASE_KEY)?.unwrap_or(rope.base);
     }
     Ok(layer)
 }

@@ -17,8 +17,11 @@ pub const PATTERN: &str = "attention.sliding_window_pattern";
 /// One window for all layers; none where config.json has null.
 pub const OF_ALL_LAYERS: Field = optional_count(WINDOW, &["sliding_window"]);
 
-const SLIDING: &str = "sliding_attention";
-const FULL: &str = "full_attention";
+/// What `layer_types` calls a layer with a window.
+pub const SLIDING: &str = "sliding_attention";
+
+/// What `layer_types` calls a layer without.
+pub const FULL: &str = "full_attention";
 
 /// Whether a layer has a window where every `period`-th has none; a period of 0 means that all have one.
 pub fn is_between(period: usize, layer: usize) -> bool {
