@@ -20,7 +20,7 @@ VOLATILE = {
     "summary_proj_to_labels", "summary_type", "summary_use_proj", "pretraining_tp", "slow_but_exact",
     "apply_residual_connection_post_layernorm", "is_decoder", "pad_token_id", "output_attentions",
     "output_hidden_states", "return_dict", "chunk_size_feed_forward", "id2label", "label2id", "problem_type",
-    "max_window_layers", "cache_implementation", "_sliding_window_pattern", "sliding_window_pattern",
+    "n_ctx", "max_window_layers", "cache_implementation", "_sliding_window_pattern", "sliding_window_pattern",
 }  # fmt: skip
 
 
@@ -65,11 +65,21 @@ def check_tokens(what: str, exported: Path, checkpoint: Path, report: Report):
     report.line(not wrong, f"{what}, tokens", f"{len(AWKWARD) - len(wrong)} of {len(AWKWARD)} texts the same", wrong)
 
 
+def settings(config: transformers.PreTrainedConfig) -> dict:
+    """What predictions depend on. transformers lays rope settings of version 4 over into
+    `rope_parameters`, and leaves the old names where they were."""
+    found = {key: value for key, value in config.to_dict().items() if key not in VOLATILE}
+    rope = found.get("rope_parameters") or {}
+    if "rope_type" in rope:
+        found["rope_parameters"] = {key: value for key, value in rope.items() if key != "type"}
+    if "partial_rotary_factor" in rope:
+        found.pop("partial_rotary_factor", None)
+    return found
+
+
 def config_differences(ours: transformers.PreTrainedConfig, theirs: transformers.PreTrainedConfig) -> list[str]:
     """A line for each setting that is not the same in the two configurations as they are loaded."""
-    mine, other = (
-        {key: value for key, value in config.to_dict().items() if key not in VOLATILE} for config in (ours, theirs)
-    )
+    mine, other = (settings(config) for config in (ours, theirs))
     absent = "(none)"
     return [
         f"{key}: {mine.get(key, absent)!r:.60}, not {other.get(key, absent)!r:.60}"

@@ -19,10 +19,7 @@ pub(super) const MISTRAL: Family = Family {
     fields: &[
         COMMON,
         ROTARY,
-        &[
-            WINDOW_FIELD,
-            Field::OneOf { config: &["hidden_act"], allowed: &["silu"] },
-        ],
+        &[WINDOW_FIELD, Field::OneOf { config: &["hidden_act"], allowed: &["silu"] }],
     ],
     layer,
     ..LLAMA

@@ -8,9 +8,7 @@ use super::layer::{Activation, Attention, FeedForward, HeadNorms, NormKind};
 use super::llama::LLAMA;
 use super::rope::RopePairs;
 use super::tensors::{RowOrder, TensorList, TensorSpec};
-use super::{
-    Checkpoint, Dimensions, Family, Field, Frame, Layer, nothing_computed,
-};
+use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, nothing_computed};
 
 const PARALLEL: &str = "use_parallel_residual";
 
@@ -103,8 +101,7 @@ fn frame(d: &Dimensions) -> Result<Frame, String> {
 
 fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
     let norm = d.norm(NormKind::Layer, "attn_norm")?;
-    let head_norms =
-        HeadNorms { kind: NormKind::Layer, whole_rows: false, epsilon: norm.epsilon };
+    let head_norms = HeadNorms { kind: NormKind::Layer, whole_rows: false, epsilon: norm.epsilon };
     let attention = Attention {
         norm: Some(norm),
         head_norms: has_head_norms(d, index).then_some(head_norms),

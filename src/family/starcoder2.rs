@@ -25,12 +25,8 @@ pub(super) const STARCODER2: Family = Family {
         Field::FileType,
         // llama.cpp's converter leaves it out.
         WINDOW_FIELD,
-        Field::OneOf {
-            config: &["hidden_act"],
-            allowed: &["gelu_pytorch_tanh", "gelu_new"],
-        },
-        Field::OneOf { config: &["mlp_type"], allowed: &["default"] },
-        Field::OneOf { config: &["norm_type"], allowed: &["layer_norm"] },
+        Field::OneOf { config: &["hidden_act"], allowed: &["gelu_pytorch_tanh", "gelu_new"] },
+        USUAL_PARTS,
         Field::Tensor { config: "use_bias", tensor: "blk.0.attn_q.bias", there: true },
     ]],
     tied: true,
@@ -40,14 +36,32 @@ pub(super) const STARCODER2: Family = Family {
     ..LLAMA
 };
 
+/// Texts of the first config.json files, which transformers no longer reads.
+const USUAL_PARTS: Field = Field::Special {
+    gguf: &[],
+    write: |config, _| {
+        for (name, usual) in [("mlp_type", "default"), ("norm_type", "layer_norm")] {
+            match config.text(&[name])? {
+                Some(other) if other != usual => {
+                    return Err(format!(
+                        "\"{name}\" is \"{other}\", but quantkit knows {usual} only"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    },
+    export: |_, _| Ok(()),
+};
+
 fn tensors(d: &Dimensions) -> Vec<TensorSpec> {
     let mut list = TensorList::new();
     list.matrix("model.embed_tokens", "token_embd", d.vocabulary, d.hidden);
     list.layer_norm("model.norm", "output_norm", d.hidden);
     list.output("lm_head", d);
     for layer in 0..d.layers {
-        let (queries, keys) =
-            (d.heads.at(layer) * d.head_size, d.kv_heads.at(layer) * d.head_size);
+        let (queries, keys) = (d.heads.at(layer) * d.head_size, d.kv_heads.at(layer) * d.head_size);
         let feed_forward = d.feed_forward.at(layer);
         list.scope(format!("model.layers.{layer}."), format!("blk.{layer}."));
         list.layer_norm("input_layernorm", "attn_norm", d.hidden);
