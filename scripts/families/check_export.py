@@ -74,7 +74,16 @@ def settings(config: transformers.PreTrainedConfig) -> dict:
         found["rope_parameters"] = {key: value for key, value in rope.items() if key != "type"}
     if "partial_rotary_factor" in rope:
         found.pop("partial_rotary_factor", None)
-    return found
+    return single(found)
+
+
+def single(value):
+    """Numbers as the 32-bit floats that a GGUF file holds."""
+    if isinstance(value, dict):
+        return {key: single(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [single(item) for item in value]
+    return torch.tensor(value).item() if isinstance(value, float) else value
 
 
 def config_differences(ours: transformers.PreTrainedConfig, theirs: transformers.PreTrainedConfig) -> list[str]:
