@@ -20,7 +20,7 @@ VOLATILE = {
     "summary_proj_to_labels", "summary_type", "summary_use_proj", "pretraining_tp", "slow_but_exact",
     "apply_residual_connection_post_layernorm", "is_decoder", "pad_token_id", "output_attentions",
     "output_hidden_states", "return_dict", "chunk_size_feed_forward", "id2label", "label2id", "problem_type",
-    "max_window_layers", "cache_implementation", "_sliding_window_pattern", "sliding_window_pattern",
+    "n_ctx", "max_window_layers", "cache_implementation", "_sliding_window_pattern", "sliding_window_pattern",
 }  # fmt: skip
 
 
@@ -83,19 +83,36 @@ def check_tokens(what: str, exported: Path, checkpoint: Path, report: Report):
     )
 
 
+def settings(config: transformers.PreTrainedConfig) -> dict:
+    """What predictions depend on. transformers lays rope settings of version 4 over into
+    `rope_parameters`, and leaves the old names where they were. What is off may be absent."""
+    found = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in VOLATILE and value is not None and value is not False
+    }
+    rope = found.get("rope_parameters") or {}
+    if "rope_type" in rope:
+        found["rope_parameters"] = {key: value for key, value in rope.items() if key != "type"}
+    if "partial_rotary_factor" in rope:
+        found.pop("partial_rotary_factor", None)
+    return single(found)
+
+
+def single(value):
+    """Numbers as the 32-bit floats that a GGUF file holds."""
+    if isinstance(value, dict):
+        return {key: single(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [single(item) for item in value]
+    return torch.tensor(value).item() if isinstance(value, float) else value
+
+
 def config_differences(
     ours: transformers.PreTrainedConfig, theirs: transformers.PreTrainedConfig, model_type: str
 ) -> list[str]:
-    """A line for each setting that is not the same in the two configurations as they are loaded.
-    What is off may be absent."""
-    mine, other = (
-        {
-            key: value
-            for key, value in config.to_dict().items()
-            if key not in VOLATILE and value is not None and value is not False
-        }
-        for config in (ours, theirs)
-    )
+    """A line for each setting that is not the same in the two configurations as they are loaded."""
+    mine, other = (settings(config) for config in (ours, theirs))
     other["model_type"] = model_type
     absent = "(none)"
     return [
