@@ -18,7 +18,7 @@ VOLATILE = {
     "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "residual_dropout",
     "embedding_dropout", "classifier_dropout", "summary_activation", "summary_first_dropout",
     "summary_proj_to_labels", "summary_type", "summary_use_proj", "pretraining_tp", "slow_but_exact",
-    "apply_residual_connection_post_layernorm", "is_decoder", "pad_token_id", "output_attentions",
+    "is_decoder", "pad_token_id", "output_attentions",
     "output_hidden_states", "return_dict", "chunk_size_feed_forward", "id2label", "label2id", "problem_type",
     "n_ctx", "max_window_layers", "cache_implementation", "_sliding_window_pattern", "sliding_window_pattern",
 }  # fmt: skip
