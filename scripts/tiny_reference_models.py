@@ -17,8 +17,8 @@ makes of it.
      "metadata": {"llama.block_count": {"type": "UINT32", "value": 4}, …},
      "tensors": {"f16": {"blk.0.attn_q.weight": {"type": "F16", "shape": [16, 16], "sha256": "…"}, …}, …}}
 
-The metadata is that of the F16 file, in its order, without the names that come from the directory's;
-an array's type is "ARRAY.STRING" and the like. A tensor's shape is in GGUF's order. For f32 and bf16,
+The metadata is that of the F16 file, in its order, without names that come from the directory's;
+an array's type is "ARRAY.STRING" and the like. A shape is in GGUF's order. For f32 and bf16,
 general.file_type differs.
 """
 
@@ -44,12 +44,14 @@ TOKENS = 80
 def write_model(variant: Variant, work: Path, source: Path) -> str:
     """Writes NAME.gguf; returns why llama.cpp's converter refused, or nothing."""
     checkpoint = work / "model"
-    checkpoints.write(variant, checkpoint, SMALL, "f16", VOCABULARY)
+    checkpoints.write(variant, checkpoint, SMALL, "f16 in f32", VOCABULARY)
     model, _ = reference.load(checkpoint, variant.model)
     tokens = reference.tokens(VOCABULARY, TOKENS)
     logits = reference.logits(model, tokens).flatten().tolist()
     keys = {"reference.tokens": tokens, "reference.logits": logits} | variant.keys(SMALL)
-    return llama_cpp.convert(variant, checkpoint, {"f16": DATA / f"{variant.name}.gguf"}, source, keys)
+    return llama_cpp.convert(
+        variant, checkpoint, {"f16": DATA / f"{variant.name}.gguf"}, source, keys
+    )
 
 
 def write_conversion(variant: Variant, work: Path, source: Path):
@@ -64,7 +66,9 @@ def write_conversion(variant: Variant, work: Path, source: Path):
         expected["metadata"] = described_metadata(readers["f16"])
         expected["tensors"] = {kind: described_tensors(reader) for kind, reader in readers.items()}
     (checkpoint / "conversion.json").write_text(json.dumps(expected, ensure_ascii=False))
-    with zipfile.ZipFile(DATA / f"{variant.name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(
+        DATA / f"{variant.name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9
+    ) as archive:
         for file in sorted(checkpoint.iterdir()):
             archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes(), zipfile.ZIP_DEFLATED, 9)
 

@@ -15,9 +15,16 @@ SEED = 20260
 transformers.utils.logging.disable_progress_bar()
 
 
-def write(variant: Variant, directory: Path, shape: Shape, dtype: str = "bf16", vocabulary: int | None = None):
-    """Writes the checkpoint; the same arguments give the same bytes. `vocabulary` is for models that
-    are run without their tokenizer: fewer tokens than it has."""
+def write(
+    variant: Variant,
+    directory: Path,
+    shape: Shape,
+    dtype: str = "bf16",
+    vocabulary: int | None = None,
+):
+    """Writes the checkpoint; the same arguments give the same bytes. `dtype` may be "f16 in f32": halves
+    that lie as 32-bit floats, so that a converter does not round what it adds to them. `vocabulary` is for
+    models that are run without their tokenizer: fewer tokens than it has."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     tokens = variant.vocabulary.write(directory)
@@ -26,7 +33,8 @@ def write(variant: Variant, directory: Path, shape: Shape, dtype: str = "bf16", 
         ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = configuration(variant, shape, vocabulary or tokens + variant.padding, ids)
     model = random_model(variant, config)
-    model.to(DTYPES[dtype])
+    for kind in dtype.split(" in "):
+        model.to(DTYPES[kind])
     for key, value in variant.generation.items():
         setattr(model.generation_config, key, value)
     model.save_pretrained(directory)

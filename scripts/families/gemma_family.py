@@ -48,7 +48,7 @@ GEMMA3 = Variant(
 def gemma4_settings(s):
     return gemma_decoder(s) | dict(
         head_dim=s.head, global_head_dim=2 * s.head, sliding_window=s.window, layer_types=pattern(6, 3),
-        hidden_size_per_layer_input=0, vocab_size_per_layer_input=1, num_kv_shared_layers=0,
+        hidden_size_per_layer_input=0, num_kv_shared_layers=0,
         final_logit_softcapping=8.0,
         rope_parameters={
             "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25},

@@ -5,7 +5,10 @@ from pathlib import Path
 import gguf
 
 # Names that each converter makes up in its own way from the directory's name.
-NAMES = {f"general.{key}" for key in ("name", "basename", "finetune", "version", "organization", "size_label")}
+NAMES = {
+    f"general.{key}"
+    for key in ("name", "basename", "finetune", "version", "organization", "size_label")
+}
 
 MORE = "not in llama.cpp's"
 

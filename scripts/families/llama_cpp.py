@@ -24,7 +24,11 @@ torch.set_num_threads(1)  # a fork inherits no threads
 
 
 def convert(
-    variant: Variant, checkpoint: Path, outputs: dict[str, Path], source: Path, keys: dict[str, Any] | None = None
+    variant: Variant,
+    checkpoint: Path,
+    outputs: dict[str, Path],
+    source: Path,
+    keys: dict[str, Any] | None = None,
 ) -> str:
     """Converts with llama.cpp into the file that `outputs` names for each type (f32, f16, bf16);
     returns why it failed, or nothing. `keys` go into the metadata in place of the vocabulary."""
@@ -42,7 +46,14 @@ def convert(
     return last
 
 
-def _run(variant: Variant, checkpoint: Path, outputs: dict[str, Path], source: Path, keys: dict | None, log):
+def _run(
+    variant: Variant,
+    checkpoint: Path,
+    outputs: dict[str, Path],
+    source: Path,
+    keys: dict | None,
+    log,
+):
     """In the fork: converts to every type, and says everything into `log`."""
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -81,7 +92,9 @@ def _change_converter(variant: Variant, source: Path, keys: dict | None):
         return model_class
 
     ModelBase.load_hparams = staticmethod(
-        lambda *arguments, **options: load_hparams(*arguments, **options) | variant.missing_for_llama_cpp
+        lambda *arguments, **options: (
+            load_hparams(*arguments, **options) | variant.missing_for_llama_cpp
+        )
     )
     TextModel.get_vocab_base_pre = lambda _model, _tokenizer: variant.vocabulary.pre
     if keys:

@@ -25,10 +25,30 @@ LLAMA3 = bpe(
     "llama-bpe", "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>",
     bos="<|begin_of_text|>", eos="<|end_of_text|>", add_bos=True,
 )  # fmt: skip
-TEKKEN = bpe("tekken", "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<pad>", bos="<s>", eos="</s>", add_bos=True)
+TEKKEN = bpe(
+    "tekken",
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "<pad>",
+    bos="<s>",
+    eos="</s>",
+    add_bos=True,
+)
 CHATML = dict(eos="<|im_end|>", pad="<|endoftext|>")
-QWEN = bpe("qwen2", "<|endoftext|>", "<|im_start|>", "<|im_end|>", **CHATML, tokenizer_class="Qwen2Tokenizer")
-SMOLLM = bpe("smollm", "<|endoftext|>", "<|im_start|>", "<|im_end|>", bos="<|im_start|>", eos="<|im_end|>")
+QWEN = bpe(
+    "qwen2",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    **CHATML,
+    tokenizer_class="Qwen2Tokenizer",
+)
+SMOLLM = bpe(
+    "smollm", "<|endoftext|>", "<|im_start|>", "<|im_end|>", bos="<|im_start|>", eos="<|im_end|>"
+)
 
 LLAMA = Variant(
     "llama", "LlamaConfig", "LlamaForCausalLM", llama(), decoder, features="SentencePiece, untied"
@@ -36,7 +56,7 @@ LLAMA = Variant(
 MISTRAL = Variant(
     "mistral", "MistralConfig", "MistralForCausalLM", llama(),
     lambda s: decoder(s) | dict(sliding_window=None, head_dim=s.head), features="no window",
-    model_of="llama",
+    model_of="llama", exported_as="llama",
 )  # fmt: skip
 MINISTRAL3 = Variant(
     "ministral3", "Ministral3Config", "Ministral3ForCausalLM", TEKKEN,
@@ -107,9 +127,9 @@ VARIANTS = [
                llama3_rope,
                vocabulary=LLAMA3, old_config=True, model_of="llama-llama3"),
     LLAMA.like("llama-yarn", "yarn, other bounds than 32 and 1", lambda s: yarn(s, beta_fast=24.0, beta_slow=2.0),
-               unlike_llama_cpp="it reads beta_fast and beta_slow of few families only"),
+               unlike_llama_cpp="it reads beta_fast and beta_slow of grok and mistral3 only"),
     LLAMA.like("llama-yarn-factor", "yarn with an attention factor", lambda s: yarn(s, attention_factor=0.8),
-               unlike_llama_cpp="it multiplies the factor with the one that it would replace"),
+               unlike_llama_cpp="it reads the attention factor of grok only"),
     LLAMA.like("llama-head-dim", "head width apart from the hidden size", lambda s: dict(head_dim=2 * s.head)),
     MISTRAL,
     MISTRAL.like("mistral-window", "sliding window", lambda s: dict(sliding_window=s.window),
@@ -117,7 +137,7 @@ VARIANTS = [
                  keys=window_keys("llama")),
     MISTRAL.like("mistral-nemo", "tekken, head width apart, config.json of transformers 4",
                  lambda s: dict(head_dim=2 * s.head) | rope(theta=1000000.0), vocabulary=TEKKEN, old_config=True,
-                 model_of="llama-head-dim"),
+                 model_of="llama-head-dim", exported_as="llama"),
     MINISTRAL3,
     QWEN2,
     QWEN2.like("qwen2-tied", "tied, config.json of transformers 4",

@@ -16,7 +16,9 @@ LAST_NORMS = ("model.norm", "language_model.norm", "ln_f", "final_layer_norm", "
 
 def fill(model: torch.nn.Module, seed: int, options: dict):
     """Sets every parameter and every saved buffer of `model`."""
-    convolutions = {name for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
+    convolutions = {
+        name for name, module in model.named_modules() if type(module).__name__ == "Conv1D"
+    }
     saved = set(model.state_dict())
     tensors = dict(model.named_parameters()) | {
         name: buffer for name, buffer in model.named_buffers() if name in saved
@@ -42,7 +44,11 @@ def scaled(name: str, noise: torch.Tensor, transposed: bool, options: dict) -> t
     if noise.ndim == 1:
         return norm(module, noise, options)
     if "embed" in module or module.endswith(("wte", "embed_in")):
-        per_layer = 0.5 if "per_layer" in module else options.get("embedding", 1.7) / math.sqrt(noise.shape[-1])
+        per_layer = (
+            0.5
+            if "per_layer" in module
+            else options.get("embedding", 1.7) / math.sqrt(noise.shape[-1])
+        )
         return per_layer * noise
     if module.endswith("wpe"):
         return options.get("position", 0.5) * noise

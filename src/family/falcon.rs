@@ -25,6 +25,9 @@ pub(super) const FALCON: Family = Family {
         Checkpoint { architecture: "RWForCausalLM", model_type: "RefinedWeb" },
     ],
     fields: &[&[
+        // Falcon-RW has both otherwise.
+        Field::Always { config: "alibi", value: false },
+        Field::Always { config: "parallel_attn", value: true },
         CONTEXT,
         LAYOUT,
         count("embedding_length", &["hidden_size", "n_embed"]),
@@ -35,8 +38,6 @@ pub(super) const FALCON: Family = Family {
         number("attention.layer_norm_epsilon", &["layer_norm_epsilon"]),
         Field::FileType,
         Field::OneOf { config: &["activation"], allowed: &["gelu"] },
-        Field::Always { config: "alibi", value: false },
-        Field::Always { config: "parallel_attn", value: true },
         Field::Tensor { config: "bias", tensor: "blk.0.attn_qkv.bias", there: true },
     ]],
     tied: true,

@@ -82,7 +82,7 @@ const PLAIN_SCALE: Field = Field::Special {
 };
 
 /// The width of a head where config.json has none.
-const USUAL_HEAD_SIZE: usize = 256;
+pub(super) const USUAL_HEAD_SIZE: usize = 256;
 
 /// The width of a head, which is not the hidden size over the heads.
 pub(super) const HEAD_SIZE: Field = Field::Special {

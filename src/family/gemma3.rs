@@ -26,8 +26,12 @@ const PERIOD: usize = 6;
 /// Layers of the 27B model, whose scores have a scale of their own.
 const LAYERS_OF_27B: usize = 62;
 
+/// What config.json may leave out: tokens of context, and key heads.
+pub(super) const USUAL_CONTEXT: usize = 131_072;
+pub(super) const USUAL_KEY_HEADS: usize = 4;
+
 /// The base of layers without a window where config.json has none.
-const GLOBAL_BASE: f64 = 1e6;
+pub(super) const GLOBAL_BASE: f64 = 1e6;
 
 /// The key of the base of layers with a window.
 pub(super) const LOCAL_BASE_KEY: &str = "rope.freq_base_swa";
@@ -42,11 +46,11 @@ pub(super) const GEMMA3: Family = Family {
     fields: &[
         &[
             count("block_count", &["num_hidden_layers"]),
-            usual("context_length", &["max_position_embeddings"], 131_072),
+            usual("context_length", &["max_position_embeddings"], USUAL_CONTEXT),
             count("embedding_length", &["hidden_size"]),
             count("feed_forward_length", &["intermediate_size"]),
             usual("attention.head_count", &["num_attention_heads"], USUAL_HEADS),
-            usual("attention.head_count_kv", &["num_key_value_heads"], 4),
+            usual("attention.head_count_kv", &["num_key_value_heads"], USUAL_KEY_HEADS),
             ROPES,
             Field::Number {
                 config: &["rms_norm_eps"],
@@ -70,7 +74,11 @@ pub(super) const GEMMA3: Family = Family {
 };
 
 /// A number that config.json may leave out, as those of checkpoints that see do.
-const fn usual(gguf: &'static str, config: &'static [&'static str], absent: usize) -> Field {
+pub(super) const fn usual(
+    gguf: &'static str,
+    config: &'static [&'static str],
+    absent: usize,
+) -> Field {
     Field::Count { config, gguf, absent: Absent::Means(absent) }
 }
 
@@ -177,13 +185,19 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
     attention.head_norms = Some(HeadNorms { kind: NormKind::Rms, whole_rows: false, epsilon });
     if has_windows(&d.keys())? && windows::has_window(d, index, PERIOD)? {
         attention.window = d.keys().optional_count(WINDOW)?;
-        attention.rope = Some(local_rope(d, d.rotary_size()?)?);
+        attention.rope = Some(local_rope(d, d.rotary_size()?, d.head_size)?);
     }
     Ok(layer)
 }
 
-/// The rotary embedding of layers with a window, which turns so many elements of a head.
-pub(super) fn local_rope(d: &Dimensions, size: usize) -> Result<Rope, String> {
+/// The rotary embedding of layers with a window, which turns `size` elements of a head.
+pub(super) fn local_rope(d: &Dimensions, size: usize, head_size: usize) -> Result<Rope, String> {
+    if size == 0 || !size.is_multiple_of(2) || size > head_size {
+        return Err(format!(
+            "{size} elements turn in layers with a window, expected an even number from 2 up to the \
+             head's {head_size}"
+        ));
+    }
     Ok(Rope {
         pairs: RopePairs::Halves,
         size,

@@ -164,6 +164,7 @@ pub fn rope(d: &Dimensions, pairs: RopePairs) -> Result<Rope, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::{Metadata, Value};
 
     #[test]
     fn the_factor_on_queries_and_keys_grows_with_the_context() {
@@ -171,5 +172,54 @@ mod tests {
         assert_eq!(usual_magnitude(0.5, 4096.0), 1.0);
         // Phi-3 mini with 128k tokens of context.
         assert!((usual_magnitude(32.0, 4096.0) - 1.190_238).abs() < 1e-6);
+    }
+
+    #[test]
+    fn metadata_that_does_not_go_with_two_sets_of_divisors_is_refused() {
+        let read = |more: &[(&str, Value)]| {
+            let mut metadata = Metadata::new();
+            for (key, value) in more {
+                metadata.set(format!("phi3.{key}"), value.clone());
+            }
+            LongRope::read(&ModelKeys { metadata: &metadata, architecture: "phi3" })
+        };
+        let magnitude = (MAGNITUDE, Value::F32(1.25));
+        let original = (ORIGINAL_CONTEXT, Value::U32(32));
+        let both = [magnitude.clone(), original.clone()];
+        assert_eq!(read(&both), Ok(LongRope { original_context: 32, magnitude: 1.25 }));
+        assert!(read(&[magnitude]).unwrap_err().contains(ORIGINAL_CONTEXT));
+        assert!(read(&[original]).unwrap_err().contains(MAGNITUDE));
+        let with = |key, value| [&both[..], &[(key, value)]].concat();
+        assert!(read(&with("rope.scaling.type", Value::String("longrope".into()))).is_ok());
+        let error = read(&with("rope.scaling.type", Value::String("yarn".into()))).unwrap_err();
+        assert!(error.contains("phi3.rope.scaling.type is \"yarn\""), "{error}");
+        let error = read(&with("rope.scaling.factor", Value::F32(4.0))).unwrap_err();
+        assert!(error.contains("phi3.rope.scaling.factor is 4"), "{error}");
+    }
+
+    #[test]
+    fn lists_that_do_not_fit_are_refused() {
+        let config = |long: &str| {
+            let rope =
+                format!(r#"{{"type": "longrope", "short_factor": [1, 1], "long_factor": {long}}}"#);
+            Config::parse(format!(r#"{{"rope_scaling": {rope}}}"#).as_bytes()).unwrap()
+        };
+        let mut metadata = Metadata::new();
+        for (key, value) in [
+            ("embedding_length", 8),
+            ("block_count", 1),
+            ("attention.head_count", 2),
+            ("context_length", 64),
+            ("feed_forward_length", 8),
+        ] {
+            metadata.set(format!("phi3.{key}"), Value::U32(value));
+        }
+        let model = Dimensions::read(&crate::family::phi3::PHI3, &metadata, 8, []).unwrap();
+        let found = divisors(&config("[1, 4]"), &model).unwrap();
+        assert_eq!(found[0], ComputedTensor { name: LONG_DIVISORS, values: vec![1.0, 4.0] });
+        for wrong in ["[1]", "[1, 0]", "null"] {
+            let problem = divisors(&config(wrong), &model).unwrap_err();
+            assert!(problem.contains("\"long_factor\""), "{problem}");
+        }
     }
 }

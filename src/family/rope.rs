@@ -213,6 +213,7 @@ impl RopeParameters {
                 "attention_factor",
                 "original_max_position_embeddings",
             ],
+            "proportional" => &["partial_rotary_factor"],
             other => {
                 return Err(format!(
                     "\"{}\" has rope_type \"{other}\"; quantkit knows default, linear, yarn, \
@@ -334,6 +335,11 @@ pub fn write_scaling(
         "yarn" => write_yarn(rope, keys)?,
         "longrope" | "su" => {
             return Err("\"rope_type\" is \"longrope\", which quantkit knows for phi3 only".into());
+        }
+        "proportional" => {
+            return Err(
+                "\"rope_type\" is \"proportional\", which quantkit knows for gemma4 only".into()
+            );
         }
         // A tensor says what llama 3's does.
         _ => {}

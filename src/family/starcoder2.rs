@@ -26,8 +26,7 @@ pub(super) const STARCODER2: Family = Family {
         // llama.cpp's converter leaves it out.
         windows::OF_ALL_LAYERS,
         Field::OneOf { config: &["hidden_act"], allowed: &["gelu_pytorch_tanh", "gelu_new"] },
-        Field::OneOf { config: &["mlp_type"], allowed: &["default"] },
-        Field::OneOf { config: &["norm_type"], allowed: &["layer_norm"] },
+        USUAL_PARTS,
         Field::Tensor { config: "use_bias", tensor: "blk.0.attn_q.bias", there: true },
     ]],
     tied: true,
@@ -35,6 +34,25 @@ pub(super) const STARCODER2: Family = Family {
     frame,
     layer,
     ..LLAMA
+};
+
+/// Texts of the first config.json files, which transformers no longer reads.
+const USUAL_PARTS: Field = Field::Special {
+    gguf: &[],
+    write: |config, _| {
+        for (name, usual) in [("mlp_type", "default"), ("norm_type", "layer_norm")] {
+            match config.text(&[name])? {
+                Some(other) if other != usual => {
+                    return Err(format!(
+                        "\"{name}\" is \"{other}\", but quantkit knows {usual} only"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    },
+    export: |_, _| Ok(()),
 };
 
 fn tensors(d: &Dimensions) -> Vec<TensorSpec> {
