@@ -1,10 +1,10 @@
 """Random weights that make every part of a model matter.
 
-Each tensor is seeded by its name, so that a tensor that is added changes no other. Matrices keep
-the size of what they multiply; queries and keys are larger, so that attention is far from even;
-norms are around their mean by ± 0.3; biases are as large as a third of what they are added to. The
-last norm's weights have random signs: with tied embeddings, the token that was read would
-otherwise be predicted next."""
+Each tensor is seeded by its name, so that a tensor that is added changes no other, and the text part
+of a multimodal checkpoint is the same model as without the other parts. Matrices keep the size of
+what they multiply; queries and keys are larger, so that attention is far from even; norms are around
+their mean by ± 0.3; biases are as large as a third of what they are added to. The last norm's weights
+have random signs: with tied embeddings, the token that was read would otherwise be predicted next."""
 
 import math
 import zlib
@@ -27,7 +27,8 @@ def fill(model: torch.nn.Module, seed: int, options: dict):
         for name, tensor in tensors.items():
             if not tensor.is_floating_point():
                 continue
-            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ seed)
+            own = name.replace("language_model.", "")
+            generator = torch.Generator().manual_seed(zlib.crc32(own.encode()) ^ seed)
             noise = torch.randn(tensor.shape, generator=generator)
             module = name.rpartition(".")[0]
             tensor.copy_(scaled(name, noise, module in convolutions, options))
