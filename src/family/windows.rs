@@ -29,7 +29,7 @@ pub fn periodic(layers: usize, period: usize) -> Vec<bool> {
 /// Something else than a known kind for each layer.
 pub fn of_config(config: &Config, period: usize) -> Result<Vec<bool>, String> {
     let layers = config.required_count(&["num_hidden_layers"])?;
-    let own = config.count(&["sliding_window_pattern", "_sliding_window_pattern"])?;
+    let own = config.count(&["sliding_window_pattern"])?;
     let Some(kinds) = config.texts(&["layer_types"])? else {
         return Ok(periodic(layers, own.unwrap_or(period)));
     };
