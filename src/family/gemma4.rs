@@ -21,6 +21,7 @@ use super::tensors::{TensorList, TensorSpec};
 use super::windows::{self, PATTERN, WINDOW};
 use super::{Checkpoint, ComputedTensor, Dimensions, Family, Field, Frame, Layer};
 use crate::checkpoint::config::Config;
+use crate::gguf::ModelKeys;
 
 /// All layers but every so many-th have a window, and the last never has one.
 const PERIOD: usize = 6;
@@ -448,7 +449,7 @@ const OTHER_PARTS: Field = Field::Special {
 };
 
 /// Which layers of a file have a window.
-fn of_file(keys: &crate::gguf::ModelKeys<'_>, layers: usize) -> Result<Vec<bool>, String> {
+fn of_file(keys: &ModelKeys<'_>, layers: usize) -> Result<Vec<bool>, String> {
     let windowed = keys.optional_truths(PATTERN, layers)?;
     windowed.ok_or_else(|| format!("the metadata lacks {}", keys.name(PATTERN)))
 }

@@ -217,7 +217,7 @@ impl RopeParameters {
             other => {
                 return Err(format!(
                     "\"{}\" has rope_type \"{other}\"; quantkit knows default, linear, yarn, \
-                     llama3 and, for phi3, longrope",
+                     llama3, for phi3 longrope and for gemma4 proportional",
                     self.place
                 ));
             }

@@ -56,7 +56,7 @@ pub fn read(config: &Config, usual: impl Fn(usize) -> bool) -> Result<Vec<bool>,
 /// # Errors
 /// As [`read`].
 pub fn of_config(config: &Config, period: usize) -> Result<Vec<bool>, String> {
-    let own = config.count(&["sliding_window_pattern", "_sliding_window_pattern"])?;
+    let own = config.count(&["sliding_window_pattern"])?;
     read(config, |layer| is_between(own.unwrap_or(period), layer))
 }
 
