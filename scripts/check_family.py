@@ -36,7 +36,9 @@ def check(variant: Variant, parts: list[str], work: Path, tools: Tools, report: 
     if "logits" in parts:
         check_logits.check(variant, checkpoint, work / "ours.f32.gguf", work, tools, report)
     if "quantize" in parts:
-        check_quantize.check(variant, work / "ours.f16.gguf", variant.vocabulary.size, work, tools, report)
+        check_quantize.check(
+            variant, work / "ours.f16.gguf", variant.vocabulary.size, work, tools, report
+        )
     if "export" in parts:
         check_export.check(variant, checkpoint, work / "ours.f32.gguf", work, tools, report)
 
@@ -45,10 +47,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="families or variants [default: all]")
     parser.add_argument("--quantkit", type=Path, default=Path("target/release/quantkit"))
-    parser.add_argument("--llama-bin", type=Path, required=True, help="where llama.cpp's programs are")
+    parser.add_argument(
+        "--llama-bin", type=Path, required=True, help="where llama.cpp's programs are"
+    )
     parser.add_argument("--llama-source", type=Path, required=True, help="llama.cpp's source")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="convert is always made")
-    parser.add_argument("--directory", type=Path, help="where files are made [default: a temporary folder]")
+    parser.add_argument(
+        "--only", choices=PARTS, nargs="+", default=PARTS, help="convert is always made"
+    )
+    parser.add_argument(
+        "--directory", type=Path, help="where files are made [default: a temporary folder]"
+    )
     arguments = parser.parse_args()
     tools = Tools(arguments.quantkit, arguments.llama_bin, arguments.llama_source)
     report = Report()

@@ -49,7 +49,13 @@ def main() -> int:
         print(line, flush=True)
         lines.append(line)
     if not arguments.names:
-        head = ["# Tiny random checkpoints of model families", "", ABOUT, "| checkpoint | features | odd |", "|---|---|---|"]
+        head = [
+            "# Tiny random checkpoints of model families",
+            "",
+            ABOUT,
+            "| checkpoint | features | odd |",
+            "|---|---|---|",
+        ]
         (arguments.output / "INDEX.md").write_text("\n".join(head + lines) + "\n")
     return 0
 

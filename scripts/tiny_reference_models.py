@@ -5,9 +5,10 @@
     python scripts/tiny_reference_models.py gemma2 --llama-source llama.cpp     # these, and their variants
 
 NAME.gguf is a random model of a few dozen KiB that llama.cpp's converter wrote, in F16 and without a
-vocabulary. There is none where no GGUF file can say what the model does, or llama.cpp's converter
-refuses it, or another variant has the same model. Its metadata has tokens and the logits that transformers gives for them in float32
-(reference.tokens, reference.logits: tokens × vocabulary), so that one file is one test.
+vocabulary. There is none where llama.cpp's converter refuses it, or another variant has the same model.
+What llama.cpp's converter would not say is added (see `keys` in families/variant.py). The metadata
+has tokens and the logits that transformers gives for them in float32 (reference.tokens,
+reference.logits: tokens × vocabulary), so that one file is one test.
 
 NAME.zip is a checkpoint in bf16 with its tokenizer, and conversion.json: what llama.cpp's converter
 makes of it.
@@ -16,8 +17,8 @@ makes of it.
      "metadata": {"llama.block_count": {"type": "UINT32", "value": 4}, …},
      "tensors": {"f16": {"blk.0.attn_q.weight": {"type": "F16", "shape": [16, 16], "sha256": "…"}, …}, …}}
 
-The metadata is that of the F16 file, in its order, without the names that come from the directory's;
-an array's type is "ARRAY.STRING" and the like. A tensor's shape is in GGUF's order. For f32 and bf16,
+The metadata is that of the F16 file, in its order, without names that come from the directory's;
+an array's type is "ARRAY.STRING" and the like. A shape is in GGUF's order. For f32 and bf16,
 general.file_type differs.
 """
 
@@ -47,8 +48,10 @@ def write_model(variant: Variant, work: Path, source: Path) -> str:
     model, _ = reference.load(checkpoint, variant.model)
     tokens = reference.tokens(VOCABULARY, TOKENS)
     logits = reference.logits(model, tokens).flatten().tolist()
-    arrays = {"reference.tokens": tokens, "reference.logits": logits}
-    return llama_cpp.convert(variant, checkpoint, {"f16": DATA / f"{variant.name}.gguf"}, source, arrays)
+    keys = {"reference.tokens": tokens, "reference.logits": logits} | variant.keys(SMALL)
+    return llama_cpp.convert(
+        variant, checkpoint, {"f16": DATA / f"{variant.name}.gguf"}, source, keys
+    )
 
 
 def write_conversion(variant: Variant, work: Path, source: Path):
@@ -63,7 +66,9 @@ def write_conversion(variant: Variant, work: Path, source: Path):
         expected["metadata"] = described_metadata(readers["f16"])
         expected["tensors"] = {kind: described_tensors(reader) for kind, reader in readers.items()}
     (checkpoint / "conversion.json").write_text(json.dumps(expected, ensure_ascii=False))
-    with zipfile.ZipFile(DATA / f"{variant.name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(
+        DATA / f"{variant.name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9
+    ) as archive:
         for file in sorted(checkpoint.iterdir()):
             archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes(), zipfile.ZIP_DEFLATED, 9)
 
@@ -95,7 +100,7 @@ def main() -> int:
     for variant in choose(arguments.names):
         with tempfile.TemporaryDirectory() as name:
             refused = ""
-            if not variant.refused and not variant.model_of:
+            if not variant.model_of:
                 refused = write_model(variant, Path(name), arguments.llama_source)
             write_conversion(variant, Path(name), arguments.llama_source)
         sizes = [path.stat().st_size for path in sorted(DATA.glob(f"{variant.name}.*"))]

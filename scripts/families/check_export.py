@@ -24,7 +24,9 @@ VOLATILE = {
 }  # fmt: skip
 
 
-def check(variant: Variant, checkpoint: Path, model: Path, work: Path, tools: Tools, report: Report):
+def check(
+    variant: Variant, checkpoint: Path, model: Path, work: Path, tools: Tools, report: Report
+):
     """Exports in float32 and looks at what transformers makes of it."""
     what, exported = f"{variant.name} export", work / "exported"
     shutil.rmtree(exported, ignore_errors=True)
@@ -38,13 +40,20 @@ def check(variant: Variant, checkpoint: Path, model: Path, work: Path, tools: To
     except Exception as failure:  # whatever transformers raises is the result
         report.line(False, f"{what}, loads", f"{type(failure).__name__}: {failure}")
         return
-    wrong = [f"{kind}: {keys}" for kind in ("missing_keys", "unexpected_keys") if (keys := sorted(info[kind]))]
+    wrong = [
+        f"{kind}: {keys}"
+        for kind in ("missing_keys", "unexpected_keys")
+        if (keys := sorted(info[kind]))
+    ]
     wrong += [f"mismatched: {keys}" for keys in info.get("mismatched_keys", ())]
-    report.line(not wrong, f"{what}, loads", "no missing, no unexpected key" if not wrong else "", wrong)
+    report.line(
+        not wrong, f"{what}, loads", "no missing, no unexpected key" if not wrong else "", wrong
+    )
     theirs, _ = reference.load(checkpoint, variant.model)
     check_logits(what, variant, ours, theirs, report)
     check_tokens(what, exported, checkpoint, report)
-    lines = config_differences(ours.config, theirs.config.get_text_config())
+    config = theirs.config.get_text_config()
+    lines = config_differences(ours.config, config, variant.exported_as or config.model_type)
     report.line(not lines, f"{what}, config.json", "the same meaning" if not lines else "", lines)
 
 
@@ -55,20 +64,33 @@ def check_logits(what: str, variant: Variant, ours, theirs, report: Report):
         report.line(False, f"{what}, logits", f"{tuple(mine.shape)}, not {tuple(other.shape)}")
         return
     largest = (mine - other).abs().max().item()
-    figures = "bit-equal" if torch.equal(mine, other) else f"largest difference {largest:.1e} (bar {BAR:.0e})"
+    figures = (
+        "bit-equal"
+        if torch.equal(mine, other)
+        else f"largest difference {largest:.1e} (bar {BAR:.0e})"
+    )
     report.line(largest <= BAR, f"{what}, logits", figures)
 
 
 def check_tokens(what: str, exported: Path, checkpoint: Path, report: Report):
     ours, theirs = reference.awkward_tokens(exported), reference.awkward_tokens(checkpoint)
     wrong = [repr(text) for text, mine, other in zip(AWKWARD, ours, theirs) if mine != other]
-    report.line(not wrong, f"{what}, tokens", f"{len(AWKWARD) - len(wrong)} of {len(AWKWARD)} texts the same", wrong)
+    report.line(
+        not wrong,
+        f"{what}, tokens",
+        f"{len(AWKWARD) - len(wrong)} of {len(AWKWARD)} texts the same",
+        wrong,
+    )
 
 
 def settings(config: transformers.PreTrainedConfig) -> dict:
-    """What predictions depend on. transformers lays rope settings of version 4 over into
-    `rope_parameters`, and leaves the old names where they were."""
-    found = {key: value for key, value in config.to_dict().items() if key not in VOLATILE}
+    """What predictions depend on; what is off may be absent. transformers lays rope settings of version
+    4 over into `rope_parameters`, and leaves the old names where they were."""
+    found = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in VOLATILE and value is not None and value is not False
+    }
     rope = found.get("rope_parameters") or {}
     if "rope_type" in rope:
         found["rope_parameters"] = {key: value for key, value in rope.items() if key != "type"}
@@ -86,9 +108,12 @@ def single(value):
     return torch.tensor(value).item() if isinstance(value, float) else value
 
 
-def config_differences(ours: transformers.PreTrainedConfig, theirs: transformers.PreTrainedConfig) -> list[str]:
+def config_differences(
+    ours: transformers.PreTrainedConfig, theirs: transformers.PreTrainedConfig, model_type: str
+) -> list[str]:
     """A line for each setting that is not the same in the two configurations as they are loaded."""
     mine, other = (settings(config) for config in (ours, theirs))
+    other["model_type"] = model_type
     absent = "(none)"
     return [
         f"{key}: {mine.get(key, absent)!r:.60}, not {other.get(key, absent)!r:.60}"

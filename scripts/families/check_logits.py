@@ -13,7 +13,9 @@ BAR_OF_STEPS = 2e-3
 STEPS = (7, 1)
 
 
-def check(variant: Variant, checkpoint: Path, model: Path, work: Path, tools: Tools, report: Report):
+def check(
+    variant: Variant, checkpoint: Path, model: Path, work: Path, tools: Tools, report: Report
+):
     """Runs a text that is longer than every window in one step, in chunks and token by token."""
     theirs_model, _ = reference.load(checkpoint, variant.model)
     vocabulary = theirs_model.config.get_text_config().vocab_size - variant.padding

@@ -35,7 +35,15 @@ def importance_file(model: Path, work: Path, tools: Tools) -> Path:
     return output
 
 
-def compare(what: str, recipe: str, model: Path, importance: Path | None, work: Path, tools: Tools, report: Report):
+def compare(
+    what: str,
+    recipe: str,
+    model: Path,
+    importance: Path | None,
+    work: Path,
+    tools: Tools,
+    report: Report,
+):
     ours, theirs = work / "ours.quantized.gguf", work / "theirs.quantized.gguf"
     mine = [tools.quantkit, "quantize", model, ours, "--type", recipe, "--quiet"]
     other = [tools.llama_bin / "llama-quantize"]
@@ -49,7 +57,11 @@ def compare(what: str, recipe: str, model: Path, importance: Path | None, work: 
     different = llama_quantize.differing_tensors(*files)
     whole = llama_quantize.same_file(ours, theirs)
     count = len(files[1].tensors)
-    figures = "the same file" if whole else f"{count - len(different)} of {count} tensors the same, the file is not"
+    figures = (
+        "the same file"
+        if whole
+        else f"{count - len(different)} of {count} tensors the same, the file is not"
+    )
     report.line(whole, what, figures, different)
 
 

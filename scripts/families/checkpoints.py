@@ -15,7 +15,13 @@ SEED = 20260
 transformers.utils.logging.disable_progress_bar()
 
 
-def write(variant: Variant, directory: Path, shape: Shape, dtype: str = "bf16", vocabulary: int | None = None):
+def write(
+    variant: Variant,
+    directory: Path,
+    shape: Shape,
+    dtype: str = "bf16",
+    vocabulary: int | None = None,
+):
     """Writes the checkpoint; the same arguments give the same bytes. `vocabulary` is for models that
     are run without their tokenizer: fewer tokens than it has."""
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,6 +1,6 @@
 """Gemma 1 to 4, and multimodal checkpoints whose text part is one of the families."""
 
-from .llama_family import MINISTRAL3
+from .llama_family import MINISTRAL3, MISTRAL
 from .variant import Variant, decoder
 from .vocabularies import Vocabulary, gemma
 
@@ -48,7 +48,7 @@ GEMMA3 = Variant(
 def gemma4_settings(s):
     return gemma_decoder(s) | dict(
         head_dim=s.head, global_head_dim=2 * s.head, sliding_window=s.window, layer_types=pattern(6, 3),
-        hidden_size_per_layer_input=0, vocab_size_per_layer_input=1, num_kv_shared_layers=0,
+        hidden_size_per_layer_input=0, num_kv_shared_layers=0,
         final_logit_softcapping=8.0,
         rope_parameters={
             "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25},
@@ -80,11 +80,11 @@ def gemma3_multimodal(s):
     )  # fmt: skip
 
 
-def mistral3_multimodal(s):
+def mistral3_multimodal(s, text=MINISTRAL3, kind="ministral3"):
     pixtral = vision(s) | dict(model_type="pixtral", head_dim=8)
     pixtral["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
     return dict(
-        text_config=MINISTRAL3.settings(s) | dict(num_hidden_layers=4, model_type="ministral3"),
+        text_config=text.settings(s) | dict(num_hidden_layers=4, model_type=kind),
         vision_config=pixtral, image_token_index=5, tie_word_embeddings=False,
     )  # fmt: skip
 
@@ -93,7 +93,8 @@ VARIANTS = [
     GEMMA,
     GEMMA2,
     GEMMA2.like("gemma2-scalar", "query_pre_attn_scalar is not the head's width (as 27B)",
-                lambda s: dict(query_pre_attn_scalar=s.head), refused="query_pre_attn_scalar",
+                lambda s: dict(query_pre_attn_scalar=s.head), unsaid="query_pre_attn_scalar",
+                keys=lambda s: {"gemma2.attention.scale": s.head**-0.5},
                 unlike_llama_cpp="it takes the scalar only in the model of 46 layers"),
     GEMMA3,
     GEMMA3.like("gemma3-old", "config.json of transformers 4, linear rope on global layers (as 4B)",
@@ -110,4 +111,7 @@ VARIANTS = [
                      lambda s: dict(attention_k_eq_v=True, num_global_key_value_heads=1)),
     Variant("mistral3-multimodal", "Mistral3Config", "Mistral3ForConditionalGeneration", MINISTRAL3.vocabulary,
             mistral3_multimodal, pattern=True, model_of="ministral3", features="ministral3 as the text part of a multimodal checkpoint"),
+    Variant("mistral3-multimodal-small", "Mistral3Config", "Mistral3ForConditionalGeneration", MINISTRAL3.vocabulary,
+            lambda s: mistral3_multimodal(s, MISTRAL, "mistral"), pattern=True,
+            features="mistral as the text part of a multimodal checkpoint (as Small 3.1)"),
 ]  # fmt: skip

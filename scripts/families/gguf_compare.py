@@ -5,7 +5,12 @@ from pathlib import Path
 import gguf
 
 # Names that each converter makes up in its own way from the directory's name.
-NAMES = {f"general.{key}" for key in ("name", "basename", "finetune", "version", "organization", "size_label")}
+NAMES = {
+    f"general.{key}"
+    for key in ("name", "basename", "finetune", "version", "organization", "size_label")
+}
+
+MORE = "not in llama.cpp's"
 
 
 def metadata(reader: gguf.GGUFReader) -> dict[str, tuple]:
@@ -21,7 +26,7 @@ def metadata_differences(ours: gguf.GGUFReader, theirs: gguf.GGUFReader) -> list
     """A line for each key that is not the same in both."""
     mine, other = metadata(ours), metadata(theirs)
     lines = [f"{key}: missing" for key in other if key not in mine]
-    lines += [f"{key}: not in llama.cpp's" for key in mine if key not in other]
+    lines += [f"{key}: {MORE}" for key in mine if key not in other]
     for key in mine.keys() & other.keys():
         if mine[key] != other[key]:
             lines.append(f"{key}: {shown(mine[key], other[key])}")
@@ -45,7 +50,7 @@ def tensor_differences(ours: gguf.GGUFReader, theirs: gguf.GGUFReader) -> list[s
     mine = {tensor.name: tensor for tensor in ours.tensors}
     other = {tensor.name: tensor for tensor in theirs.tensors}
     lines = [f"{name}: missing" for name in other if name not in mine]
-    lines += [f"{name}: not in llama.cpp's" for name in mine if name not in other]
+    lines += [f"{name}: {MORE}" for name in mine if name not in other]
     for name in (name for name in other if name in mine):
         a, b = mine[name], other[name]
         if a.tensor_type != b.tensor_type:

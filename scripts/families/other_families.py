@@ -1,5 +1,6 @@
 """Phi, GPT-2, BLOOM, GPT-NeoX, StarCoder 2, Falcon, Cohere 2, StableLM."""
 
+from .llama_family import window_keys
 from .variant import Variant, decoder, rope
 from .vocabularies import bpe, llama
 
@@ -54,6 +55,8 @@ STABLELM = Variant(
     features="half rotary, qkv biases, LayerNorm (as 2 1.6B)",
 )  # fmt: skip
 
+LONG = "it takes the long factors by the size of its context, not by the text"
+
 
 def longrope(s, original: int, partial: float = 1.0) -> dict:
     """Two sets of divisors: one for texts within the original context, one for those beyond it."""
@@ -71,13 +74,13 @@ VARIANTS = [
     PHI3,
     PHI3.like("phi3-longrope", "longrope, the text is longer than the original context",
               lambda s: longrope(s, s.original),
-              unlike_llama_cpp="it takes the long factors by the size of its context, not by the text"),
+              unlike_llama_cpp=LONG),
     PHI3.like("phi3-longrope-short", "longrope, the text is shorter; config.json of transformers 4",
               lambda s: longrope(s, s.context) | dict(max_position_embeddings=2 * s.context), old_config=True),
     PHI3.like("phi3-window", "sliding window (as mini 4k)", lambda s: dict(sliding_window=s.window),
               unlike_llama_cpp="it ignores the window"),
     PHI3.like("phi4-mini", "longrope on half of each head, GPT-4o's tokenizer, tied",
-              lambda s: longrope(s, s.original, 0.5) | dict(tie_word_embeddings=True),
+              lambda s: longrope(s, s.original, 0.5) | dict(tie_word_embeddings=True), unlike_llama_cpp=LONG,
               vocabulary=bpe("gpt-4o", END, "<|end|>", "<|user|>", bos=END, eos=END, tokenizer_class="GPT2Tokenizer")),
     PHI3.like("phi4", "no window, GPT-4's tokenizer", lambda s: rope(theta=250000.0), model_of="phi3",
               vocabulary=bpe("dbrx", END, "<|im_start|>", "<|im_end|>", bos=END, eos="<|im_end|>",
@@ -90,7 +93,8 @@ VARIANTS = [
                   missing_for_llama_cpp=dict(rotary_pct=0.25)),
     STARCODER2,
     STARCODER2.like("starcoder2-window", "sliding window", lambda s: dict(sliding_window=s.window),
-                    refused="sliding_window", unlike_llama_cpp="its converter drops the window"),
+                    unsaid="sliding_window", keys=window_keys("starcoder2"),
+                    unlike_llama_cpp="its converter drops the window"),
     FALCON,
     FALCON.like("falcon-40b", "new decoder architecture: two norms, grouped keys and values",
                 lambda s: dict(new_decoder_architecture=True, num_kv_heads=s.kv_heads, multi_query=False)),
@@ -99,7 +103,7 @@ VARIANTS = [
                                num_ln_in_parallel_attn=1, tie_word_embeddings=False)),
     FALCON.like("falcon-rw", "ALiBi, biases, no parallel attention (as RW 1B)",
                 lambda s: dict(alibi=True, bias=True, multi_query=False, parallel_attn=False, num_kv_heads=s.heads),
-                refused="alibi"),
+                unsaid="alibi"),
     COHERE2,
     STABLELM,
     STABLELM.like("stablelm-parallel", "parallel residual, a quarter rotary",

@@ -13,9 +13,14 @@ def choose(names: list[str]) -> list[Variant]:
     chosen = [
         variant
         for variant in VARIANTS
-        if not names or any(variant.name == name or variant.name.startswith(f"{name}-") for name in names)
+        if not names
+        or any(variant.name == name or variant.name.startswith(f"{name}-") for name in names)
     ]
-    unknown = [n for n in names if not any(v.name == n or v.name.startswith(f"{n}-") for v in VARIANTS)]
+    unknown = [
+        n for n in names if not any(v.name == n or v.name.startswith(f"{n}-") for v in VARIANTS)
+    ]
     if unknown:
-        sys.exit(f"no such family: {', '.join(unknown)}; there are {', '.join(v.name for v in VARIANTS)}")
+        sys.exit(
+            f"no such family: {', '.join(unknown)}; there are {', '.join(v.name for v in VARIANTS)}"
+        )
     return chosen

@@ -46,7 +46,7 @@ AWKWARD = [
     "नमस्ते दुनिया ภาษาไทย العربية עברית",
     "emoji 😀 👩‍👩‍👧‍👦 🇫🇷 ✈️ done",
     "for (int i = 0; i < n; ++i) { a[i] += b[i] * 2; } // comment",
-    "<html><body class=\"x\">&amp;</body></html>",
+    '<html><body class="x">&amp;</body></html>',
     "a_b-c.d/e\\f:g;h?i!j@k#l$m%n^o&p*q(r)s[t]u{v}w|x~y`z",
     "zero​width and\u00a0no-break\u2003em space",
     "ＡＢＣ full width, ligature ﬀ, ohm Ω, kelvin K",

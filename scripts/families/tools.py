@@ -14,10 +14,19 @@ class Failed(Exception):
 def run(command: list) -> str:
     """Runs a program to its end and returns what it printed."""
     command = [str(word) for word in command]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+    )
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        raise Failed(f"{Path(command[0]).name} {command[1]} ended with {done.returncode}: {' / '.join(said)}")
+        raise Failed(
+            f"{Path(command[0]).name} {command[1]} ended with {done.returncode}: {' / '.join(said)}"
+        )
     return done.stdout
 
 
@@ -27,7 +36,9 @@ class Tools:
     llama_bin: Path
     llama_source: Path
 
-    def logits(self, model: Path, tokens: list[int], directory: Path, step: int | None = None) -> np.ndarray:
+    def logits(
+        self, model: Path, tokens: list[int], directory: Path, step: int | None = None
+    ) -> np.ndarray:
         """quantkit's logits, tokens × vocabulary; `step` tokens at a time, or all at once."""
         given, result = directory / "tokens.u32", directory / "logits.f32"
         np.array(tokens, dtype="<u4").tofile(given)

@@ -39,10 +39,11 @@ class Variant:
     `settings` gives config.json's values for a shape; `weights` says how random tensors are
     scaled (see `weights.py`); `padding` is how many rows the embedding has beyond the tokenizer;
     `old_config` writes rope settings as transformers 4 did, as real checkpoints have them;
-    `unlike_llama_cpp` says why llama.cpp's mathematics differs, where it does; `refused` names the
-    setting that no GGUF file can say, so that a conversion must be refused or be right; `pattern` says
-    that the layers differ; `model_of` names the variant that has the same model, where only the
-    checkpoint differs."""
+    `unlike_llama_cpp` says why llama.cpp's mathematics differs, where it does; `unsaid` names the
+    setting that llama.cpp's file does not say, so that a conversion must refuse it by name or be right,
+    and `keys` the metadata that would say it; `pattern` says that the layers differ; `model_of` names the variant that has the same model, where only the
+    checkpoint differs; `exported_as` is the model type that an export gives, where a GGUF file does not
+    say the checkpoint's."""
 
     name: str
     config: str
@@ -56,19 +57,29 @@ class Variant:
     old_config: bool = False
     features: str = ""
     unlike_llama_cpp: str = ""
-    refused: str = ""
+    unsaid: str = ""
+    keys: Callable[[Shape], dict[str, Any]] = lambda _shape: {}
     model_of: str = ""
+    exported_as: str = ""
     missing_for_llama_cpp: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
 
     def layers_in(self, shape: Shape) -> int:
         return 2 if shape.few_layers and not self.pattern else self.layers
 
-    def like(self, name: str, features: str, settings: Callable[[Shape], dict], **changes) -> "Variant":
+    def like(
+        self, name: str, features: str, settings: Callable[[Shape], dict], **changes
+    ) -> "Variant":
         """Another variant with some settings changed."""
         base = self.settings
         merged = lambda shape: base(shape) | settings(shape)  # noqa: E731
-        return replace(self, name=name, features=features, settings=merged, **changes)
+        return replace(
+            self,
+            name=name,
+            features=features,
+            settings=merged,
+            **({"model_of": "", "exported_as": ""} | changes),
+        )
 
 
 def decoder(shape: Shape) -> dict[str, Any]:

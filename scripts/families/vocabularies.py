@@ -35,6 +35,7 @@ PATTERNS = {
 PATTERNS["dbrx"] = PATTERNS["llama-bpe"]
 PATTERNS["stablelm2"] = PATTERNS["qwen2"]
 COMPOSED = {"qwen2", "stablelm2", "command-r", "olmo"}  # those that compose characters first (NFC)
+WHOLE_WORDS = {"llama-bpe", "tekken"}  # those that take a word that is a token without merging
 DIGITS = {"smollm", "starcoder", "refact", "command-r"}  # those that split every digit off
 
 
@@ -82,7 +83,11 @@ class Vocabulary:
 
     def write(self, directory: Path) -> int:
         """Writes the tokenizer's files and returns how many tokens it has."""
-        makers = {"bpe": self._bpe, "sentencepiece": self._sentencepiece, "fallback": self._fallback}
+        makers = {
+            "bpe": self._bpe,
+            "sentencepiece": self._sentencepiece,
+            "fallback": self._fallback,
+        }
         tokenizer = makers[self.kind](directory)
         self._prepend_bos(tokenizer)
         tokenizer.save(str(directory / "tokenizer.json"))
@@ -93,7 +98,7 @@ class Vocabulary:
         return [AddedToken(token, special=True, normalized=False) for token in self.special]
 
     def _bpe(self, _directory: Path) -> Tokenizer:
-        tokenizer = Tokenizer(models.BPE())
+        tokenizer = Tokenizer(models.BPE(ignore_merges=self.pre in WHOLE_WORDS))
         if self.pre in COMPOSED:
             tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = byte_level(self.pre)
@@ -116,18 +121,28 @@ class Vocabulary:
         )
         bytes_ = [AddedToken(f"<0x{byte:02X}>", special=True) for byte in range(256)]
         special = self._special_tokens() + bytes_
-        trainer = trainers.BpeTrainer(vocab_size=self.size, show_progress=False, special_tokens=special)
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.size, show_progress=False, special_tokens=special
+        )
         latin = [line for line in TRAINING if max(line) < "\u0100"]  # the alphabet must fit
         tokenizer.train_from_iterator(latin, trainer)
-        description = json.loads(tokenizer.to_str())  # bytes are tokens of the model, not added ones
+        description = json.loads(
+            tokenizer.to_str()
+        )  # bytes are tokens of the model, not added ones
         special = set(self.special)
-        description["added_tokens"] = [a for a in description["added_tokens"] if a["content"] in special]
+        description["added_tokens"] = [
+            a for a in description["added_tokens"] if a["content"] in special
+        ]
         return Tokenizer.from_str(json.dumps(description))
 
     def _sentencepiece(self, directory: Path) -> Tokenizer:
         model = io.BytesIO()
         roles = [("pad", self.pad), ("bos", self.bos), ("eos", self.eos), ("unk", self.unk)]
-        pieces = {name: (self.special.index(token), token) for name, token in roles if token in self.special}
+        pieces = {
+            name: (self.special.index(token), token)
+            for name, token in roles
+            if token in self.special
+        }
         absent = {f"{name}_id": -1 for name, _ in roles if name not in pieces}
         built_in = {token for _, token in pieces.values()}
         sentencepiece.SentencePieceTrainer.train(
@@ -175,7 +190,9 @@ class Vocabulary:
         tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.decoder = decoders.Sequence(decoding)
         tokenizer.add_special_tokens(self._special_tokens())
-        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in self.added])
+        tokenizer.add_special_tokens(
+            [AddedToken(token, special=True, normalized=False) for token in self.added]
+        )
         return tokenizer
 
     def _prepend_bos(self, tokenizer: Tokenizer):
@@ -188,7 +205,12 @@ class Vocabulary:
 
     def _write_config(self, directory: Path):
         config = {"tokenizer_class": self.tokenizer_class, "model_max_length": 1024}
-        names = {"bos_token": self.bos, "eos_token": self.eos, "pad_token": self.pad, "unk_token": self.unk}
+        names = {
+            "bos_token": self.bos,
+            "eos_token": self.eos,
+            "pad_token": self.pad,
+            "unk_token": self.unk,
+        }
         config |= {key: token for key, token in names.items() if token}
         if self.added:
             known = json.loads((directory / "tokenizer.json").read_text())["added_tokens"]
@@ -207,18 +229,26 @@ class Vocabulary:
 
 def llama(**options) -> Vocabulary:
     """SentencePiece as Llama 2 and Mistral 7B have it."""
-    defaults = dict(kind="sentencepiece", special=["<unk>", "<s>", "</s>"], bos="<s>", eos="</s>", unk="<unk>")
+    defaults = dict(
+        kind="sentencepiece", special=["<unk>", "<s>", "</s>"], bos="<s>", eos="</s>", unk="<unk>"
+    )
     return Vocabulary(**(defaults | dict(add_bos=True, tokenizer_class="LlamaTokenizer") | options))
 
 
 def gemma(**options) -> Vocabulary:
     """SentencePiece as Gemma 1 to 3 have it."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
-    defaults = dict(kind="sentencepiece", special=special, bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>")
-    defaults |= dict(add_bos=True, dummy_prefix=False, template_file=True, tokenizer_class="GemmaTokenizer")
+    defaults = dict(
+        kind="sentencepiece", special=special, bos="<bos>", eos="<eos>", pad="<pad>", unk="<unk>"
+    )
+    defaults |= dict(
+        add_bos=True, dummy_prefix=False, template_file=True, tokenizer_class="GemmaTokenizer"
+    )
     return Vocabulary(**(defaults | options))
 
 
-def bpe(name: str, *special: str, bos: str | None = None, eos: str | None = None, **options) -> Vocabulary:
+def bpe(
+    name: str, *special: str, bos: str | None = None, eos: str | None = None, **options
+) -> Vocabulary:
     """Byte-level byte-pair encoding with the pre-tokenizer `name`."""
     return Vocabulary(kind="bpe", pre=name, special=list(special), bos=bos, eos=eos, **options)

@@ -16,7 +16,9 @@ LAST_NORMS = ("model.norm", "language_model.norm", "ln_f", "final_layer_norm", "
 
 def fill(model: torch.nn.Module, seed: int, options: dict):
     """Sets every parameter and every saved buffer of `model`."""
-    convolutions = {name for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
+    convolutions = {
+        name for name, module in model.named_modules() if type(module).__name__ == "Conv1D"
+    }
     saved = set(model.state_dict())
     tensors = dict(model.named_parameters()) | {
         name: buffer for name, buffer in model.named_buffers() if name in saved
@@ -41,7 +43,11 @@ def scaled(name: str, noise: torch.Tensor, transposed: bool, options: dict) -> t
     if noise.ndim == 1:
         return norm(module, noise, options)
     if "embed" in module or module.endswith(("wte", "embed_in")):
-        per_layer = 0.5 if "per_layer" in module else options.get("embedding", 2.0) / math.sqrt(noise.shape[-1])
+        per_layer = (
+            0.5
+            if "per_layer" in module
+            else options.get("embedding", 1.7) / math.sqrt(noise.shape[-1])
+        )
         return per_layer * noise
     if module.endswith("wpe"):
         return options.get("position", 0.5) * noise
@@ -57,16 +63,16 @@ def norm(module: str, noise: torch.Tensor, options: dict) -> torch.Tensor:
         signs = torch.where(noise.roll(1) < 0, -1.0, 1.0)
         return signs * (options.get("last_norm", mean) + shift + spread) - shift
     if any(part in module for part in ("q_norm", "k_norm", "q_layernorm", "k_layernorm")):
-        mean = options.get("head_norm", mean + 0.2)
+        mean = options.get("head_norm", mean + 0.3)
     return mean + spread
 
 
 def gain(module: str) -> float:
     """How much a matrix enlarges what it multiplies."""
     if module.endswith(("q_proj", "k_proj")):
-        return 1.3
+        return 1.4
     if module.endswith(("qkv_proj", "query_key_value", "c_attn", "v_proj")):
-        return 1.3
+        return 1.4
     if module.endswith(("lm_head", "embed_out")):
-        return 2.0
-    return 1.1
+        return 1.7
+    return 1.2

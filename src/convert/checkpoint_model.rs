@@ -10,7 +10,7 @@ use super::model_card;
 use super::model_name::ModelName;
 use super::planned::{self, Origin, Planned, Stored};
 use super::weights::{WeightType, convert_row};
-use crate::checkpoint::config::Config;
+use crate::checkpoint::config::{Config, missing};
 use crate::checkpoint::{CheckpointTensors, SafetensorsFile, TensorView};
 use crate::family::{self, Dimensions, Family};
 use crate::gguf::{GgmlType, Metadata, TensorInfo, Value};
@@ -56,7 +56,7 @@ impl CheckpointModel {
             Some(weight_type) => weight_type,
             None => own_type(&views)?,
         };
-        let vocabulary = config.required_count(&["vocab_size"]).map_err(unusable)?;
+        let vocabulary = vocabulary(&config, &views).map_err(unusable)?;
         let keys = family_keys(family, &config, weight_type).map_err(unusable)?;
         let names = views.iter().map(|view| view.name.to_string());
         let model = Dimensions::read(family, &keys, vocabulary, names).map_err(unusable)?;
@@ -202,6 +202,16 @@ fn own_type(views: &[TensorView<'_>]) -> Result<WeightType, ConvertError> {
         }
     }
     Ok(WeightType::F16)
+}
+
+/// Tokens of the vocabulary: what config.json says, else the rows of the embedding. Configs of models
+/// that see may leave out what is usual.
+fn vocabulary(config: &Config, views: &[TensorView<'_>]) -> Result<usize, String> {
+    let names = ["vocab_size"];
+    let embedding = || views.iter().find(|view| view.name.ends_with(".embed_tokens.weight"));
+    let stated = config.count(&names)?;
+    let found = stated.or_else(|| embedding().and_then(|view| view.shape.first().copied()));
+    found.ok_or_else(|| missing(&names))
 }
 
 /// The metadata keys of the family.

@@ -1,8 +1,8 @@
 //! Question sets, prompts, scoring and statistics; perplexity; how far one model's predictions are
 //! from another's.
 //!
-//! An evaluation flows one way: [`questions`] → [`asking`] → [`scoring`] → [`run`]. [`text`] and
-//! [`statistics`] stand beside.
+//! An evaluation flows one way: `questions` → `asking` → `scoring` → `run`. `text` and
+//! `statistics` stand beside.
 
 pub mod asking;
 mod error;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use super::bloom::check_feed_forward;
 use super::fields::{Exported, Keys, count, number};
 use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
-use super::rope::{DEFAULT_BASE, RopePairs, RopeParameters};
+use super::rope::{self, DEFAULT_BASE, RopePairs, RopeParameters};
 use super::tensors::{RowOrder, TensorList, TensorSpec};
 use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
 use crate::checkpoint::config::Config;
@@ -62,20 +62,8 @@ const CONTEXT: Field = Field::Special {
 };
 
 fn write_context(config: &Config, keys: &mut Keys<'_>) -> Result<(), String> {
-    let rope = RopeParameters::read(config)?;
-    rope.check(&[])?;
-    if rope.kind() != "default" {
-        return Err(format!(
-            "\"rope_type\" is \"{}\", which quantkit does not know for this architecture",
-            rope.kind()
-        ));
-    }
     keys.count("context_length", config.count(&["max_position_embeddings"])?.unwrap_or(2048))?;
-    match rope.number("rope_theta")? {
-        Some(base) if base != DEFAULT_BASE => keys.float("rope.freq_base", base),
-        _ => {}
-    }
-    Ok(())
+    rope::write_plain(&RopeParameters::read(config)?, keys, &[])
 }
 
 /// Says that the rows of queries, keys and values are in GGUF's order.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::fields::{Absent, Exported, Keys, count, number, shortest};
 use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
-use super::rope::{DEFAULT_BASE, RopePairs, RopeParameters};
+use super::rope::{self, DEFAULT_BASE, RopePairs, RopeParameters};
 use super::tensors::{RowOrder, TensorList, TensorSpec};
 use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
 use crate::checkpoint::config::Config;
@@ -55,22 +55,11 @@ pub(super) fn write_partial_rotary(
     usual: f64,
 ) -> Result<(), String> {
     let rope = RopeParameters::read(config)?;
-    rope.check(&["partial_rotary_factor"])?;
-    if rope.kind() != "default" {
-        return Err(format!(
-            "\"rope_type\" is \"{}\", which quantkit does not know for this architecture",
-            rope.kind()
-        ));
-    }
     let heads = config.required_count(&["num_attention_heads"])?;
     let size = config.required_count(&["hidden_size"])? / heads;
     let part = rope.number("partial_rotary_factor")?.unwrap_or(usual);
     keys.count("rope.dimension_count", (part * size as f64) as usize)?;
-    match rope.number("rope_theta")? {
-        Some(base) if base != DEFAULT_BASE => keys.float("rope.freq_base", base),
-        _ => {}
-    }
-    Ok(())
+    rope::write_plain(&rope, keys, &["partial_rotary_factor"])
 }
 
 pub(super) fn export_partial_rotary(

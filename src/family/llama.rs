@@ -49,9 +49,19 @@ pub(super) const COMMON: &[Field] = &[
     Field::FileType,
 ];
 
+/// What [`COMMON`] begins with, up to the rotary embedding.
+pub(super) const SIZES: &[Field] = COMMON.split_at(6).0;
+
+/// What follows the rotary embedding in [`COMMON`].
+pub(super) const AFTER_ROPE: &[Field] = COMMON.split_at(7).1;
+
+/// The size of the vocabulary, which `export` takes from the embedding.
+pub(super) const VOCABULARY: Field =
+    Field::Special { gguf: &["vocab_size"], write: write_vocabulary, export: export_nothing };
+
 /// What it writes for llama and its kin alone.
 pub(super) const ROTARY: &[Field] = &[
-    Field::Special { gguf: &["vocab_size"], write: write_vocabulary, export: export_nothing },
+    VOCABULARY,
     Field::Special {
         gguf: &["rope.dimension_count"],
         write: write_rotary_size,
@@ -85,11 +95,11 @@ fn export_head_size(file: &Exported<'_>, config: &mut Map<String, Json>) -> Resu
     if let Some(size) = file.keys.optional_count("attention.key_length")? {
         config.insert("head_dim".into(), size.into());
     }
-    check_attention_scale(file)
+    Ok(())
 }
 
 /// The width of a head of an exported file.
-fn head_size(file: &Exported<'_>) -> Result<usize, String> {
+pub(super) fn head_size(file: &Exported<'_>) -> Result<usize, String> {
     match file.keys.optional_count("attention.key_length")? {
         Some(size) => Ok(size),
         None => Ok(file.keys.count("embedding_length")? / file.keys.count("attention.head_count")?),
@@ -97,17 +107,18 @@ fn head_size(file: &Exported<'_>) -> Result<usize, String> {
 }
 
 /// Refuses a scale of the attention scores other than the one that transformers computes.
-fn check_attention_scale(file: &Exported<'_>) -> Result<(), String> {
+pub(super) fn check_attention_scale(file: &Exported<'_>) -> Result<(), String> {
+    let Some(scale) = file.number("attention.scale")? else { return Ok(()) };
     let size = head_size(file)?;
     let usual = (size as f64).sqrt().recip();
-    match file.number("attention.scale")? {
-        Some(scale) if (scale - usual).abs() > 1e-6 * usual => Err(format!(
-            "{} is {scale}, but heads of {size} are scaled by {usual:.6}; a config.json of this \
-             architecture cannot say that",
-            file.keys.name("attention.scale")
-        )),
-        _ => Ok(()),
+    if (scale - usual).abs() <= 1e-6 * usual {
+        return Ok(());
     }
+    Err(format!(
+        "{} is {scale}, but heads of {size} are scaled by {usual:.6}; a config.json of this \
+         architecture cannot say that",
+        file.keys.name("attention.scale")
+    ))
 }
 
 fn write_vocabulary(config: &Config, keys: &mut Keys<'_>) -> Result<(), String> {
@@ -157,20 +168,37 @@ pub(super) fn llama_tensors(
     list.norm("model.norm", "output_norm", d.hidden);
     list.output("lm_head", d);
     for layer in 0..d.layers {
-        let (queries, keys) = (d.heads.at(layer) * d.head_size, d.kv_heads.at(layer) * d.head_size);
-        let feed_forward = d.feed_forward.at(layer);
         list.scope(format!("model.layers.{layer}."), format!("blk.{layer}."));
         list.norm("input_layernorm", "attn_norm", d.hidden);
-        list.linear("self_attn.q_proj", "attn_q", queries, d.hidden, query_order);
-        list.linear("self_attn.k_proj", "attn_k", keys, d.hidden, key_order);
-        list.linear("self_attn.v_proj", "attn_v", keys, d.hidden, RowOrder::Same);
-        list.linear("self_attn.o_proj", "attn_output", d.hidden, queries, RowOrder::Same);
+        add_attention(&mut list, d, layer, query_order, key_order);
         list.norm("post_attention_layernorm", "ffn_norm", d.hidden);
-        list.linear("mlp.gate_proj", "ffn_gate", feed_forward, d.hidden, RowOrder::Same);
-        list.linear("mlp.up_proj", "ffn_up", feed_forward, d.hidden, RowOrder::Same);
-        list.linear("mlp.down_proj", "ffn_down", d.hidden, feed_forward, RowOrder::Same);
+        add_gated_network(&mut list, d, layer);
     }
     list.finish()
+}
+
+/// Adds the matrices of a layer's attention, in the layer's scope.
+pub(super) fn add_attention(
+    list: &mut TensorList,
+    d: &Dimensions,
+    layer: usize,
+    query_order: RowOrder,
+    key_order: RowOrder,
+) {
+    let queries = d.heads.at(layer) * d.head_size;
+    let keys = d.kv_heads.at(layer) * d.head_size;
+    list.linear("self_attn.q_proj", "attn_q", queries, d.hidden, query_order);
+    list.linear("self_attn.k_proj", "attn_k", keys, d.hidden, key_order);
+    list.linear("self_attn.v_proj", "attn_v", keys, d.hidden, RowOrder::Same);
+    list.linear("self_attn.o_proj", "attn_output", d.hidden, queries, RowOrder::Same);
+}
+
+/// Adds the matrices of a layer's feed-forward network, in the layer's scope.
+pub(super) fn add_gated_network(list: &mut TensorList, d: &Dimensions, layer: usize) {
+    let width = d.feed_forward.at(layer);
+    list.linear("mlp.gate_proj", "ffn_gate", width, d.hidden, RowOrder::Same);
+    list.linear("mlp.up_proj", "ffn_up", width, d.hidden, RowOrder::Same);
+    list.linear("mlp.down_proj", "ffn_down", d.hidden, width, RowOrder::Same);
 }
 
 pub(super) fn frame(d: &Dimensions) -> Result<Frame, String> {

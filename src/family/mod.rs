@@ -11,16 +11,28 @@ pub mod longrope;
 pub mod rope;
 mod rope_scaling;
 mod tensors;
+mod windows;
 
 mod bloom;
+mod cohere2;
+mod exaone4;
 mod falcon;
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod gemma4;
 mod gpt2;
 mod gpt_neox;
+mod granite;
 mod llama;
 mod mistral;
+mod mistral3;
+mod olmo2;
+mod olmo3;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 mod stablelm;
 mod starcoder2;
 
@@ -39,16 +51,27 @@ pub use tensors::{RowOrder, TensorList, TensorSpec};
 
 /// The families that quantkit knows. Of those that share an architecture, the first whose `claims` says
 /// so takes a file.
-pub const FAMILIES: [&Family; 11] = [
+pub const FAMILIES: &[&Family] = &[
     &bloom::BLOOM,
+    &cohere2::COHERE2,
+    &exaone4::EXAONE4,
     &falcon::FALCON,
+    &gemma::GEMMA,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &gemma4::GEMMA4,
     &gpt2::GPT2,
     &gpt_neox::GPT_NEOX,
+    &granite::GRANITE,
     &mistral::MISTRAL,
     &llama::LLAMA,
+    &mistral3::MISTRAL3,
+    &olmo3::OLMO3,
+    &olmo2::OLMO2,
     &phi3::PHI3,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
+    &smollm3::SMOLLM3,
     &stablelm::STABLELM,
     &starcoder2::STARCODER2,
 ];
@@ -162,6 +185,9 @@ pub fn write(
 pub fn export(family: &Family, file: &Exported<'_>) -> Result<Map<String, Json>, String> {
     let mut config = Map::new();
     family.fields().try_for_each(|field| field.export(file, &mut config))?;
+    if !family.fields().any(|field| field.keys().contains(&"attention.scale")) {
+        llama::check_attention_scale(file)?;
+    }
     Ok(config)
 }
 

@@ -7,9 +7,9 @@ use super::fields::{Exported, Keys, count, number, shortest};
 use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
 use super::llama::{LLAMA, frame};
 use super::longrope::{self, LONG_DIVISORS, MAGNITUDE, ORIGINAL_CONTEXT, SHORT_DIVISORS};
-use super::mistral::{WINDOW, window};
 use super::rope::{DEFAULT_BASE, RopePairs, RopeParameters};
 use super::tensors::{TensorList, TensorSpec};
+use super::windows::{self, WINDOW};
 use super::{Checkpoint, Dimensions, Family, Field, Layer};
 use crate::checkpoint::config::Config;
 
@@ -158,7 +158,7 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
         norm: Some(d.norm(NormKind::Rms, "attn_norm")?),
         projection: Projection::Fused,
         rope: Some(longrope::rope(d, RopePairs::Halves)?),
-        window: window(d)?,
+        window: windows::of_file(&d.keys())?,
         ..Attention::new(d.heads.at(index), d.kv_heads.at(index), d.head_size)
     };
     let feed_forward = FeedForward {

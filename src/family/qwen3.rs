@@ -1,9 +1,8 @@
 //! Qwen3 (Yang et al. 2025): llama's layers with a norm of each query and key head.
 
 use super::layer::{HeadNorms, Mixer, NormKind};
-use super::llama::{COMMON, LLAMA, llama_layer};
-use super::qwen2::{self, PLAIN};
-use super::rope::RopePairs;
+use super::llama::{COMMON, LLAMA};
+use super::qwen2::{self, OWN};
 use super::tensors::{TensorList, TensorSpec};
 use super::{Checkpoint, Dimensions, Family, Field, Layer};
 
@@ -13,7 +12,7 @@ pub(super) const QWEN3: Family = Family {
     checkpoints: &[Checkpoint { architecture: "Qwen3ForCausalLM", model_type: "qwen3" }],
     fields: &[
         COMMON,
-        PLAIN,
+        OWN,
         &[Field::Tensor { config: "attention_bias", tensor: "blk.0.attn_q.bias", there: true }],
     ],
     tensors,
@@ -32,7 +31,7 @@ fn tensors(d: &Dimensions) -> Vec<TensorSpec> {
 }
 
 fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
-    let mut layer = llama_layer(d, index, RopePairs::Halves)?;
+    let mut layer = qwen2::layer(d, index)?;
     let Mixer::Attention(attention) = &mut layer.mixer;
     let epsilon = d.epsilon(NormKind::Rms)?;
     attention.head_norms = Some(HeadNorms { kind: NormKind::Rms, whole_rows: false, epsilon });

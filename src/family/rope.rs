@@ -163,6 +163,22 @@ impl RopeParameters {
             .unwrap_or("default")
     }
 
+    /// Refuses kinds that the architecture does not know.
+    ///
+    /// # Errors
+    /// One that is not among `kinds`.
+    pub fn allow(&self, kinds: &[&str]) -> Result<(), String> {
+        if kinds.contains(&self.kind()) {
+            return Ok(());
+        }
+        Err(format!(
+            "\"{}\" has rope_type \"{}\", but quantkit knows {} for this architecture only",
+            self.place,
+            self.kind(),
+            kinds.join(" and ")
+        ))
+    }
+
     /// Refuses fields that are not among those of this kind of rotary embedding, or of `more`.
     ///
     /// # Errors
@@ -197,6 +213,7 @@ impl RopeParameters {
                 "attention_factor",
                 "original_max_position_embeddings",
             ],
+            "proportional" => &["partial_rotary_factor"],
             other => {
                 return Err(format!(
                     "\"{}\" has rope_type \"{other}\"; quantkit knows default, linear, yarn, \
@@ -223,6 +240,28 @@ impl RopeParameters {
         }
     }
 
+    /// Refuses a rotary embedding that is stretched, for families of which quantkit knows none that is.
+    /// The config may have the fields `more` beside it.
+    ///
+    /// # Errors
+    /// One that is, or as [`RopeParameters::check`].
+    pub fn check_plain(&self, more: &[&str]) -> Result<(), String> {
+        self.check(more)?;
+        match self.kind() {
+            "default" => Ok(()),
+            kind => Err(format!(
+                "\"rope_type\" is \"{kind}\", which quantkit does not know for this architecture"
+            )),
+        }
+    }
+
+    /// The same but for some fields.
+    #[must_use]
+    pub fn without(mut self, keys: &[&str]) -> Self {
+        self.fields.retain(|key, _| !keys.contains(&key.as_str()));
+        self
+    }
+
     /// The factor on queries and keys, where YaRN's own is not what holds.
     fn yarn_attention_factor(&self) -> Result<Option<f64>, String> {
         for key in ["attention_factor", "attn_factor"] {
@@ -245,9 +284,35 @@ impl RopeParameters {
 /// # Errors
 /// A kind of scaling, or a field of one, that GGUF metadata or quantkit does not know.
 pub fn write(rope: &RopeParameters, keys: &mut Keys<'_>) -> Result<(), String> {
-    write_scaling(rope, keys, &[])?;
+    write_with(rope, keys, &[])
+}
+
+/// [`write`] of a config that may have the fields `more` beside it.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_with(rope: &RopeParameters, keys: &mut Keys<'_>, more: &[&str]) -> Result<(), String> {
+    write_scaling(rope, keys, more)?;
     if let Some(base) = rope.number("rope_theta")? {
         keys.float("rope.freq_base", base);
+    }
+    Ok(())
+}
+
+/// Writes the base of one rotary embedding without scaling, where it is not the usual one. The config may
+/// have the fields `more` beside it.
+///
+/// # Errors
+/// Any scaling, and fields that quantkit does not know.
+pub fn write_plain(
+    rope: &RopeParameters,
+    keys: &mut Keys<'_>,
+    more: &[&str],
+) -> Result<(), String> {
+    rope.check_plain(more)?;
+    match rope.number("rope_theta")? {
+        Some(base) if base != DEFAULT_BASE => keys.float("rope.freq_base", base),
+        _ => {}
     }
     Ok(())
 }
@@ -270,6 +335,11 @@ pub fn write_scaling(
         "yarn" => write_yarn(rope, keys)?,
         "longrope" | "su" => {
             return Err("\"rope_type\" is \"longrope\", which quantkit knows for phi3 only".into());
+        }
+        "proportional" => {
+            return Err(
+                "\"rope_type\" is \"proportional\", which quantkit knows for gemma4 only".into()
+            );
         }
         // A tensor says what llama 3's does.
         _ => {}

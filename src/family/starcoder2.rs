@@ -4,9 +4,9 @@
 use super::fields::{count, number};
 use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind};
 use super::llama::{LLAMA, ROPE};
-use super::mistral::{WINDOW_FIELD, window};
 use super::rope::RopePairs;
 use super::tensors::{RowOrder, TensorList, TensorSpec};
+use super::windows;
 use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer};
 
 pub(super) const STARCODER2: Family = Family {
@@ -24,7 +24,7 @@ pub(super) const STARCODER2: Family = Family {
         number("attention.layer_norm_epsilon", &["norm_epsilon"]),
         Field::FileType,
         // llama.cpp's converter leaves it out.
-        WINDOW_FIELD,
+        windows::OF_ALL_LAYERS,
         Field::OneOf { config: &["hidden_act"], allowed: &["gelu_pytorch_tanh", "gelu_new"] },
         USUAL_PARTS,
         Field::Tensor { config: "use_bias", tensor: "blk.0.attn_q.bias", there: true },
@@ -84,7 +84,7 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
     let attention = Attention {
         norm: Some(d.norm(NormKind::Layer, "attn_norm")?),
         rope: Some(d.rope(RopePairs::Halves)?),
-        window: window(d)?,
+        window: windows::of_file(&d.keys())?,
         ..Attention::new(d.heads.at(index), d.kv_heads.at(index), d.head_size)
     };
     let feed_forward = FeedForward {

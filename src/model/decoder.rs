@@ -9,7 +9,7 @@ use candle_core::Device;
 use super::ModelError;
 use super::cache::BatchItem;
 use super::embedding::Embedding;
-use super::forward::{Forward, Model, Watchers};
+use super::forward::{Embedded, Forward, Model, Watchers};
 use super::observer::ActivationObserver;
 use super::ops::{KernelOps, TensorOps};
 use super::profile::{Operation, Profile};
@@ -39,6 +39,8 @@ pub struct Decoder {
     /// The embeddings of a step's tokens.
     embeddings: Vec<f32>,
     original_context: Option<usize>,
+    /// Those that layers have for themselves.
+    layer_embeddings: Vec<f32>,
 }
 
 impl Decoder {
@@ -69,7 +71,15 @@ impl Decoder {
         };
         let embedding = Embedding::of(&file, &spec)?;
         let original_context = spec.original_context();
-        Ok(Self { spec, file, embedding, model, embeddings: Vec::new(), original_context })
+        Ok(Self {
+            spec,
+            file,
+            embedding,
+            model,
+            embeddings: Vec::new(),
+            original_context,
+            layer_embeddings: Vec::new(),
+        })
     }
 
     /// What the model computes.
@@ -147,13 +157,14 @@ impl Decoder {
         let tokens =
             items.iter().flat_map(|item| item.tokens.iter().copied().zip(item.cache.length()..));
         let count: usize = items.iter().map(|item| item.tokens.len()).sum();
-        self.embeddings.resize(count * self.spec.dimensions.hidden, 0.0);
-        self.embedding.look_up(&self.file, tokens, &mut self.embeddings)?;
+        let (rows, of_layers) = (&mut self.embeddings, &mut self.layer_embeddings);
+        self.embedding.look_up(&self.file, tokens, rows, of_layers)?;
         if let (Some(profile), Some(started)) = (&mut watchers.profile, started) {
             let bytes = count * self.embedding.row_bytes();
             profile.record(Operation::Embedding, started.elapsed(), bytes as u64, 0);
         }
-        Ok(self.model.step(&self.embeddings, items, watchers)?)
+        let embedded = Embedded { residual: &self.embeddings, layers: &self.layer_embeddings };
+        Ok(self.model.step(embedded, items, watchers)?)
     }
 
     /// Refuses a sequence whose earlier keys would not go with its later ones.

@@ -28,19 +28,31 @@ pub(super) struct Watchers<'a> {
     pub(super) profile: Option<&'a mut Profile>,
 }
 
+/// What the first layer reads, and what the layers have of the tokens for themselves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Embedded<'a> {
+    /// `[tokens, hidden]`.
+    pub(super) residual: &'a [f32],
+    /// `[tokens, layers · width]`; empty where layers have no embeddings of their own.
+    pub(super) layers: &'a [f32],
+}
+
 /// A model whose back end has been chosen. Rows of the residual stream are `[tokens, hidden]`.
 pub(super) trait Model: Debug + Send + Sync {
-    /// Runs all items' tokens, whose embeddings these are, and appends them to the caches. Gives the
-    /// wanted logits.
+    /// Runs all items' tokens, for which this was looked up, and appends them to the caches. Gives
+    /// the wanted logits.
     fn step(
         &mut self,
-        embeddings: &[f32],
+        embedded: Embedded<'_>,
         items: &mut [BatchItem<'_>],
         watchers: Watchers<'_>,
     ) -> Result<&[f32]>;
 
+    /// The layers' own embeddings of tokens for which this was looked up.
+    fn layer_embeddings(&mut self, embedded: Embedded<'_>) -> Result<Vec<f32>>;
+
     /// Runs one sequence, from its beginning, through some layers.
-    fn run_layers(&mut self, layers: Range<usize>, residual: &[f32]) -> Result<Vec<f32>>;
+    fn run_layers(&mut self, layers: Range<usize>, embedded: Embedded<'_>) -> Result<Vec<f32>>;
 
     /// The logits of rows of the residual stream after the last layer.
     fn output(&mut self, residual: &[f32]) -> Result<&[f32]>;
@@ -93,8 +105,8 @@ impl<O: Ops> Forward<O> {
         })
     }
 
-    /// Begins a step with rows of the residual stream.
-    fn begin(&mut self, residual: &[f32], items: &[BatchItem<'_>]) -> Result<()> {
+    /// Begins a step.
+    fn begin(&mut self, embedded: Embedded<'_>, items: &[BatchItem<'_>]) -> Result<()> {
         for (rotation, rope) in self.rotations.iter_mut().zip(&self.weights.ropes) {
             rotation.cosines.clear();
             rotation.sines.clear();
@@ -111,8 +123,9 @@ impl<O: Ops> Forward<O> {
             self.query_factors.extend(positions.map(|position| temperature.factor(position)));
         }
         let start = Start {
-            tokens: residual.len() / self.spec.dimensions.hidden,
-            residual,
+            tokens: embedded.residual.len() / self.spec.dimensions.hidden,
+            residual: embedded.residual,
+            layer_embeddings: embedded.layers,
             rotations: &self.rotations,
             query_factors: &self.query_factors,
         };
@@ -137,15 +150,16 @@ fn temperature(spec: &DecoderSpec) -> Option<Temperature> {
 impl<O: Ops> Model for Forward<O> {
     fn step(
         &mut self,
-        embeddings: &[f32],
+        embedded: Embedded<'_>,
         items: &mut [BatchItem<'_>],
         watchers: Watchers<'_>,
     ) -> Result<&[f32]> {
         for item in items.iter_mut() {
             item.cache.reserve(item.tokens.len(), self.spec.dimensions.context, &self.ops)?;
         }
-        self.begin(embeddings, items)?;
+        self.begin(embedded, items)?;
         let (mut pass, weights) = self.pass(watchers);
+        pass.layer_embeddings(weights, Queries::All.count_all(items))?;
         let rows = pass.all_layers(weights, items)?;
         if rows > 0 {
             pass.logits(weights, rows)?;
@@ -156,18 +170,29 @@ impl<O: Ops> Model for Forward<O> {
         Ok(if rows == 0 { &[] } else { self.ops.logits(&self.activations) })
     }
 
-    fn run_layers(&mut self, layers: Range<usize>, residual: &[f32]) -> Result<Vec<f32>> {
+    fn layer_embeddings(&mut self, embedded: Embedded<'_>) -> Result<Vec<f32>> {
+        if embedded.layers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tokens = embedded.residual.len() / self.spec.dimensions.hidden;
+        self.begin(embedded, &[])?;
+        let (mut pass, weights) = self.pass(Watchers::default());
+        pass.layer_embeddings(weights, tokens)?;
+        self.ops.values(&self.activations, Buffer::LayerEmbeddings)
+    }
+
+    fn run_layers(&mut self, layers: Range<usize>, embedded: Embedded<'_>) -> Result<Vec<f32>> {
         // Only the number of tokens counts from here on.
-        let tokens = vec![0; residual.len() / self.spec.dimensions.hidden];
+        let tokens = vec![0; embedded.residual.len() / self.spec.dimensions.hidden];
         let mut cache = SequenceCache::new(tokens.len());
         cache.reserve(tokens.len(), self.spec.dimensions.context, &self.ops)?;
         let mut items = [BatchItem { cache: &mut cache, tokens: &tokens, logits: 0 }];
-        self.begin(residual, &items)?;
+        self.begin(embedded, &items)?;
         let (mut pass, weights) = self.pass(Watchers::default());
         for index in layers {
             pass.layer(&weights.layers[index], &mut items)?;
         }
-        self.ops.residual(&self.activations)
+        self.ops.values(&self.activations, Buffer::Residual)
     }
 
     fn output(&mut self, residual: &[f32]) -> Result<&[f32]> {
@@ -175,7 +200,13 @@ impl<O: Ops> Model for Forward<O> {
         if rows == 0 {
             return Ok(&[]);
         }
-        let start = Start { tokens: rows, residual, rotations: &[], query_factors: &[] };
+        let start = Start {
+            tokens: rows,
+            residual,
+            layer_embeddings: &[],
+            rotations: &[],
+            query_factors: &[],
+        };
         self.ops.begin(&mut self.activations, start)?;
         let (mut pass, weights) = self.pass(Watchers::default());
         pass.logits(weights, rows)?;
@@ -236,12 +267,24 @@ impl<O: Ops> Pass<'_, '_, O> {
             return self.ops.keep_wanted(self.activations, items, &[Buffer::Residual]);
         }
         self.project(last, items)?;
-        let kept = [Buffer::Residual, Buffer::Queries];
-        let rows = self.ops.keep_wanted(self.activations, items, &kept)?;
+        let kept = [Buffer::Residual, Buffer::Queries, Buffer::LayerEmbeddings];
+        let kept = &kept[..if weights.layer_embeddings.is_some() { 3 } else { 2 }];
+        let rows = self.ops.keep_wanted(self.activations, items, kept)?;
         if rows > 0 {
             self.mix(last, items, Queries::Wanted)?;
         }
         Ok(rows)
+    }
+
+    /// Adds to what was looked up as the layers' own embeddings what is made of the residual stream.
+    fn layer_embeddings(&mut self, weights: &Weights<O>, tokens: usize) -> Result<()> {
+        let Some(own) = &weights.layer_embeddings else { return Ok(()) };
+        let source = self.normalized(None);
+        self.show(source, &own.projection)?;
+        self.run(source, &own.projection, tokens, |pass| {
+            let (target, width) = (Buffer::LayerEmbeddings, own.width);
+            pass.ops.add_normalized(pass.activations, &own.norm, target, width, own.scale)
+        })
     }
 
     /// Takes the residual stream through a layer.
@@ -284,17 +327,22 @@ impl<O: Ops> Pass<'_, '_, O> {
         }
         let attended = View::whole(Buffer::Attended, attention.queries.width);
         let post_norm = layer.attention_post_norm.as_ref();
-        self.add(Source::Rows(attended), &layer.attention_output, post_norm, layer, rows)?;
+        let scale = layer.residual_scale;
+        self.add(Source::Rows(attended), &layer.attention_output, post_norm, scale, rows)?;
         if !layer.parallel {
             self.multiply(gate_up, &layer.gate_up, rows)?;
         }
-        let hidden = layer.hidden;
-        let source = match hidden.gate {
-            Some(gate) => Source::Gated(hidden.activation, gate, hidden.up),
-            None => Source::Activated(hidden.activation, hidden.up),
-        };
         let post_norm = layer.feed_forward_post_norm.as_ref();
-        self.add(source, &layer.down, post_norm, layer, rows)
+        self.add(layer.hidden.source(), &layer.down, post_norm, scale, rows)?;
+        if let Some(own) = &layer.layer_embedding {
+            self.multiply(self.normalized(None), &own.gate, rows)?;
+            let post_norm = Some(&own.post_norm);
+            self.add(own.hidden.source(), &own.projection, post_norm, 1.0, rows)?;
+        }
+        match layer.output_scale {
+            Some(scale) => self.ops.scale_residual(self.activations, scale),
+            None => Ok(()),
+        }
     }
 
     /// The logits of all rows of the residual stream, which nobody observes.
@@ -321,19 +369,23 @@ impl<O: Ops> Pass<'_, '_, O> {
         self.run(source, projection, tokens, |_| Ok(()))
     }
 
-    /// Multiplies, and adds the product to the residual stream, through a norm where there is one.
+    /// Multiplies, and adds the product to the residual stream, through a norm and times a factor where
+    /// there is a norm; elsewhere its slot says the factor.
     fn add(
         &mut self,
         source: Source<'_, O::Vector>,
         projection: &Projection<O>,
         post_norm: Option<&Norm<O::Vector>>,
-        layer: &Layer<O>,
+        factor: f32,
         tokens: usize,
     ) -> Result<()> {
         self.show(source, projection)?;
         self.run(source, projection, tokens, |pass| match post_norm {
-            Some(norm) => pass.ops.add_normalized(pass.activations, norm, layer.residual_scale),
             None => Ok(()),
+            Some(norm) => {
+                let (target, width) = (Buffer::Residual, pass.spec.dimensions.hidden);
+                pass.ops.add_normalized(pass.activations, norm, target, width, factor)
+            }
         })
     }
 

@@ -32,6 +32,8 @@ pub enum Operation {
     GateUp,
     /// The activation, the down product and the addition to the residual stream.
     Down,
+    /// The products that bring in the layers' own embeddings of the tokens.
+    LayerEmbedding,
     /// The last norm and the output matrix.
     Output,
     /// Choosing the next tokens from the logits.
@@ -42,7 +44,7 @@ pub enum Operation {
 
 impl Operation {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Embedding,
         Self::QueryKeyValue,
         Self::RotaryAndStore,
@@ -50,6 +52,7 @@ impl Operation {
         Self::AttentionOutput,
         Self::GateUp,
         Self::Down,
+        Self::LayerEmbedding,
         Self::Output,
         Self::Sampling,
         Self::Rest,
@@ -65,6 +68,7 @@ impl Operation {
             Self::AttentionOutput => "attention output",
             Self::GateUp => "norm, gate and up",
             Self::Down => "activation, down",
+            Self::LayerEmbedding => "layer embedding",
             Self::Output => "norm, output",
             Self::Sampling => "sampling",
             Self::Rest => "rest",

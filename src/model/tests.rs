@@ -185,7 +185,8 @@ fn a_batch_gives_each_sequence_the_logits_that_it_gets_alone() {
 fn a_sequence_is_short_or_long_from_its_first_token_on() {
     let path = family_models().into_iter().find(|path| path.ends_with("phi3-longrope.gguf"));
     let path = path.unwrap();
-    let tokens = GgufFile::open(&path).unwrap().metadata().integers("reference.tokens").unwrap();
+    let file = GgufFile::open(&path).unwrap();
+    let tokens = file.metadata().integers("reference.tokens").unwrap();
     let tokens: Vec<u32> = tokens.iter().map(|&token| token as u32).collect();
     for back_end in BACK_ENDS {
         let mut decoder = load(&path, back_end).unwrap();

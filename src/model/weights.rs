@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::ModelError;
-use super::ops::{AttentionSpec, Buffer, HeadNorms, Norm, Ops, Slot, View, Weight};
+use super::ops::{AttentionSpec, Buffer, HeadNorms, Norm, Ops, Slot, Source, View, Weight};
 use super::profile::Operation;
 use super::rotary::{RopeChoice, RopeFrequencies};
 use super::spec::DecoderSpec;
@@ -50,6 +50,30 @@ pub(super) struct Layer<O: Ops> {
     /// Whether the feed-forward network reads what attention read.
     pub(super) parallel: bool,
     pub(super) residual_scale: f32,
+    pub(super) layer_embedding: Option<LayerEmbedding<O>>,
+    /// Factor on the residual stream at the end.
+    pub(super) output_scale: Option<f32>,
+}
+
+/// What a layer does with its own embeddings of the tokens.
+#[derive(Debug)]
+pub(super) struct LayerEmbedding<O: Ops> {
+    pub(super) gate: Projection<O>,
+    pub(super) hidden: Hidden,
+    pub(super) projection: Projection<O>,
+    pub(super) post_norm: Norm<O::Vector>,
+}
+
+/// What makes the layers' own embeddings complete, beside what is looked up: norms of what a matrix
+/// makes of the first layer's input.
+#[derive(Debug)]
+pub(super) struct LayerEmbeddings<O: Ops> {
+    pub(super) projection: Projection<O>,
+    pub(super) norm: Norm<O::Vector>,
+    /// Elements of a layer's.
+    pub(super) width: usize,
+    /// Factor on the norms.
+    pub(super) scale: f32,
 }
 
 /// What the last matrix of a feed-forward network is multiplied with.
@@ -61,24 +85,41 @@ pub(super) struct Hidden {
     pub(super) up: View,
 }
 
+impl Hidden {
+    pub(super) fn source<V>(self) -> Source<'static, V> {
+        match self.gate {
+            Some(gate) => Source::Gated(self.activation, gate, self.up),
+            None => Source::Activated(self.activation, self.up),
+        }
+    }
+}
+
 impl<O: Ops> Layer<O> {
-    fn projections(&self) -> [&Projection<O>; 4] {
+    fn projections(&self) -> impl Iterator<Item = &Projection<O>> {
+        let own = self.layer_embedding.iter().flat_map(|own| [&own.gate, &own.projection]);
         [&self.queries_keys_values, &self.attention_output, &self.gate_up, &self.down]
+            .into_iter()
+            .chain(own)
     }
 
-    fn projections_mut(&mut self) -> [&mut Projection<O>; 4] {
+    fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection<O>> {
+        let own = self.layer_embedding.iter_mut();
+        let own = own.flat_map(|own| [&mut own.gate, &mut own.projection]);
         [
             &mut self.queries_keys_values,
             &mut self.attention_output,
             &mut self.gate_up,
             &mut self.down,
         ]
+        .into_iter()
+        .chain(own)
     }
 }
 
 /// A decoder's weights, but for the token embedding, which stays in the file.
 #[derive(Debug)]
 pub(super) struct Weights<O: Ops> {
+    pub(super) layer_embeddings: Option<LayerEmbeddings<O>>,
     pub(super) layers: Vec<Layer<O>>,
     pub(super) output_norm: Norm<O::Vector>,
     pub(super) output: Projection<O>,
@@ -103,6 +144,7 @@ impl<O: Ops> Weights<O> {
         let output = if file.tensor("output.weight").is_some() { "output" } else { "token_embd" };
         let logits = [Slot::Buffer(Buffer::Logits)];
         let weights = Self {
+            layer_embeddings: loader.layer_embeddings()?,
             layers,
             output_norm: loader.norm("", &spec.frame.output_norm)?,
             output: loader.projection(Operation::Output, "", &[output], &logits)?,
@@ -117,7 +159,8 @@ impl<O: Ops> Weights<O> {
     }
 
     fn projections(&self) -> impl Iterator<Item = &Projection<O>> {
-        self.layers.iter().flat_map(Layer::projections).chain([&self.output])
+        let embeddings = self.layer_embeddings.iter().map(|own| &own.projection);
+        embeddings.chain(self.layers.iter().flat_map(Layer::projections)).chain([&self.output])
     }
 
     /// All matrices, in the order in which a step comes to them.
@@ -138,7 +181,8 @@ impl<O: Ops> Weights<O> {
     /// The matrix with this name.
     pub(super) fn matrix_mut(&mut self, name: &str) -> Option<&mut O::Matrix> {
         let layers = self.layers.iter_mut().flat_map(Layer::projections_mut);
-        layers.chain([&mut self.output]).find_map(|projection| {
+        let embeddings = self.layer_embeddings.iter_mut().map(|own| &mut own.projection);
+        layers.chain(embeddings).chain([&mut self.output]).find_map(|projection| {
             let position = projection.tensors.iter().position(|tensor| tensor == name)?;
             Some(&mut projection.weights[position].matrix)
         })
@@ -249,7 +293,59 @@ impl<O: Ops> Loader<'_, O> {
             feed_forward_post_norm: optional(post_norm)?,
             parallel: spec.parallel,
             residual_scale: spec.residual_scale,
+            layer_embedding: match &spec.layer_embedding {
+                Some(own) => Some(self.layer_embedding(index, &prefix, own)?),
+                None => None,
+            },
+            output_scale: match spec.output_scale {
+                Some(part) => self.number(&format!("{prefix}{part}.weight"))?,
+                None => None,
+            },
         })
+    }
+
+    fn layer_embeddings(&self) -> Result<Option<LayerEmbeddings<O>>, ModelError> {
+        let Some(spec) = &self.spec.frame.layer_embeddings else { return Ok(None) };
+        let branch = [Slot::Buffer(Buffer::Branch)];
+        let matrix = ["per_layer_model_proj"];
+        let mut norm = self.norm("", &spec.projection_norm)?;
+        // The norm of s · x is that of x with ε / s².
+        norm.epsilon /= spec.projection_scale * spec.projection_scale;
+        Ok(Some(LayerEmbeddings {
+            projection: self.projection(Operation::LayerEmbedding, "", &matrix, &branch)?,
+            norm,
+            width: spec.width,
+            scale: spec.input_scale,
+        }))
+    }
+
+    fn layer_embedding(
+        &self,
+        index: usize,
+        prefix: &str,
+        spec: &layer::LayerEmbedding,
+    ) -> Result<LayerEmbedding<O>, ModelError> {
+        let projection = |part: &str, buffer| {
+            let slots = [Slot::Buffer(buffer)];
+            self.projection(Operation::LayerEmbedding, prefix, &[part], &slots)
+        };
+        let width = self.spec.frame.layer_embeddings.as_ref().map_or(0, |all| all.width);
+        let own = View { buffer: Buffer::LayerEmbeddings, start: index * width, width };
+        Ok(LayerEmbedding {
+            gate: projection("inp_gate", Buffer::Gate)?,
+            hidden: Hidden {
+                activation: spec.activation,
+                gate: Some(View::whole(Buffer::Gate, width)),
+                up: own,
+            },
+            projection: projection("proj", Buffer::Branch)?,
+            post_norm: self.norm(prefix, &spec.post_norm)?,
+        })
+    }
+
+    /// The number that a tensor consists of, if the file has it.
+    fn number(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        Ok(self.values(name)?.and_then(|values| values.first().copied()))
     }
 
     fn attention(

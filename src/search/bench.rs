@@ -174,7 +174,8 @@ impl Bench<'_> {
 
     /// The logits of the model as it is.
     fn expected(&mut self, window: &Window<'_>) -> Result<Vec<f32>, SearchError> {
-        let logits = self.logits(window, 0, &self.decoder.begin(window.tokens)?)?;
+        let residual = self.decoder.begin(window.tokens)?;
+        let logits = self.logits(window, 0, &residual)?;
         if logits.iter().all(|logit| logit.is_finite()) {
             return Ok(logits);
         }

@@ -101,7 +101,6 @@ fn the_directory_says_what_the_file_says() {
         ("architectures", serde_json::json!(["LlamaForCausalLM"])),
         ("model_type", "llama".into()),
         ("hidden_size", 64.into()),
-        ("head_dim", 16.into()),
         ("num_key_value_heads", 2.into()),
         ("vocab_size", 267.into()),
         ("rms_norm_eps", 1e-5.into()),

@@ -82,10 +82,10 @@ pub fn read_questions(
     let path = directory.join(QUESTIONS);
     let file = fs::File::open(&path).map_err(|source| EvalError::io(&path, source))?;
     let questions =
-        question_results::read(file).map_err(|error| EvalError::unusable(&path, &error))?;
+        question_results::read(file).map_err(|error| EvalError::unusable(&path, error))?;
     if !summary.is_of(&questions) {
         let problem = format!("is of another run than {SUMMARY} beside it: score again");
-        return Err(EvalError::unusable(&path, &problem));
+        return Err(EvalError::unusable(&path, problem));
     }
     Ok(questions)
 }
@@ -126,12 +126,12 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, EvalError> {
     }
     let bytes = fs::read(path).map_err(|source| EvalError::io(path, source))?;
     let damaged =
-        |error: serde_json::Error| EvalError::unusable(path, &format!("cannot be read: {error}"));
+        |error: serde_json::Error| EvalError::unusable(path, format!("cannot be read: {error}"));
     let Versioned { schema_version } = serde_json::from_slice(&bytes).map_err(damaged)?;
     if schema_version != SCHEMA_VERSION {
         return Err(EvalError::unusable(
             path,
-            &format!(
+            format!(
                 "has version {schema_version} of the records, this quantkit reads \
                  {SCHEMA_VERSION}: score again"
             ),

@@ -2,28 +2,30 @@
 //! one of them does. Everything before the changed layer need not be run again.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Decoder;
 use crate::gguf::GgmlType;
 use crate::model::ModelError;
 use crate::model::embedding::EmbeddingRows;
-use crate::model::forward::AnyMatrix;
-use crate::model::spec::EMBEDDING;
+use crate::model::forward::{AnyMatrix, Embedded};
 
 /// The residual stream of one sequence's tokens, from its beginning, before some layer.
 #[derive(Debug, Clone)]
 pub struct Residual {
     /// `[tokens, hidden]`.
     values: Vec<f32>,
+    /// What layers have of the tokens for themselves, `[tokens, layers · width]`.
+    layer_embeddings: Arc<[f32]>,
 }
 
 /// Other weights for one of a decoder's matrices, ready to be exchanged with its own.
 #[derive(Debug)]
 pub struct StandIn {
     name: String,
-    /// Packed; the embedding has none unless it is the output matrix too.
+    /// Packed; an embedding has none unless it is the output matrix too.
     matrix: Option<AnyMatrix>,
-    /// Looked up row by row: the embedding alone. There is none where it is the file's.
+    /// Looked up row by row: an embedding alone. There is none where it is the file's.
     embedding: Option<EmbeddingRows>,
 }
 
@@ -32,10 +34,13 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Decoder::forward`].
-    pub fn begin(&self, tokens: &[u32]) -> Result<Residual, ModelError> {
-        let mut values = vec![0.0; tokens.len() * self.spec.dimensions.hidden];
-        self.embedding.look_up(&self.file, tokens.iter().copied().zip(0..), &mut values)?;
-        Ok(Residual { values })
+    pub fn begin(&mut self, tokens: &[u32]) -> Result<Residual, ModelError> {
+        let (mut values, mut of_layers) = (Vec::new(), Vec::new());
+        let tokens = tokens.iter().copied().zip(0..);
+        self.embedding.look_up(&self.file, tokens, &mut values, &mut of_layers)?;
+        let embedded = Embedded { residual: &values, layers: &of_layers };
+        let layer_embeddings = self.model.layer_embeddings(embedded)?.into();
+        Ok(Residual { values, layer_embeddings })
     }
 
     /// Runs the sequence through some layers.
@@ -47,7 +52,10 @@ impl Decoder {
         layers: Range<usize>,
         residual: &Residual,
     ) -> Result<Residual, ModelError> {
-        Ok(Residual { values: self.model.run_layers(layers, &residual.values)? })
+        let layer_embeddings = residual.layer_embeddings.clone();
+        let embedded = Embedded { residual: &residual.values, layers: &layer_embeddings };
+        let values = self.model.run_layers(layers, embedded)?;
+        Ok(Residual { values, layer_embeddings })
     }
 
     /// The logits of some of the sequence's positions, `rows × vocabulary`, after the last layer.
@@ -89,7 +97,7 @@ impl Decoder {
                 .map_err(|error| unsupported(&error))
         };
         let matrix = if self.model.has_matrix(name) { Some(pack()?) } else { None };
-        let is_embedding = name == EMBEDDING;
+        let is_embedding = self.embedding.is_table(name);
         if matrix.is_none() && !is_embedding {
             return Err(unsupported(&"this tensor is no matrix that can be exchanged"));
         }
@@ -99,8 +107,8 @@ impl Decoder {
 
     /// Exchanges a matrix of this model with its stand-in; a second time undoes it.
     pub fn exchange(&mut self, stand_in: &mut StandIn) {
-        if stand_in.name == EMBEDDING {
-            std::mem::swap(&mut self.embedding.other, &mut stand_in.embedding);
+        if let Some(table) = self.embedding.table_mut(&stand_in.name) {
+            std::mem::swap(&mut table.other, &mut stand_in.embedding);
         }
         if let Some(other) = &mut stand_in.matrix {
             self.model.exchange(&stand_in.name, other);

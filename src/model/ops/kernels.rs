@@ -139,6 +139,7 @@ impl Ops for KernelOps {
     fn begin(&self, x: &mut Workspace, start: Start<'_>) -> Result<()> {
         x.tokens = start.tokens;
         x.buffers.fill(Buffer::Residual, start.residual);
+        x.buffers.fill(Buffer::LayerEmbeddings, start.layer_embeddings);
         x.query_factors.clear();
         x.query_factors.extend_from_slice(start.query_factors);
         x.rotations.resize_with(start.rotations.len(), Default::default);
@@ -219,13 +220,26 @@ impl Ops for KernelOps {
         Ok(())
     }
 
-    fn add_normalized(&self, x: &mut Workspace, norm: &Norm<Vec<f32>>, factor: f32) -> Result<()> {
-        let tokens = x.tokens;
-        let [residual, branch] = x.buffers.two_mut([Buffer::Residual, Buffer::Branch]);
-        let width = branch.len() / tokens;
+    fn add_normalized(
+        &self,
+        x: &mut Workspace,
+        norm: &Norm<Vec<f32>>,
+        target: Buffer,
+        width: usize,
+        factor: f32,
+    ) -> Result<()> {
+        let [target, branch] = x.buffers.two_mut([target, Buffer::Branch]);
         let (branch, norm) = (&*branch, norm.of_kernels());
-        for_each_row(self.team, tokens, [residual], |token, [residual]| {
-            add_normalized_row(norm, &branch[token * width..][..width], factor, residual);
+        for_each_row(self.team, branch.len() / width, [target], |index, [target]| {
+            add_normalized_row(norm, &branch[index * width..][..width], factor, target);
+        });
+        Ok(())
+    }
+
+    fn scale_residual(&self, x: &mut Workspace, factor: f32) -> Result<()> {
+        let residual = x.buffers.values_mut(Buffer::Residual);
+        for_each_row(self.team, x.tokens, [residual], |_, [row]| {
+            scale_and_cap_row(factor, None, row);
         });
         Ok(())
     }
@@ -364,8 +378,8 @@ impl Ops for KernelOps {
         Ok(())
     }
 
-    fn residual(&self, x: &Workspace) -> Result<Vec<f32>> {
-        Ok(x.buffers.values(Buffer::Residual).to_vec())
+    fn values(&self, x: &Workspace, buffer: Buffer) -> Result<Vec<f32>> {
+        Ok(x.buffers.values(buffer).to_vec())
     }
 
     fn logits<'a>(&self, x: &'a Workspace) -> &'a [f32] {

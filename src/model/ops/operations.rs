@@ -27,15 +27,17 @@ pub(in crate::model) enum Buffer {
     Gate,
     /// What it is multiplied with, or what goes through the activation alone.
     Up,
-    /// What is normalized before it comes to the residual stream.
+    /// What is normalized before it is added to another buffer.
     Branch,
+    /// The layers' own embeddings of the tokens, one layer's behind another's.
+    LayerEmbeddings,
     /// The logits.
     Logits,
 }
 
 impl Buffer {
     /// How many there are.
-    pub(in crate::model) const COUNT: usize = 9;
+    pub(in crate::model) const COUNT: usize = 10;
 }
 
 /// Some columns of a buffer's rows.
@@ -145,6 +147,8 @@ pub(in crate::model) struct Start<'a> {
     pub(in crate::model) tokens: usize,
     /// `[tokens, hidden]`.
     pub(in crate::model) residual: &'a [f32],
+    /// `[tokens, layers · width]`, in models whose layers have embeddings of their own.
+    pub(in crate::model) layer_embeddings: &'a [f32],
     /// One for each kind of rotary embedding among the layers.
     pub(in crate::model) rotations: &'a [Rotation],
     /// A factor on each token's queries, in layers that have them.
@@ -221,13 +225,18 @@ pub(in crate::model) trait Ops:
         action: &mut dyn FnMut(&[f32]),
     ) -> Result<()>;
 
-    /// Adds the norm of [`Buffer::Branch`] to the residual stream, times a factor.
+    /// Adds the norms of each `width` columns of [`Buffer::Branch`] to another buffer, times a factor.
     fn add_normalized(
         &self,
         activations: &mut Self::Activations,
         norm: &Norm<Self::Vector>,
+        target: Buffer,
+        width: usize,
         factor: f32,
     ) -> Result<()>;
+
+    /// Multiplies the residual stream with a factor.
+    fn scale_residual(&self, activations: &mut Self::Activations, factor: f32) -> Result<()>;
 
     /// Normalizes queries, keys and values head by head where the layer does that, turns queries and
     /// keys, and writes keys and values behind the filled positions of the items' caches.
@@ -263,8 +272,8 @@ pub(in crate::model) trait Ops:
         softcap: Option<f32>,
     ) -> Result<()>;
 
-    /// A copy of the residual stream.
-    fn residual(&self, activations: &Self::Activations) -> Result<Vec<f32>>;
+    /// A copy of a buffer.
+    fn values(&self, activations: &Self::Activations, buffer: Buffer) -> Result<Vec<f32>>;
 
     /// [`Buffer::Logits`].
     fn logits<'a>(&self, activations: &'a Self::Activations) -> &'a [f32];

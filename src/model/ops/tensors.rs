@@ -277,9 +277,12 @@ impl Ops for TensorOps {
             Tensor::from_slice(values, shape, &self.device)
         };
         x.set(Buffer::Residual, tensor(start.residual)?);
+        // A device has no memory of no bytes.
+        if !start.layer_embeddings.is_empty() {
+            x.set(Buffer::LayerEmbeddings, tensor(start.layer_embeddings)?);
+        }
         x.rotations.clear();
         for rotation in start.rotations {
-            // A device has no memory of no bytes.
             let is_empty = rotation.cosines.is_empty();
             let pair = || {
                 Ok::<_, candle_core::Error>((tensor(&rotation.cosines)?, tensor(&rotation.sines)?))
@@ -326,9 +329,23 @@ impl Ops for TensorOps {
         Ok(())
     }
 
-    fn add_normalized(&self, x: &mut StepTensors, norm: &Norm<Tensor>, factor: f32) -> Result<()> {
-        let branch = (normalize(x.get(Buffer::Branch)?, norm)? * f64::from(factor))?;
-        x.set(Buffer::Residual, (x.get(Buffer::Residual)? + branch)?);
+    fn add_normalized(
+        &self,
+        x: &mut StepTensors,
+        norm: &Norm<Tensor>,
+        target: Buffer,
+        width: usize,
+        factor: f32,
+    ) -> Result<()> {
+        let rows = x.get(Buffer::Branch)?.reshape(((), width))?;
+        let sum = x.get(target)?;
+        let branch = (normalize(&rows, norm)? * f64::from(factor))?.reshape(sum.shape())?;
+        x.set(target, (sum + branch)?);
+        Ok(())
+    }
+
+    fn scale_residual(&self, x: &mut StepTensors, factor: f32) -> Result<()> {
+        x.set(Buffer::Residual, (x.get(Buffer::Residual)? * f64::from(factor))?);
         Ok(())
     }
 
@@ -426,8 +443,8 @@ impl Ops for TensorOps {
         Ok(())
     }
 
-    fn residual(&self, x: &StepTensors) -> Result<Vec<f32>> {
-        x.get(Buffer::Residual)?.flatten_all()?.to_vec1()
+    fn values(&self, x: &StepTensors, buffer: Buffer) -> Result<Vec<f32>> {
+        x.get(buffer)?.flatten_all()?.to_vec1()
     }
 
     fn logits<'a>(&self, x: &'a StepTensors) -> &'a [f32] {
