@@ -325,6 +325,26 @@ mod tests {
         assert!(!problem.contains("nearest") && problem.contains("quantize"), "{problem}");
     }
 
+    /// The rows of docs/families.md.
+    fn table() -> String {
+        let mut rows: Vec<String> = FAMILIES
+            .iter()
+            .map(|family| {
+                let names: Vec<String> =
+                    family.checkpoints.iter().map(|one| format!("`{}`", one.architecture)).collect();
+                format!("| {} | `{}` | {} |\n", family.name, family.gguf, names.join(", "))
+            })
+            .collect();
+        rows.sort();
+        rows.concat()
+    }
+
+    #[test]
+    fn the_documented_list_is_the_registry() {
+        let documented = include_str!("../../docs/families.md");
+        assert!(documented.contains(&table()), "docs/families.md should have\n{}", table());
+    }
+
     #[test]
     fn no_two_families_have_a_name_in_common() {
         let mut names: Vec<&str> = FAMILIES

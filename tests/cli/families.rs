@@ -45,14 +45,14 @@ const OURS_ALONE: [&str; 3] =
     [".attention.scale", ".attention.sliding_window", ".attention.sliding_window_pattern"];
 
 /// Whether a value may differ from llama.cpp's: names of one and the same pre-tokenizer rule, which a
-/// tokenizer.json does not tell apart; and SentencePiece's user-defined pieces (4), which llama.cpp's
+/// tokenizer.json does not tell apart; and user-defined (4) and special (3) tokens that llama.cpp's
 /// converter takes for normal ones (1), so that it would not find them in a text.
 fn may_differ(key: &str, ours: &Json, theirs: &Json) -> bool {
     match key {
         "tokenizer.ggml.pre" => (ours, theirs) == (&"mpt".into(), &"olmo".into()),
         "tokenizer.ggml.token_type" => match (ours.as_array(), theirs.as_array()) {
             (Some(ours), Some(theirs)) if ours.len() == theirs.len() => {
-                ours.iter().zip(theirs).all(|(a, b)| a == b || (a == 4 && b == 1))
+                ours.iter().zip(theirs).all(|(a, b)| a == b || ((a == 3 || a == 4) && b == 1))
             }
             _ => false,
         },
