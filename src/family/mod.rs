@@ -330,8 +330,11 @@ mod tests {
         let mut rows: Vec<String> = FAMILIES
             .iter()
             .map(|family| {
-                let names: Vec<String> =
-                    family.checkpoints.iter().map(|one| format!("`{}`", one.architecture)).collect();
+                let names: Vec<String> = family
+                    .checkpoints
+                    .iter()
+                    .map(|one| format!("`{}`", one.architecture))
+                    .collect();
                 format!("| {} | `{}` | {} |\n", family.name, family.gguf, names.join(", "))
             })
             .collect();
