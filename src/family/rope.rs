@@ -287,10 +287,10 @@ pub fn write(rope: &RopeParameters, keys: &mut Keys<'_>) -> Result<(), String> {
     write_with(rope, keys, &[])
 }
 
-/// [`write`] of a config that may have the fields `more` beside it.
+/// [`write()`] of a config that may have the fields `more` beside it.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_with(rope: &RopeParameters, keys: &mut Keys<'_>, more: &[&str]) -> Result<(), String> {
     write_scaling(rope, keys, more)?;
     if let Some(base) = rope.number("rope_theta")? {
@@ -320,7 +320,7 @@ pub fn write_plain(
 /// Writes the scaling of a rotary embedding. The config may have the fields `more` beside it.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_scaling(
     rope: &RopeParameters,
     keys: &mut Keys<'_>,

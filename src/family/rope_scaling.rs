@@ -21,7 +21,7 @@ pub enum RopeScaling {
         factor: f64,
         /// The context of the original training.
         original_context: u32,
-        /// Factor on queries and keys; [`yarn_magnitude`] unless the model says otherwise.
+        /// Factor on queries and keys; `0.1 ln(factor) + 1` unless the model says otherwise.
         magnitude: f64,
         /// How much of the fast pairs' frequency is kept; 1 in the paper.
         extrapolation: f64,
