@@ -450,3 +450,54 @@ fn scaling_json(scaling: RopeScaling) -> Json {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Metadata, ModelKeys};
+
+    /// The scaling that the metadata of a config.json says, or why there is none.
+    fn scaling(config: Json) -> Result<RopeScaling, String> {
+        let config = Config::parse(config.to_string().as_bytes())?;
+        let mut metadata = Metadata::new();
+        let mut keys = Keys::new(&mut metadata, "llama", 0);
+        keys.count("context_length", 512)?;
+        write(&RopeParameters::read(&config)?, &mut keys)?;
+        RopeScaling::read(&ModelKeys { metadata: &metadata, architecture: "llama" })
+    }
+
+    #[test]
+    fn both_places_are_read_as_transformers_reads_them() {
+        let linear = json!({ "type": "linear", "factor": 2.0 });
+        let expected = Ok(RopeScaling::Linear { factor: 2.0 });
+        let default = json!({ "rope_type": "default", "rope_theta": 1e4 });
+        for parameters in [default, Json::Null, json!({})] {
+            let both = json!({ "rope_parameters": parameters, "rope_scaling": linear });
+            assert_eq!(scaling(both), expected);
+        }
+        let empty = json!({ "rope_parameters": linear, "rope_scaling": {} });
+        assert_eq!(scaling(empty), expected);
+    }
+
+    #[test]
+    fn yarn_s_magnitude_comes_from_both_scales() {
+        let yarn = |more: Json| {
+            let mut rope = json!({
+                "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128,
+            });
+            rope.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            scaling(json!({ "rope_parameters": rope }))
+        };
+        let magnitude = |more: Json| match yarn(more) {
+            Ok(RopeScaling::Yarn { magnitude, .. }) => magnitude,
+            other => panic!("no yarn: {other:?}"),
+        };
+        let log = 4f64.ln();
+        assert_eq!(magnitude(json!({})), 0.1 * log + 1.0);
+        assert_eq!(magnitude(json!({ "mscale": 0.7 })), 0.1 * log + 1.0);
+        let both = magnitude(json!({ "mscale": 0.7, "mscale_all_dim": 1.3 }));
+        assert!((both - (0.07 * log + 1.0) / (0.13 * log + 1.0)).abs() < 1e-6, "{both}");
+        assert!(yarn(json!({ "truncate": false })).unwrap_err().contains("truncate"));
+        assert!(yarn(json!({ "scale": 2.0 })).unwrap_err().contains("rope_parameters.scale"));
+    }
+}
