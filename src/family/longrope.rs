@@ -4,7 +4,7 @@
 use serde_json::{Value as Json, json};
 
 use super::fields::{Exported, Keys, shortest};
-use super::rope::{DEFAULT_BASE, Divisors, Rope, RopePairs, RopeParameters};
+use super::rope::{DEFAULT_BASE, Divisors, LongRope, Rope, RopePairs, RopeParameters};
 use super::{ComputedTensor, Dimensions, RopeScaling};
 use crate::checkpoint::config::Config;
 use crate::gguf::ModelKeys;
@@ -21,37 +21,27 @@ pub const MAGNITUDE: &str = "rope.scaling.attn_factor";
 /// The key of the context of the original training.
 pub const ORIGINAL_CONTEXT: &str = "rope.scaling.original_context_length";
 
-/// What a model's metadata says of its LongRoPE.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LongRope {
-    /// The context of the original training, in tokens: up to it, a sequence is a short one.
-    pub original_context: usize,
-    /// Factor on queries and keys, of short sequences too.
-    pub magnitude: f64,
-}
-
-impl LongRope {
-    fn read(keys: &ModelKeys<'_>) -> Result<Self, String> {
-        if let Some(kind) = keys.optional_text("rope.scaling.type")?
-            && kind != "longrope"
-        {
-            return Err(format!(
-                "{} is {kind:?}, but the file has {SHORT_DIVISORS}, which goes with longrope",
-                keys.name("rope.scaling.type")
-            ));
-        }
-        match keys.optional_positive("rope.scaling.factor")? {
-            Some(factor) if factor != 1.0 => Err(format!(
-                "{} is {factor} beside {SHORT_DIVISORS}, which quantkit does not know",
-                keys.name("rope.scaling.factor")
-            )),
-            _ => Ok(Self {
-                original_context: keys.count(ORIGINAL_CONTEXT)?,
-                magnitude: keys
-                    .optional_positive(MAGNITUDE)?
-                    .ok_or_else(|| format!("the metadata lacks {}", keys.name(MAGNITUDE)))?,
-            }),
-        }
+/// What a file's metadata says of its LongRoPE.
+fn read(keys: &ModelKeys<'_>) -> Result<LongRope, String> {
+    if let Some(kind) = keys.optional_text("rope.scaling.type")?
+        && kind != "longrope"
+    {
+        return Err(format!(
+            "{} is {kind:?}, but the file has {SHORT_DIVISORS}, which goes with longrope",
+            keys.name("rope.scaling.type")
+        ));
+    }
+    match keys.optional_positive("rope.scaling.factor")? {
+        Some(factor) if factor != 1.0 => Err(format!(
+            "{} is {factor} beside {SHORT_DIVISORS}, which quantkit does not know",
+            keys.name("rope.scaling.factor")
+        )),
+        _ => Ok(LongRope {
+            original_context: keys.count(ORIGINAL_CONTEXT)?,
+            magnitude: keys
+                .optional_positive(MAGNITUDE)?
+                .ok_or_else(|| format!("the metadata lacks {}", keys.name(MAGNITUDE)))?,
+        }),
     }
 }
 
@@ -115,7 +105,7 @@ pub fn export(file: &Exported<'_>) -> Result<Json, String> {
         (None, None) => return Ok(Json::Null),
         (short, _) => return Err(one_is_missing(short.is_some())),
     };
-    let LongRope { original_context, magnitude } = LongRope::read(&file.keys)?;
+    let LongRope { original_context, magnitude } = read(&file.keys)?;
     let numbers = |values: Vec<f32>| -> Vec<f64> {
         values.into_iter().map(|value| shortest(value.into())).collect()
     };
@@ -155,7 +145,7 @@ pub fn rope(d: &Dimensions, pairs: RopePairs) -> Result<Rope, String> {
             size: d.rotary_size()?,
             base: d.keys().optional_positive("rope.freq_base")?.unwrap_or(DEFAULT_BASE),
             scaling: RopeScaling::None,
-            divisors: Divisors::BySequenceLength(LongRope::read(&d.keys())?),
+            divisors: Divisors::BySequenceLength(read(&d.keys())?),
         }),
         (has_short, _) => Err(one_is_missing(has_short)),
     }
@@ -181,7 +171,7 @@ mod tests {
             for (key, value) in more {
                 metadata.set(format!("phi3.{key}"), value.clone());
             }
-            LongRope::read(&ModelKeys { metadata: &metadata, architecture: "phi3" })
+            super::read(&ModelKeys { metadata: &metadata, architecture: "phi3" })
         };
         let magnitude = (MAGNITUDE, Value::F32(1.25));
         let original = (ORIGINAL_CONTEXT, Value::U32(32));

@@ -4,7 +4,6 @@ use serde_json::{Map, Value as Json, json};
 
 use super::fields::{Exported, Keys, shortest};
 use super::llama3_rope;
-use super::longrope::LongRope;
 use super::rope_scaling::{self, RopeScaling};
 use crate::checkpoint::config::{Config, finite};
 
@@ -47,6 +46,15 @@ pub enum Divisors {
     Tensor(&'static str),
     /// A tensor for short sequences and one for long ones.
     BySequenceLength(LongRope),
+}
+
+/// A rotary embedding with two sets of divisors (LongRoPE; Ding et al. 2024).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LongRope {
+    /// The context of the original training, in tokens: up to it, a sequence is a short one.
+    pub original_context: usize,
+    /// Factor on queries and keys, of short sequences too.
+    pub magnitude: f64,
 }
 
 impl Rope {
@@ -247,12 +255,7 @@ impl RopeParameters {
     /// One that is, or as [`RopeParameters::check`].
     pub fn check_plain(&self, more: &[&str]) -> Result<(), String> {
         self.check(more)?;
-        match self.kind() {
-            "default" => Ok(()),
-            kind => Err(format!(
-                "\"rope_type\" is \"{kind}\", which quantkit does not know for this architecture"
-            )),
-        }
+        self.allow(&["default"])
     }
 
     /// The same but for some fields.

@@ -10,8 +10,8 @@ use super::spec::DecoderSpec;
 use crate::family::layer::{
     self, Activation, Attention, FeedForward, FeedForwardKind, Mixer, Projection as Projected,
 };
-use crate::family::longrope::{LONG_DIVISORS, LongRope, SHORT_DIVISORS};
-use crate::family::rope::{Divisors, Rope};
+use crate::family::longrope::{LONG_DIVISORS, SHORT_DIVISORS};
+use crate::family::rope::{Divisors, LongRope, Rope};
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::kernels::attention::{AttentionShape, KvLayer, KvShape};
 use crate::quant::formats::dequantize_row;
