@@ -58,14 +58,6 @@ impl PerLayer {
             Self::Each(numbers) => numbers[layer],
         }
     }
-
-    /// The largest of any layer.
-    pub fn largest(&self) -> usize {
-        match self {
-            Self::All(number) => *number,
-            Self::Each(numbers) => numbers.iter().copied().max().unwrap_or(0),
-        }
-    }
 }
 
 /// The numbers of a model.

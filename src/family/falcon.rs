@@ -7,10 +7,12 @@ use serde_json::{Map, Value as Json};
 
 use super::bloom::check_feed_forward;
 use super::fields::{Exported, Keys, count, number};
-use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
+use super::layer::{Activation, Attention, FeedForward, NormKind, Projection};
 use super::rope::{self, DEFAULT_BASE, RopePairs, RopeParameters};
 use super::tensors::{RowOrder, TensorList, TensorSpec};
-use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
+use super::{
+    Checkpoint, Dimensions, Family, Field, Layer, claims_all, layer_norm_frame, nothing_computed,
+};
 use crate::checkpoint::config::Config;
 
 /// The norm of attention's input in models with two; the other is the network's.
@@ -45,7 +47,7 @@ pub(super) const FALCON: Family = Family {
     tensors,
     computed_names: &[],
     computed: nothing_computed,
-    frame,
+    frame: layer_norm_frame,
     layer,
 };
 
@@ -160,10 +162,6 @@ fn has_two_norms(d: &Dimensions, layer: usize) -> bool {
         || d.has(&format!("transformer.h.{layer}.ln_attn.weight"))
 }
 
-fn frame(d: &Dimensions) -> Result<Frame, String> {
-    Ok(Frame::new(d.norm(NormKind::Layer, "output_norm")?))
-}
-
 fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
     let network_norm = d.norm(NormKind::Layer, "attn_norm")?;
     let attention_norm = if has_two_norms(d, index) {
@@ -177,11 +175,6 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
         rope: Some(d.rope(RopePairs::Halves)?),
         ..Attention::new(d.heads.at(index), d.kv_heads.at(index), d.head_size)
     };
-    let feed_forward = FeedForward {
-        norm: Some(network_norm),
-        kind: FeedForwardKind::Plain,
-        activation: Activation::Gelu,
-        post_norm: None,
-    };
+    let feed_forward = FeedForward::plain(network_norm, Activation::Gelu);
     Ok(Layer { parallel: true, ..Layer::new(attention, feed_forward) })
 }

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::fields::{Exported, Keys, count, number};
-use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
+use super::layer::{Activation, Attention, FeedForward, NormKind, Projection};
 use super::tensors::{TensorList, TensorSpec};
 use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
 use crate::checkpoint::config::Config;
@@ -91,11 +91,7 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
         projection: Projection::Fused,
         ..Attention::new(d.heads.at(index), d.kv_heads.at(index), d.head_size)
     };
-    let feed_forward = FeedForward {
-        norm: Some(d.norm(NormKind::Layer, "ffn_norm")?),
-        kind: FeedForwardKind::Plain,
-        activation: Activation::GeluTanh,
-        post_norm: None,
-    };
+    let feed_forward =
+        FeedForward::plain(d.norm(NormKind::Layer, "ffn_norm")?, Activation::GeluTanh);
     Ok(Layer::new(attention, feed_forward))
 }

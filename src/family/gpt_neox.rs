@@ -6,10 +6,12 @@
 use serde_json::{Map, Value as Json};
 
 use super::fields::{Absent, Exported, Keys, count, number, shortest};
-use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind, Projection};
+use super::layer::{Activation, Attention, FeedForward, NormKind, Projection};
 use super::rope::{self, DEFAULT_BASE, RopePairs, RopeParameters};
 use super::tensors::{RowOrder, TensorList, TensorSpec};
-use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, claims_all, nothing_computed};
+use super::{
+    Checkpoint, Dimensions, Family, Field, Layer, claims_all, layer_norm_frame, nothing_computed,
+};
 use crate::checkpoint::config::Config;
 
 const PARALLEL: &str = "use_parallel_residual";
@@ -36,7 +38,7 @@ pub(super) const GPT_NEOX: Family = Family {
     tensors,
     computed_names: &[],
     computed: nothing_computed,
-    frame,
+    frame: layer_norm_frame,
     layer,
 };
 
@@ -97,10 +99,6 @@ fn tensors(d: &Dimensions) -> Vec<TensorSpec> {
     list.finish()
 }
 
-fn frame(d: &Dimensions) -> Result<Frame, String> {
-    Ok(Frame::new(d.norm(NormKind::Layer, "output_norm")?))
-}
-
 fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
     let attention = Attention {
         norm: Some(d.norm(NormKind::Layer, "attn_norm")?),
@@ -108,12 +106,7 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
         rope: Some(d.rope(RopePairs::Halves)?),
         ..Attention::new(d.heads.at(index), d.kv_heads.at(index), d.head_size)
     };
-    let feed_forward = FeedForward {
-        norm: Some(d.norm(NormKind::Layer, "ffn_norm")?),
-        kind: FeedForwardKind::Plain,
-        activation: Activation::Gelu,
-        post_norm: None,
-    };
+    let feed_forward = FeedForward::plain(d.norm(NormKind::Layer, "ffn_norm")?, Activation::Gelu);
     let parallel = d.keys().optional_truth(PARALLEL)?.unwrap_or(true);
     Ok(Layer { parallel, ..Layer::new(attention, feed_forward) })
 }

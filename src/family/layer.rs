@@ -224,6 +224,11 @@ impl FeedForward {
     pub fn gated(norm: Norm, activation: Activation) -> Self {
         Self { norm: Some(norm), kind: FeedForwardKind::Gated, activation, post_norm: None }
     }
+
+    /// A norm, then `down(activation(up))`.
+    pub fn plain(norm: Norm, activation: Activation) -> Self {
+        Self { norm: Some(norm), kind: FeedForwardKind::Plain, activation, post_norm: None }
+    }
 }
 
 /// The matrices of a feed-forward network; `ffn_down` is the last of each.

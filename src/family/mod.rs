@@ -303,6 +303,11 @@ fn llama3_divisors(config: &Config, model: &Dimensions) -> Result<Vec<ComputedTe
     Ok(divisors.map(tensor).into_iter().collect())
 }
 
+/// Of decoders with nothing but a LayerNorm before the output matrix.
+fn layer_norm_frame(model: &Dimensions) -> Result<Frame, String> {
+    Ok(Frame::new(model.norm(layer::NormKind::Layer, "output_norm")?))
+}
+
 /// Of families whose config.json spells out no tensor.
 fn nothing_computed(_: &Config, _: &Dimensions) -> Result<Vec<ComputedTensor>, String> {
     Ok(Vec::new())

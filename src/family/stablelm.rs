@@ -8,7 +8,7 @@ use super::layer::{Activation, Attention, FeedForward, HeadNorms, NormKind};
 use super::llama::LLAMA;
 use super::rope::RopePairs;
 use super::tensors::{RowOrder, TensorList, TensorSpec};
-use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer, nothing_computed};
+use super::{Checkpoint, Dimensions, Family, Field, Layer, layer_norm_frame, nothing_computed};
 
 const PARALLEL: &str = "use_parallel_residual";
 
@@ -34,7 +34,7 @@ pub(super) const STABLELM: Family = Family {
     tensors,
     computed_names: &[],
     computed: nothing_computed,
-    frame,
+    frame: layer_norm_frame,
     layer,
     ..LLAMA
 };
@@ -93,10 +93,6 @@ fn is_parallel(d: &Dimensions, layer: usize) -> bool {
     let has_second_norm = d.layer_has(layer, "ffn_norm.weight")
         || d.has(&format!("model.layers.{layer}.post_attention_layernorm.weight"));
     matches!(d.keys().optional_truth(PARALLEL), Ok(Some(true))) && !has_second_norm
-}
-
-fn frame(d: &Dimensions) -> Result<Frame, String> {
-    Ok(Frame::new(d.norm(NormKind::Layer, "output_norm")?))
 }
 
 fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {

@@ -2,12 +2,12 @@
 //! everywhere, and a feed-forward network of two matrices with GELU.
 
 use super::fields::{count, number};
-use super::layer::{Activation, Attention, FeedForward, FeedForwardKind, NormKind};
+use super::layer::{Activation, Attention, FeedForward, NormKind};
 use super::llama::{LLAMA, ROPE};
 use super::rope::RopePairs;
 use super::tensors::{RowOrder, TensorList, TensorSpec};
 use super::windows;
-use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer};
+use super::{Checkpoint, Dimensions, Family, Field, Layer, layer_norm_frame};
 
 pub(super) const STARCODER2: Family = Family {
     name: "StarCoder 2",
@@ -31,7 +31,7 @@ pub(super) const STARCODER2: Family = Family {
     ]],
     tied: true,
     tensors,
-    frame,
+    frame: layer_norm_frame,
     layer,
     ..LLAMA
 };
@@ -76,10 +76,6 @@ fn tensors(d: &Dimensions) -> Vec<TensorSpec> {
     list.finish()
 }
 
-fn frame(d: &Dimensions) -> Result<Frame, String> {
-    Ok(Frame::new(d.norm(NormKind::Layer, "output_norm")?))
-}
-
 fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
     let attention = Attention {
         norm: Some(d.norm(NormKind::Layer, "attn_norm")?),
@@ -87,11 +83,7 @@ fn layer(d: &Dimensions, index: usize) -> Result<Layer, String> {
         window: windows::of_file(&d.keys())?,
         ..Attention::new(d.heads.at(index), d.kv_heads.at(index), d.head_size)
     };
-    let feed_forward = FeedForward {
-        norm: Some(d.norm(NormKind::Layer, "ffn_norm")?),
-        kind: FeedForwardKind::Plain,
-        activation: Activation::GeluTanh,
-        post_norm: None,
-    };
+    let feed_forward =
+        FeedForward::plain(d.norm(NormKind::Layer, "ffn_norm")?, Activation::GeluTanh);
     Ok(Layer::new(attention, feed_forward))
 }
