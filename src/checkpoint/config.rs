@@ -212,7 +212,7 @@ impl Config {
     /// Texts, one a layer and the like.
     ///
     /// # Errors
-    /// A value that is no list of texts.
+    /// A value that is not a list of texts.
     pub fn texts(&self, names: &[&str]) -> Result<Option<Vec<&str>>, String> {
         let Some((key, value)) = self.first(names) else { return Ok(None) };
         let texts = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());

@@ -322,7 +322,7 @@ fn planned_tensor(
 }
 
 /// Whether llama.cpp's converter writes a tensor in 32 bits whatever is asked for: vectors, norms, and
-/// what is no matrix that activations are multiplied with.
+/// tables that activations are not multiplied with.
 fn is_kept_exact(spec: &TensorSpec) -> bool {
     const EXACT: [&str; 1] = ["position_embd.weight"];
     spec.shape.len() < 2

@@ -23,7 +23,7 @@ use super::{Checkpoint, ComputedTensor, Dimensions, Family, Field, Frame, Layer}
 use crate::checkpoint::config::Config;
 use crate::gguf::ModelKeys;
 
-/// All layers but every so many-th have a window, and the last never has one.
+/// One layer in so many has no window, and neither has the last.
 const PERIOD: usize = 6;
 
 /// The width of a head of layers without a window where config.json has none.

@@ -72,7 +72,7 @@ pub fn evaluate_at(
     session.finish(baseline.as_ref())
 }
 
-/// Keeps so many questions in flight and the results as they come. The workers are not waited for
+/// Asks this many questions at once, and keeps the results as they come. The workers are not waited for
 /// when the scoring ends early: what they still wait for is of no use then.
 fn score(
     server: &Arc<Server>,

@@ -28,7 +28,7 @@ pub struct EvalOptions {
     pub subjects: Vec<String>,
     /// Only this part of the questions.
     pub shard: Option<Shard>,
-    /// At most so many bytes of keys and values at a time.
+    /// The most memory, in bytes, that keys and values may take at a time.
     pub cache_bytes: u64,
     /// What becomes of the results of an unfinished run.
     pub earlier: Earlier,

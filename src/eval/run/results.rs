@@ -71,7 +71,7 @@ impl Results {
     }
 }
 
-/// The results of the questions of a finished run, of which the summary is at hand.
+/// The per-question results of a finished run whose summary has been read already.
 ///
 /// # Errors
 /// A file that is missing or damaged, or of another run than the summary.
