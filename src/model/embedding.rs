@@ -2,10 +2,11 @@
 //! needed.
 
 use super::ModelError;
-use super::spec::{DecoderSpec, EMBEDDING};
-use crate::family::layer::{self, NormKind};
+use super::ops::Norm;
+use super::spec::{DecoderSpec, EMBEDDING, tensor_values};
+use crate::family::layer;
 use crate::gguf::{GgmlType, GgufFile, TensorInfo};
-use crate::kernels::elementwise::{Norm, norm_row};
+use crate::kernels::elementwise::norm_row;
 use crate::quant::formats::{can_dequantize, dequantize_row};
 
 /// The name of the embedding of positions.
@@ -22,7 +23,8 @@ pub(super) struct Embedding {
     of_layers: Option<Table>,
     /// A row a position, in models that learn them.
     positions: Option<Vec<f32>>,
-    norm: Option<EmbeddingNorm>,
+    /// What embeddings go through before the first layer.
+    norm: Option<Norm<Vec<f32>>>,
 }
 
 /// A row for each token.
@@ -43,15 +45,6 @@ pub(super) struct EmbeddingRows {
     pub(super) bytes: Vec<u8>,
 }
 
-/// What embeddings go through before the first layer.
-#[derive(Debug)]
-struct EmbeddingNorm {
-    kind: NormKind,
-    weight: Vec<f32>,
-    bias: Option<Vec<f32>>,
-    epsilon: f32,
-}
-
 impl Embedding {
     /// The embedding of a file whose tensors have been checked.
     pub(super) fn of(file: &GgufFile, spec: &DecoderSpec) -> Result<Self, ModelError> {
@@ -63,7 +56,7 @@ impl Embedding {
         Ok(Self {
             tokens: Table::of(file, EMBEDDING, frame.embedding_scale)?,
             of_layers: of_layers.transpose()?,
-            positions: if frame.learned_positions { values(file, POSITIONS)? } else { None },
+            positions: if frame.learned_positions { tensor_values(file, POSITIONS)? } else { None },
             norm: frame
                 .embedding_norm
                 .as_ref()
@@ -165,32 +158,12 @@ impl Table {
     }
 }
 
-impl EmbeddingNorm {
-    fn of_kernels(&self) -> Norm<'_> {
-        let (weight, epsilon) = (Some(&self.weight[..]), self.epsilon);
-        match self.kind {
-            NormKind::Rms => Norm::Rms { weight, epsilon },
-            NormKind::Layer => Norm::Layer { weight, bias: self.bias.as_deref(), epsilon },
-        }
-    }
-}
-
-fn embedding_norm(file: &GgufFile, norm: &layer::Norm) -> Result<EmbeddingNorm, ModelError> {
-    let name = |ending: &str| format!("{}.{ending}", norm.tensor);
-    Ok(EmbeddingNorm {
+fn embedding_norm(file: &GgufFile, norm: &layer::Norm) -> Result<Norm<Vec<f32>>, ModelError> {
+    let values = |ending: &str| tensor_values(file, &format!("{}.{ending}", norm.tensor));
+    Ok(Norm {
         kind: norm.kind,
-        weight: values(file, &name("weight"))?.expect("it was checked with the others"),
-        bias: values(file, &name("bias"))?,
+        weight: values("weight")?,
+        bias: values("bias")?,
         epsilon: norm.epsilon,
     })
-}
-
-/// The weights of a tensor, if the file has it.
-fn values(file: &GgufFile, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
-    let Some(tensor) = file.tensor(name) else { return Ok(None) };
-    let mut values = vec![0f32; tensor.columns() * tensor.rows()];
-    dequantize_row(tensor.ggml_type, file.tensor_bytes(tensor), &mut values).map_err(|error| {
-        ModelError::unsupported(file.path(), format!("the tensor {name}: {error}"))
-    })?;
-    Ok(Some(values))
 }

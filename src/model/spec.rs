@@ -5,6 +5,7 @@ use crate::family::layer::Mixer;
 use crate::family::rope::Divisors;
 use crate::family::{Dimensions, Family, Frame, Layer, TensorSpec};
 use crate::gguf::{GgufFile, TensorInfo};
+use crate::quant::formats::dequantize_row;
 
 /// The name of the token embedding.
 pub(super) const EMBEDDING: &str = "token_embd.weight";
@@ -59,6 +60,16 @@ impl DecoderSpec {
             dimensions,
         })
     }
+}
+
+/// The weights of a tensor, if the file has it.
+pub(super) fn tensor_values(file: &GgufFile, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+    let Some(tensor) = file.tensor(name) else { return Ok(None) };
+    let mut values = vec![0f32; tensor.columns() * tensor.rows()];
+    dequantize_row(tensor.ggml_type, file.tensor_bytes(tensor), &mut values).map_err(|error| {
+        ModelError::unsupported(file.path(), format!("the tensor {name}: {error}"))
+    })?;
+    Ok(Some(values))
 }
 
 fn warn_of_keys(file: &GgufFile, family: &Family, dimensions: &Dimensions) {

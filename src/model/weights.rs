@@ -6,7 +6,7 @@ use super::ModelError;
 use super::ops::{AttentionSpec, Buffer, HeadNorms, Norm, Ops, Slot, Source, View, Weight};
 use super::profile::Operation;
 use super::rotary::{RopeChoice, RopeFrequencies};
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, tensor_values};
 use crate::family::layer::{
     self, Activation, Attention, FeedForward, FeedForwardKind, Mixer, Projection as Projected,
 };
@@ -14,7 +14,6 @@ use crate::family::longrope::{LONG_DIVISORS, SHORT_DIVISORS};
 use crate::family::rope::{Divisors, LongRope, Rope};
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::kernels::attention::{AttentionShape, KvLayer, KvShape};
-use crate::quant::formats::dequantize_row;
 use crate::support::progress::{Progress, Unit};
 
 /// Matrices that are multiplied with the same input.
@@ -345,7 +344,7 @@ impl<O: Ops> Loader<'_, O> {
 
     /// The number that a tensor consists of, if the file has it.
     fn number(&self, name: &str) -> Result<Option<f32>, ModelError> {
-        Ok(self.values(name)?.and_then(|values| values.first().copied()))
+        Ok(tensor_values(self.file, name)?.and_then(|values| values.first().copied()))
     }
 
     fn attention(
@@ -441,7 +440,7 @@ impl<O: Ops> Loader<'_, O> {
 
     /// A vector, if the file has it.
     fn vector(&self, name: &str) -> Result<Option<O::Vector>, ModelError> {
-        Ok(self.values(name)?.map(|values| self.ops.vector(values)).transpose()?)
+        Ok(tensor_values(self.file, name)?.map(|values| self.ops.vector(values)).transpose()?)
     }
 
     fn frequencies(&self, rope: &Rope) -> Result<RopeChoice, ModelError> {
@@ -459,7 +458,7 @@ impl<O: Ops> Loader<'_, O> {
 
     /// The divisors of a rotary embedding's frequencies, if the file has this tensor.
     fn divisors(&self, name: &str, rope: &Rope) -> Result<Option<Vec<f32>>, ModelError> {
-        match self.values(name)? {
+        match tensor_values(self.file, name)? {
             Some(values) if values.len() != rope.size / 2 => Err(self.unsupported(&format!(
                 "the tensor {name} should have {} divisors, one for each pair of elements that turn, \
                  but has {}",
@@ -468,15 +467,6 @@ impl<O: Ops> Loader<'_, O> {
             ))),
             divisors => Ok(divisors),
         }
-    }
-
-    /// The weights of a small tensor, if the file has it.
-    fn values(&self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        let Some(tensor) = self.file.tensor(name) else { return Ok(None) };
-        let mut values = vec![0f32; tensor.columns() * tensor.rows()];
-        dequantize_row(tensor.ggml_type, self.file.tensor_bytes(tensor), &mut values)
-            .map_err(|error| self.unsupported(&format!("the tensor {name}: {error}")))?;
-        Ok(Some(values))
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, ModelError> {

@@ -38,7 +38,8 @@ impl KernelOps {
 }
 
 impl Norm<Vec<f32>> {
-    fn of_kernels(&self) -> elementwise::Norm<'_> {
+    /// The norm as the kernels know it.
+    pub(in crate::model) fn of_kernels(&self) -> elementwise::Norm<'_> {
         let (weight, epsilon) = (self.weight.as_deref(), self.epsilon);
         match self.kind {
             NormKind::Rms => elementwise::Norm::Rms { weight, epsilon },

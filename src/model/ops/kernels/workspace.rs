@@ -42,7 +42,7 @@ pub(super) struct Values {
 }
 
 impl Values {
-    /// Room for so many elements, whatever they are.
+    /// Makes room for `length` elements. What they hold is unspecified.
     pub(super) fn resize(&mut self, length: usize) -> &mut [f32] {
         if self.memory.len() < length {
             // Nothing is to be copied.
@@ -95,8 +95,8 @@ impl Buffers {
         values.map(Values::values_mut)
     }
 
-    /// The memory of a buffer with room for so many elements, which keep their values where it had as
-    /// many. It has to be put back.
+    /// Takes the memory of a buffer, with room for `length` elements. They keep their values if the
+    /// buffer had room for them already. The memory has to be put back.
     pub(super) fn take(&mut self, buffer: Buffer, length: usize) -> Vec<f32> {
         let values = &mut self.all[buffer as usize];
         values.resize(length);
@@ -107,7 +107,7 @@ impl Buffers {
         self.all[buffer as usize].memory = memory;
     }
 
-    /// Leaves so many of a buffer's elements.
+    /// Shortens a buffer to `length` elements.
     pub(super) fn shorten(&mut self, buffer: Buffer, length: usize) {
         self.all[buffer as usize].length = length;
     }
