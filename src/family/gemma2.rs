@@ -12,7 +12,7 @@ use super::windows::{self, PATTERN, WINDOW};
 use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer};
 use crate::checkpoint::config::Config;
 
-/// One layer in so many has no window.
+/// The last of each group of this many layers has no window.
 const PERIOD: usize = 2;
 
 /// Layers of the 27B model, whose scores have a scale of their own.

@@ -20,7 +20,7 @@ use super::{Checkpoint, Dimensions, Family, Field, Frame, Layer};
 use crate::checkpoint::config::Config;
 use crate::gguf::ModelKeys;
 
-/// One layer in so many has no window.
+/// The last of each group of this many layers has no window.
 const PERIOD: usize = 6;
 
 /// Layers of the 27B model, whose scores have a scale of their own.

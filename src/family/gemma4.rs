@@ -23,7 +23,7 @@ use super::{Checkpoint, ComputedTensor, Dimensions, Family, Field, Frame, Layer}
 use crate::checkpoint::config::Config;
 use crate::gguf::ModelKeys;
 
-/// One layer in so many has no window, and neither has the last.
+/// The last of each group of this many layers has no window, and neither has the last of all.
 const PERIOD: usize = 6;
 
 /// The width of a head of layers without a window where config.json has none.

@@ -127,8 +127,8 @@ fn one_is_missing(has_short: bool) -> String {
     format!("the tensor {missing} is missing")
 }
 
-/// The factor on queries and keys of a context that is so many times the original one, where config.json
-/// gives none.
+/// The factor on queries and keys where config.json gives none. `factor` is the ratio of the context to
+/// the original one.
 fn usual_magnitude(factor: f64, original_context: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original_context.ln()).sqrt() }
 }

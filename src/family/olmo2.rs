@@ -27,8 +27,8 @@ fn tensors(d: &Dimensions) -> Vec<TensorSpec> {
     post_norm_tensors(d, |layer| [d.heads.at(layer), d.kv_heads.at(layer)])
 }
 
-/// The tensors of layers with norms behind attention and the network, and norms of so many query and key
-/// heads at once.
+/// The tensors of layers with norms behind attention and the network. `normalized_heads` gives the
+/// number of query and of key heads that a layer's norms span.
 pub(super) fn post_norm_tensors(
     d: &Dimensions,
     normalized_heads: impl Fn(usize) -> [usize; 2],

@@ -130,7 +130,7 @@ impl RopeParameters {
     /// Numbers, one a frequency.
     ///
     /// # Errors
-    /// A value that is no list of numbers.
+    /// A value that is not a list of numbers.
     pub fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>, String> {
         let Some(value) = self.fields.get(key).filter(|value| !value.is_null()) else {
             return Ok(None);
@@ -248,17 +248,17 @@ impl RopeParameters {
         }
     }
 
-    /// Refuses a rotary embedding that is stretched, for families of which quantkit knows none that is.
-    /// The config may have the fields `more` beside it.
+    /// Refuses every `rope_type` but "default", for families that quantkit knows in no other. The config
+    /// may also have the fields `more`.
     ///
     /// # Errors
-    /// One that is, or as [`RopeParameters::check`].
+    /// Another `rope_type`, and what [`RopeParameters::check`] refuses.
     pub fn check_plain(&self, more: &[&str]) -> Result<(), String> {
         self.check(more)?;
         self.allow(&["default"])
     }
 
-    /// The same but for some fields.
+    /// The same parameters without some of their fields.
     #[must_use]
     pub fn without(mut self, keys: &[&str]) -> Self {
         self.fields.retain(|key, _| !keys.contains(&key.as_str()));

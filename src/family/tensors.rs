@@ -27,7 +27,7 @@ pub struct TensorSpec {
 pub enum RowOrder {
     /// The same on both sides.
     Same,
-    /// Hugging Face rotates the two halves of each of so many heads against each other, GGUF neighbours.
+    /// Hugging Face rotates the two halves of a head against each other, GGUF rotates neighbours.
     Paired {
         /// Heads that the rows are split into.
         heads: usize,

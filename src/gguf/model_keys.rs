@@ -73,8 +73,7 @@ impl ModelKeys<'_> {
         truth.map(Some).ok_or_else(|| format!("{key} should be true or false, found {value:.40?}"))
     }
 
-    /// Whole numbers, one for each of so many layers; none if the key is absent or has one number for
-    /// all.
+    /// A whole number for each of `layers` layers. None if the key is absent or has one number for all.
     pub fn optional_counts(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>, String> {
         let key = self.name(key);
         let Some(Value::Array(array)) = self.metadata.get(&key) else { return Ok(None) };
@@ -90,7 +89,7 @@ impl ModelKeys<'_> {
         })
     }
 
-    /// Yes or no, one for each of so many layers, if the key is there with as many.
+    /// True or false for each of `layers` layers, if the key is there.
     pub fn optional_truths(&self, key: &str, layers: usize) -> Result<Option<Vec<bool>>, String> {
         let key = self.name(key);
         let Some(Value::Array(array)) = self.metadata.get(&key) else { return Ok(None) };

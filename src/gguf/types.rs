@@ -113,7 +113,7 @@ impl GgmlType {
         self.block_bytes() as f64 * 8.0 / self.block_size() as f64
     }
 
-    /// Bytes of a row of `columns` weights; `None` where the row is no whole number of blocks or
+    /// Bytes of a row of `columns` weights; `None` where the row is not a whole number of blocks or
     /// the product overflows.
     pub fn row_bytes(self, columns: usize) -> Option<usize> {
         if !columns.is_multiple_of(self.block_size()) {

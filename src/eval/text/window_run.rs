@@ -82,7 +82,7 @@ impl<'a> Steps<'a> {
         next.is_some()
     }
 
-    /// How a window goes on that is at `position`, with room for so many tokens and rows.
+    /// The next piece of a window that is at `position`: at most `tokens` tokens and `rows` scored rows.
     fn piece(&self, window: usize, position: usize, tokens: usize, rows: usize) -> Piece {
         let scores = self.windows.scored();
         let scored = scores.contains(&position);

@@ -175,7 +175,7 @@ fn mean_and_scale<const SUMS: usize>(values: &[f32], epsilon: f32) -> (f32, f32)
     (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
-/// The mean of `term` over the values, by so many partial sums.
+/// The mean of `term` over the values, added up in `SUMS` partial sums.
 #[inline(always)]
 fn mean_of<const SUMS: usize>(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0f32; SUMS];

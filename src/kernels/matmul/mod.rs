@@ -44,7 +44,7 @@ use crate::support::team::Team;
 /// Why weights cannot be packed.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// A format that no kernel knows; a row that is no whole number of blocks.
+    /// A format that no kernel knows; a row that is not a whole number of blocks.
     #[error(transparent)]
     Format(#[from] CodecError),
     /// There is no memory for them.

@@ -104,7 +104,7 @@ pub enum CodecError {
 /// `ggml_type.row_bytes(weights.len())` bytes, bit for bit as ggml's reference does.
 ///
 /// # Errors
-/// A type that quantkit cannot write, a row that is no whole number of blocks, a weight that is
+/// A type that quantkit cannot write, a row that is not a whole number of blocks, a weight that is
 /// NaN, infinite or too large for the format's scales.
 ///
 /// # Panics
@@ -209,7 +209,7 @@ const PIECE: usize = 1 << 12;
 /// As those two.
 ///
 /// # Panics
-/// If `bytes` is no whole number of blocks, or `output` has another length than they take.
+/// If `bytes` is not a whole number of blocks, or `output` has another length than they take.
 pub fn requantize(
     source: GgmlType,
     bytes: &[u8],
@@ -276,7 +276,7 @@ impl CodecError {
 /// (F32, F16, BF16 included).
 ///
 /// # Errors
-/// A type that quantkit cannot read, a row that is no whole number of blocks.
+/// A type that quantkit cannot read, a row that is not a whole number of blocks.
 ///
 /// # Panics
 /// If `bytes` does not have exactly `ggml_type.row_bytes(output.len())` bytes.

@@ -3,7 +3,7 @@
 //! The choices are llama.cpp's (`src/llama-quant.cpp`), so that a file made here has the types of
 //! one made there: tensors that matter more than their size (the output matrix, some layers' value
 //! and down projections) get more bits, norms and other small tensors stay as they are, and a
-//! tensor whose rows are no whole number of blocks falls back to a format with smaller blocks.
+//! tensor whose rows are not a whole number of blocks falls back to a format with smaller blocks.
 
 mod error;
 mod model;
@@ -201,7 +201,7 @@ fn is_kept_precise_in_glm5_next(name: &str) -> bool {
     ["attn_q_a", "attn_q_b", "nextn.eh_proj"].iter().any(|part| name.contains(part))
 }
 
-/// `wanted`, or what stands in for it where rows of `columns` weights are no whole number of blocks.
+/// `wanted`, or what stands in for it where rows of `columns` weights are not a whole number of blocks.
 pub fn fallback(wanted: GgmlType, columns: usize) -> GgmlType {
     let fits = |format: GgmlType| columns.is_multiple_of(format.block_size());
     if fits(wanted) {

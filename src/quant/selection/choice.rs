@@ -31,7 +31,7 @@ pub enum Reason {
     Asked(String),
     /// The plan gives it this format.
     Plan,
-    /// Its rows are no whole number of blocks of the format that it was to have.
+    /// Its rows are not a whole number of blocks of the format that it was to have.
     Fallback {
         /// The format it was to have.
         wanted: GgmlType,
