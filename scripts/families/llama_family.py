@@ -16,9 +16,21 @@ def window_keys(architecture: str):
     return lambda shape: {f"{architecture}.attention.sliding_window": shape.window}
 
 
-def qwen2_window_keys(shape: Shape) -> dict:
-    pattern = {"qwen2.attention.sliding_window_pattern": [False, False, True, True]}
-    return window_keys("qwen2")(shape) | pattern
+def qwen_window_keys(architecture: str):
+    def keys(shape: Shape) -> dict:
+        pattern = {f"{architecture}.attention.sliding_window_pattern": [False, False, True, True]}
+        return window_keys(architecture)(shape) | pattern
+
+    return keys
+
+
+def qwen_windows(shape: Shape) -> dict:
+    return dict(
+        use_sliding_window=True,
+        sliding_window=shape.window,
+        max_window_layers=2,
+        num_hidden_layers=4,
+    )
 
 
 LLAMA3 = bpe(
@@ -145,12 +157,14 @@ VARIANTS = [
                               max_window_layers=4) | rope(theta=1000000.0), old_config=True),
     QWEN2.like("qwen2-yarn", "yarn", lambda s: yarn(s)),
     QWEN2.like("qwen2-window", "sliding window on the layers from the third on",
-               lambda s: dict(use_sliding_window=True, sliding_window=s.window, max_window_layers=2, num_hidden_layers=4),
-               unlike_llama_cpp="its converter drops the window", unsaid="use_sliding_window",
-               keys=qwen2_window_keys),
+               qwen_windows, unlike_llama_cpp="its converter drops the window", unsaid="use_sliding_window",
+               keys=qwen_window_keys("qwen2")),
     QWEN3,
     QWEN3.like("qwen3-tied", "tied, yarn, config.json of transformers 4",
                lambda s: dict(tie_word_embeddings=True) | yarn(s), old_config=True),
+    QWEN3.like("qwen3-window", "sliding window on the layers from the third on",
+               qwen_windows, unlike_llama_cpp="its converter drops the window", unsaid="use_sliding_window",
+               keys=qwen_window_keys("qwen3")),
     SMOLLM3,
     SMOLLM3.like("smollm3-yarn", "untied, yarn", lambda s: dict(tie_word_embeddings=False) | yarn(s)),
     GRANITE,

@@ -59,7 +59,10 @@ LONG = "it takes the long factors by the size of its context, not by the text"
 
 
 def longrope(s, original: int, partial: float = 1.0) -> dict:
-    """Two sets of divisors: one for texts within the original context, one for those beyond it."""
+    """Two sets of divisors: one for texts within the original context, one for those beyond it.
+
+    The factor on queries and keys that goes with them makes scores 1.6 times as large; where whole heads
+    turn, `qkv` of a variant's weights takes that back."""
     pairs = int(s.head * partial) // 2
     parameters = dict(
         short_factor=[1.0 + 0.05 * i for i in range(pairs)],
@@ -73,7 +76,7 @@ def longrope(s, original: int, partial: float = 1.0) -> dict:
 VARIANTS = [
     PHI3,
     PHI3.like("phi3-longrope", "longrope, the text is longer than the original context",
-              lambda s: longrope(s, s.original),
+              lambda s: longrope(s, s.original), weights=dict(qkv=1.1),
               unlike_llama_cpp=LONG),
     PHI3.like("phi3-longrope-short", "longrope, the text is shorter; config.json of transformers 4",
               lambda s: longrope(s, s.context) | dict(max_position_embeddings=2 * s.context), old_config=True),

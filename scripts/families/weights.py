@@ -53,7 +53,7 @@ def scaled(name: str, noise: torch.Tensor, transposed: bool, options: dict) -> t
     if module.endswith("wpe"):
         return options.get("position", 0.5) * noise
     fan_in = noise.shape[0] if transposed else math.prod(noise.shape[1:])
-    return gain(module) / math.sqrt(fan_in) * noise
+    return gain(module, options) / math.sqrt(fan_in) * noise
 
 
 def norm(module: str, noise: torch.Tensor, options: dict) -> torch.Tensor:
@@ -68,12 +68,12 @@ def norm(module: str, noise: torch.Tensor, options: dict) -> torch.Tensor:
     return mean + spread
 
 
-def gain(module: str) -> float:
+def gain(module: str, options: dict) -> float:
     """How much a matrix enlarges what it multiplies."""
     if module.endswith(("q_proj", "k_proj")):
         return 1.4
     if module.endswith(("qkv_proj", "query_key_value", "c_attn", "v_proj")):
-        return 1.4
+        return options.get("qkv", 1.4)
     if module.endswith(("lm_head", "embed_out")):
         return 1.7
     return 1.2

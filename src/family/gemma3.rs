@@ -12,7 +12,7 @@ use super::gemma2::{
     norms_and_network, projections, write_scale,
 };
 use super::layer::{HeadNorms, Mixer, NormKind};
-use super::rope::{self, DEFAULT_BASE, Divisors, Rope, RopePairs, RopeParameters};
+use super::rope::{self, DEFAULT_BASE, Divisors, LOCAL_BASE_KEY, Rope, RopePairs, RopeParameters};
 use super::rope_scaling::RopeScaling;
 use super::tensors::{TensorList, TensorSpec};
 use super::windows::{self, PATTERN, WINDOW};
@@ -32,9 +32,6 @@ pub(super) const USUAL_KEY_HEADS: usize = 4;
 
 /// The base of layers without a window where config.json has none.
 pub(super) const GLOBAL_BASE: f64 = 1e6;
-
-/// The key of the base of layers with a window.
-pub(super) const LOCAL_BASE_KEY: &str = "rope.freq_base_swa";
 
 pub(super) const GEMMA3: Family = Family {
     name: "Gemma 3 (text)",

@@ -9,14 +9,12 @@ use serde_json::{Map, Value as Json, json};
 use super::fields::{Absent, Exported, Keys, count, optional_number, shortest};
 use super::gemma::{GEMMA, LATER, USUAL_HEAD_SIZE};
 use super::gemma2::{LOGIT_CAP, USUAL_HEADS, embeddings, norms_and_network};
-use super::gemma3::{
-    self, GLOBAL_BASE, LOCAL_BASE_KEY, USUAL_CONTEXT, USUAL_KEY_HEADS, local_rope, usual,
-};
+use super::gemma3::{self, GLOBAL_BASE, USUAL_CONTEXT, USUAL_KEY_HEADS, local_rope, usual};
 use super::layer::{
     Activation, Attention, FeedForward, HeadNorms, LayerEmbedding, LayerEmbeddings, NormKind,
     Projection,
 };
-use super::rope::{DEFAULT_BASE, FREQUENCY_DIVISORS, RopePairs, RopeParameters};
+use super::rope::{DEFAULT_BASE, FREQUENCY_DIVISORS, LOCAL_BASE_KEY, RopePairs, RopeParameters};
 use super::tensors::{TensorList, TensorSpec};
 use super::windows::{self, PATTERN, WINDOW};
 use super::{Checkpoint, ComputedTensor, Dimensions, Family, Field, Frame, Layer};

@@ -4,11 +4,10 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::fields::{Exported, Keys};
-use super::gemma3::LOCAL_BASE_KEY;
 use super::layer::Mixer;
 use super::llama::{AFTER_ROPE, SIZES};
 use super::olmo2::{self, OLMO2, OWN};
-use super::rope::{self, RopeParameters};
+use super::rope::{self, LOCAL_BASE_KEY, RopeParameters};
 use super::windows::{self, FULL, PATTERN, SLIDING, WINDOW};
 use super::{Checkpoint, Dimensions, Family, Field, Layer, RopeScaling};
 use crate::checkpoint::config::Config;

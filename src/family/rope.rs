@@ -10,6 +10,9 @@ use crate::checkpoint::config::{Config, finite};
 /// The base of the rotary frequencies where nothing states it.
 pub const DEFAULT_BASE: f64 = 10_000.0;
 
+/// The key of the base in layers with a window, where it is another one.
+pub const LOCAL_BASE_KEY: &str = "rope.freq_base_swa";
+
 /// The tensor of one divisor a frequency; checkpoints keep them as numbers in config.json.
 pub const FREQUENCY_DIVISORS: &str = "rope_freqs.weight";
 
