@@ -52,8 +52,9 @@ impl Seal {
     pub fn open<'a>(&self, line: &'a [u8]) -> Option<SealedLine<'a>> {
         let rest = line.strip_prefix(START)?;
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let number = std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
-        let rest = rest[digits..].strip_prefix(HASH)?;
+        let (digits, rest) = rest.split_at(digits);
+        let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+        let rest = rest.strip_prefix(HASH).filter(|_| digits == number.to_string().as_bytes())?;
         let (hash, rest) = rest.split_at_checked(DIGITS)?;
         let content = rest.strip_prefix(CONTENT)?.strip_suffix(END)?;
         let hash = std::str::from_utf8(hash).ok()?;
@@ -68,10 +69,12 @@ impl Seal {
     }
 }
 
-/// Whether bytes begin as a line does, or would if they were more: it may be damaged further on.
-pub fn begins_as_line(bytes: &[u8]) -> bool {
+/// Whether bytes seem to be, or to have been, a line or the beginning of one.
+pub fn resembles_line(bytes: &[u8]) -> bool {
     let length = bytes.len().min(START.len());
-    length > 0 && bytes[..length] == START[..length]
+    let begins = length > 0 && bytes[..length] == START[..length];
+    let has = |mark: &[u8]| bytes.windows(mark.len()).any(|part| part == mark);
+    begins || has(HASH) || has(CONTENT)
 }
 
 #[cfg(test)]
@@ -103,8 +106,9 @@ mod tests {
     fn a_damaged_line_is_told_from_other_text() {
         let line = Seal::default().line(0, &1).unwrap();
         for length in 1..line.len() {
-            assert!(begins_as_line(&line[..length]));
+            assert!(resembles_line(&line[..length]));
         }
-        assert!(!begins_as_line(b"") && !begins_as_line(b"{\"format\":1}"));
+        assert!(resembles_line(&line[9..]) && resembles_line(&line[20..]));
+        assert!(!resembles_line(b"") && !resembles_line(b"{\"format\":1}"));
     }
 }

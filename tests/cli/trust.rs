@@ -134,7 +134,7 @@ fn passwords_in_addresses_are_not_printed() {
     for address in ["http://me:s3cret@127.0.0.1:9/v1", "http://127.0.0.1:9?api_key=s3cret"] {
         let mut command = super::support::quantkit();
         command.args(["-vv", "mmlu-eval", "--endpoint", address, "--endpoint-model", "m"]);
-        command.args(["--retries", "1", "--set"]).arg(&set);
+        command.args(["--protocol", "cloze", "--retries", "1", "--set"]).arg(&set);
         let said = command.arg("--output").arg(place.path("run")).assert().failure();
         said.stderr(contains("127.0.0.1:9").and(contains("s3cret").not()));
     }
