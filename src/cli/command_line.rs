@@ -1,8 +1,11 @@
 //! The command line, for records.
 
-/// The command line of this process, quoted for a shell.
+use crate::support::redact::shown;
+
+/// The command line of this process, quoted for a shell, without passwords and keys in addresses.
 pub(super) fn command_line() -> String {
-    let words = std::env::args().skip(1).map(|word| shell_word(&word));
+    let words = std::env::args_os().skip(1);
+    let words = words.map(|word| shell_word(&shown(&word.to_string_lossy())));
     std::iter::once("quantkit".to_string()).chain(words).collect::<Vec<_>>().join(" ")
 }
 

@@ -125,7 +125,7 @@ pub(super) fn print_step(step: &Step) {
     let time = if step.reused {
         "reused".to_string()
     } else {
-        units::duration(std::time::Duration::from_secs_f64(step.seconds))
+        units::seconds(step.seconds)
     };
     if let Err(error) = say!("{:<48} {time}", step.what) {
         tracing::debug!("{error:#}");

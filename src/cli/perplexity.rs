@@ -1,7 +1,6 @@
 //! `quantkit perplexity`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -105,7 +104,7 @@ fn print(summary: &PerplexitySummary) -> Result<()> {
     }
     say!(
         "Read in {} ({:.0} tokens/s)",
-        units::duration(Duration::from_secs_f64(summary.seconds)),
+        units::seconds(summary.seconds),
         summary.tokens_per_second
     )
 }

@@ -95,6 +95,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
     let shards = safetensors_writer::shards(planned, SHARD_BYTES);
     write_texts(&staging.path, &file, &vocabulary, &config, model.context)?;
     write_shards(&staging.path, &file, &tensors, &shards, options.weight_type)?;
+    file.inputs().check()?;
     staging.commit()?;
     Ok(ExportReport {
         output: options.output.clone(),

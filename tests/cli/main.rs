@@ -32,3 +32,4 @@ mod split;
 #[cfg(feature = "s3")]
 mod storage;
 mod support;
+mod trust;

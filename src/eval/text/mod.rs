@@ -8,8 +8,10 @@ mod base_logits;
 pub mod calibration;
 pub mod divergence;
 pub mod perplexity;
+mod text_file;
 mod window_journal;
 mod window_run;
 pub mod windows;
 
+pub use text_file::TextFile;
 pub use window_journal::WindowJournalOptions;
