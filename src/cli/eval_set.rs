@@ -11,6 +11,7 @@ use super::mmlu_eval::ProtocolChoice;
 use super::options::{GlobalOptions, print_json, print_text, say};
 use crate::eval::questions::{Form, Question, QuestionSet, SetSummary, summarize, write_questions};
 use crate::eval::{AskedText, asked_texts};
+use crate::support::path_text;
 use crate::support::same_file::is_same_place;
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -248,7 +249,9 @@ fn question_text(question: &Question) -> String {
 /// What `convert --json` prints.
 #[derive(Serialize)]
 struct Converted<'a> {
+    #[serde(serialize_with = "path_text::one")]
     input: &'a Path,
+    #[serde(serialize_with = "path_text::one")]
     output: &'a Path,
     questions: usize,
     bytes: u64,

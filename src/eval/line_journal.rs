@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::EvalError;
+use crate::support::directory::{directory_of, sync_directory};
 
 /// What is done with a journal that is already there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,20 +171,6 @@ fn lock(file: &File, path: &Path) -> Result<(), EvalError> {
             Ok(())
         }
         Ok(()) => Ok(()),
-    }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(directory) if directory != Path::new("") => directory,
-        _ => Path::new("."),
-    }
-}
-
-/// Makes a new file's name last, where the system can.
-fn sync_directory(directory: &Path) {
-    if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
-        tracing::debug!("{}: cannot be synced: {error}", directory.display());
     }
 }
 

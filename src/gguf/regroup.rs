@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::split::{self, PartLimit};
 use super::{GgufError, GgufFile, GgufWriter, TensorInfo, TensorPlan};
 use crate::support::interrupt::{self, Interrupted};
+use crate::support::path_text;
 use crate::support::progress::{Progress, Unit};
 use crate::support::same_file::is_same_file;
 
@@ -32,8 +33,10 @@ pub enum RegroupError {
 #[derive(Debug, Clone, Serialize)]
 pub struct RegroupReport {
     /// The files that were read.
+    #[serde(serialize_with = "path_text::several")]
     pub inputs: Vec<PathBuf>,
     /// The files that were written.
+    #[serde(serialize_with = "path_text::several")]
     pub outputs: Vec<PathBuf>,
     /// Number of tensors.
     pub tensors: usize,

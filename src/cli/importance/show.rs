@@ -9,6 +9,7 @@ use super::files::content;
 use crate::cli::inspect::printable;
 use crate::cli::options::{GlobalOptions, print_json, print_text};
 use crate::quant::importance::{ActivationSums, Coverage};
+use crate::support::path_text;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
@@ -36,6 +37,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "path_text::one")]
     file: &'a Path,
     datasets: &'a [String],
     chunks: u32,

@@ -12,4 +12,5 @@ mod window_journal;
 mod window_run;
 pub mod windows;
 
+pub use base_logits::{BaseLogits, CodedRow, CodedRows};
 pub use window_journal::WindowJournalOptions;
