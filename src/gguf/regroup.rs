@@ -47,7 +47,8 @@ pub struct RegroupReport {
 }
 
 /// Writes the model of `input` as parts `PREFIX-00001-of-00003.gguf` and so on, the same bytes as
-/// `llama-gguf-split --split` writes. A model that is split already is divided anew.
+/// `llama-gguf-split --split` writes but for the key that they have in common. A model that is split
+/// already is divided anew.
 ///
 /// # Errors
 /// See [`RegroupError`].
