@@ -17,6 +17,7 @@ pub mod open_files;
 pub mod parquet_file;
 mod partial;
 pub mod path_text;
+pub mod printable;
 pub mod processor;
 pub mod progress;
 pub mod regular_file;
