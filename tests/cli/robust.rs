@@ -223,6 +223,7 @@ fn a_file_of_a_million_keys_is_refused_in_little_memory() {
 fn start_quantizing(input: &Path, output: &Path) -> std::process::Child {
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", Value::String("llama".to_string()));
+    metadata.set("llama.block_count", Value::U32(1));
     write_sparse(input, &metadata, "blk.0.ffn_up.weight", 1 << 15);
     let child = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"))
         .args(["--quiet", "--threads", "1", "quantize"])

@@ -9,7 +9,6 @@ use super::files::content;
 use crate::cli::options::{GlobalOptions, print_json, print_text};
 use crate::quant::importance::{ActivationSums, Coverage};
 use crate::support::table::{Align, Table};
-use crate::support::table::{Align, Table};
 use crate::support::{path_text, printable, units};
 
 /// Show what an importance file holds, the least covered tensors first
