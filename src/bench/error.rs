@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::engine::EngineError;
+use crate::support::input_file::InputError;
 use crate::support::interrupt::Interrupted;
 
 /// An error of a benchmark.
@@ -22,6 +23,9 @@ pub enum BenchError {
     /// The model failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// An input that a result depends on could not be read, or changed meanwhile.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),

@@ -49,7 +49,7 @@ use crate::engine::{
     Engine, EngineError, EngineOptions, Event, Request, RequestId, Sampling, Scheduler,
     SchedulerOptions,
 };
-use crate::gguf;
+use crate::gguf::{self, GgufFile};
 use crate::support::progress::{Progress, Unit};
 use crate::support::{machine, units};
 use driver::{Server, Step, Trace};
@@ -86,11 +86,11 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
     let workload = &options.workload;
     check_workload(workload)?;
     let load_average_before = machine::load_average();
-    let identity =
-        gguf::identify(&options.model).map_err(|error| BenchError::io(&options.model, error))?;
+    let model = GgufFile::open(&options.model).map_err(EngineError::from)?;
+    let identity = gguf::identify(&model)?;
     export::check_writable(&options.output)?;
     let started = Instant::now();
-    let engine = Engine::load(&options.model, options.engine)?;
+    let engine = Engine::load_file(model, options.engine)?;
     let load_seconds = started.elapsed().as_secs_f64();
     check_fit(workload, &engine)?;
 
@@ -119,6 +119,7 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
         summary.levels.push(level);
         summary.requests.extend(requests);
         summary.complete = summary.levels.len() == workload.concurrency.len();
+        identity.inputs.check()?;
         export::write(&summary, &options.output)?;
     }
     Ok(summary)

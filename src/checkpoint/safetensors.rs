@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use safetensors::Dtype;
@@ -15,7 +16,8 @@ use safetensors::tensor::TensorInfo;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::gguf::GgmlType;
-use crate::support::mapped::{expect, map_file, release};
+use crate::support::input_file::InputFile;
+use crate::support::mapped::{expect, release};
 
 /// The length of the header's length.
 const LENGTH_BYTES: usize = 8;
@@ -171,7 +173,7 @@ impl TensorView<'_> {
 /// A mapped safetensors file whose header has been checked against its length.
 #[derive(Debug)]
 pub struct SafetensorsFile {
-    path: PathBuf,
+    input: Arc<InputFile>,
     map: Mmap,
     header: SafetensorsHeader,
 }
@@ -182,14 +184,21 @@ impl SafetensorsFile {
     /// # Errors
     /// Anything that is not a complete, consistent safetensors file.
     pub fn open(path: &Path) -> Result<Self, SafetensorsError> {
-        let map = map_file(path).map_err(|source| SafetensorsError::io(path, source))?;
+        let failed = |source| SafetensorsError::io(path, source);
+        let input = Arc::new(InputFile::open(path).map_err(failed)?);
+        let map = input.map().map_err(failed)?;
         let header = SafetensorsHeader::parse(path, &map)?;
-        Ok(Self { path: path.to_path_buf(), map, header })
+        Ok(Self { input, map, header })
     }
 
     /// The file's path as it was opened.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.input.path()
+    }
+
+    /// The file that is mapped.
+    pub fn input(&self) -> &Arc<InputFile> {
+        &self.input
     }
 
     /// The length of the file in bytes.
@@ -214,12 +223,12 @@ impl SafetensorsFile {
 
     /// All tensors in the order of their bytes.
     pub fn iter(&self) -> impl Iterator<Item = TensorView<'_>> {
-        self.header.tensors(&self.path, &self.map)
+        self.header.tensors(self.path(), &self.map)
     }
 
     /// The tensor with this name.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        self.header.tensor(name, &self.path, &self.map)
+        self.header.tensor(name, self.path(), &self.map)
     }
 
     /// Lets the system take back the memory that holds some of a tensor's bytes, counted from its

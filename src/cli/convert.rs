@@ -1,7 +1,6 @@
 //! `quantkit convert`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 
@@ -58,7 +57,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         units::count(report.parameters),
         units::bytes(report.tensor_bytes),
         report.weight_type,
-        units::duration(Duration::from_secs_f64(report.seconds)),
+        units::seconds(report.seconds),
     )?;
     Ok(())
 }

@@ -21,6 +21,7 @@ use crate::quant::recipe::Recipe;
 use crate::quant::selection::Selection;
 use crate::report::{self, CompareOptions, Step};
 use crate::support::atomic_file::write_atomically;
+use crate::support::input_file::sha256_once;
 use crate::support::{hash, interrupt};
 
 /// The hub's checkpoint of the demo model.
@@ -317,13 +318,13 @@ fn key(output: &Path) -> String {
 fn digest(path: &Path) -> Result<String> {
     let failed = || format!("cannot read {}", path.display());
     if path.is_file() {
-        return hash::sha256_file_once(path).with_context(failed);
+        return sha256_once(path).with_context(failed);
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(path).with_context(failed)? {
         let entry = entry.with_context(failed)?;
         if entry.file_type().with_context(failed)?.is_file() {
-            let hash = hash::sha256_file_once(&entry.path()).with_context(failed)?;
+            let hash = sha256_once(&entry.path()).with_context(failed)?;
             files.push(format!("{} {hash}\n", entry.file_name().to_string_lossy()));
         }
     }

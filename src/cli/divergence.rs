@@ -1,7 +1,6 @@
 //! `quantkit divergence`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -110,7 +109,7 @@ fn print(summary: &DivergenceSummary, detailed: bool) -> Result<()> {
     let base = summary.variants.first().map_or(f64::NAN, |v| v.divergence.base_perplexity);
     say!(
         "The base's perplexity is {base:.4}. KL in nats; measured in {}.",
-        units::duration(Duration::from_secs_f64(summary.seconds))
+        units::seconds(summary.seconds)
     )
 }
 

@@ -200,7 +200,7 @@ fn summary(prompt_tokens: usize, generation: &Generation, timings: &Timings) -> 
         timings.prompt_tokens_per_second,
         units::duration(generation.prefill_time),
         generation.tokens.len(),
-        units::duration(Duration::from_secs_f64(timings.load_seconds)),
+        units::seconds(timings.load_seconds),
     )
 }
 

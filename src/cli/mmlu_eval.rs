@@ -261,7 +261,7 @@ pub(super) fn print_summary(summary: &EvalSummary) -> Result<()> {
         "{} questions in {}: {:.2} questions/s, {:.0} tokens/s ({} tokens run; {} without shared \
          prefixes)",
         units::count(summary.overall.questions as u64),
-        units::duration(Duration::from_secs_f64(summary.seconds)),
+        units::seconds(summary.seconds),
         summary.questions_per_second,
         summary.tokens_per_second,
         units::count(summary.tokens_run),

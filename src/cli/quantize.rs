@@ -1,7 +1,6 @@
 //! `quantkit quantize`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -281,7 +280,7 @@ fn print_totals(report: &QuantizeReport) -> Result<()> {
             } else {
                 String::new()
             },
-            units::duration(Duration::from_secs_f64(report.seconds)),
+            units::seconds(report.seconds),
             units::count(speed as u64),
         ),
     }

@@ -1,7 +1,6 @@
 //! `quantkit search`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -244,7 +243,7 @@ fn print(report: &SearchReport) -> Result<()> {
         report.context,
         units::bytes(report.budget_bytes),
         units::bytes(report.model_bytes),
-        units::duration(Duration::from_secs_f64(report.seconds))
+        units::seconds(report.seconds)
     )?;
     say!("Plan: {}", report.plan.display())
 }

@@ -1,7 +1,6 @@
 //! `quantkit split`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 
@@ -65,6 +64,6 @@ pub(super) fn say_totals(report: &RegroupReport) -> Result<()> {
         files(report.outputs.len()),
         report.tensors,
         units::bytes(report.tensor_bytes),
-        units::duration(Duration::from_secs_f64(report.seconds)),
+        units::seconds(report.seconds),
     )
 }

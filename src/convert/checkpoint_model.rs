@@ -16,6 +16,7 @@ use crate::family::{self, Dimensions, Family};
 use crate::gguf::{GgmlType, Metadata, TensorInfo, Value};
 use crate::quant::formats;
 use crate::quant::source::TensorSource;
+use crate::support::input_file::Inputs;
 use crate::tokenizer::from_checkpoint;
 
 /// That of a GGUF file that does not say otherwise.
@@ -134,6 +135,10 @@ impl TensorSource for CheckpointModel {
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let weights = self.checkpoint.files().iter().map(SafetensorsFile::path);
         weights.map(Path::to_path_buf).chain(entries.map(|it| it.path()).filter(is_input)).collect()
+    }
+
+    fn inputs(&self) -> Inputs {
+        self.checkpoint.files().iter().map(|file| file.input().clone()).collect()
     }
 
     fn metadata(&self) -> &Metadata {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::SafetensorsError;
 use crate::checkpoint::config::ConfigError;
 use crate::gguf::GgufError;
+use crate::support::input_file::InputError;
 use crate::support::interrupt::Interrupted;
 use crate::tokenizer::TokenizerError;
 
@@ -14,6 +15,9 @@ pub enum ConvertError {
     /// The GGUF side.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// The input changed meanwhile.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// The checkpoint's tensors.
     #[error(transparent)]
     Checkpoint(#[from] SafetensorsError),

@@ -98,6 +98,7 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
     let shards = safetensors_writer::shards(planned, SHARD_BYTES);
     write_texts(directory.path(), &file, &vocabulary, &config, model.context)?;
     write_shards(directory.path(), &file, &tensors, &shards, options.weight_type)?;
+    file.inputs().check()?;
     directory.commit().map_err(not_written)?;
     Ok(ExportReport {
         output: options.output.clone(),

@@ -73,6 +73,7 @@ pub fn convert(options: &ConvertOptions) -> Result<ConvertReport, ConvertError> 
         model.release(index, 0..tensor.bytes() as usize);
     }
     progress.finish();
+    model.inputs().check()?;
     writer.finish()?;
     Ok(ConvertReport {
         output: options.output.clone(),

@@ -148,9 +148,17 @@ impl Engine {
     /// # Errors
     /// A file that is no GGUF model that quantkit can run, and a device that is not there.
     pub fn load(path: &Path, options: EngineOptions) -> Result<Self, EngineError> {
+        Self::load_file(GgufFile::open(path)?, options)
+    }
+
+    /// [`Engine::load`] of an open file: for those who have to know which one it is.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn load_file(file: GgufFile, options: EngineOptions) -> Result<Self, EngineError> {
         let started = Instant::now();
         let device = options.open_device()?;
-        let file = GgufFile::open(path)?;
+        let path = file.path().to_path_buf();
         let unusable =
             |problem: String| EngineError::Unusable(format!("{}: {problem}", path.display()));
         let vocabulary = Vocabulary::from_metadata(file.metadata())

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::engine::EngineError;
 use crate::quant::importance::ImportanceError;
 use crate::storage::StorageError;
+use crate::support::input_file::InputError;
 use crate::support::interrupt::Interrupted;
 
 /// An error of an evaluation.
@@ -23,6 +24,9 @@ pub enum EvalError {
         /// What the system said.
         source: io::Error,
     },
+    /// An input that a result depends on could not be read, or changed meanwhile.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// The model failed.
     #[error(transparent)]
     Engine(#[from] EngineError),

@@ -6,7 +6,7 @@
 
 pub mod asking;
 mod error;
-mod line_journal;
+pub(crate) mod line_journal;
 pub mod questions;
 pub mod run;
 pub mod scoring;

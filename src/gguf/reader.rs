@@ -2,21 +2,23 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
 use super::directory::{Directory, quoted};
 use super::split::{self, PartFacts};
 use super::{GgufError, Metadata, TensorInfo};
-use crate::support::mapped::{expect, map_file, release};
+use crate::support::input_file::{InputFile, Inputs};
+use crate::support::mapped::{expect, release};
 use crate::support::units;
 
 /// A model in mapped GGUF files whose directories have been checked against their lengths: one file,
-/// or all the parts of a split model, which are read as one.
-#[derive(Debug)]
+/// or all the parts of a split model, which are read as one. A clone is the same open files.
+#[derive(Debug, Clone)]
 pub struct GgufFile {
-    parts: Vec<Part>,
+    parts: Arc<[Part]>,
     /// Those of all parts; a tensor's offset counts through the parts' data sections.
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
@@ -25,7 +27,7 @@ pub struct GgufFile {
 /// One mapped file.
 #[derive(Debug)]
 struct Part {
-    path: PathBuf,
+    file: Arc<InputFile>,
     map: Mmap,
     directory: Directory,
     /// The offset of its data section, counted through those of all parts before it.
@@ -34,13 +36,19 @@ struct Part {
 
 impl Part {
     fn open(path: &Path, data_offset: u64) -> Result<Self, GgufError> {
-        let map = map_file(path).map_err(|source| GgufError::io(path, source))?;
+        let failed = |source| GgufError::io(path, source);
+        let file = Arc::new(InputFile::open(path).map_err(failed)?);
+        let map = file.map().map_err(failed)?;
         let directory = Directory::parse(path, &map)?;
-        Ok(Self { path: path.to_path_buf(), map, directory, data_offset })
+        Ok(Self { file, map, directory, data_offset })
+    }
+
+    fn path(&self) -> &Path {
+        self.file.path()
     }
 
     fn malformed(&self, problem: impl Into<String>) -> GgufError {
-        GgufError::malformed(&self.path, problem)
+        GgufError::malformed(self.path(), problem)
     }
 
     fn facts(&self) -> Result<Option<PartFacts>, GgufError> {
@@ -82,7 +90,7 @@ impl GgufFile {
                 tensors.push(TensorInfo { offset, ..tensor.clone() });
             }
         }
-        let file = Self { parts, tensors, by_name };
+        let file = Self { parts: parts.into(), tensors, by_name };
         if tracing::enabled!(tracing::Level::INFO) {
             file.log();
         }
@@ -95,12 +103,17 @@ impl GgufFile {
 
     /// The file's path as it was opened: the first part's.
     pub fn path(&self) -> &Path {
-        &self.first().path
+        self.first().path()
     }
 
     /// The path of every file, in order.
     pub fn part_paths(&self) -> impl Iterator<Item = &Path> {
-        self.parts.iter().map(|part| part.path.as_path())
+        self.parts.iter().map(Part::path)
+    }
+
+    /// The open files, in order: what has been mapped, wherever the paths lead now.
+    pub fn inputs(&self) -> Inputs {
+        self.parts.iter().map(|part| part.file.clone()).collect()
     }
 
     /// The format's version, 2 or 3.
@@ -204,7 +217,7 @@ impl GgufFile {
 /// Opens the parts that follow the first one and checks that all belong together.
 fn open_parts(first: Part, facts: &PartFacts) -> Result<Vec<Part>, GgufError> {
     let PartFacts { index, count, .. } = *facts;
-    let Some(prefix) = split::prefix_of(&first.path, index, count) else {
+    let Some(prefix) = split::prefix_of(first.path(), index, count) else {
         return Err(first.malformed(format!(
             "this is part {} of {count}, whose name should end in {:?}: that is how the other \
              parts are found; rename it",
@@ -242,7 +255,7 @@ fn open_part(path: &Path, before: &[Part]) -> Result<Part, GgufError> {
             path,
             format!(
                 "this part of {} is missing; put all parts of the model into one directory",
-                before[0].path.display()
+                before[0].path().display()
             ),
         ));
     }
@@ -280,7 +293,7 @@ fn check_part(part: &Part, expected: &PartFacts, first: &Part) -> Result<(), Ggu
                 "this part and {} were not written together: the run that wrote one of them was \
                  stopped at its end, or the parts are of two models; make or download all of them \
                  again",
-                first.path.display()
+                first.path().display()
             )));
         }
         Some(_) => {}

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::split::{self, PartLimit};
 use super::{GgufError, GgufFile, GgufWriter, TensorInfo, TensorPlan};
+use crate::support::input_file::InputError;
 use crate::support::interrupt::{self, Interrupted};
 use crate::support::path_text;
 use crate::support::progress::{Progress, Unit};
@@ -21,6 +22,9 @@ pub enum RegroupError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// The input changed meanwhile.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// An output would replace an input.
     #[error("{}: this file is read, so it cannot be written; give another name", .0.display())]
     SameFile(PathBuf),
@@ -107,6 +111,7 @@ fn copy(
         }
         file.release_tensor(tensor);
     }
+    file.inputs().check()?;
     writer.finish()?;
     progress.finish();
     Ok(RegroupReport {

@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::support::hash::sha256_bytes;
 
 type Tensor = (TensorPlan, Vec<u8>);
 
@@ -182,10 +183,29 @@ fn the_writer_refuses_what_no_reader_accepts_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_model_is_known_by_the_file_that_was_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let [path, other] = ["model.gguf", "other.gguf"].map(|name| directory.path().join(name));
+    for (path, name) in [(&path, "one"), (&other, "another")] {
+        let mut metadata = Metadata::new();
+        metadata.set("general.name", Value::String(name.to_string()));
+        GgufWriter::create(path, &metadata, Vec::new()).unwrap().finish().unwrap();
+    }
+    let bytes = std::fs::read(&path).unwrap();
+    let file = GgufFile::open(&path).unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    let ModelIdentity { sha256, bytes: length, inputs } = identify(&file).unwrap();
+    assert_eq!((sha256, length), (sha256_bytes(&bytes), bytes.len() as u64));
+    inputs.check().unwrap();
+    let replaced = identify(&GgufFile::open(&path).unwrap()).unwrap();
+    assert_ne!(replaced.sha256, sha256_bytes(&bytes));
+}
+
+#[test]
 fn directories_and_missing_files_are_errors() {
     let directory = tempfile::tempdir().unwrap();
     let error = GgufFile::open(directory.path()).unwrap_err().to_string();
-    assert!(error.contains("a directory"), "{error}");
+    assert!(error.contains("this is a directory"), "{error}");
     let error = GgufFile::open(&directory.path().join("absent.gguf")).unwrap_err().to_string();
     assert!(error.contains("absent.gguf"), "{error}");
 }

@@ -137,6 +137,7 @@ pub fn quantize_source(
     job.refuse_same_file(request, &writer)?;
     coding::write_tensors(source, &job.tensor_jobs(request), &writer)?;
     let mut report = job.report(request, &writer);
+    source.inputs().check()?;
     writer.finish()?;
     let seconds = started.elapsed().as_secs_f64();
     (report.seconds, report.weights_per_second) = (seconds, Some(report.weights as f64 / seconds));

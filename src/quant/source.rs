@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::gguf::{GgufFile, Metadata, TensorInfo};
+use crate::support::input_file::Inputs;
 
 /// A model that is read like a GGUF file, any tensor in pieces and by many threads at once.
 pub trait TensorSource: Sync {
@@ -12,6 +13,9 @@ pub trait TensorSource: Sync {
 
     /// The files that are read, which no output may replace.
     fn files(&self) -> Vec<PathBuf>;
+
+    /// The open files that the weights come from, which must not change while they are read.
+    fn inputs(&self) -> Inputs;
 
     /// The metadata that the model's GGUF file has, or would have.
     fn metadata(&self) -> &Metadata;
@@ -54,6 +58,10 @@ impl TensorSource for GgufFile {
 
     fn files(&self) -> Vec<PathBuf> {
         self.part_paths().map(Path::to_path_buf).collect()
+    }
+
+    fn inputs(&self) -> Inputs {
+        self.inputs()
     }
 
     fn metadata(&self) -> &Metadata {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::bench::BenchError;
 use crate::eval::EvalError;
 use crate::gguf::GgufError;
+use crate::support::input_file::InputError;
 use crate::support::interrupt::Interrupted;
 
 /// An error of a comparison.
@@ -33,6 +34,9 @@ pub enum ReportError {
     /// A page could not be made.
     #[error("the report's page cannot be made: {0}")]
     Page(#[from] minijinja::Error),
+    /// An input that a result depends on could not be read, or changed meanwhile.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),

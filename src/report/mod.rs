@@ -28,7 +28,7 @@ use std::time::SystemTime;
 use crate::eval::questions::QuestionSet;
 use crate::eval::run::question_results::{QuestionResult, in_both};
 use crate::eval::statistics::paired::{Answer, Paired};
-use crate::gguf;
+use crate::gguf::{self, GgufFile};
 use crate::support::atomic_file::{self, write_atomically};
 use crate::support::interrupt;
 use crate::support::machine::Machine;
@@ -39,7 +39,6 @@ pub use record::{
     Comparison, EvaluationSettings, SCHEMA_VERSION, Speed, SpeedRatio, TextSettings, Variant,
     VariantText,
 };
-use runs::Naming;
 pub use sizes::{ModelSize, TypeShare};
 use work::{Measured, Model, Work};
 
@@ -52,16 +51,17 @@ pub fn compare(
     options: &CompareOptions,
     observe: &mut dyn FnMut(&Step),
 ) -> Result<Comparison, ReportError> {
-    let files = hashed_models(options)?;
-    let baseline = position(&files, &options.baseline)?;
-    if options.text.is_some() && files.len() < 2 {
+    let models = open_models(options)?;
+    let baseline = position(&models, &options.baseline)?;
+    if options.text.is_some() && models.len() < 2 {
         let problem = "--text compares variants with the baseline: give another model beside it, \
                        or leave --text out";
         return Err(ReportError::Unusable(problem.to_string()));
     }
+    let set = QuestionSet::find(&options.set)?;
     let settings = EvaluationSettings {
         set: options.set.display().to_string(),
-        set_sha256: QuestionSet::find(&options.set)?.sha256()?,
+        set_sha256: set.sha256()?,
         protocol: options.protocol,
         shots: if options.protocol.takes_shots() { options.shots } else { 0 },
         limit: options.limit,
@@ -69,8 +69,6 @@ pub fn compare(
         every: options.every,
         subjects: options.subjects.clone(),
     };
-    // A file that is no model is found out before hours are spent on the others.
-    let models = named_models(files)?;
     check_writable(&options.output)?;
     let work = Work { options, settings: &settings, machine: Machine::detect() };
     // The text comes first: what may be wrong with it shows at once.
@@ -85,19 +83,9 @@ pub fn compare(
     let variants = against_baseline(measured, baseline)?;
     let text = text.map(|text| text.settings);
     let comparison = comparison(&work, text, &variants, &models[baseline].naming.label);
-    let questions = QuestionSet::find(&options.set)?.test_questions()?;
-    let flips = Flips::of(&variants, baseline, &questions);
+    let flips = Flips::of(&variants, baseline, &set.test_questions()?);
     write(&comparison, &variants, &flips, &options.output)?;
     Ok(comparison)
-}
-
-fn named_models(files: Vec<(PathBuf, String)>) -> Result<Vec<Model>, ReportError> {
-    let names = runs::name_models(&files);
-    let model = |((path, sha256), naming): ((PathBuf, String), Naming)| {
-        let size = ModelSize::of(&path)?;
-        Ok(Model { path, sha256, naming, size })
-    };
-    files.into_iter().zip(names).map(model).collect()
 }
 
 /// The record of a comparison, with its sentences.
@@ -139,10 +127,11 @@ fn check_writable(output: &Path) -> Result<(), ReportError> {
     atomic_file::check_writable(&path).map_err(|error| ReportError::io(&path, error))
 }
 
-/// The models with their hashes, each file once, the baseline among them.
-fn hashed_models(options: &CompareOptions) -> Result<Vec<(PathBuf, String)>, ReportError> {
+/// The models with their hashes and names, each file once, the baseline among them. A file that is no
+/// model is found out here, before hours are spent on the others.
+fn open_models(options: &CompareOptions) -> Result<Vec<Model>, ReportError> {
     let mut seen = Vec::new();
-    let mut models = Vec::new();
+    let (mut files, mut sizes) = (Vec::new(), Vec::new());
     let named = options.models.iter();
     let baseline_is_new = position_of(&options.models, &options.baseline)?.is_none();
     let extra = baseline_is_new.then_some(&options.baseline);
@@ -154,10 +143,15 @@ fn hashed_models(options: &CompareOptions) -> Result<Vec<(PathBuf, String)>, Rep
             return Err(ReportError::Unusable(problem));
         }
         seen.push(place);
-        let hash = gguf::identify(path).map_err(|error| ReportError::io(path, error))?.sha256;
-        models.push((path.clone(), hash));
+        let file = GgufFile::open(path)?;
+        files.push((path.clone(), gguf::identify(&file)?.sha256));
+        sizes.push(ModelSize::of(&file));
     }
-    Ok(models)
+    let names = runs::name_models(&files);
+    let models = files.into_iter().zip(names).zip(sizes);
+    let models =
+        models.map(|(((path, sha256), naming), size)| Model { path, sha256, naming, size });
+    Ok(models.collect())
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, ReportError> {
@@ -174,8 +168,8 @@ fn position_of(models: &[PathBuf], wanted: &Path) -> Result<Option<usize>, Repor
     Ok(None)
 }
 
-fn position(models: &[(PathBuf, String)], wanted: &Path) -> Result<usize, ReportError> {
-    let paths: Vec<PathBuf> = models.iter().map(|(path, _)| path.clone()).collect();
+fn position(models: &[Model], wanted: &Path) -> Result<usize, ReportError> {
+    let paths: Vec<PathBuf> = models.iter().map(|model| model.path.clone()).collect();
     Ok(position_of(&paths, wanted)?.expect("the baseline is among the models"))
 }
 

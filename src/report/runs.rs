@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+use super::ReportError;
 use super::record::EvaluationSettings;
 use crate::bench::{self, BenchSummary, Workload};
 use crate::eval::{self, EvalSummary};
@@ -132,6 +133,19 @@ impl WantedBench<'_> {
             (same_hardware, "the machine"),
         ])
     }
+}
+
+/// Sees to it that what was measured is what the comparison is about: its files are opened by each
+/// measurement anew.
+pub(super) fn check_same(path: &Path, wanted: &str, measured: &str) -> Result<(), ReportError> {
+    if measured == wanted {
+        return Ok(());
+    }
+    Err(ReportError::Unusable(format!(
+        "{}: was replaced while the comparison ran, and what was measured is of the new file: run the \
+         same command again; what can be reused is kept",
+        path.display()
+    )))
 }
 
 pub(super) fn first_difference(checks: &[(bool, &'static str)]) -> Option<&'static str> {

@@ -1,10 +1,7 @@
 //! How large a model file is, and what its weights take.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use super::ReportError;
 use crate::gguf::GgufFile;
 
 /// The size of a model file.
@@ -34,12 +31,8 @@ pub struct TypeShare {
 }
 
 impl ModelSize {
-    /// Reads the tensor directory of a GGUF file.
-    ///
-    /// # Errors
-    /// Anything that is not a complete GGUF file.
-    pub fn of(path: &Path) -> Result<Self, ReportError> {
-        let file = GgufFile::open(path)?;
+    /// The size of an open GGUF file.
+    pub fn of(file: &GgufFile) -> Self {
         let mut types: Vec<TypeShare> = Vec::new();
         let (mut weights, mut tensor_bytes) = (0, 0);
         for tensor in file.tensors() {
@@ -60,6 +53,6 @@ impl ModelSize {
         }
         types.sort_by_key(|share| std::cmp::Reverse(share.bytes));
         let bits_per_weight = tensor_bytes as f64 * 8.0 / (weights.max(1)) as f64;
-        Ok(Self { file_bytes: file.file_bytes(), tensor_bytes, weights, bits_per_weight, types })
+        Self { file_bytes: file.file_bytes(), tensor_bytes, weights, bits_per_weight, types }
     }
 }

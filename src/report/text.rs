@@ -14,7 +14,7 @@ use crate::eval::text::divergence::{
 };
 use crate::eval::{EvalError, WindowJournalOptions};
 use crate::support::atomic_file::write_atomically;
-use crate::support::hash::sha256_file_once;
+use crate::support::input_file::sha256_once;
 
 /// What is kept of a variant in its directory.
 const FILE_NAME: &str = "divergence.json";
@@ -99,8 +99,7 @@ pub(super) fn read_text(
     observe: &mut dyn FnMut(&Step),
 ) -> Result<TextResults, ReportError> {
     let wanted = WantedReading {
-        text_sha256: &sha256_file_once(&text.path)
-            .map_err(|error| ReportError::io(&text.path, error))?,
+        text_sha256: &sha256_once(&text.path)?,
         text,
         base_sha256: &models[baseline].sha256,
         device: &work.options.engine.device.to_string(),
@@ -144,7 +143,11 @@ pub(super) fn read_text(
             };
             Ok(((), measure(&options).map_err(in_terms_of_compare)?, false))
         })?;
+        let measured_text = summary.text_sha256.as_deref().unwrap_or_default();
+        runs::check_same(&text.path, wanted.text_sha256, measured_text)?;
+        runs::check_same(&models[baseline].path, wanted.base_sha256, &summary.base_sha256)?;
         for (&index, variant) in missing.iter().zip(&summary.variants) {
+            runs::check_same(&models[index].path, &models[index].sha256, &variant.model_sha256)?;
             let reading = Reading::of(&summary, variant, wanted.text_sha256, text.chunks);
             keep(&place(&models[index]), &reading)?;
             found[index] = Some((reading, false));

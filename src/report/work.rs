@@ -123,6 +123,8 @@ impl Work<'_> {
             output: directory.to_path_buf(),
             engine: self.options.engine,
         })?;
+        runs::check_same(model, model_sha256, &summary.model_sha256)?;
+        runs::check_same(&self.options.set, &self.settings.set_sha256, &summary.set_sha256)?;
         let questions = eval::read_questions(directory, &summary)?;
         Ok((summary, questions, false))
     }
@@ -156,6 +158,7 @@ impl Work<'_> {
             output: directory.to_path_buf(),
             engine: self.options.engine,
         })?;
+        runs::check_same(model, model_sha256, &summary.model_sha256)?;
         Ok((summary, (), false))
     }
 }

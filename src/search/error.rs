@@ -8,6 +8,7 @@ use crate::model::ModelError;
 use crate::quant::importance::ImportanceError;
 use crate::quant::pipeline::QuantizeError;
 use crate::quant::plan::PlanError;
+use crate::support::input_file::InputError;
 use crate::support::interrupt::Interrupted;
 
 /// Why there is no plan.
@@ -42,6 +43,9 @@ pub enum SearchError {
     /// The plan cannot be written.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// An input that a result depends on could not be read, or changed meanwhile.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// Ctrl-C; what was measured is kept.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),

@@ -1,6 +1,5 @@
 //! A search from end to end.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -20,6 +19,8 @@ use super::report::{
 };
 use super::sizes::{Sizes, bytes_of};
 use super::tensors::{Tensor, alternatives, candidates, matrices, smallest, update};
+use crate::eval::EvalError;
+use crate::eval::text::TextFile;
 use crate::eval::text::divergence::Divergence;
 use crate::eval::text::windows::TextWindows;
 use crate::gguf::{self, GgmlType, GgufFile, TensorInfo};
@@ -28,7 +29,8 @@ use crate::model::Decoder;
 use crate::quant::importance::Importance;
 use crate::quant::plan::{Plan, PlannedModel, tensors_sha256};
 use crate::quant::recipe::{Recipe, may_change};
-use crate::support::hash::{sha256_bytes, sha256_file_once};
+use crate::support::hash::sha256_bytes;
+use crate::support::input_file::{FileState, sha256_once};
 use crate::support::interrupt::{self, Interrupted};
 use crate::tokenizer::Vocabulary;
 
@@ -43,7 +45,9 @@ const MOST_ROUNDS: usize = 8;
 pub fn search(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     match run(options) {
         // A stop while a file is read comes as an error of the file.
-        Err(SearchError::Io { .. } | SearchError::Eval(_)) if interrupt::requested() => {
+        Err(SearchError::Io { .. } | SearchError::Eval(_) | SearchError::Input(_))
+            if interrupt::requested() =>
+        {
             Err(Interrupted.into())
         }
         result => result,
@@ -54,7 +58,7 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     let started = Instant::now();
     let file = GgufFile::open(&options.model)?;
     check_files(options, &file)?;
-    let importance = options.importance.as_deref().map(Importance::read).transpose()?;
+    let (importance, importance_sha256) = read_importance(options)?.unzip();
     check_importance(&file, importance.as_ref(), options)?;
     let sizes = Sizes::of(&file, options, importance.as_ref())?;
     let budget = sizes.budget(options.budget)?;
@@ -66,46 +70,51 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
 
     let vocabulary = Vocabulary::from_metadata(file.metadata())
         .map_err(|error| SearchError::unusable(&options.model, &error.to_string()))?;
-    let read = |path: &Path, limit| TextWindows::read(path, &vocabulary, options.context, limit);
-    let calibration = read(&options.text, None)?;
+    let read = |path: &Path, limit| {
+        let text = TextFile::read(path)?;
+        let windows = TextWindows::of(&text, &vocabulary, options.context, limit)?;
+        Ok::<_, EvalError>((windows, text.sha256().to_string()))
+    };
+    let (calibration, text_sha256) = read(&options.text, None)?;
     let held_out = options.held_out.as_ref();
     let held_out = held_out.map(|(path, limit)| read(path, *limit)).transpose()?;
-    let windows = spread(&calibration, options.chunks);
-    let held_out_windows = held_out.as_ref().map(|text| spread(text, text.count()));
 
-    let model = GgufFile::open(&options.model)?;
-    let decoder = Decoder::load(model, &Device::Cpu, KvType::default())?;
+    let model = gguf::identify(&file)?;
+    let decoder = Decoder::load(file.clone(), &Device::Cpu, KvType::default())?;
     check_context(options, &decoder)?;
-    let mut measurements = open_measurements(options)?;
+    let identity =
+        Identity::new(model.sha256, text_sha256.clone(), options.context, importance_sha256);
+    let path = measurements_path(&options.output);
+    let mut measurements = Measurements::open(&path, identity, model.inputs, options.fresh)?;
+    let texts = Texts {
+        calibration: Text { windows: spread(&calibration, options.chunks), sha256: &text_sha256 },
+        held_out: held_out
+            .as_ref()
+            .map(|(text, sha256)| Text { windows: spread(text, text.count()), sha256 }),
+    };
+    let windows = &texts.calibration.windows;
 
     let coder = Coder { file: &file, importance: importance.as_ref() };
     let mut tensors = candidates(&coder, matrices, &mut measurements)?;
     let mut bench = Bench { decoder, coder };
     let room = Room { file_bytes: budget, sizes };
-    measure_probes(&mut bench, &mut tensors, &windows, &mut measurements, &room)?;
-    let allocation = settle(&mut bench, &mut tensors, &windows, &mut measurements, &room)?;
+    measure_probes(&mut bench, &mut tensors, windows, &mut measurements, &room)?;
+    let allocation = settle(&mut bench, &mut tensors, windows, &mut measurements, &room)?;
 
     let search = Search { options, file: &file, room, tensors, allocation };
     search.write_plan(None)?;
-    let texts = Texts { calibration: windows, held_out: held_out_windows };
     let variants = search.measure_variants(&mut bench, &texts, recipes, &mut measurements)?;
     search.write_plan(variants.first())?;
     Ok(search.report(&texts, variants, started))
 }
 
-fn open_measurements(options: &SearchOptions) -> Result<Measurements, SearchError> {
-    let hash = |path: &Path| sha256_file_once(path).map_err(in_file(path));
-    let identity = Identity::new(
-        gguf::identify(&options.model).map_err(in_file(&options.model))?.sha256,
-        hash(&options.text)?,
-        options.context,
-        options.importance.as_deref().map(hash).transpose()?,
-    );
-    Measurements::open(&measurements_path(&options.output), &identity, options.fresh)
-}
-
-fn in_file(path: &Path) -> impl Fn(io::Error) -> SearchError {
-    move |source| SearchError::Io { path: path.to_path_buf(), source }
+/// The importance with the hash of the very file that was read.
+fn read_importance(options: &SearchOptions) -> Result<Option<(Importance, String)>, SearchError> {
+    let Some(path) = options.importance.as_deref() else { return Ok(None) };
+    let found = FileState::at(path)?;
+    let read = (Importance::read(path)?, sha256_once(path)?);
+    found.check(path)?;
+    Ok(Some(read))
 }
 
 /// At most `count` windows, as far from one another as the text allows.
@@ -199,10 +208,17 @@ fn settle(
     }
 }
 
-/// The windows that the result is measured on.
+/// A text that the result is measured on.
+struct Text<'a> {
+    windows: Vec<Window<'a>>,
+    /// Of the whole text.
+    sha256: &'a str,
+}
+
+/// All of them.
 struct Texts<'a> {
-    calibration: Vec<Window<'a>>,
-    held_out: Option<Vec<Window<'a>>>,
+    calibration: Text<'a>,
+    held_out: Option<Text<'a>>,
 }
 
 /// A search whose allocation is found.
@@ -296,18 +312,15 @@ impl<'a> Search<'a> {
         texts: &Texts<'_>,
         measurements: &mut Measurements,
     ) -> Result<Option<Variant>, SearchError> {
-        let mut measure = |text: &Path, windows: &[Window<'_>]| {
-            measure_assignment(bench, assignment, text, windows, measurements)
-        };
-        let Some(calibration) = measure(&self.options.text, &texts.calibration)? else {
-            return Ok(None);
-        };
-        let held_out = match (&self.options.held_out, &texts.held_out) {
-            (Some((path, _)), Some(windows)) => match measure(path, windows)? {
+        let mut measure =
+            |text: &Text<'_>| measure_assignment(bench, assignment, text, measurements);
+        let Some(calibration) = measure(&texts.calibration)? else { return Ok(None) };
+        let held_out = match &texts.held_out {
+            None => None,
+            Some(text) => match measure(text)? {
                 None => return Ok(None),
                 measured => measured,
             },
-            _ => None,
         };
         let (name, formats) = assignment;
         Ok(Some(Variant {
@@ -363,7 +376,7 @@ impl<'a> Search<'a> {
             importance: self.options.importance.clone(),
             budget_bytes: self.room.file_bytes,
             model_bytes: self.file.file_bytes(),
-            chunks: texts.calibration.len(),
+            chunks: texts.calibration.windows.len(),
             context: self.options.context,
             variants,
             tensors: self
@@ -382,8 +395,7 @@ impl<'a> Search<'a> {
 fn measure_assignment(
     bench: &mut Bench<'_>,
     (name, formats): &Assignment<'_>,
-    text: &Path,
-    windows: &[Window<'_>],
+    Text { windows, sha256 }: &Text<'_>,
     measurements: &mut Measurements,
 ) -> Result<Option<Divergence>, SearchError> {
     let mut lines: Vec<String> =
@@ -391,7 +403,7 @@ fn measure_assignment(
     lines.sort_unstable();
     let run = ModelRun {
         assignment: sha256_bytes(lines.concat().as_bytes()),
-        text_sha256: sha256_file_once(text).map_err(in_file(text))?,
+        text_sha256: (*sha256).to_string(),
         windows: windows.iter().map(|window| window.index).collect(),
     };
     if let Some(known) = measurements.model(&run) {

@@ -36,6 +36,15 @@ impl Address {
         if bucket.is_empty() {
             return Err(problem("the bucket is missing"));
         }
+        if bucket.contains(['@', ':']) {
+            // What follows may be a part of the secret.
+            return Err(StorageError::Address {
+                address: format!("{SCHEME}…"),
+                problem: "keys do not belong into an address, but into AWS_ACCESS_KEY_ID and \
+                          AWS_SECRET_ACCESS_KEY"
+                    .to_string(),
+            });
+        }
         if !key.is_empty() && !is_relative_path(key) {
             return Err(problem("the key has an empty part, \".\", \"..\" or a backslash"));
         }
@@ -113,6 +122,15 @@ mod tests {
         for text in ["s3://", "s3:///key", "s3://b/a/../c", "s3://b/a//c", "s3://b/a\\c", "b/key"] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_in_an_address_are_refused_and_not_repeated() {
+        for text in ["s3://AKIA:secret@b/key", "s3://AKIA:sec/ret@b/key", "s3://AKIA@b/key"] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains("AWS_SECRET_ACCESS_KEY"), "{error}");
+            assert!(!error.contains("AKIA") && !error.contains("ret@"), "{error}");
         }
     }
 

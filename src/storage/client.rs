@@ -16,8 +16,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::transport::{NoInstance, UreqConnector};
 use super::{Address, Object, StorageError};
-use crate::support::http::shown;
 use crate::support::interrupt::{self, Interrupted};
+use crate::support::redact::shown;
 
 /// How often a request that may succeed a moment later is sent, where AWS_MAX_ATTEMPTS says nothing.
 const ATTEMPTS: usize = 8;
@@ -172,7 +172,7 @@ impl Client {
             E::Precondition { .. } => StorageError::Replaced { address },
             _ => match cause::<HttpError>(error) {
                 Some(lost) => {
-                    let cause = lost.source().map_or(lost.to_string(), ToString::to_string);
+                    let cause = shown(&lost.source().map_or(lost.to_string(), ToString::to_string));
                     StorageError::Unreachable { address, endpoint, cause }
                 }
                 None => StorageError::Failed { address, endpoint, found },
@@ -233,7 +233,7 @@ fn is_bucket_missing(error: &object_store::Error) -> bool {
 
 /// What the server said, in short: of an error's text, the status and the words in its XML.
 fn reason(error: &object_store::Error) -> String {
-    let text = error.to_string();
+    let text = shown(&error.to_string());
     let between = |start: &str, end: &str| {
         let (_, rest) = text.split_once(start)?;
         Some(rest.split_once(end)?.0.trim().to_string())

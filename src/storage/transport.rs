@@ -20,6 +20,7 @@ use ureq::http::{Request, Response};
 use ureq::{Agent, AsSendBody, BodyReader, Timeout};
 
 use crate::support::http::agent;
+use crate::support::redact::shown;
 
 /// How long a server may stay silent.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -76,7 +77,7 @@ impl HttpService for Transport {
             return Err(HttpError::new(HttpErrorKind::Unknown, PlainHttp));
         }
         let of_instance = OF_INSTANCE.iter().any(|name| parts.headers.contains_key(*name));
-        tracing::debug!("{} {}", parts.method, parts.uri);
+        tracing::debug!("{} {}", parts.method, shown(&parts.uri.to_string()));
         let answer = if body.is_empty() {
             self.send(Request::from_parts(parts, ()), of_instance)
         } else {
@@ -89,7 +90,7 @@ impl HttpService for Transport {
                 return Err(no_instance(answer.status().to_string()));
             }
             Err(error) => {
-                tracing::info!("no answer: {error}");
+                tracing::info!("no answer: {}", shown(&error.to_string()));
                 return Err(HttpError::new(kind(&error), error));
             }
             Ok(answer) => answer,

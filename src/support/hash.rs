@@ -1,12 +1,9 @@
 //! SHA-256 of files, for recognising models and question sets and for checking downloads.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -19,50 +16,23 @@ use super::regular_file::open_regular;
 /// # Errors
 /// A file that cannot be read or is no regular one; an interruption.
 pub fn sha256_file(path: &Path) -> io::Result<String> {
-    let file = open_regular(path)?;
+    sha256_open(&open_regular(path)?, path)
+}
+
+/// [`sha256_file`] of an open file, whose own position neither matters nor changes. `path` is what to
+/// call it.
+///
+/// # Errors
+/// A file that cannot be read; an interruption.
+pub fn sha256_open(file: &File, path: &Path) -> io::Result<String> {
     let progress = Progress::new("checksum", file.metadata()?.len(), Unit::Bytes);
     progress.message(path.file_name().unwrap_or_default().to_string_lossy());
-    let hash = sha256(file, |count| {
+    let hash = sha256(FromStart { file, position: 0 }, |count| {
         progress.advance(count);
         interrupt::check().map_err(io::Error::other)
     });
     progress.finish();
     hash
-}
-
-/// [`sha256_file`], but a file whose length and time of modification are what they were when this
-/// process last read it whole is not read again: for large files that several steps identify.
-///
-/// # Errors
-/// As [`sha256_file`].
-pub fn sha256_file_once(path: &Path) -> io::Result<String> {
-    static KNOWN: Mutex<Option<HashMap<State, String>>> = Mutex::new(None);
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = State::of(path)?;
-    if let Some(hash) = known().as_ref().and_then(|known| known.get(&before)) {
-        return Ok(hash.clone());
-    }
-    let hash = sha256_file(path)?;
-    if State::of(path)? == before {
-        known().get_or_insert_default().insert(before, hash.clone());
-    }
-    Ok(hash)
-}
-
-/// What changes when a file is written to.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct State {
-    path: PathBuf,
-    length: u64,
-    modified: SystemTime,
-}
-
-impl State {
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
-        let (length, modified) = (metadata.len(), metadata.modified()?);
-        Ok(Self { path: path.canonicalize()?, length, modified })
-    }
 }
 
 /// Lower-case hexadecimal SHA-256 of some bytes.
@@ -76,6 +46,23 @@ pub fn sha256_bytes(bytes: &[u8]) -> String {
 /// Those of the reader.
 pub fn sha256_reader(reader: impl Read) -> io::Result<String> {
     sha256(reader, |_| Ok(()))
+}
+
+/// A file from its beginning.
+struct FromStart<'a> {
+    file: &'a File,
+    position: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        #[cfg(unix)]
+        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.position)?;
+        #[cfg(windows)]
+        let read = std::os::windows::fs::FileExt::seek_read(self.file, buffer, self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
 }
 
 /// Tells `after_chunk` how many bytes each chunk had; it may stop the work.
@@ -104,20 +91,16 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
-    use super::{sha256_file, sha256_file_once};
+    use std::io::{Seek, SeekFrom};
 
     #[test]
-    fn a_file_that_changed_is_read_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("model.bin");
-        for content in ["one", "one and more"] {
-            fs::write(&path, content).unwrap();
-            let hash = sha256_file(&path).unwrap();
-            assert_eq!(sha256_file_once(&path).unwrap(), hash);
-            assert_eq!(sha256_file_once(&path).unwrap(), hash);
-        }
+    fn an_open_file_is_hashed_from_its_beginning() {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, b"abc").unwrap();
+        file.seek(SeekFrom::Start(2)).unwrap();
+        let hash = super::sha256_open(&file, "abc".as_ref()).unwrap();
+        assert_eq!(hash, super::sha256_bytes(b"abc"));
+        assert_eq!(file.stream_position().unwrap(), 2);
     }
 
     #[test]

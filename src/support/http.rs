@@ -27,27 +27,3 @@ pub fn agent(patience: Duration) -> Agent {
         .build()
         .new_agent()
 }
-
-/// An address without the user name and password that it may carry.
-pub fn shown(url: &str) -> String {
-    match (url.find("://"), url.find('@')) {
-        (Some(scheme), Some(at))
-            if scheme < at && !url[scheme + 3..at].contains(['/', '?', '#']) =>
-        {
-            format!("{}{}", &url[..scheme + 3], &url[at + 1..])
-        }
-        _ => url.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shown;
-
-    #[test]
-    fn passwords_are_not_shown() {
-        assert_eq!(shown("https://me:secret@host/simple"), "https://host/simple");
-        assert_eq!(shown("https://host/a@b"), "https://host/a@b");
-        assert_eq!(shown("host"), "host");
-    }
-}

@@ -1,5 +1,6 @@
 //! Read-only memory maps of whole files.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -16,11 +17,19 @@ use super::regular_file::open_regular;
 /// What the system says, and anything that is no regular file: reading a pipe or a device could wait
 /// or go on for ever.
 pub fn map_file(path: &Path) -> io::Result<Mmap> {
-    let file = open_regular(path)?;
+    map_open(&open_regular(path)?)
+}
+
+/// Maps an open regular file.
+///
+/// # Errors
+/// What the system says.
+pub fn map_open(file: &File) -> io::Result<Mmap> {
     // SAFETY: the map is read-only and private. Another process that shortens or rewrites the file
-    // meanwhile can end (see `bus_error`) or confuse this one, as it can with every program that maps
-    // model files; quantkit itself only replaces files by renaming, which leaves existing maps intact.
-    unsafe { Mmap::map(&file) }
+    // meanwhile can end (see `bus_error`) or confuse this one, as it can with every program that maps model files;
+    // quantkit itself only replaces files by renaming, which leaves existing maps intact, and who keeps
+    // results asks before whether the file was written to (`InputFile::check`).
+    unsafe { Mmap::map(file) }
 }
 
 /// Tells the system that a range will soon be looked at, so that it is read from the disk meanwhile.

@@ -64,14 +64,32 @@ pub fn count(number: u64) -> String {
 
 /// Rows of a table or a set as `rows 3, 7, 9`: the first ten.
 pub fn rows(rows: &[usize]) -> String {
-    let shown: Vec<String> = rows.iter().take(10).map(ToString::to_string).collect();
-    let more = if rows.len() > shown.len() { ", …" } else { "" };
-    format!("rows {}{more}", shown.join(", "))
+    format!("rows {}", first_ten(rows))
+}
+
+/// The first ten: `3, 7, 9`.
+fn first_ten(numbers: &[usize]) -> String {
+    let shown: Vec<String> = numbers.iter().take(10).map(ToString::to_string).collect();
+    let more = if numbers.len() > shown.len() { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// Things with numbers, and the verb to them: `line 3 is`, `lines 3, 7, 9 are`.
+pub fn numbered(thing: &str, numbers: &[usize]) -> String {
+    match numbers {
+        [number] => format!("{thing} {number} is"),
+        numbers => format!("{thing}s {} are", first_ten(numbers)),
+    }
 }
 
 /// A share in percent: `0.3204` → `32.0 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
+}
+
+/// [`duration`] of seconds that may come from a file, and be anything.
+pub fn seconds(seconds: f64) -> String {
+    Duration::try_from_secs_f64(seconds).map_or("–".to_string(), duration)
 }
 
 /// A duration with three figures that matter: `12.3 ms`, `4.56 s`, `3 min 20 s`.

@@ -33,3 +33,4 @@ mod split;
 #[cfg(feature = "s3")]
 mod storage;
 mod support;
+mod trust;

@@ -15,12 +15,12 @@ use tempfile::TempDir;
 use super::support::{TinyModel, count_lines, quantkit, send};
 
 /// A tiny model, and a set of so many questions on three subjects.
-struct Place {
+pub struct Place {
     dir: TempDir,
 }
 
 impl Place {
-    fn new(questions: usize) -> Self {
+    pub fn new(questions: usize) -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
         TinyModel { context: 2048, ..TinyModel::default() }.write(&place.path("model.gguf"));
         let split = |count: usize| -> Vec<Question> { (0..count).map(question).collect() };
@@ -29,11 +29,11 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn arguments(&self, output: &str, more: &[&str]) -> Vec<String> {
+    pub fn arguments(&self, output: &str, more: &[&str]) -> Vec<String> {
         let text = |path: PathBuf| path.to_str().unwrap().to_string();
         let mut arguments = vec!["mmlu-eval".to_string(), text(self.path("model.gguf"))];
         arguments.extend(["--set".to_string(), text(self.path("set"))]);
@@ -43,7 +43,7 @@ impl Place {
         arguments
     }
 
-    fn score(&self, output: &str, more: &[&str]) -> assert_cmd::assert::Assert {
+    pub fn score(&self, output: &str, more: &[&str]) -> assert_cmd::assert::Assert {
         quantkit().args(self.arguments(output, more)).assert()
     }
 
@@ -60,7 +60,7 @@ impl Place {
     /// Starts a run and gives it a signal once its journal has so many lines. Whether it was still
     /// running then.
     #[cfg(unix)]
-    fn stop(&self, output: &str, more: &[&str], lines: usize, signal: i32) -> bool {
+    pub fn stop(&self, output: &str, more: &[&str], lines: usize, signal: i32) -> bool {
         let journal = self.path(output).join("journal.jsonl");
         let mut child = Process::new(env!("CARGO_BIN_EXE_quantkit"))
             .args(["--quiet", "--threads", "2"])
@@ -105,7 +105,7 @@ fn timeless(mut summary: Value) -> Value {
     summary
 }
 
-fn same_results(place: &Place, left: &str, right: &str) {
+pub fn same_results(place: &Place, left: &str, right: &str) {
     let file = |run: &str, name: &str| fs::read(place.path(run).join(name)).unwrap();
     assert!(file(left, "questions.parquet") == file(right, "questions.parquet"));
     let summary = |run: &str| timeless(place.json(&format!("{run}/summary.json")));

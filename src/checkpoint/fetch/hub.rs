@@ -18,8 +18,8 @@ use super::transfer::{Client, Expected, Meter, Request, Server, header, parse_co
 use super::{FetchedFile, recognised};
 use crate::support::atomic_file::AtomicFile;
 use crate::support::hash::sha256_file;
-use crate::support::http::shown;
 use crate::support::progress::{Progress, Unit};
+use crate::support::redact::shown;
 
 /// How long the hub may take to show that it is there.
 const PATIENCE: Duration = Duration::from_secs(4);

@@ -10,8 +10,8 @@ use super::transfer::{Client, Expected, Meter, Request, Server};
 use super::{FetchedFile, recognised};
 use crate::support::atomic_file::AtomicFile;
 use crate::support::hash::sha256_reader;
-use crate::support::http::shown;
 use crate::support::progress::{Progress, Unit};
+use crate::support::redact::shown;
 
 /// A file inside a wheel.
 #[derive(Debug)]

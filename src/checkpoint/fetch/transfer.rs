@@ -12,9 +12,10 @@ use ureq::{Agent, Body};
 use super::error::FetchError;
 use crate::support::download::{beside, length, lock, open_at};
 use crate::support::hash::sha256_file;
-use crate::support::http::{agent, shown};
+use crate::support::http::agent;
 use crate::support::interrupt;
 use crate::support::progress::Progress;
+use crate::support::redact::shown;
 
 /// Attempts in a row that may fail without much having come through.
 const ATTEMPTS: u32 = 5;
@@ -112,8 +113,8 @@ impl Client {
         let answer = builder.config().timeout_global(Some(patience)).build().call();
         let success = answer.as_ref().is_ok_and(|answer| answer.status().is_success());
         if !success {
-            let found = answer.map(|answer| answer.status());
-            tracing::info!("{} does not answer: {found:?}", shown(&request.url));
+            let found = answer.map_or_else(|lost| lost.to_string(), |it| it.status().to_string());
+            tracing::info!("{}", shown(&format!("{} does not answer: {found}", request.url)));
         }
         success
     }
@@ -302,7 +303,7 @@ impl Client {
         let url = shown(&request.url);
         let answer = builder.call().map_err(|error| FetchError::Unreachable {
             url: url.clone(),
-            cause: error.to_string(),
+            cause: shown(&error.to_string()),
             mirror: self.server.mirror(),
         })?;
         let status = answer.status();
@@ -343,7 +344,7 @@ fn dropped(
     received: u64,
     cause: &dyn std::fmt::Display,
 ) -> FetchError {
-    let (url, cause) = (shown(&request.url), cause.to_string());
+    let (url, cause) = (shown(&request.url), shown(&cause.to_string()));
     FetchError::Dropped { url, attempts, received, cause }
 }
 

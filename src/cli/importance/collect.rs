@@ -10,8 +10,9 @@ use super::files::{Format, content};
 use super::run_record::{self, CalibrationRun, Earlier};
 use crate::cli::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::engine::Engine;
+use crate::eval::text::TextFile;
 use crate::eval::text::calibration::{CollectOptions, OUTPUT_MATRIX, collect};
-use crate::gguf::GgufFile;
+use crate::gguf::{self, GgufFile};
 use crate::quant::importance::{ActivationSums, DEFAULT_CHUNK_TOKENS};
 use crate::support::path_text;
 use crate::support::same_file::is_same_file;
@@ -88,14 +89,17 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let default_output = model.with_extension("imatrix.gguf");
     let output = arguments.output.as_deref().unwrap_or(&default_output);
     let format = Format::of(arguments.format, output);
-    refuse_inputs(output, model, &arguments.text)?;
+    let file = GgufFile::open(model)?;
+    refuse_inputs(output, &file, &arguments.text)?;
     atomic_file::check_writable(output)
         .with_context(|| format!("cannot write {}", output.display()))?;
-    let run =
-        CalibrationRun::of(model, &arguments.text, arguments.from_chunk, arguments.process_output)?;
+    let texts = arguments.text.iter().map(|path| TextFile::read(path));
+    let texts = texts.collect::<Result<Vec<_>, _>>()?;
+    let identity = gguf::identify(&file)?;
+    let run = CalibrationRun::of(&identity, &texts, arguments.from_chunk, arguments.process_output);
     let earlier = if arguments.resume { run.earlier_sums(output, format)? } else { None };
 
-    let mut engine = Engine::load(model, arguments.device.options())?;
+    let mut engine = Engine::load_file(file, arguments.device.options())?;
     let chunk_tokens = chunk_tokens(arguments, &engine)?;
     let names: Vec<_> = arguments.text.iter().map(|path| path.display().to_string()).collect();
     let goes_on = earlier.as_ref().is_some_and(|earlier| earlier.path != output);
@@ -105,7 +109,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         None => ActivationSums::new(names, chunk_tokens),
     };
     let options = CollectOptions {
-        texts: arguments.text.clone(),
+        texts,
         chunk_tokens: chunk_tokens as usize,
         first_chunk: arguments.from_chunk as usize,
         chunks: arguments.chunks.map(|chunks| chunks as usize),
@@ -116,6 +120,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let started = Instant::now();
     let mut has_begun = goes_on;
     let mut save = |sums: &ActivationSums| {
+        identity.inputs.check()?;
         if !std::mem::replace(&mut has_begun, true) {
             run.begin(output)?;
         }
@@ -138,6 +143,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
             sums.chunks(),
         );
     }
+    identity.inputs.check()?;
     sums.write(output, format.into())?;
     run_record::remove(output);
     note_few_chunks(arguments.chunks, chunks);
@@ -150,12 +156,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     if global.json { print_json(&report) } else { print_report(&report, &sums) }
 }
 
-fn refuse_inputs(output: &Path, model: &PathBuf, texts: &[PathBuf]) -> Result<()> {
-    // What is no GGUF file is reported by the engine.
-    let parts: Vec<PathBuf> = GgufFile::open(model)
-        .map(|file| file.part_paths().map(Path::to_path_buf).collect())
-        .unwrap_or_default();
-    let mut inputs = std::iter::once(model).chain(&parts).chain(texts);
+fn refuse_inputs(output: &Path, model: &GgufFile, texts: &[PathBuf]) -> Result<()> {
+    let mut inputs = model.part_paths().chain(texts.iter().map(PathBuf::as_path));
     if inputs.any(|input| is_same_file(output, input)) {
         bail!("{}: the output is one of the inputs; give it another name", output.display());
     }
@@ -240,7 +242,7 @@ fn print_report(report: &Report<'_>, sums: &ActivationSums) -> Result<()> {
     }
     say!(
         "{output}: {content}, in {} ({:.0} tokens/s)",
-        units::duration(Duration::from_secs_f64(report.seconds)),
+        units::seconds(report.seconds),
         report.tokens_per_second
     )
 }

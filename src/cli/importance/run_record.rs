@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::files::Format;
-use crate::gguf::identify;
+use crate::eval::text::TextFile;
+use crate::gguf::ModelIdentity;
 use crate::quant::importance::{ActivationSums, FileFormat, ImportanceError};
 use crate::support::atomic_file::write_atomically;
 use crate::support::download::beside;
-use crate::support::hash::sha256_file;
 use crate::support::regular_file::read_regular;
 
 /// What has to be the same for the sums to be of one run. The texts' names and the length of a
@@ -27,18 +27,17 @@ pub(super) struct CalibrationRun {
 
 impl CalibrationRun {
     pub(super) fn of(
-        model: &Path,
-        texts: &[PathBuf],
+        model: &ModelIdentity,
+        texts: &[TextFile],
         first_chunk: u32,
         process_output: bool,
-    ) -> Result<Self> {
-        let hash = |path: &PathBuf| sha256_file(path).with_context(|| path.display().to_string());
-        Ok(Self {
-            model_sha256: identify(model).with_context(|| model.display().to_string())?.sha256,
-            text_sha256: texts.iter().map(hash).collect::<Result<_>>()?,
+    ) -> Self {
+        Self {
+            model_sha256: model.sha256.clone(),
+            text_sha256: texts.iter().map(|text| text.sha256().to_string()).collect(),
             first_chunk,
             process_output,
-        })
+        }
     }
 
     /// Begins to keep what this run collects, in the place of what another one has left.

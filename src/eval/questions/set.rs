@@ -9,6 +9,7 @@ use super::locate;
 use super::question::Question;
 use crate::eval::EvalError;
 use crate::support::hash::sha256_reader;
+use crate::support::input_file::FileState;
 
 /// The files of a set: those of the questions to score, and those of the questions for shots where
 /// there are any.
@@ -17,6 +18,8 @@ pub struct QuestionSet {
     path: PathBuf,
     test: Vec<PathBuf>,
     dev: Vec<PathBuf>,
+    /// What its files were when it was found: all that is read of them has to be of the same ones.
+    found: Vec<FileState>,
 }
 
 impl QuestionSet {
@@ -32,16 +35,18 @@ impl QuestionSet {
     /// Nothing there, a file of no known kind, or a missing shard.
     pub fn find(path: &Path) -> Result<Self, EvalError> {
         let (test, dev) = locate::find(path)?;
-        Ok(Self { path: path.to_path_buf(), test, dev })
+        let mut set = Self { path: path.to_path_buf(), test, dev, found: Vec::new() };
+        set.found = set.files().map(FileState::at).collect::<Result<_, _>>()?;
+        Ok(set)
     }
 
     /// Reads the questions to score.
     ///
     /// # Errors
     /// A damaged file, unknown columns, a row that is no question, or an id that is there twice;
-    /// names the file and the row.
+    /// names the file and the row. A file that is no longer what it was when the set was found.
     pub fn test_questions(&self) -> Result<Vec<Question>, EvalError> {
-        read_files(&self.test, |_| Reading::Role(Split::Test))
+        self.unchanged(read_files(&self.test, |_| Reading::Role(Split::Test)))
     }
 
     /// Reads the questions to take shots from; empty when the set has none.
@@ -49,9 +54,15 @@ impl QuestionSet {
     /// # Errors
     /// As for [`QuestionSet::test_questions`].
     pub fn dev_questions(&self) -> Result<Vec<Question>, EvalError> {
-        read_files(&self.dev, |path| {
+        self.unchanged(read_files(&self.dev, |path| {
             if self.test.contains(path) { Reading::MarkedDev } else { Reading::Role(Split::Dev) }
-        })
+        }))
+    }
+
+    /// What has been read, if the files still are those that were found.
+    fn unchanged<T>(&self, read: Result<T, EvalError>) -> Result<T, EvalError> {
+        self.files().zip(&self.found).try_for_each(|(path, found)| found.check(path))?;
+        read
     }
 
     /// The path that the set was looked for at.
@@ -68,7 +79,7 @@ impl QuestionSet {
     /// SHA-256 over the contents of the set's files, test before dev.
     ///
     /// # Errors
-    /// A file that cannot be read.
+    /// A file that cannot be read, or is no longer what it was when the set was found.
     pub fn sha256(&self) -> Result<String, EvalError> {
         let mut all: Box<dyn Read> = Box::new(std::io::empty());
         for path in self.files() {
@@ -76,7 +87,7 @@ impl QuestionSet {
             all = Box::new(all.chain(file));
         }
         let first = self.test.first().map_or(Path::new(""), PathBuf::as_path);
-        sha256_reader(all).map_err(|source| EvalError::io(first, source))
+        self.unchanged(sha256_reader(all).map_err(|source| EvalError::io(first, source)))
     }
 }
 

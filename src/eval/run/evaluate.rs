@@ -6,12 +6,12 @@ use super::options::EvalOptions;
 use super::record::Settings;
 use super::selected::Selected;
 use super::session::{Evaluated, Session};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::eval::EvalError;
 use crate::eval::asking::{Candidates, Group};
 use crate::eval::questions::Question;
 use crate::eval::scoring::{Scored, Scorer, shared_prefix};
-use crate::gguf;
+use crate::gguf::{self, GgufFile};
 use crate::storage::{self, Output};
 use crate::support::interrupt;
 use crate::support::units;
@@ -31,19 +31,19 @@ pub fn evaluate(options: &EvalOptions) -> Result<Evaluated, EvalError> {
     let baseline = selected.baseline(options)?;
     let output = Output::at(&options.output)?;
     Session::check_output(&output)?;
-    let model = local_model(&options.model)?;
-    let model_sha256 =
-        gguf::identify(&model).map_err(|source| EvalError::io(&model, source))?.sha256;
+    let model = GgufFile::open(&local_model(&options.model)?).map_err(EngineError::from)?;
+    let identity = gguf::identify(&model)?;
     let settings = Settings {
         model: options.model.display().to_string(),
-        model_sha256,
+        model_sha256: identity.sha256,
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
         ..selected.settings(options)
     };
     Session::check_journal(options, &output, &settings)?;
-    let engine = Engine::load(&model, options.engine)?;
-    let mut session = Session::open(options, output, settings, selected.questions())?;
+    let engine = Engine::load_file(model, options.engine)?;
+    let questions = selected.questions();
+    let mut session = Session::open(options, output, settings, identity.inputs, questions)?;
     score(&selected, engine, options.cache_bytes, &mut session)?;
     session.finish(baseline.as_ref())
 }

@@ -15,6 +15,7 @@ use crate::eval::scoring::endpoint::{
     Client, Dialect, EndpointOptions, Job, JobResult, Server, score_job,
 };
 use crate::storage::Output;
+use crate::support::input_file::Inputs;
 use crate::support::interrupt;
 
 /// How often the collecting loop looks for Ctrl-C.
@@ -58,7 +59,8 @@ pub fn evaluate_at(
         ..selected.settings(options)
     };
     Session::check_journal(options, &output, &settings)?;
-    let mut session = Session::open(options, output, settings, selected.questions())?;
+    let questions = selected.questions();
+    let mut session = Session::open(options, output, settings, Inputs::default(), questions)?;
     let server = Arc::new(Server { client, model, dialect });
     let mut jobs = selected.blocks.iter().flat_map(|block| {
         let group = &selected.groups[block.group];

@@ -59,17 +59,20 @@ impl JournalHeader for Header {
     }
 
     fn amount(entries: &[Entry]) -> String {
-        format!("{} questions", count(entries))
+        format!("{} questions of an unfinished run", count(entries))
     }
 }
 
-/// Opens the journal of a directory: see [`LineJournal::open`].
+/// Opens the journal of a directory, which is there then: see [`LineJournal::open`].
 pub(super) fn open(
     directory: &Path,
     header: Header,
     earlier: Earlier,
 ) -> Result<(LineJournal, Header, Vec<Entry>), EvalError> {
-    LineJournal::open(&directory.join(FILE_NAME), header, earlier)
+    let (mut journal, header, entries) =
+        LineJournal::open(&directory.join(FILE_NAME), header, earlier)?;
+    journal.begin()?;
+    Ok((journal, header, entries))
 }
 
 /// Reads the journal of a directory without changing it: see [`line_journal::peek`].
@@ -175,15 +178,16 @@ mod tests {
     }
 
     #[test]
-    fn damage_before_the_last_line_is_named() {
+    fn lines_that_are_damaged_or_there_twice_are_dropped() {
         let directory = written();
         let path = directory.path().join(FILE_NAME);
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        fs::write(&path, format!("{}\n{{oops\n{}\n", lines[0], lines[2])).unwrap();
-        let error =
-            entries_of(directory.path(), header(), Earlier::Resume).unwrap_err().to_string();
-        assert!(error.contains("journal.jsonl: line 2 is damaged"), "{error}");
+        let damaged = lines[1].replace("0.25", "1e99");
+        fs::write(&path, [lines[0], &damaged, lines[2], lines[2], ""].join("\n")).unwrap();
+        let kept = entries_of(directory.path(), header(), Earlier::Resume).unwrap();
+        assert_eq!(kept, [entry(1)]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), [lines[0], lines[2], ""].join("\n"));
         assert!(entries_of(directory.path(), header(), Earlier::Discard).unwrap().is_empty());
     }
 

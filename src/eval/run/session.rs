@@ -23,6 +23,7 @@ use crate::eval::scoring::{Reading, Scored};
 use crate::storage::{Mirror, Output};
 use crate::support::atomic_file::check_writable;
 use crate::support::calendar::utc_second;
+use crate::support::input_file::Inputs;
 use crate::support::progress::{Progress, Unit};
 use crate::support::units;
 
@@ -45,6 +46,8 @@ pub(super) struct Session<'a> {
     journal: LineJournal,
     mirror: Option<Mirror>,
     header: Header,
+    /// What is read while the run is under way, which must not change.
+    inputs: Inputs,
     questions: BTreeMap<usize, &'a Question>,
     entries: Vec<Entry>,
     done: BTreeSet<usize>,
@@ -76,21 +79,25 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Begins a run of these questions, or goes on with it.
+    /// Begins a run of these questions, or goes on with it. `inputs` are read while it is under way.
     pub fn open(
         options: &'a EvalOptions,
         output: Output,
         settings: Settings,
+        inputs: Inputs,
         questions: impl Iterator<Item = &'a Question>,
     ) -> Result<Self, EvalError> {
         let questions: BTreeMap<usize, &Question> =
             questions.map(|question| (question.row, question)).collect();
         let directory = output.directory();
-        let (journal, header, entries) =
+        let (journal, header, mut entries) =
             journal::open(directory, new_header(settings, questions.len()), options.earlier)
                 .map_err(|error| at_address(&output, error))?;
-        let done: BTreeSet<usize> =
-            entries.iter().flat_map(|entry| &entry.questions).map(|scored| scored.row).collect();
+        let mut done = BTreeSet::new();
+        // On a file system without locks two processes may have scored the same question.
+        for entry in &mut entries {
+            entry.questions.retain(|scored| done.insert(scored.row));
+        }
         if let Some(row) = done.iter().find(|row| !questions.contains_key(row)) {
             return Err(EvalError::Unusable(format!(
                 "{}: its journal has row {row}, which is not asked: throw it away with --restart",
@@ -109,6 +116,7 @@ impl<'a> Session<'a> {
             journal,
             mirror,
             header,
+            inputs,
             questions,
             entries,
             done,
@@ -124,12 +132,16 @@ impl<'a> Session<'a> {
 
     /// Keeps the results of some questions; they are on the disk when this returns. A question that
     /// has its result already keeps that.
+    ///
+    /// # Errors
+    /// An input that has changed, a journal that cannot be written.
     pub fn append(
         &mut self,
         mut questions: Vec<Scored>,
         tokens_run: u64,
         tokens_naive: u64,
     ) -> Result<(), EvalError> {
+        self.inputs.check()?;
         questions.retain(|scored| !self.done.contains(&scored.row));
         let seconds = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
@@ -145,6 +157,7 @@ impl<'a> Session<'a> {
     /// journal goes.
     pub fn finish(self, baseline: Option<&Baseline>) -> Result<Evaluated, EvalError> {
         self.progress.finish();
+        self.inputs.check()?;
         let protocol = self.header.settings.protocol;
         let mut totals = Totals::default();
         let (mut questions, mut unscored) = (Vec::new(), Vec::new());

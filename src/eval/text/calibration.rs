@@ -7,10 +7,9 @@
 //! precision totals, which is what files hold: so a collection that was stopped goes on from its
 //! file as if nothing had happened.
 
-use std::path::PathBuf;
-
 use rayon::prelude::*;
 
+use super::text_file::TextFile;
 use super::windows::TextWindows;
 use crate::engine::{Engine, LogitsFor, StepItem};
 use crate::eval::EvalError;
@@ -28,8 +27,8 @@ pub const OUTPUT_MATRIX: &str = "output.weight";
 /// What to collect on, and how.
 #[derive(Debug, Clone)]
 pub struct CollectOptions {
-    /// The calibration text: UTF-8, the files one after the other.
-    pub texts: Vec<PathBuf>,
+    /// The calibration text, one after the other.
+    pub texts: Vec<TextFile>,
     /// Tokens of a chunk.
     pub chunk_tokens: usize,
     /// Chunks at the start of the text that are left out.
@@ -47,7 +46,7 @@ pub struct CollectOptions {
 /// now and then, not at the end. Returns how many chunks are wanted.
 ///
 /// # Errors
-/// A text that cannot be read or is too short, a model that cannot run chunks of that length,
+/// A text that is too short, a model that cannot run chunks of that length,
 /// activations that are not finite, sums of another model, and whatever `save` says. `sums` then
 /// holds the chunks before.
 pub fn collect(
@@ -58,7 +57,7 @@ pub fn collect(
 ) -> Result<usize, EvalError> {
     let CollectOptions { texts, chunk_tokens, first_chunk, chunks, .. } = options;
     let text =
-        TextWindows::read_all(texts, engine.vocabulary(), *chunk_tokens, *first_chunk, *chunks)?;
+        TextWindows::of_all(texts, engine.vocabulary(), *chunk_tokens, *first_chunk, *chunks)?;
     let windows: Vec<&[u32]> = text.iter().collect();
     let progress = Progress::new("Collecting", windows.len() as u64, Unit::Items("chunks"));
     let result = collect_windows(engine, &windows, options, sums, save, &progress);

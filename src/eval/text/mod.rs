@@ -8,9 +8,11 @@ mod base_logits;
 pub mod calibration;
 pub mod divergence;
 pub mod perplexity;
+mod text_file;
 mod window_journal;
 mod window_run;
 pub mod windows;
 
 pub use base_logits::{BaseLogits, CodedRow, CodedRows};
+pub use text_file::TextFile;
 pub use window_journal::WindowJournalOptions;

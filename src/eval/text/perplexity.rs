@@ -8,16 +8,16 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::base_logits::BaseLogitsWriter;
+use super::text_file::TextFile;
 use super::window_journal::{Reading, WindowJournal, WindowJournalOptions};
 use super::window_run::{Steps, WindowRun, load_for_windows, sections};
 use super::windows::TextWindows;
-use crate::engine::{Build, Engine, EngineOptions};
+use crate::engine::{Build, Engine, EngineError, EngineOptions};
 use crate::eval::EvalError;
 use crate::eval::scoring::log_softmax::log_sum_exp;
 use crate::eval::statistics::Mean;
-use crate::gguf::{self, ModelIdentity};
+use crate::gguf::{self, GgufFile};
 use crate::support::atomic_file::check_writable;
-use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
 use crate::tokenizer::Vocabulary;
@@ -105,15 +105,16 @@ pub fn measure(options: &PerplexityOptions) -> Result<PerplexitySummary, EvalErr
     if let Some(path) = &options.save_logits {
         check_writable(path).map_err(in_file(path))?;
     }
-    let identity = gguf::identify(&options.model).map_err(in_file(&options.model))?;
-    let ModelIdentity { sha256: model_sha256, bytes: model_bytes } = identity;
-    let text_sha256 = sha256_file_once(&options.text).map_err(in_file(&options.text))?;
-    let mut engine = load_for_windows(&options.model, options.engine, options.context)?;
-    let windows = read_windows(options, engine.vocabulary())?;
+    let model = GgufFile::open(&options.model).map_err(EngineError::from)?;
+    let identity = gguf::identify(&model)?;
+    let text = TextFile::read(&options.text)?;
+    let mut engine = load_for_windows(model, options.engine, options.context)?;
+    let windows = cut_windows(&text, options, engine.vocabulary())?;
 
-    let mut journal = WindowJournal::open(journal_options(options), || Reading {
-        models_sha256: vec![model_sha256.clone()],
-        text_sha256: text_sha256.clone(),
+    let inputs = identity.inputs.clone();
+    let mut journal = WindowJournal::open(journal_options(options), inputs, || Reading {
+        models_sha256: vec![identity.sha256.clone()],
+        text_sha256: text.sha256().to_string(),
         context: options.context,
         stride: options.stride,
         windows: windows.count(),
@@ -134,10 +135,10 @@ pub fn measure(options: &PerplexityOptions) -> Result<PerplexitySummary, EvalErr
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
         build: Build::current(),
         model: options.model.display().to_string(),
-        model_sha256,
-        model_bytes,
+        model_sha256: identity.sha256,
+        model_bytes: identity.bytes,
         text: options.text.display().to_string(),
-        text_sha256,
+        text_sha256: text.sha256().to_string(),
         context: options.context,
         stride: options.stride,
         chunks: windows.count(),
@@ -158,19 +159,20 @@ fn in_file(path: &Path) -> impl Fn(io::Error) -> EvalError {
     move |source| EvalError::io(path, source)
 }
 
-fn read_windows(
+fn cut_windows(
+    text: &TextFile,
     options: &PerplexityOptions,
     vocabulary: &Vocabulary,
 ) -> Result<TextWindows, EvalError> {
-    let PerplexityOptions { text, context, chunks, .. } = options;
+    let PerplexityOptions { context, chunks, .. } = options;
     match options.stride {
-        None => TextWindows::read(text, vocabulary, *context, *chunks),
+        None => TextWindows::of(text, vocabulary, *context, *chunks),
         Some(_) if options.save_logits.is_some() => Err(EvalError::Unusable(
             "llama.cpp's file of base logits does not hold windows that overlap: leave out --stride \
              or --save-logits"
                 .to_string(),
         )),
-        Some(stride) => TextWindows::read_strided(text, vocabulary, *context, stride, *chunks),
+        Some(stride) => TextWindows::of_strided(text, vocabulary, *context, stride, *chunks),
     }
 }
 

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Build;
 use crate::eval::EvalError;
 use crate::eval::line_journal::{Earlier, JournalHeader, LineJournal};
+use crate::support::input_file::Inputs;
 
 /// Version of the journal's lines.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Where a reading keeps what it has so far. Who has written its results calls [`Self::remove`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +99,8 @@ impl<T: Serialize + DeserializeOwned> JournalHeader for Header<T> {
     }
 
     fn amount(entries: &[Section<T>]) -> String {
-        format!("{} windows", entries.last().map_or(0, |section| section.windows.end))
+        let windows: usize = entries.iter().map(|section| section.windows.len()).sum();
+        format!("{windows} windows of an unfinished run")
     }
 }
 
@@ -106,6 +108,8 @@ impl<T: Serialize + DeserializeOwned> JournalHeader for Header<T> {
 #[derive(Debug)]
 pub(super) struct WindowJournal<T> {
     file: Option<LineJournal>,
+    /// The models, which must not change while they are read.
+    inputs: Inputs,
     /// All that there are.
     pub values: Vec<T>,
     /// How many windows they are of.
@@ -113,16 +117,18 @@ pub(super) struct WindowJournal<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> WindowJournal<T> {
-    /// Begins a reading, or goes on with it. Without options nothing is kept on the disk.
+    /// Begins a reading, or goes on with it. Without options nothing is kept on the disk. `inputs` are
+    /// read while it is under way.
     ///
     /// # Errors
     /// As [`LineJournal::open`].
     pub fn open(
         options: Option<&WindowJournalOptions>,
+        inputs: Inputs,
         reading: impl FnOnce() -> Reading,
     ) -> Result<Self, EvalError> {
         let Some(WindowJournalOptions { path, earlier }) = options else {
-            return Ok(Self { file: None, values: Vec::new(), done: 0 });
+            return Ok(Self { file: None, inputs, values: Vec::new(), done: 0 });
         };
         let header = Header {
             version: VERSION,
@@ -130,14 +136,25 @@ impl<T: Serialize + DeserializeOwned> WindowJournal<T> {
             reading: reading(),
             of: PhantomData,
         };
-        let (file, _, sections) = LineJournal::open::<Header<T>>(path, header, *earlier)?;
-        let done = sections.last().map_or(0, |section| section.windows.end);
-        let values = sections.into_iter().flat_map(|section| section.values).collect();
-        Ok(Self { file: Some(file), values, done })
+        let (mut file, _, sections) = LineJournal::open::<Header<T>>(path, header, *earlier)?;
+        file.begin()?;
+        let (mut values, mut done) = (Vec::new(), 0);
+        for section in sections {
+            // Behind one that is missing, sections are read again.
+            if section.windows.start == done {
+                done = section.windows.end;
+                values.extend(section.values);
+            }
+        }
+        Ok(Self { file: Some(file), inputs, values, done })
     }
 
     /// Keeps the values of the next section; they are on the disk when this returns.
+    ///
+    /// # Errors
+    /// A model that has changed, a journal that cannot be written.
     pub fn append(&mut self, windows: Range<usize>, values: Vec<T>) -> Result<(), EvalError> {
+        self.inputs.check()?;
         self.done = windows.end;
         let section = Section { windows, values };
         if let Some(file) = &mut self.file {
@@ -172,7 +189,7 @@ mod tests {
         windows: usize,
     ) -> Result<WindowJournal<f64>, EvalError> {
         let options = WindowJournalOptions { path: path.to_path_buf(), earlier };
-        WindowJournal::open(Some(&options), || reading(windows))
+        WindowJournal::open(Some(&options), Inputs::default(), || reading(windows))
     }
 
     #[test]
@@ -202,8 +219,31 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_missing_section_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.jsonl");
+        let mut journal = open(&path, Earlier::Resume, 6).unwrap();
+        for start in [0, 2, 4] {
+            journal.append(start..start + 2, vec![start as f64]).unwrap();
+        }
+        drop(journal);
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        fs::write(&path, [lines[3], lines[0], lines[1], lines[1]].concat()).unwrap();
+        let mut journal = open(&path, Earlier::Resume, 6).unwrap();
+        assert_eq!((journal.done, &journal.values), (2, &vec![0.0]));
+        journal.append(2..4, vec![2.0]).unwrap();
+        journal.append(4..6, vec![4.0]).unwrap();
+        drop(journal);
+        let journal = open(&path, Earlier::Resume, 6).unwrap();
+        assert_eq!((journal.done, journal.values), (6, vec![0.0, 2.0, 4.0]));
+    }
+
+    #[test]
     fn nothing_is_kept_where_no_file_is_wanted() {
-        let mut journal = WindowJournal::<f64>::open(None, || unreachable!("not asked")).unwrap();
+        let mut journal =
+            WindowJournal::<f64>::open(None, Inputs::default(), || unreachable!("not asked"))
+                .unwrap();
         journal.append(0..1, vec![1.0, 2.0]).unwrap();
         assert_eq!((journal.values, journal.done), (vec![1.0, 2.0], 1));
     }

@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::path::Path;
 
 use super::windows::TextWindows;
 use crate::engine::{Engine, EngineError, EngineOptions, LogitsFor, SequenceId, StepItem};
 use crate::eval::EvalError;
+use crate::gguf::GgufFile;
 
 /// At most so many tokens are in a step.
 const STEP_TOKENS: usize = 512;
@@ -173,11 +173,12 @@ impl Drop for WindowRun<'_> {
 /// # Errors
 /// A model that cannot be loaded, or whose context is shorter.
 pub(super) fn load_for_windows(
-    path: &Path,
+    model: GgufFile,
     options: EngineOptions,
     length: usize,
 ) -> Result<Engine, EvalError> {
-    let engine = Engine::load(path, options)?;
+    let path = model.path().to_path_buf();
+    let engine = Engine::load_file(model, options)?;
     if length > engine.context_length() {
         return Err(EvalError::Unusable(format!(
             "{}: windows of {length} tokens do not fit into the model's context of {}: lower \

@@ -1,10 +1,9 @@
 //! A text as windows of tokens, cut as llama.cpp's `llama-perplexity` and `llama-imatrix` cut it.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
+use super::text_file::TextFile;
 use crate::eval::EvalError;
-use crate::support::regular_file::read_regular;
 use crate::tokenizer::Vocabulary;
 
 /// The fewest tokens of a window: one of its second half is scored by the one before it.
@@ -27,52 +26,53 @@ pub struct TextWindows {
 }
 
 impl TextWindows {
-    /// Reads and cuts a text file; at most `limit` windows of `length` tokens.
+    /// Cuts a text; at most `limit` windows of `length` tokens.
     ///
     /// # Errors
-    /// A file that cannot be read or is no UTF-8, and a text too short for one window.
-    pub fn read(
-        path: &Path,
+    /// A text too short for one window.
+    pub fn of(
+        text: &TextFile,
         vocabulary: &Vocabulary,
         length: usize,
         limit: Option<usize>,
     ) -> Result<Self, EvalError> {
-        Self::read_all(&[path.to_path_buf()], vocabulary, length, 0, limit)
+        Self::of_all(std::slice::from_ref(text), vocabulary, length, 0, limit)
     }
 
-    /// Reads several text files as one text, and leaves out its first windows.
+    /// Cuts several texts as one, and leaves out its first windows.
     ///
     /// # Errors
-    /// As [`TextWindows::read`].
-    pub fn read_all(
-        paths: &[PathBuf],
+    /// As [`TextWindows::of`].
+    pub fn of_all(
+        texts: &[TextFile],
         vocabulary: &Vocabulary,
         length: usize,
         left_out: usize,
         limit: Option<usize>,
     ) -> Result<Self, EvalError> {
-        let texts = paths.iter().map(|path| read_text(path)).collect::<Result<Vec<_>, _>>()?;
-        Self::cut(&texts, vocabulary, length, left_out, limit).map_err(|error| {
-            let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+        let contents: Vec<&str> = texts.iter().map(TextFile::content).collect();
+        Self::cut(&contents, vocabulary, length, left_out, limit).map_err(|error| {
+            let names: Vec<_> =
+                texts.iter().map(|text| text.path().display().to_string()).collect();
             EvalError::Unusable(format!("{}: {error}", names.join(", ")))
         })
     }
 
-    /// Reads a text file and cuts it into windows that overlap, as `llama-perplexity --ppl-stride`
-    /// does: each begins `stride` tokens after the one before.
+    /// Cuts a text into windows that overlap, as `llama-perplexity --ppl-stride` does: each begins
+    /// `stride` tokens after the one before.
     ///
     /// # Errors
-    /// As [`TextWindows::read`], and a stride that does not leave every scored token at least one
+    /// As [`TextWindows::of`], and a stride that does not leave every scored token at least one
     /// before it.
-    pub fn read_strided(
-        path: &Path,
+    pub fn of_strided(
+        text: &TextFile,
         vocabulary: &Vocabulary,
         length: usize,
         stride: usize,
         limit: Option<usize>,
     ) -> Result<Self, EvalError> {
-        Self::cut_strided(&read_text(path)?, vocabulary, length, stride, limit)
-            .map_err(|error| EvalError::unusable(path, error))
+        Self::cut_strided(text.content(), vocabulary, length, stride, limit)
+            .map_err(|error| EvalError::unusable(text.path(), error))
     }
 
     /// Windows that follow one another in `tokens`, all of it; `start` goes to the beginning of each.
@@ -200,13 +200,6 @@ fn too_short(tokens: usize, window: &str, needed: usize) -> EvalError {
         "the text is too short: it has {tokens} tokens, and {window} {needed}; give a longer text or \
          a smaller --context"
     ))
-}
-
-fn read_text(path: &Path) -> Result<String, EvalError> {
-    let bytes = read_regular(path).map_err(|source| EvalError::io(path, source))?;
-    String::from_utf8(bytes).map_err(|error| {
-        EvalError::Unusable(format!("{}: expected text in UTF-8: {error}", path.display()))
-    })
 }
 
 /// The first position of a window whose prediction is scored: those of the first half see too

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::gguf::GgufError;
+use crate::support::input_file::InputError;
 
 /// Why importance cannot be read, written or merged.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,9 @@ pub enum ImportanceError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What it is collected from changed meanwhile.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// The file holds no importance, or numbers that cannot be any.
     #[error("{}: {problem}", path.display())]
     Malformed {

@@ -6,6 +6,7 @@ use crate::gguf::{GgmlType, GgufError, TensorInfo};
 use crate::quant::formats::CodecError;
 use crate::quant::selection::SelectionError;
 use crate::quant::weighing::WeighingError;
+use crate::support::input_file::InputError;
 use crate::support::interrupt::Interrupted;
 
 /// Why a file could not be quantized. Nothing is left behind.
@@ -14,6 +15,9 @@ pub enum QuantizeError {
     /// The input cannot be read or the output cannot be written.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// The input changed meanwhile.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// An output would replace a file that is read.
     #[error("{}: the output is {what}; give it another name", path.display())]
     SameFile {

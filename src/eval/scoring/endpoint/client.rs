@@ -7,8 +7,9 @@ use serde_json::Value;
 use ureq::Agent;
 
 use super::options::EndpointOptions;
-use crate::support::http::{agent, shown};
+use crate::support::http::agent;
 use crate::support::interrupt;
+use crate::support::redact::shown;
 
 /// The wait before the first retry; it doubles with each further one, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -125,7 +126,8 @@ impl Client {
                 request.call()
             }
         };
-        let mut answer = sent.map_err(|error| format!("cannot be reached: {error}"))?;
+        let mut answer =
+            sent.map_err(|error| format!("cannot be reached: {}", shown(&error.to_string())))?;
         let retry_after = answer.headers().get("retry-after");
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let text = answer.body_mut().with_config().limit(LARGEST_ANSWER).read_to_string();

@@ -1,7 +1,8 @@
 //! Reading a file of base logits, which is mapped: it can be larger than the memory.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -10,6 +11,7 @@ use super::coding::{CodedRow, row_bytes};
 use super::{HEAD_BYTES, MAGIC};
 use crate::eval::EvalError;
 use crate::eval::text::windows::{SHORTEST_WINDOW, TextWindows, first_scored, scored_positions};
+use crate::support::input_file::InputFile;
 use crate::support::mapped;
 use crate::support::units;
 
@@ -78,8 +80,8 @@ impl Header {
 /// An open file. Its tokens have been checked; its rows are when they are looked at.
 #[derive(Debug)]
 pub struct BaseLogits {
+    input: Arc<InputFile>,
     map: Mmap,
-    path: PathBuf,
     header: Header,
 }
 
@@ -90,11 +92,12 @@ impl BaseLogits {
     /// A file that cannot be read, or holds something else.
     pub fn open(path: &Path) -> Result<Self, EvalError> {
         let name = path.display().to_string();
-        let map = mapped::map_file(path)
-            .map_err(|source| EvalError::Io { path: name.clone(), source })?;
+        let failed = |source| EvalError::io(path, source);
+        let input = Arc::new(InputFile::open(path).map_err(failed)?);
+        let map = input.map().map_err(failed)?;
         let problem = |problem: String| EvalError::Unusable(format!("{name}: {problem}"));
         let header = Header::parse(&map).map_err(problem)?;
-        let logits = Self { map, path: path.to_path_buf(), header };
+        let logits = Self { input, map, header };
         let outside = logits.tokens().find(|&token| token as usize >= header.vocabulary);
         match outside {
             None => Ok(logits),
@@ -104,6 +107,16 @@ impl BaseLogits {
                 header.vocabulary
             ))),
         }
+    }
+
+    /// The file that is mapped.
+    pub(in crate::eval::text) fn input(&self) -> &Arc<InputFile> {
+        &self.input
+    }
+
+    /// Its bytes.
+    pub(in crate::eval::text) fn bytes(&self) -> u64 {
+        self.map.len() as u64
     }
 
     fn tokens(&self) -> impl Iterator<Item = u32> {
@@ -119,7 +132,7 @@ impl BaseLogits {
         Err(EvalError::Unusable(format!(
             "{}: the file's vocabulary has {} tokens, the models' {model}; only variants of the model \
              that the file was made with can be compared",
-            self.path.display(),
+            self.input.path().display(),
             self.header.vocabulary
         )))
     }
@@ -182,7 +195,7 @@ impl<'a> CodedRows<'a> {
         EvalError::Unusable(format!(
             "{}: the file is damaged: what it holds for position {} of window {} are no \
              log-probabilities",
-            self.file.path.display(),
+            self.file.input.path().display(),
             first_scored(self.file.context()) + position % in_window,
             position / in_window + 1
         ))

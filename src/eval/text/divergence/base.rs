@@ -6,11 +6,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::position::{PositionDivergence, compare_rows};
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::eval::EvalError;
 use crate::eval::text::base_logits::{BaseLogits, CodedRows};
+use crate::eval::text::text_file::TextFile;
 use crate::eval::text::window_run::{Step, WindowRun, load_for_windows};
 use crate::eval::text::windows::{TextWindows, start_token};
+use crate::gguf::{self, GgufFile, ModelIdentity};
+use crate::support::input_file::Inputs;
 
 /// What variants are compared with.
 #[derive(Debug, Clone)]
@@ -46,13 +49,6 @@ impl Base {
         }
     }
 
-    pub(super) fn text(&self) -> Option<&Path> {
-        match self {
-            Self::Model { text, .. } => Some(text),
-            Self::Logits(_) => None,
-        }
-    }
-
     pub(super) fn kind(&self) -> BaseKind {
         match self {
             Self::Model { .. } => BaseKind::Model,
@@ -61,21 +57,68 @@ impl Base {
     }
 }
 
+/// A base whose files are open.
+#[derive(Debug)]
+pub(super) enum OpenBase {
+    Model { model: GgufFile, text: TextFile, context: usize },
+    Logits(BaseLogits),
+}
+
+impl OpenBase {
+    pub(super) fn open(base: &Base) -> Result<Self, EvalError> {
+        match base {
+            Base::Model { model, text, context } => Ok(Self::Model {
+                model: GgufFile::open(model).map_err(EngineError::from)?,
+                text: TextFile::read(text)?,
+                context: *context,
+            }),
+            Base::Logits(path) => BaseLogits::open(path).map(Self::Logits),
+        }
+    }
+
+    pub(super) fn model(&self) -> Option<&GgufFile> {
+        match self {
+            Self::Model { model, .. } => Some(model),
+            Self::Logits(_) => None,
+        }
+    }
+
+    pub(super) fn identify(&self) -> Result<ModelIdentity, EvalError> {
+        match self {
+            Self::Model { model, .. } => Ok(gguf::identify(model)?),
+            Self::Logits(logits) => Ok(ModelIdentity {
+                sha256: logits.input().sha256()?.to_string(),
+                bytes: logits.bytes(),
+                inputs: Inputs::from_iter([logits.input().clone()]),
+            }),
+        }
+    }
+
+    pub(super) fn load(self, options: EngineOptions) -> Result<LoadedBase, EvalError> {
+        Ok(match self {
+            Self::Model { model, text, context } => LoadedBase::Model {
+                engine: Box::new(load_for_windows(model, options, context)?),
+                text,
+                context,
+            },
+            Self::Logits(logits) => LoadedBase::Logits(logits),
+        })
+    }
+}
+
 /// A base before it begins.
 #[derive(Debug)]
 pub(super) enum LoadedBase {
-    Model { engine: Box<Engine>, text: PathBuf, context: usize },
+    Model { engine: Box<Engine>, text: TextFile, context: usize },
     Logits(BaseLogits),
 }
 
 impl LoadedBase {
-    pub(super) fn load(base: &Base, options: EngineOptions) -> Result<Self, EvalError> {
-        match base {
-            Base::Model { model, text, context } => {
-                let engine = Box::new(load_for_windows(model, options, *context)?);
-                Ok(Self::Model { engine, text: text.clone(), context: *context })
-            }
-            Base::Logits(path) => BaseLogits::open(path).map(Self::Logits),
+    /// What is read, where the base does not hold it.
+    pub(super) fn text(&self) -> Option<&TextFile> {
+        match self {
+            Self::Model { text, .. } => Some(text),
+            Self::Logits(_) => None,
         }
     }
 
@@ -95,7 +138,7 @@ impl LoadedBase {
     ) -> Result<TextWindows, EvalError> {
         match self {
             Self::Model { engine, text, context } => {
-                TextWindows::read(text, engine.vocabulary(), *context, limit)
+                TextWindows::of(text, engine.vocabulary(), *context, limit)
             }
             Self::Logits(file) => {
                 let vocabulary = variants.first().map(Engine::vocabulary);

@@ -8,7 +8,6 @@ mod base;
 mod figures;
 mod position;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -20,11 +19,10 @@ use super::windows::TextWindows;
 use crate::engine::{Build, Engine, EngineError, EngineOptions};
 use crate::eval::EvalError;
 use crate::gguf::{self, GgufFile, ModelIdentity};
-use crate::support::hash::sha256_file_once;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
 pub use base::{Base, BaseKind};
-use base::{BaseRun, LoadedBase};
+use base::{BaseRun, OpenBase};
 
 use figures::check_finite;
 pub use figures::{Distribution, Divergence, DivergenceDetails};
@@ -106,20 +104,23 @@ pub struct DivergenceSummary {
 /// Models, a text or a file of logits that cannot be read, models that do not share a vocabulary,
 /// windows longer than a model's context, a journal of another comparison, Ctrl-C.
 pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalError> {
-    check_vocabularies(options)?;
-    let mut base = LoadedBase::load(&options.base, options.engine)?;
-    let ModelIdentity { sha256: base_sha256, bytes: base_bytes } = identify(options.base.path())?;
-    let text = options.base.text();
-    let text_sha256 = text.map(|text| sha256_file_once(text).map_err(in_file(text))).transpose()?;
-    let identities = options.variants.iter().map(|path| identify(path));
-    let identities = identities.collect::<Result<Vec<_>, _>>()?;
+    let base = OpenBase::open(&options.base)?;
+    let variants = options.variants.iter().map(|path| GgufFile::open(path));
+    let variants = variants.collect::<Result<Vec<_>, _>>().map_err(EngineError::from)?;
+    check_vocabularies(base.model().into_iter().chain(&variants))?;
+    let base_identity = base.identify()?;
+    let identities = variants.iter().map(gguf::identify).collect::<Result<Vec<_>, _>>()?;
+    let mut base = base.load(options.engine)?;
+    let text = base.text().map(|text| (text.path().to_path_buf(), text.sha256().to_string()));
+    let (text, text_sha256) = text.unzip();
     let context = base.context();
-    let load = |path: &PathBuf| load_for_windows(path, options.engine, context);
-    let mut variants = options.variants.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let load = |model: GgufFile| load_for_windows(model, options.engine, context);
+    let mut variants = variants.into_iter().map(load).collect::<Result<Vec<_>, _>>()?;
     let windows = base.windows(&variants, options.chunks)?;
 
-    let mut journal = WindowJournal::open(options.journal.as_ref(), || Reading {
-        models_sha256: std::iter::once(&base_sha256)
+    let inputs = identities.iter().fold(base_identity.inputs, |all, one| all.and(&one.inputs));
+    let mut journal = WindowJournal::open(options.journal.as_ref(), inputs, || Reading {
+        models_sha256: std::iter::once(&base_identity.sha256)
             .chain(identities.iter().map(|identity| &identity.sha256))
             .cloned()
             .collect(),
@@ -145,7 +146,7 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
             let divergence =
                 Divergence::of(&positions).map_err(|error| of_variant(path, &error))?;
             let details = DivergenceDetails::of(&positions);
-            let ModelIdentity { sha256: model_sha256, bytes: file_bytes } = identity;
+            let ModelIdentity { sha256: model_sha256, bytes: file_bytes, .. } = identity;
             let model = path.display().to_string();
             Ok(VariantDivergence { model, model_sha256, file_bytes, divergence, details })
         });
@@ -155,9 +156,9 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
         build: Build::current(),
         base: options.base.path().display().to_string(),
         base_kind: options.base.kind(),
-        base_sha256,
-        base_bytes,
-        text: text.map(|text| text.display().to_string()),
+        base_sha256: base_identity.sha256,
+        base_bytes: base_identity.bytes,
+        text: text.map(|path| path.display().to_string()),
         text_sha256,
         context,
         chunks: windows.count(),
@@ -168,37 +169,19 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
     })
 }
 
-fn identify(path: &Path) -> Result<ModelIdentity, EvalError> {
-    gguf::identify(path).map_err(in_file(path))
-}
-
-fn in_file(path: &Path) -> impl Fn(io::Error) -> EvalError {
-    move |source| EvalError::io(path, source)
-}
-
 /// Sees to it that the same token has the same number everywhere.
-fn check_vocabularies(options: &DivergenceOptions) -> Result<(), EvalError> {
-    let base = match &options.base {
-        Base::Model { model, .. } => Some(model),
-        Base::Logits(_) => None,
-    };
-    let mut models = base.into_iter().chain(&options.variants);
+fn check_vocabularies<'a>(mut models: impl Iterator<Item = &'a GgufFile>) -> Result<(), EvalError> {
+    let tokens = |model: &'a GgufFile| model.metadata().strings("tokenizer.ggml.tokens");
     let Some(first) = models.next() else { return Ok(()) };
-    let open = |path: &PathBuf| GgufFile::open(path).map_err(EngineError::from);
-    let tokens =
-        |file: &GgufFile| file.metadata().strings("tokenizer.ggml.tokens").map(<[String]>::to_vec);
-    let expected = tokens(&open(first)?);
-    for path in models {
-        if tokens(&open(path)?) != expected {
-            return Err(EvalError::Unusable(format!(
-                "{}: its vocabulary is another than that of {}; only variants of one model can be \
-                 compared",
-                path.display(),
-                first.display()
-            )));
-        }
+    match models.find(|model| tokens(model) != tokens(first)) {
+        None => Ok(()),
+        Some(other) => Err(EvalError::Unusable(format!(
+            "{}: its vocabulary is another than that of {}; only variants of one model can be \
+             compared",
+            other.path().display(),
+            first.path().display()
+        ))),
     }
-    Ok(())
 }
 
 fn of_variant(path: &Path, error: &EvalError) -> EvalError {
