@@ -48,20 +48,20 @@ mod tests {
 
     #[test]
     fn the_order_does_not_matter_and_every_byte_does() {
-        let identity = |pieces: &[(usize, u64, &[u8])], header: &[u8]| {
+        let identity = |pieces: [(usize, u64, &str); 2], header: &str| {
             let sum = ContentSum::default();
-            for &(tensor, offset, bytes) in pieces {
-                sum.add(tensor, offset, bytes);
+            for (tensor, offset, text) in pieces {
+                sum.add(tensor, offset, text.as_bytes());
             }
-            sum.identity([header].into_iter())
+            sum.identity([header.as_bytes()].into_iter())
         };
-        let (a, b): ((usize, u64, &[u8]), (usize, u64, &[u8])) = ((0, 0, b"ab"), (1, 0, b"cd"));
-        let expected = identity(&[a, b], b"GGUF");
+        let (a, b) = ((0, 0, "ab"), (1, 0, "cd"));
+        let expected = identity([a, b], "GGUF");
         assert_eq!(expected.len(), IDENTITY_DIGITS);
-        assert_eq!(identity(&[b, a], b"GGUF"), expected);
-        assert_ne!(identity(&[a, (1, 0, b"ce")], b"GGUF"), expected);
-        assert_ne!(identity(&[a, (1, 2, b"cd")], b"GGUF"), expected);
-        assert_ne!(identity(&[(1, 0, b"ab"), (0, 0, b"cd")], b"GGUF"), expected);
-        assert_ne!(identity(&[a, b], b"GGUE"), expected);
+        assert_eq!(identity([b, a], "GGUF"), expected);
+        assert_ne!(identity([a, (1, 0, "ce")], "GGUF"), expected);
+        assert_ne!(identity([a, (1, 2, "cd")], "GGUF"), expected);
+        assert_ne!(identity([(1, 0, "ab"), (0, 0, "cd")], "GGUF"), expected);
+        assert_ne!(identity([a, b], "GGUE"), expected);
     }
 }
