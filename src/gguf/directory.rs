@@ -29,7 +29,7 @@ const MAX_ALIGNMENT: u64 = 1 << 20;
 
 /// Metadata and tensor directory may take this much of a file. Those of the largest vocabularies
 /// take some 20 MiB; without a limit, a sparse file could ask for any amount of memory.
-const MAX_DIRECTORY_BYTES: usize = 1 << 28;
+const MAX_DIRECTORY_BYTES: usize = 1 << 26;
 
 /// The most metadata entries and tensors of a file. Both are far above every use: some hundreds of
 /// entries, and some ten thousand tensors where every expert has its own. What is known and shown of
