@@ -109,6 +109,12 @@ pub fn part_path(prefix: &Path, index: u64, count: u64) -> PathBuf {
 
 /// The paths of all parts of a model, if `path` is named as one of several.
 pub fn parts_by_name(path: &Path) -> Option<Vec<PathBuf>> {
+    let (prefix, count) = prefix_by_name(path)?;
+    Some((0..count).map(|index| part_path(&prefix, index, count)).collect())
+}
+
+/// The prefix of a path that is named as one of several parts, and how many they are.
+pub(super) fn prefix_by_name(path: &Path) -> Option<(PathBuf, u64)> {
     let (name, _) = path.file_name()?.to_str()?.rsplit_once(".gguf")?;
     let (name, count) = name.rsplit_once("-of-")?;
     let (_, number) = name.rsplit_once('-')?;
@@ -116,8 +122,7 @@ pub fn parts_by_name(path: &Path) -> Option<Vec<PathBuf>> {
     if !(1..=count).contains(&number) || count > u64::from(u16::MAX) {
         return None;
     }
-    let prefix = prefix_of(path, number - 1, count)?;
-    Some((0..count).map(|index| part_path(&prefix, index, count)).collect())
+    Some((prefix_of(path, number - 1, count)?, count))
 }
 
 /// The prefix of a part's path, if its name is as it should be.

@@ -14,6 +14,7 @@ use super::split::{self, PartLimit};
 use super::{GgmlType, GgufError, TensorInfo};
 use crate::support::atomic_file::{AtomicFile, CompleteFile};
 use crate::support::directory::{directory_of, lock_directory, sync_directory};
+use crate::support::partial;
 
 /// The version that is written.
 const VERSION: u32 = 3;
@@ -330,7 +331,18 @@ fn commit(files: Vec<CompleteFile>) -> Result<(), GgufError> {
         }
         renamed.push(path);
     }
+    remove_leftover_parts(&first);
     Ok(())
+}
+
+/// Removes what killed runs have left of the same model's parts, be it in another number of them.
+fn remove_leftover_parts(first: &Path) {
+    let prefix = |path: &Path| split::prefix_by_name(path).map(|(prefix, _)| prefix);
+    let Some(wanted) = prefix(first) else { return };
+    partial::remove_leftovers(directory_of(first), |name| {
+        let name = std::str::from_utf8(name).ok();
+        name.and_then(|name| prefix(&first.with_file_name(name))).is_some_and(|it| it == wanted)
+    });
 }
 
 fn unwritable(path: &Path, problem: impl std::fmt::Display) -> GgufError {

@@ -16,7 +16,7 @@ pub mod machine;
 pub mod mapped;
 pub mod open_files;
 pub mod parquet_file;
-mod partial;
+pub mod partial;
 pub mod path_text;
 pub mod printable;
 pub mod processor;

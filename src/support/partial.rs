@@ -35,7 +35,8 @@ fn create<T: Lock>(
     target: &Path,
     make: impl Fn(&Path) -> io::Result<T>,
 ) -> io::Result<(PathBuf, T)> {
-    remove_leftovers(target);
+    let name = target.file_name().unwrap_or_default().as_encoded_bytes();
+    remove_leftovers(directory_of(target), |left| left == name);
     for _ in 0..ATTEMPTS {
         let path = partial_path(target)?;
         match make(&path) {
@@ -82,23 +83,22 @@ impl Lock for Option<File> {
     }
 }
 
-/// Removes what killed processes have left of `target`.
-fn remove_leftovers(target: &Path) {
-    let Some(name) = target.file_name() else { return };
-    let Ok(entries) = fs::read_dir(directory_of(target)) else { return };
+/// Removes what killed processes have left in a directory of targets that are told by their names.
+pub fn remove_leftovers(directory: &Path, is_target: impl Fn(&[u8]) -> bool) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
-        let is_leftover = is_partial(entry.file_name().as_encoded_bytes(), name.as_encoded_bytes());
+        let is_leftover = target_of(entry.file_name().as_encoded_bytes()).is_some_and(&is_target);
         if is_leftover && remove_unlocked(&entry.path()).is_ok() {
             tracing::info!("{}: removed, left by a run that was killed", entry.path().display());
         }
     }
 }
 
-/// Whether `name` is one that [`partial_path`] gives to `target`.
-fn is_partial(name: &[u8], target: &[u8]) -> bool {
-    let digits = name.strip_prefix(target).and_then(|rest| rest.strip_prefix(MARK));
+/// The name of the target, if [`partial_path`] gives names like this one.
+fn target_of(name: &[u8]) -> Option<&[u8]> {
+    let (rest, digits) = name.split_at_checked(name.len().checked_sub(DIGITS)?)?;
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    digits.is_some_and(|digits| digits.len() == DIGITS && digits.iter().all(is_digit))
+    rest.strip_suffix(MARK).filter(|_| digits.iter().all(is_digit))
 }
 
 /// Removes a file or directory that nobody has locked.
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn only_names_of_ours_are_leftovers() {
-        let is_leftover = |name: &str| is_partial(name.as_bytes(), b"m.gguf");
+        let is_leftover = |name: &str| target_of(name.as_bytes()) == Some(b"m.gguf");
         assert!(is_leftover("m.gguf.partial-0123abcd"));
         let others = [
             "m.gguf",
