@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn only_names_of_ours_are_leftovers() {
-        let is_leftover = |name: &str| target_of(name.as_bytes()) == Some(b"m.gguf");
+        let is_leftover = |name: &str| target_of(name.as_bytes()) == Some(&b"m.gguf"[..]);
         assert!(is_leftover("m.gguf.partial-0123abcd"));
         let others = [
             "m.gguf",
