@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::support::regular_file::read_regular;
+
 /// A `config.json` that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -109,8 +111,8 @@ impl Config {
     /// A file that cannot be read, or is no JSON object.
     pub fn read(directory: &Path) -> Result<Self, ConfigError> {
         let path = directory.join("config.json");
-        let bytes = std::fs::read(&path)
-            .map_err(|source| ConfigError::Io { path: path.clone(), source })?;
+        let bytes =
+            read_regular(&path).map_err(|source| ConfigError::Io { path: path.clone(), source })?;
         Self::parse(&bytes).map_err(|problem| ConfigError::Unusable { path, problem })
     }
 

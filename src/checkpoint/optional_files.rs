@@ -5,13 +5,14 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::config::ConfigError;
+use crate::support::regular_file::read_regular;
 
 /// The content of a file; `None` where there is none.
 ///
 /// # Errors
 /// A file that the system refuses to read.
 pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, ConfigError> {
-    match std::fs::read(path) {
+    match read_regular(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ConfigError::Io { path: path.to_path_buf(), source }),

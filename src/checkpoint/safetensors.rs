@@ -23,6 +23,10 @@ use crate::support::mapped::{expect, release};
 const LENGTH_BYTES: usize = 8;
 /// The longest header that the specification allows.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// The most tensors of a file, and the most entries of its text: far above every use. What is known and
+/// shown of each takes many times its bytes.
+const MAX_TENSORS: usize = 1 << 18;
+const MAX_TEXTS: usize = 1 << 16;
 /// The header's key for free-form text about the file.
 const METADATA_KEY: &str = "__metadata__";
 
@@ -374,6 +378,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                     .next_value()
                     .map_err(|error| A::Error::custom(format!("tensor {name:?}: {error}")))?;
                 header.entries.push(Entry { name, info });
+                check_count(header.entries.len(), MAX_TENSORS, "tensors")?;
             }
         }
         Ok(header)
@@ -402,9 +407,17 @@ impl<'de> Visitor<'de> for TextMap {
         let mut entries = Vec::new();
         while let Some(entry) = map.next_entry()? {
             entries.push(entry);
+            check_count(entries.len(), MAX_TEXTS, "entries under \"__metadata__\"")?;
         }
         Ok(entries)
     }
+}
+
+fn check_count<E: serde::de::Error>(count: usize, most: usize, what: &str) -> Result<(), E> {
+    if count <= most {
+        return Ok(());
+    }
+    Err(E::custom(format!("more than {most} {what}; no model needs so many")))
 }
 
 #[cfg(test)]

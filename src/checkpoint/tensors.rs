@@ -1,11 +1,13 @@
 //! All tensors of a checkpoint directory, in one file or in shards.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read as _;
 use std::path::{Component, Path};
 
 use serde::Deserialize;
 
 use super::safetensors::{SafetensorsError, SafetensorsFile, TensorView};
+use crate::support::regular_file::open_regular;
 
 /// The one file of an unsharded checkpoint.
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -122,13 +124,15 @@ impl CheckpointTensors {
 
 fn read_index(path: &Path) -> Result<Index, SafetensorsError> {
     let io = |source| SafetensorsError::io(path, source);
-    if std::fs::metadata(path).map_err(io)?.len() > MAX_INDEX_BYTES {
+    let file = open_regular(path).map_err(io)?;
+    let mut text = Vec::new();
+    file.take(MAX_INDEX_BYTES + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > MAX_INDEX_BYTES {
         return Err(SafetensorsError::malformed(
             path,
             format!("expected an index of at most {MAX_INDEX_BYTES} bytes, found a larger file"),
         ));
     }
-    let text = std::fs::read(path).map_err(io)?;
     serde_json::from_slice(&text).map_err(|error| {
         SafetensorsError::malformed(
             path,

@@ -1,12 +1,23 @@
 //! The command line, for records.
 
+use std::ffi::OsStr;
+
 use crate::support::redact::shown;
 
 /// The command line of this process, quoted for a shell, without passwords and keys in addresses.
 pub(super) fn command_line() -> String {
-    let words = std::env::args_os().skip(1);
-    let words = words.map(|word| shell_word(&shown(&word.to_string_lossy())));
+    let words = std::env::args_os().skip(1).map(|word| recorded(&word));
     std::iter::once("quantkit".to_string()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// A word without secrets, quoted. One that is no text keeps its bytes, unless it has a secret.
+fn recorded(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let shown = shown(&text);
+    if word.to_str().is_none() && shown == text {
+        return format!("$'{}'", word.as_encoded_bytes().escape_ascii());
+    }
+    shell_word(&shown)
 }
 
 /// A word as a POSIX shell reads it.
@@ -21,7 +32,7 @@ fn shell_word(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::shell_word;
+    use super::*;
 
     #[test]
     fn words_are_quoted_where_a_shell_needs_it() {
@@ -29,5 +40,15 @@ mod tests {
         assert_eq!(shell_word("my models/m.gguf"), "'my models/m.gguf'");
         assert_eq!(shell_word("it's"), "'it'\\''s'");
         assert_eq!(shell_word(""), "''");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn words_that_are_no_text_keep_their_bytes() {
+        use std::os::unix::ffi::OsStrExt;
+
+        assert_eq!(recorded(OsStr::from_bytes(b"it's \xff")), r"$'it\'s \xff'");
+        let secret = recorded(OsStr::from_bytes(b"http://me:secret@host/\xff"));
+        assert!(!secret.contains("secret"), "{secret}");
     }
 }

@@ -11,9 +11,10 @@ use super::mmlu_eval::ProtocolChoice;
 use super::options::{GlobalOptions, print_json, print_text, say};
 use crate::eval::questions::{Form, Question, QuestionSet, SetSummary, summarize, write_questions};
 use crate::eval::{AskedText, asked_texts};
+use crate::support::path_text;
 use crate::support::same_file::is_same_place;
 use crate::support::table::{Align, Table};
-use crate::support::units;
+use crate::support::{printable, units};
 
 /// Show a question set, or write it as another kind of file
 ///
@@ -231,11 +232,12 @@ fn counts_text(counts: &BTreeMap<impl Display, usize>) -> String {
 
 /// A question for a reader, the right choice marked.
 fn question_text(question: &Question) -> String {
-    let id = question.id.as_ref().map(|id| format!(", id {id}")).unwrap_or_default();
+    let id = question.id.as_ref().map(|id| format!(", id {}", printable::one_line(id)));
     let mut text = format!(
-        "\nrow {}{id}, {}\n{}\n",
+        "\nrow {}{}, {}\n{}\n",
         question.row,
-        question.subject,
+        id.unwrap_or_default(),
+        printable::one_line(&question.subject),
         question.question.trim_end()
     );
     for (index, choice) in question.choices.iter().enumerate() {
@@ -248,7 +250,9 @@ fn question_text(question: &Question) -> String {
 /// What `convert --json` prints.
 #[derive(Serialize)]
 struct Converted<'a> {
+    #[serde(serialize_with = "path_text::one")]
     input: &'a Path,
+    #[serde(serialize_with = "path_text::one")]
     output: &'a Path,
     questions: usize,
     bytes: u64,

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::support::{interrupt, progress};
+use crate::support::{bus_error, interrupt, open_files, printable, progress};
 use options::GlobalOptions;
 
 /// Quantize language models, and measure what is lost and what is gained.
@@ -71,6 +71,8 @@ pub fn main() -> ExitCode {
     progress::set_quiet(global.quiet);
     options::start_logging(global.verbose);
     interrupt::install();
+    bus_error::install();
+    open_files::raise_limit();
     let result = options::start_threads(global.threads).and_then(|()| match command {
         Command::Fetch(arguments) => fetch::run(&arguments, &global),
         Command::Export(arguments) => export::run(&arguments, &global),
@@ -96,11 +98,11 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if interrupt::requested() => {
-            eprintln!("quantkit: stopped: {}", message(&error));
+            eprintln!("quantkit: stopped: {}", printable::lines(&message(&error)));
             ExitCode::from(130)
         }
         Err(error) => {
-            eprintln!("quantkit: error: {}", message(&error));
+            eprintln!("quantkit: error: {}", printable::lines(&message(&error)));
             ExitCode::FAILURE
         }
     }

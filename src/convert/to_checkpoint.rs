@@ -2,7 +2,6 @@
 //! unchanged. Tensors are streamed from the mapped file: memory does not grow with the model.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,8 +15,10 @@ use super::weights::{Rows, WeightType, convert_rows};
 use crate::family::{self, Dimensions, Exported, Family, RowOrder, TensorSpec};
 use crate::gguf::{GgmlType, GgufFile, Metadata, ModelKeys, TensorInfo};
 use crate::quant::formats;
+use crate::support::atomic_directory::AtomicDirectory;
 use crate::support::atomic_file::{AtomicFile, write_atomically};
 use crate::support::interrupt;
+use crate::support::path_text;
 use crate::support::progress::{Progress, Unit};
 use crate::tokenizer::{TokenizerError, Vocabulary, to_checkpoint, token_id};
 
@@ -36,6 +37,7 @@ pub struct ExportOptions {
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportReport {
     /// The directory.
+    #[serde(serialize_with = "path_text::one")]
     pub output: PathBuf,
     /// The entry of `architectures` in config.json.
     pub architecture: String,
@@ -87,16 +89,17 @@ pub fn export(options: &ExportOptions) -> Result<ExportReport, ConvertError> {
     let config = config(&file, family, &model, &vocabulary, padding, options.weight_type)
         .map_err(unusable)?;
 
-    let staging = Staging::create(&options.output)?;
+    let not_written = |error| ConvertError::io(&options.output, error);
+    let directory = AtomicDirectory::create(&options.output).map_err(not_written)?;
     let planned: Vec<PlannedTensor> =
         tensors.iter().map(|tensor| tensor.planned(options.weight_type)).collect();
     let parameters = tensors.iter().map(|tensor| tensor.weights()).sum();
     let count = planned.len();
     let shards = safetensors_writer::shards(planned, SHARD_BYTES);
-    write_texts(&staging.path, &file, &vocabulary, &config, model.context)?;
-    write_shards(&staging.path, &file, &tensors, &shards, options.weight_type)?;
+    write_texts(directory.path(), &file, &vocabulary, &config, model.context)?;
+    write_shards(directory.path(), &file, &tensors, &shards, options.weight_type)?;
     file.inputs().check()?;
-    staging.commit()?;
+    directory.commit().map_err(not_written)?;
     Ok(ExportReport {
         output: options.output.clone(),
         architecture: family.checkpoints[0].architecture.to_string(),
@@ -342,50 +345,4 @@ fn transposed(file: &GgufFile, info: &TensorInfo) -> Result<Vec<u8>, ConvertErro
     )?;
     let columns = (0..columns).flat_map(|column| weights[column..].iter().step_by(columns));
     Ok(columns.flat_map(|weight| weight.to_le_bytes()).collect())
-}
-
-/// A directory under construction beside its place; dropped uncommitted, it disappears.
-struct Staging {
-    path: PathBuf,
-    target: PathBuf,
-}
-
-impl Staging {
-    fn create(target: &Path) -> Result<Self, ConvertError> {
-        match fs::read_dir(target) {
-            Ok(mut entries) => {
-                if entries.next().is_some() {
-                    return Err(ConvertError::unusable(
-                        target,
-                        "the directory is not empty; empty it or give another one",
-                    ));
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(ConvertError::io(target, error)),
-        }
-        let name = target.file_name().ok_or_else(|| {
-            ConvertError::unusable(target, "the path names no directory that could be created")
-        })?;
-        let name = format!("{}.partial-{}", name.to_string_lossy(), std::process::id());
-        let path = target.with_file_name(name);
-        fs::create_dir_all(&path).map_err(|error| ConvertError::io(&path, error))?;
-        Ok(Self { path, target: target.to_path_buf() })
-    }
-
-    fn commit(self) -> Result<(), ConvertError> {
-        let failed = |error| ConvertError::io(&self.target, error);
-        if self.target.exists() {
-            fs::remove_dir(&self.target).map_err(failed)?;
-        }
-        fs::rename(&self.path, &self.target).map_err(failed)
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After a commit the directory is gone and this is a no-op; a failure here must not hide
-        // the error that led to the drop.
-        let _ = fs::remove_dir_all(&self.path);
-    }
 }

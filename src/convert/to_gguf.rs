@@ -15,6 +15,7 @@ use super::weights::{WeightType, too_large_for_f16};
 use crate::gguf::{GgmlType, GgufWriter, TensorInfo, TensorPlan};
 use crate::quant::source::TensorSource;
 use crate::support::interrupt;
+use crate::support::path_text;
 use crate::support::progress::{Progress, Unit};
 use crate::support::same_file::is_same_file;
 
@@ -33,6 +34,7 @@ pub struct ConvertOptions {
 #[derive(Debug, Clone, Serialize)]
 pub struct ConvertReport {
     /// The file.
+    #[serde(serialize_with = "path_text::one")]
     pub output: PathBuf,
     /// `general.architecture`.
     pub architecture: &'static str,

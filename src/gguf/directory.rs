@@ -29,7 +29,13 @@ const MAX_ALIGNMENT: u64 = 1 << 20;
 
 /// Metadata and tensor directory may take this much of a file. Those of the largest vocabularies
 /// take some 20 MiB; without a limit, a sparse file could ask for any amount of memory.
-const MAX_DIRECTORY_BYTES: usize = 1 << 28;
+const MAX_DIRECTORY_BYTES: usize = 1 << 26;
+
+/// The most metadata entries and tensors of a file. Both are far above every use: some hundreds of
+/// entries, and some ten thousand tensors where every expert has its own. What is known and shown of
+/// each takes many times its bytes.
+const MAX_ENTRIES: u64 = 1 << 16;
+const MAX_TENSORS: u64 = 1 << 18;
 
 /// Magic, version, tensor count, metadata count.
 const HEADER_BYTES: usize = 4 + 4 + 8 + 8;
@@ -184,6 +190,8 @@ fn parse(bytes: &[u8]) -> Result<Directory, String> {
     let entry_count = cursor.u64("the number of metadata entries")?;
     cursor.check_room(entry_count, MIN_ENTRY_BYTES, "metadata entries")?;
     cursor.check_room(tensor_count, MIN_TENSOR_BYTES, "tensors")?;
+    check_count(entry_count, MAX_ENTRIES, "metadata entries")?;
+    check_count(tensor_count, MAX_TENSORS, "tensors")?;
 
     let metadata = read_metadata(&mut cursor, entry_count)?;
     let alignment = alignment(&metadata)?;
@@ -192,6 +200,13 @@ fn parse(bytes: &[u8]) -> Result<Directory, String> {
     let data_start = (cursor.position() as u64).next_multiple_of(alignment);
     check_data(&tensors, data_start, alignment, bytes.len() as u64)?;
     Ok(Directory { version, alignment, data_start, metadata, tensors, by_name })
+}
+
+fn check_count(count: u64, most: u64, what: &str) -> Result<(), String> {
+    if count <= most {
+        return Ok(());
+    }
+    Err(format!("has {count} {what}, but quantkit reads up to {most}; no model needs so many"))
 }
 
 fn read_version(cursor: &mut Cursor<'_>, bytes: &[u8]) -> Result<u32, String> {

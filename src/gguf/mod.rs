@@ -8,6 +8,7 @@ mod error;
 mod identity;
 mod metadata;
 mod model_keys;
+mod part_identity;
 mod reader;
 mod regroup;
 mod split;

@@ -73,7 +73,7 @@ impl GgufFile {
         let first = Part::open(path, 0)?;
         let parts = match first.facts()? {
             None => vec![first],
-            Some(facts) => open_parts(first, facts)?,
+            Some(facts) => open_parts(first, &facts)?,
         };
         let mut tensors = Vec::new();
         let mut by_name = HashMap::new();
@@ -215,8 +215,8 @@ impl GgufFile {
 }
 
 /// Opens the parts that follow the first one and checks that all belong together.
-fn open_parts(first: Part, facts: PartFacts) -> Result<Vec<Part>, GgufError> {
-    let PartFacts { index, count, .. } = facts;
+fn open_parts(first: Part, facts: &PartFacts) -> Result<Vec<Part>, GgufError> {
+    let PartFacts { index, count, .. } = *facts;
     let Some(prefix) = split::prefix_of(first.path(), index, count) else {
         return Err(first.malformed(format!(
             "this is part {} of {count}, whose name should end in {:?}: that is how the other \
@@ -236,7 +236,7 @@ fn open_parts(first: Part, facts: PartFacts) -> Result<Vec<Part>, GgufError> {
     for index in 1..count {
         let path = split::part_path(&prefix, index, count);
         let part = open_part(&path, &parts)?;
-        check_part(&part, PartFacts { index, ..facts }, &parts[0].directory.metadata)?;
+        check_part(&part, &PartFacts { index, ..facts.clone() }, &parts[0])?;
         parts.push(part);
     }
     let found: usize = parts.iter().map(|part| part.directory.tensors.len()).sum();
@@ -264,7 +264,7 @@ fn open_part(path: &Path, before: &[Part]) -> Result<Part, GgufError> {
 }
 
 /// Checks that a part is what its name says, and of the same model as the first.
-fn check_part(part: &Part, expected: PartFacts, model: &Metadata) -> Result<(), GgufError> {
+fn check_part(part: &Part, expected: &PartFacts, first: &Part) -> Result<(), GgufError> {
     let foreign = |what: String| {
         part.malformed(format!(
             "expected part {} of {}, found {what}; it belongs to another model or is in the wrong \
@@ -288,8 +288,17 @@ fn check_part(part: &Part, expected: PartFacts, model: &Metadata) -> Result<(), 
                 counted(expected.tensors)
             )));
         }
+        Some(found) if found.identity != expected.identity => {
+            return Err(part.malformed(format!(
+                "this part and {} were not written together: the run that wrote one of them was \
+                 stopped at its end, or the parts are of two models; make or download all of them \
+                 again",
+                first.path().display()
+            )));
+        }
         Some(_) => {}
     }
+    let model = &first.directory.metadata;
     let mut shared = part.directory.metadata.iter().filter(|(key, _)| !split::is_split_key(key));
     match shared.find(|(key, value)| model.get(key).is_some_and(|own| !own.is_identical(value))) {
         Some((key, _)) => Err(foreign(format!("another {} than the first part's", quoted(key)))),

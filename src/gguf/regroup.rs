@@ -9,6 +9,7 @@ use super::split::{self, PartLimit};
 use super::{GgufError, GgufFile, GgufWriter, TensorInfo, TensorPlan};
 use crate::support::input_file::InputError;
 use crate::support::interrupt::{self, Interrupted};
+use crate::support::path_text;
 use crate::support::progress::{Progress, Unit};
 use crate::support::same_file::is_same_file;
 
@@ -36,8 +37,10 @@ pub enum RegroupError {
 #[derive(Debug, Clone, Serialize)]
 pub struct RegroupReport {
     /// The files that were read.
+    #[serde(serialize_with = "path_text::several")]
     pub inputs: Vec<PathBuf>,
     /// The files that were written.
+    #[serde(serialize_with = "path_text::several")]
     pub outputs: Vec<PathBuf>,
     /// Number of tensors.
     pub tensors: usize,
@@ -48,7 +51,8 @@ pub struct RegroupReport {
 }
 
 /// Writes the model of `input` as parts `PREFIX-00001-of-00003.gguf` and so on, the same bytes as
-/// `llama-gguf-split --split` writes. A model that is split already is divided anew.
+/// `llama-gguf-split --split` writes but for the key that they have in common. A model that is split
+/// already is divided anew.
 ///
 /// # Errors
 /// See [`RegroupError`].

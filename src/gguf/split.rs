@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::metadata::{Metadata, Value};
+use super::part_identity::IDENTITY_DIGITS;
 
 /// The part's number, from 0.
 const NUMBER_KEY: &str = "split.no";
@@ -12,6 +13,12 @@ const NUMBER_KEY: &str = "split.no";
 const COUNT_KEY: &str = "split.count";
 /// Tensors in all parts together.
 const TENSORS_KEY: &str = "split.tensors.count";
+
+/// What parts that were written together have in common: a key of quantkit's own. Parts that other
+/// tools have written lack it.
+pub(super) const IDENTITY_KEY: &str = "quantkit.split.identity";
+/// What the key holds while the parts are being written.
+const NO_IDENTITY: [u8; IDENTITY_DIGITS] = [b'0'; IDENTITY_DIGITS];
 
 /// A tensor counts towards a part's size with its end rounded up to this, whatever the alignment.
 const COUNTED_ALIGNMENT: u64 = 32;
@@ -26,7 +33,7 @@ pub enum PartLimit {
 }
 
 /// What the metadata of a part says of the split.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PartFacts {
     /// The part's number, from 0.
     pub index: u64,
@@ -34,6 +41,8 @@ pub(super) struct PartFacts {
     pub count: u64,
     /// Tensors in all parts together.
     pub tensors: Option<u64>,
+    /// What the parts have in common, if they say it.
+    pub identity: Option<String>,
 }
 
 impl PartFacts {
@@ -61,7 +70,8 @@ impl PartFacts {
                  damaged: download or copy it again"
             ));
         }
-        Ok(Some(Self { index, count, tensors: number(TENSORS_KEY)? }))
+        let identity = metadata.string(IDENTITY_KEY).map(str::to_string);
+        Ok(Some(Self { index, count, tensors: number(TENSORS_KEY)?, identity }))
     }
 }
 
@@ -72,12 +82,12 @@ pub(super) fn is_part(metadata: &Metadata) -> bool {
 
 /// Whether a metadata key describes the split.
 pub(super) fn is_split_key(key: &str) -> bool {
-    [NUMBER_KEY, COUNT_KEY, TENSORS_KEY].contains(&key)
+    [NUMBER_KEY, COUNT_KEY, TENSORS_KEY, IDENTITY_KEY].contains(&key)
 }
 
 /// Removes what describes a split.
 pub fn remove_split_keys(metadata: &mut Metadata) {
-    for key in [NUMBER_KEY, COUNT_KEY, TENSORS_KEY] {
+    for key in [NUMBER_KEY, COUNT_KEY, TENSORS_KEY, IDENTITY_KEY] {
         metadata.remove(key);
     }
 }
@@ -99,6 +109,12 @@ pub fn part_path(prefix: &Path, index: u64, count: u64) -> PathBuf {
 
 /// The paths of all parts of a model, if `path` is named as one of several.
 pub fn parts_by_name(path: &Path) -> Option<Vec<PathBuf>> {
+    let (prefix, count) = prefix_by_name(path)?;
+    Some((0..count).map(|index| part_path(&prefix, index, count)).collect())
+}
+
+/// The prefix of a path that is named as one of several parts, and how many they are.
+pub(super) fn prefix_by_name(path: &Path) -> Option<(PathBuf, u64)> {
     let (name, _) = path.file_name()?.to_str()?.rsplit_once(".gguf")?;
     let (name, count) = name.rsplit_once("-of-")?;
     let (_, number) = name.rsplit_once('-')?;
@@ -106,8 +122,7 @@ pub fn parts_by_name(path: &Path) -> Option<Vec<PathBuf>> {
     if !(1..=count).contains(&number) || count > u64::from(u16::MAX) {
         return None;
     }
-    let prefix = prefix_of(path, number - 1, count)?;
-    Some((0..count).map(|index| part_path(&prefix, index, count)).collect())
+    Some((prefix_of(path, number - 1, count)?, count))
 }
 
 /// The prefix of a part's path, if its name is as it should be.
@@ -145,15 +160,21 @@ pub(super) fn divide(sizes: &[u64], limit: PartLimit) -> Vec<Range<usize>> {
     parts
 }
 
-/// The metadata of one part: the first one has all of the model's.
+/// The metadata of one part: the first one has all of the model's. Where there are others, it has room
+/// for what they have in common.
 pub(super) fn part_metadata(model: &Metadata, index: u16, count: u16, tensors: i32) -> Metadata {
     let mut metadata = if index == 0 { model.clone() } else { Metadata::new() };
+    metadata.remove(IDENTITY_KEY);
     for (key, value) in [
         (NUMBER_KEY, Value::U16(index)),
         (TENSORS_KEY, Value::I32(tensors)),
         (COUNT_KEY, Value::U16(count)),
     ] {
         put_last(&mut metadata, key, value);
+    }
+    if count > 1 {
+        let identity = String::from_utf8_lossy(&NO_IDENTITY).into_owned();
+        metadata.set(IDENTITY_KEY, Value::String(identity));
     }
     metadata
 }
@@ -162,6 +183,7 @@ pub(super) fn part_metadata(model: &Metadata, index: u16, count: u16, tensors: i
 /// the count is 0.
 pub(super) fn joined_metadata(first_part: &Metadata) -> Metadata {
     let mut metadata = first_part.clone();
+    metadata.remove(IDENTITY_KEY);
     put_last(&mut metadata, COUNT_KEY, Value::U16(0));
     metadata
 }

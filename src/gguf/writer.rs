@@ -9,9 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::directory::{self, MAGIC, MAX_KEY_BYTES, quoted};
 use super::metadata::{Array, Metadata, Value};
+use super::part_identity::{ContentSum, IDENTITY_DIGITS};
 use super::split::{self, PartLimit};
 use super::{GgmlType, GgufError, TensorInfo};
 use crate::support::atomic_file::{AtomicFile, CompleteFile};
+use crate::support::directory::{directory_of, lock_directory, sync_directory};
+use crate::support::partial;
 
 /// The version that is written.
 const VERSION: u32 = 3;
@@ -46,6 +49,8 @@ impl TensorPlan {
 #[derive(Debug)]
 pub struct GgufWriter {
     parts: Vec<PartFile>,
+    /// What has been written so far, for what the parts have in common; of one file, nothing.
+    content: Option<ContentSum>,
     tensors: Vec<PlacedTensor>,
     /// The tensor that [`GgufWriter::write`] goes on with; after the last one, their number.
     current: usize,
@@ -68,14 +73,15 @@ struct PlacedTensor {
 struct PartFile {
     path: PathBuf,
     header: Vec<u8>,
+    /// Where it says what the parts have in common.
+    identity_at: Option<u64>,
     length: u64,
     /// Bytes of tensors that have not been written yet.
     missing: AtomicU64,
     state: Mutex<PartState>,
 }
 
-/// Parts are created when they are first written to and closed when they are complete, so that only
-/// a few files are open at a time.
+/// Parts are created when they are first written to. A complete one stays open, as that keeps it locked.
 #[derive(Debug)]
 enum PartState {
     Planned,
@@ -156,6 +162,7 @@ impl GgufWriter {
         sizes: &[u64],
     ) -> Result<Self, GgufError> {
         let mut writer = Self {
+            content: (parts.len() > 1).then(ContentSum::default),
             parts: Vec::with_capacity(parts.len()),
             tensors: Vec::with_capacity(tensors.len()),
             current: 0,
@@ -185,7 +192,7 @@ impl GgufWriter {
         let alignment = directory::alignment(metadata)?;
         check_metadata(metadata)?;
         let (offsets, data_bytes) = data_layout(sizes, alignment)?;
-        let header = encode_header(metadata, tensors, &offsets, alignment);
+        let (header, identity_at) = encode_header(metadata, tensors, &offsets, alignment);
         let data_start = header.len() as u64;
         let length = data_start
             .checked_add(data_bytes)
@@ -197,6 +204,7 @@ impl GgufWriter {
         self.parts.push(PartFile {
             path: path.to_path_buf(),
             header,
+            identity_at,
             length,
             missing: AtomicU64::new(sizes.iter().sum()),
             state: Mutex::new(PartState::Planned),
@@ -257,6 +265,9 @@ impl GgufWriter {
                 offset.saturating_add(bytes.len() as u64)
             )));
         }
+        if let Some(content) = &self.content {
+            content.add(tensor, offset, bytes);
+        }
         self.parts[*part].write_at(position + offset, bytes)
     }
 
@@ -269,8 +280,7 @@ impl GgufWriter {
         self.parts.iter().try_for_each(PartFile::sync)
     }
 
-    /// Checks that every tensor is complete, and renames the files to their places: the first part
-    /// last, as it is the one that readers open.
+    /// Checks that every tensor is complete, and renames the files to their places.
     ///
     /// # Errors
     /// I/O errors, and tensors whose bytes have not all been written.
@@ -289,24 +299,50 @@ impl GgufWriter {
                 format!("{} bytes of its tensors were not given", part.missing()),
             ));
         }
-        let complete: Vec<_> =
-            self.parts.into_iter().map(PartFile::complete).collect::<Result<_, _>>()?;
-        let mut renamed: Vec<PathBuf> = Vec::new();
-        for file in complete.into_iter().rev() {
-            let path = file.target().to_path_buf();
-            if let Err(source) = file.commit() {
-                // Without the first part the others are of no use; the error is what matters.
-                renamed.iter().for_each(|path| _ = std::fs::remove_file(path));
-                return Err(GgufError::io(&path, source));
-            }
-            renamed.push(path);
-        }
-        Ok(())
+        let headers = self.parts.iter().map(|part| part.header.as_slice());
+        let identity = self.content.map(|content| content.identity(headers));
+        let complete = |part: PartFile| part.complete(identity.as_deref());
+        commit(self.parts.into_iter().map(complete).collect::<Result<_, _>>()?)
     }
 
     fn misuse(&self, problem: String) -> GgufError {
         unwritable(&self.parts[0].path, problem)
     }
+}
+
+/// Renames a model's files to their places. Readers open the first part, so it goes first where there is
+/// an older one, and comes last: at no time is there one beside parts of another model. Writers of
+/// one directory take turns.
+fn commit(files: Vec<CompleteFile>) -> Result<(), GgufError> {
+    let first = files[0].target().to_path_buf();
+    let is_set = files.len() > 1;
+    let _turn = is_set.then(|| lock_directory(directory_of(&first)));
+    if is_set && first.exists() {
+        std::fs::remove_file(&first).map_err(|source| GgufError::io(&first, source))?;
+        sync_directory(directory_of(&first));
+    }
+    let mut renamed: Vec<PathBuf> = Vec::new();
+    for file in files.into_iter().rev() {
+        let path = file.target().to_path_buf();
+        if let Err(source) = file.commit() {
+            // Without the first part the others are of no use; the error is what matters.
+            renamed.iter().for_each(|path| _ = std::fs::remove_file(path));
+            return Err(GgufError::io(&path, source));
+        }
+        renamed.push(path);
+    }
+    remove_leftover_parts(&first);
+    Ok(())
+}
+
+/// Removes what killed runs have left of the same model's parts, be it in another number of them.
+fn remove_leftover_parts(first: &Path) {
+    let prefix = |path: &Path| split::prefix_by_name(path).map(|(prefix, _)| prefix);
+    let Some(wanted) = prefix(first) else { return };
+    partial::remove_leftovers(directory_of(first), |name| {
+        let name = std::str::from_utf8(name).ok();
+        name.and_then(|name| prefix(&first.with_file_name(name))).is_some_and(|it| it == wanted)
+    });
 }
 
 fn unwritable(path: &Path, problem: impl std::fmt::Display) -> GgufError {
@@ -356,7 +392,7 @@ impl PartFile {
         if missing == count && count > 0 { self.close() } else { Ok(()) }
     }
 
-    /// Syncs and closes the file.
+    /// Syncs the file, to which nothing more will be written but what the parts have in common.
     fn close(&self) -> Result<(), GgufError> {
         let mut state = self.state();
         *state = match std::mem::replace(&mut *state, PartState::Planned) {
@@ -382,17 +418,23 @@ impl PartFile {
         file.sync_data().map_err(|source| self.io(source))
     }
 
-    fn complete(self) -> Result<CompleteFile, GgufError> {
+    fn complete(self, identity: Option<&str>) -> Result<CompleteFile, GgufError> {
         // The lock is given back before the file is opened, which takes it again.
         let is_planned = matches!(*self.state(), PartState::Planned);
         if is_planned {
             self.open()?;
         }
         self.close()?;
-        match self.state.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            PartState::Complete(file) => Ok(file),
-            _ => Err(unwritable(&self.path, "it is still being written")),
+        let PartState::Complete(file) =
+            self.state.into_inner().unwrap_or_else(PoisonError::into_inner)
+        else {
+            return Err(unwritable(&self.path, "it is still being written"));
+        };
+        if let (Some(identity), Some(position)) = (identity, self.identity_at) {
+            let amended = file.amend(identity.as_bytes(), position);
+            amended.map_err(|source| GgufError::io(&self.path, source))?;
         }
+        Ok(file)
     }
 }
 
@@ -440,14 +482,16 @@ fn check_metadata(metadata: &Metadata) -> Result<(), String> {
     }
 }
 
-/// Everything before the tensor data, padded to the alignment.
+/// Everything before the tensor data, padded to the alignment; and where in it stands what the parts have
+/// in common.
 fn encode_header(
     metadata: &Metadata,
     tensors: &[TensorPlan],
     offsets: &[u64],
     alignment: u64,
-) -> Vec<u8> {
+) -> (Vec<u8>, Option<u64>) {
     let mut output = Vec::new();
+    let mut identity_at = None;
     output.extend_from_slice(MAGIC);
     output.extend_from_slice(&VERSION.to_le_bytes());
     output.extend_from_slice(&(tensors.len() as u64).to_le_bytes());
@@ -456,6 +500,9 @@ fn encode_header(
         encode_string(key, &mut output);
         output.extend_from_slice(&value.value_type().id().to_le_bytes());
         encode_value(value, &mut output);
+        if key == split::IDENTITY_KEY {
+            identity_at = Some((output.len() - IDENTITY_DIGITS) as u64);
+        }
     }
     for (tensor, offset) in tensors.iter().zip(offsets) {
         encode_string(&tensor.name, &mut output);
@@ -468,7 +515,7 @@ fn encode_header(
     }
     // The alignment is at most 1 MiB.
     output.resize(output.len().next_multiple_of(alignment as usize), 0);
-    output
+    (output, identity_at)
 }
 
 fn encode_string(text: &str, output: &mut Vec<u8>) {

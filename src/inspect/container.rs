@@ -1,6 +1,5 @@
 //! One view of GGUF files, safetensors files and checkpoint directories.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,7 @@ use crate::checkpoint::{
 };
 use crate::gguf::{self, GgmlType, GgufError, GgufFile};
 use crate::support::interrupt::Interrupted;
+use crate::support::regular_file::open_regular;
 
 /// A file that cannot be inspected.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +140,7 @@ impl Container {
 
 fn first_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    File::open(path)?.take(9).read_to_end(&mut start)?;
+    open_regular(path)?.take(9).read_to_end(&mut start)?;
     Ok(start)
 }
 

@@ -1,5 +1,6 @@
 //! How two model files differ.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use super::summary::{MetadataEntry, TensorEntry, metadata};
 use crate::gguf::Value;
 use crate::quant::formats::{can_dequantize, dequantize_row};
 use crate::support::interrupt;
+use crate::support::path_text;
 use crate::support::progress::{Progress, Unit};
 
 /// Weights that are compared at a time: a multiple of every block.
@@ -21,8 +23,10 @@ const CHUNK_WEIGHTS: usize = 1 << 16;
 #[derive(Debug, Clone, Serialize)]
 pub struct Difference {
     /// The first file.
+    #[serde(serialize_with = "path_text::one")]
     pub left: PathBuf,
     /// The second file.
+    #[serde(serialize_with = "path_text::one")]
     pub right: PathBuf,
     /// Whether metadata and tensors are all the same; their order and the padding do not count.
     pub identical: bool,
@@ -126,8 +130,8 @@ fn pair_up<'a, T>(
     right: &'a [T],
     name: impl Fn(&T) -> &str,
 ) -> Vec<(Option<&'a T>, Option<&'a T>)> {
-    let by_name = |items: &'a [T]| -> HashMap<String, &'a T> {
-        items.iter().map(|item| (name(item).to_string(), item)).collect()
+    let by_name = |items: &'a [T]| -> HashMap<&'a str, &'a T> {
+        items.iter().map(|item| (name(item), item)).collect()
     };
     let (left_names, right_names) = (by_name(left), by_name(right));
     let of_left = left.iter().map(|item| (Some(item), right_names.get(name(item)).copied()));
@@ -143,27 +147,27 @@ fn change_of<T>(left: Option<&T>, right: Option<&T>) -> Change {
     }
 }
 
-type NamedValue = (String, Value);
+type NamedValue<'a> = (&'a str, Cow<'a, Value>);
 
 fn compare_metadata(
-    left: &[NamedValue],
-    right: &[NamedValue],
+    left: &[NamedValue<'_>],
+    right: &[NamedValue<'_>],
     limits: Limits,
 ) -> (Vec<MetadataChange>, usize) {
     let mut same = 0;
     let mut changes = Vec::new();
-    for (left, right) in pair_up(left, right, |(key, _)| key.as_str()) {
+    for (left, right) in pair_up(left, right, |(key, _)| *key) {
         let mut first_different_element = None;
         if let (Some((_, left)), Some((_, right))) = (left, right) {
             if left.is_identical(right) {
                 same += 1;
                 continue;
             }
-            if let (Value::Array(left), Value::Array(right)) = (left, right) {
+            if let (Value::Array(left), Value::Array(right)) = (&**left, &**right) {
                 first_different_element = left.first_difference(right);
             }
         }
-        let entry = |(key, value): &NamedValue| MetadataEntry::new(key, value, limits);
+        let entry = |(key, value): &NamedValue<'_>| MetadataEntry::new(key, value, limits);
         changes.push(MetadataChange {
             change: change_of(left, right),
             left: left.map(entry),

@@ -1,5 +1,6 @@
 //! What a model file holds.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -8,11 +9,13 @@ use serde::Serialize;
 use super::container::{Container, ContainerTensor};
 use super::shown::{Limits, ShownValue};
 use crate::gguf::{GgufFile, Value};
+use crate::support::path_text;
 
 /// A file's metadata, tensors and sizes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// The file or directory.
+    #[serde(serialize_with = "path_text::one")]
     pub file: PathBuf,
     /// `gguf` or `safetensors`.
     pub format: &'static str,
@@ -156,19 +159,20 @@ pub fn summarize(container: &Container, limits: Limits) -> Summary {
 }
 
 /// All metadata in file order; that of safetensors files is text.
-pub(super) fn metadata(container: &Container) -> Vec<(String, Value)> {
-    let of_text = |(key, text): &(String, String)| (key.clone(), Value::String(text.clone()));
+pub(super) fn metadata(container: &Container) -> Vec<(&str, Cow<'_, Value>)> {
+    fn of_texts(texts: &[(String, String)]) -> Vec<(&str, Cow<'_, Value>)> {
+        let value = |text: &String| Cow::Owned(Value::String(text.clone()));
+        texts.iter().map(|(key, text)| (key.as_str(), value(text))).collect()
+    }
     match container {
         Container::Gguf(file) => {
-            file.metadata().iter().map(|(key, value)| (key.to_string(), value.clone())).collect()
+            file.metadata().iter().map(|(key, value)| (key, Cow::Borrowed(value))).collect()
         }
-        Container::Safetensors(file) => file.metadata().iter().map(of_text).collect(),
+        Container::Safetensors(file) => of_texts(file.metadata()),
         // Every shard repeats the same text.
-        Container::Checkpoint { tensors, .. } => tensors
-            .files()
-            .first()
-            .map(|file| file.metadata().iter().map(of_text).collect())
-            .unwrap_or_default(),
+        Container::Checkpoint { tensors, .. } => {
+            tensors.files().first().map(|file| of_texts(file.metadata())).unwrap_or_default()
+        }
     }
 }
 

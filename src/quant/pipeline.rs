@@ -20,6 +20,7 @@ use crate::gguf::{
     GgmlType, GgufFile, GgufWriter, Metadata, PartLimit, TensorPlan, Value, part_prefix,
     remove_split_keys,
 };
+use crate::support::path_text;
 use crate::support::same_file::is_same_file;
 
 /// What was done to one tensor.
@@ -47,8 +48,10 @@ pub struct TensorReport {
 #[derive(Debug, Clone, Serialize)]
 pub struct QuantizeReport {
     /// The file that was read.
+    #[serde(serialize_with = "path_text::one")]
     pub input: PathBuf,
     /// The file that was written, or would have been; of several parts the first.
+    #[serde(serialize_with = "path_text::one")]
     pub output: PathBuf,
     /// How many files were written.
     pub files: usize,

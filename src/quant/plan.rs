@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::gguf::{GgmlType, TensorInfo};
 use crate::support::atomic_file::write_atomically;
 use crate::support::hash::sha256_bytes;
+use crate::support::regular_file::read_regular;
 
 /// What the `format` field of every plan says.
 const FORMAT: &str = "quantkit-plan";
@@ -104,7 +105,7 @@ impl Plan {
     /// A file that cannot be read, is no plan, has another version, names a tensor twice or a
     /// format that does not exist.
     pub fn read(path: &Path) -> Result<Self, PlanError> {
-        let bytes = std::fs::read(path)
+        let bytes = read_regular(path)
             .map_err(|source| PlanError::Io { path: path.to_path_buf(), source })?;
         Self::parse(&bytes)
             .map_err(|problem| PlanError::Malformed { path: path.to_path_buf(), problem })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::eval::text::divergence::Divergence;
+use crate::support::path_text;
 
 /// A model in some formats: its size, and what is lost.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -80,10 +81,13 @@ pub struct SearchReport {
     /// The model's path as given.
     pub model: String,
     /// Where the plan is.
+    #[serde(serialize_with = "path_text::one")]
     pub plan: PathBuf,
     /// Where the measurements are.
+    #[serde(serialize_with = "path_text::one")]
     pub measurements: PathBuf,
     /// The importance file that `quantize` has to be given too.
+    #[serde(serialize_with = "path_text::optional")]
     pub importance: Option<PathBuf>,
     /// The most bytes that the file may have.
     pub budget_bytes: u64,

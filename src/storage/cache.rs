@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::address::Address;
 use super::client::Client;
 use super::{Object, StorageError};
+use crate::support::directory::{directory_of, sync_directory};
 use crate::support::download::{beside, length, lock, open_at};
 use crate::support::hash::sha256_bytes;
 use crate::support::progress::{Progress, Unit};
@@ -89,7 +90,9 @@ fn fetch_one(
         let Lost { error, received: 1.. } = error else { return Err(error.error) };
         tracing::warn!("{error}; going on from byte {}", length(&part));
     }
-    fs::rename(&part, target).map_err(StorageError::io(target))
+    fs::rename(&part, target).map_err(StorageError::io(target))?;
+    sync_directory(directory_of(target));
+    Ok(())
 }
 
 fn is_complete(target: &Path, object: &Object) -> bool {

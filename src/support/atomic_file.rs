@@ -6,21 +6,24 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::directory::{directory_of, sync_directory};
+use super::partial;
+
 /// Partial files that are there now.
 static PARTIAL_FILES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// A file under construction at `<target>.partial-<pid>`; [`AtomicFile::commit`] renames it to its
-/// target, and dropping it uncommitted removes it.
+/// A file under construction, locked, under a temporary name beside its target.
+/// [`AtomicFile::commit`] renames it to its target, and dropping it uncommitted removes it.
 #[derive(Debug)]
 pub struct AtomicFile {
     target: PathBuf,
     partial: PathBuf,
-    writer: Option<BufWriter<File>>,
+    writer: BufWriter<File>,
 }
 
 impl AtomicFile {
-    /// Opens the partial file, creating missing parent directories. A link stays one: what it
-    /// points to is written.
+    /// Makes the temporary file, and missing directories above it. A link stays one: what it points
+    /// to is written. What killed processes have left of the same target is removed.
     ///
     /// # Errors
     /// A target that is there and no regular file (renaming would put a file in the place of
@@ -29,22 +32,15 @@ impl AtomicFile {
     pub fn create(target: &Path) -> io::Result<Self> {
         check_kind(target)?;
         let target = &behind_links(target)?;
-        if let Some(parent) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs::create_dir_all(parent)?;
-        }
-        let name = target
-            .file_name()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?
-            .to_string_lossy();
-        let partial = target.with_file_name(format!("{name}.partial-{}", std::process::id()));
+        fs::create_dir_all(directory_of(target))?;
+        // Held meanwhile, so that the file is known as soon as it is there.
         let mut partial_files = partial_files();
-        let file =
-            File::options().read(true).write(true).create(true).truncate(true).open(&partial)?;
+        let (partial, file) = partial::create_file(target)?;
         partial_files.push(partial.clone());
         Ok(Self {
             target: target.to_path_buf(),
             partial,
-            writer: Some(BufWriter::with_capacity(1 << 20, file)),
+            writer: BufWriter::with_capacity(1 << 20, file),
         })
     }
 
@@ -58,12 +54,11 @@ impl AtomicFile {
         self.complete()?.commit()
     }
 
-    /// Flushes, syncs and closes the file, which keeps its temporary name: for files that are of
-    /// use only together with others.
+    /// Flushes and syncs the file, which keeps its temporary name: for files that are of use only
+    /// together with others.
     pub fn complete(mut self) -> io::Result<CompleteFile> {
-        let writer = self.writer.take().expect("present until committed");
-        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
+        self.writer.flush()?;
+        self.file().sync_all()?;
         Ok(CompleteFile { file: self })
     }
 
@@ -84,7 +79,7 @@ impl AtomicFile {
     }
 
     fn file(&self) -> &File {
-        self.writer.as_ref().expect("present until committed").get_ref()
+        self.writer.get_ref()
     }
 }
 
@@ -107,8 +102,8 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut position: u64) -> io::Result<
     Ok(())
 }
 
-/// A complete file that waits under its temporary name; [`CompleteFile::commit`] renames it, and
-/// dropping it uncommitted removes it.
+/// A complete file that waits under its temporary name, still locked; [`CompleteFile::commit`] renames
+/// it, and dropping it uncommitted removes it.
 #[derive(Debug)]
 pub struct CompleteFile {
     file: AtomicFile,
@@ -120,9 +115,16 @@ impl CompleteFile {
         self.file.target()
     }
 
+    /// Changes bytes that become known only when all else is written.
+    pub fn amend(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, position)?;
+        self.file.sync_data()
+    }
+
     /// Renames the file to its target.
     pub fn commit(self) -> io::Result<()> {
         fs::rename(&self.file.partial, &self.file.target)?;
+        sync_directory(directory_of(&self.file.target));
         tracing::info!("{} written", self.file.target.display());
         Ok(())
     }
@@ -130,11 +132,11 @@ impl CompleteFile {
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.as_mut().expect("present until committed").write(bytes)
+        self.writer.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writer.as_mut().expect("present until committed").flush()
+        self.writer.flush()
     }
 }
 
@@ -250,6 +252,18 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    fn a_name_that_is_no_text_is_written() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join(std::ffi::OsStr::from_bytes(b"a\xff"));
+        write_atomically(&target, b"one").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"one");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn a_link_stays_and_what_it_points_to_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
@@ -270,14 +284,16 @@ mod tests {
             file.set_len(6).unwrap();
             file.write_all_at(b"cd", 2).unwrap();
             file.write_all_at(b"ab", 0).unwrap();
-            file.complete().unwrap()
+            let file = file.complete().unwrap();
+            file.amend(b"D", 3).unwrap();
+            file
         };
         drop(written());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let complete = written();
         assert!(!target.exists());
         complete.commit().unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"abcd\0\0");
+        assert_eq!(fs::read(&target).unwrap(), b"abcD\0\0");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

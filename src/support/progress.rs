@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::printable;
+
 /// How long a wait is kept silent before its bar appears.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -59,7 +61,7 @@ impl Progress {
 
     /// Shows a short text (a tensor's name, a rate) behind the bar.
     pub fn message(&self, text: impl Into<String>) {
-        self.bar.set_message(text.into());
+        self.bar.set_message(printable::one_line(&text.into()).into_owned());
     }
 
     /// Removes the bar.

@@ -1,6 +1,6 @@
 //! Reading regular files only: devices and pipes may have no end.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -9,12 +9,34 @@ use std::path::Path;
 /// # Errors
 /// A file that cannot be opened, or that is no regular one.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    let problem = match fs::metadata(path)? {
-        found if found.is_file() => return File::open(path),
-        found if found.is_dir() => "this is a directory; name a file to read",
-        _ => "this is no regular file but a device, a pipe or a socket; name a file to read",
+    let file = open_without_waiting(path)?;
+    let kind = file.metadata()?;
+    if kind.is_file() {
+        return Ok(file);
+    }
+    let problem = match kind.is_dir() {
+        true => "this is a directory; name a file to read",
+        false => "this is no regular file but a device, a pipe or a socket; name a file to read",
     };
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
+}
+
+/// Opens a file of any kind: a pipe that nobody writes to, too, as it is looked at only then.
+#[cfg(unix)]
+fn open_without_waiting(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Directories cannot be opened here as files can, so they are told apart before.
+#[cfg(not(unix))]
+fn open_without_waiting(path: &Path) -> io::Result<File> {
+    if path.is_dir() {
+        let problem = "this is a directory; name a file to read";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+    }
+    File::open(path)
 }
 
 /// Reads a whole file.
@@ -35,13 +57,18 @@ mod tests {
     fn only_regular_files_are_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        fs::write(&path, "text").unwrap();
+        std::fs::write(&path, "text").unwrap();
         assert_eq!(read_regular(&path).unwrap(), b"text");
         let error = read_regular(directory.path()).unwrap_err();
         assert!(error.to_string().contains("a directory"), "{error}");
         #[cfg(unix)]
         {
             let error = read_regular(Path::new("/dev/zero")).unwrap_err();
+            assert!(error.to_string().contains("no regular file"), "{error}");
+            let pipe = directory.path().join("pipe");
+            let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+            assert!(made.success());
+            let error = read_regular(&pipe).unwrap_err();
             assert!(error.to_string().contains("no regular file"), "{error}");
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use assert_cmd::Command;
+use quantkit::eval::text::BaseLogits;
 
 use super::support::{TinyModel, quantkit};
 
@@ -406,6 +407,12 @@ fn the_seeds_of_the_fuzz_targets_are_valid() {
     for name in ["gguf/small.gguf", "safetensors/small.safetensors"] {
         quantkit().arg("inspect").arg(seeds.join(name)).assert().success();
     }
+    for name in ["small.gguf", "small.dat"] {
+        let path = seeds.join("importance").join(name);
+        quantkit().args(["importance", "show"]).arg(path).assert().success();
+    }
+    let logits = BaseLogits::open(&seeds.join("base_logits/small.logits")).unwrap();
+    assert_eq!(logits.windows(None, None).count(), 3);
 }
 
 /// Checks that a command refuses every broken GGUF file and leaves nothing behind; `finish` adds the

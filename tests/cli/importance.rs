@@ -169,16 +169,19 @@ fn a_stopped_collection_is_saved_and_goes_on() {
         .spawn()
         .unwrap();
     let started = Instant::now();
-    while !bench.path("parts.gguf").exists() && started.elapsed() < Duration::from_secs(60) {
+    while !bench.path("parts.gguf.unfinished").exists()
+        && started.elapsed() < Duration::from_secs(60)
+    {
         std::thread::sleep(Duration::from_millis(1));
     }
     send(&child, libc::SIGTERM);
     let mut message = String::new();
     std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut message).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{message}");
-    assert!(message.contains("of 400 chunks are in parts.gguf"), "{message}");
+    assert!(message.contains("of 400 chunks are in parts.gguf.unfinished"), "{message}");
+    assert!(!bench.path("parts.gguf").exists());
     assert!(message.contains("--resume goes on"), "{message}");
-    let stopped = bench.sums("parts.gguf").chunks();
+    let stopped = bench.sums("parts.gguf.unfinished").chunks();
     assert!((1..400).contains(&stopped), "{stopped}");
 
     // Only the same run goes on.
@@ -197,7 +200,9 @@ fn a_stopped_collection_is_saved_and_goes_on() {
     refused(&[], "with another model");
     fs::rename(bench.path("kept.gguf"), bench.path("model.gguf")).unwrap();
     bench.collect("parts.gguf", &["--resume"]).assert().success();
-    assert!(!bench.path("parts.gguf.run.json").exists());
+    for left in ["parts.gguf.run.json", "parts.gguf.unfinished"] {
+        assert!(!bench.path(left).exists(), "{left}");
+    }
     bench
         .collect("parts.gguf", &["--resume", "--chunks", "3"])
         .assert()
@@ -222,6 +227,7 @@ fn what_does_not_go_on_is_refused() {
     resume("model.gguf", "other.txt", "64").stderr(contains("on text.txt, not on other.txt"));
     resume("model.gguf", "text.txt", "32").stderr(contains("in chunks of 32 tokens"));
     resume("other.gguf", "text.txt", "64").stderr(contains("blk.1.attn_k.weight"));
+    bench.collect("out.dat", &["--chunks", "2"]).assert().success();
     let dat = bench.collect("out.dat", &["--resume"]).assert().failure();
     dat.stderr(contains("a .dat file holds means"));
     assert_eq!(bench.bytes("out.gguf"), kept);

@@ -27,6 +27,7 @@ mod quantize;
 mod quantize_reference;
 mod quantize_sources;
 mod records;
+mod robust;
 mod search;
 mod split;
 #[cfg(feature = "s3")]

@@ -7,7 +7,7 @@ use quantkit::gguf::{GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value
 use quantkit::quant::formats;
 use tempfile::TempDir;
 
-use crate::support::{TinyModel, quantkit, send};
+use crate::support::{TinyModel, files_in, quantkit, send};
 
 /// Four layers whose rows are whole super-blocks.
 fn wide_model() -> TinyModel {
@@ -27,15 +27,6 @@ fn prepare(model: &TinyModel) -> (TempDir, PathBuf, PathBuf) {
     model.write(&input);
     let output = directory.path().join("out.gguf");
     (directory, input, output)
-}
-
-fn files_in(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 fn type_of(file: &GgufFile, name: &str) -> GgmlType {

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use predicates::prelude::*;
-use quantkit::gguf::{GgufFile, Value, part_path};
+use quantkit::gguf::{Directory, GgufFile, GgufWriter, TensorPlan, Value, part_path};
 use quantkit::support::hash::sha256_file;
 use tempfile::TempDir;
 
-use crate::support::{TinyModel, quantkit};
+use crate::support::{TinyModel, files_in, quantkit};
 
 /// A directory with a tiny model, and the path of its first part of three.
 fn split_model() -> (TempDir, PathBuf, PathBuf) {
@@ -24,15 +24,6 @@ fn split_model() -> (TempDir, PathBuf, PathBuf) {
         .stdout(predicate::str::contains("1 file -> 3 files: 20 tensors"));
     let first = part_path(&prefix, 0, 3);
     (directory, whole, first)
-}
-
-fn files_in(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 fn stdout_of(command: &mut assert_cmd::Command) -> String {
@@ -111,7 +102,7 @@ fn a_model_is_joined_from_its_parts() {
 }
 
 /// SHA-256 of what llama.cpp's llama-gguf-split makes of `tests/data/quantize_input.gguf`: its only
-/// part of at most 1 MB, and its two parts of at most 30 tensors.
+/// part of at most 1 MB, and its two parts of at most 30 tensors. It gives the latter no identity.
 const REFERENCE_BY_SIZE: [&str; 1] =
     ["093e4d0d25e35a9394418fdbe6b2b401f7e9987ad37f50241bea1d477efd9649"];
 const REFERENCE_BY_TENSORS: [&str; 2] = [
@@ -120,6 +111,21 @@ const REFERENCE_BY_TENSORS: [&str; 2] = [
 ];
 /// The same of either when it is joined again.
 const REFERENCE_JOINED: &str = "9c98835e35a424c626d200cb664f8dd6d2730e7d05a4ab4d83475142f211935b";
+
+/// Writes a part again without the key that says which parts it belongs to.
+fn copy_without_identity(part: &Path, copy: &Path) {
+    let bytes = std::fs::read(part).unwrap();
+    let Directory { metadata, tensors, data_start, .. } = Directory::parse(part, &bytes).unwrap();
+    let mut without = metadata.clone();
+    without.remove("quantkit.split.identity");
+    let plans = tensors.iter().map(TensorPlan::of).collect();
+    let mut writer = GgufWriter::create(copy, &without, plans).unwrap();
+    for tensor in &tensors {
+        let start = (data_start + tensor.offset) as usize;
+        writer.write(&bytes[start..start + tensor.bytes() as usize]).unwrap();
+    }
+    writer.finish().unwrap();
+}
 
 #[test]
 fn parts_are_those_of_llama_gguf_split() {
@@ -132,7 +138,9 @@ fn parts_are_those_of_llama_gguf_split() {
             .map(|index| part_path(&prefix, index as u64, expected.len() as u64))
             .collect();
         for (path, sha256) in parts.iter().zip(expected) {
-            assert_eq!(sha256_file(path).unwrap(), *sha256, "{}", path.display());
+            let plain = directory.path().join("plain.gguf");
+            copy_without_identity(path, &plain);
+            assert_eq!(sha256_file(&plain).unwrap(), *sha256, "{}", path.display());
         }
         let joined = directory.path().join("joined.gguf");
         quantkit().arg("join").args([&parts[0], &joined]).assert().success();
@@ -167,4 +175,53 @@ fn what_cannot_be_split_or_joined_is_refused() {
     refused(&split, "--max-size");
     refused(&[&split[..], &[by_tensors, "0".as_ref()]].concat(), "0");
     refused(&[&split[..], &["--max-size".as_ref(), "2X".as_ref()]].concat(), "500M, 2G or 1.5GiB");
+}
+
+#[test]
+fn parts_of_two_models_are_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    // Two models that only their weights tell apart.
+    for (name, seed) in [("one", 1), ("two", 2)] {
+        TinyModel { seed, ..TinyModel::default() }.write(&at("whole.gguf"));
+        let mut command = quantkit();
+        command.arg("split").args([at("whole.gguf"), at(name)]).args(["--max-tensors", "8"]);
+        command.assert().success();
+    }
+    let part = |name: &str, index| part_path(&at(name), index, 3);
+    let refused = |named: &Path| {
+        let message = predicate::str::contains("were not written together")
+            .and(predicate::str::contains(named.to_string_lossy()));
+        quantkit().arg("inspect").arg(part("one", 0)).assert().failure().stderr(message);
+    };
+    let own = std::fs::read(part("one", 1)).unwrap();
+    std::fs::copy(part("two", 1), part("one", 1)).unwrap();
+    refused(&part("one", 1));
+    // One of another tool, which does not say what it belongs to.
+    copy_without_identity(&part("two", 1), &part("one", 1));
+    refused(&part("one", 1));
+    std::fs::write(part("one", 1), own).unwrap();
+    quantkit().arg("inspect").arg(part("one", 0)).assert().success();
+    // All of another tool.
+    for index in 0..3 {
+        copy_without_identity(&part("two", index), &at("plain.gguf"));
+        std::fs::rename(at("plain.gguf"), part("two", index)).unwrap();
+    }
+    quantkit().arg("inspect").arg(part("two", 0)).assert().success();
+}
+
+#[test]
+fn a_set_takes_the_place_of_another() {
+    let (directory, _, first) = split_model();
+    let parts = directory.path().join("parts");
+    let before = files_in(&parts);
+    let other = directory.path().join("other.gguf");
+    TinyModel { seed: 2, ..TinyModel::default() }.write(&other);
+    let old = std::fs::read(&first).unwrap();
+    let mut command = quantkit();
+    command.arg("split").arg(&other).arg(parts.join("tiny")).args(["--max-tensors", "8"]);
+    command.assert().success();
+    assert_eq!(files_in(&parts), before);
+    assert_ne!(std::fs::read(&first).unwrap(), old);
+    quantkit().arg("inspect").arg(&first).assert().success();
 }

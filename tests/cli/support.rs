@@ -25,6 +25,26 @@ pub fn count_lines(path: impl AsRef<Path>) -> usize {
     fs::read(path).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
 }
 
+/// The names in a directory, sorted.
+pub fn files_in(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).expect("a directory");
+    let mut names: Vec<String> =
+        names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The bytes of a part of a split model, without what it has in common with the others.
+pub fn without_identity(part: &Path) -> Vec<u8> {
+    const KEY: &[u8] = b"quantkit.split.identity";
+    let mut bytes = fs::read(part).expect("a part");
+    let key = bytes.windows(KEY.len()).position(|window| window == KEY).expect("it has the key");
+    // The value's type and length lie between.
+    let start = key + KEY.len() + 4 + 8;
+    bytes[start..start + 32].fill(b'0');
+    bytes
+}
+
 /// The built binary, quiet about progress and with two threads.
 pub fn quantkit() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quantkit"));

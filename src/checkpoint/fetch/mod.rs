@@ -14,6 +14,7 @@ use hf_hub::RepoType;
 use serde::Serialize;
 
 use crate::support::hash::sha256_file;
+use crate::support::path_text;
 pub use error::FetchError;
 use hub::{Hub, Listing, RemoteFile};
 use package_index::WheelMember;
@@ -69,6 +70,7 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FetchedFile {
     /// Where it lies.
+    #[serde(serialize_with = "path_text::one")]
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
@@ -86,6 +88,7 @@ pub struct Fetched {
     /// The commit that the files are from, where the source has commits.
     pub commit: Option<String>,
     /// The directory that holds the files.
+    #[serde(serialize_with = "path_text::one")]
     pub directory: PathBuf,
     /// The files.
     pub files: Vec<FetchedFile>,

@@ -10,6 +10,7 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 use super::error::FetchError;
+use crate::support::directory::{directory_of, sync_directory};
 use crate::support::download::{beside, length, lock, open_at};
 use crate::support::hash::sha256_file;
 use crate::support::http::agent;
@@ -166,6 +167,7 @@ impl Client {
             match verify(request, expected, &part) {
                 Ok(sha256) => {
                     fs::rename(&part, target).map_err(FetchError::io(target))?;
+                    sync_directory(directory_of(target));
                     return Ok(sha256);
                 }
                 Err(error) => {

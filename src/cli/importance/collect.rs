@@ -7,13 +7,14 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::files::{Format, content};
-use super::run_record::{self, CalibrationRun};
+use super::run_record::{self, CalibrationRun, Earlier};
 use crate::cli::options::{DeviceOptions, GlobalOptions, print_json, say};
 use crate::engine::Engine;
 use crate::eval::text::TextFile;
 use crate::eval::text::calibration::{CollectOptions, OUTPUT_MATRIX, collect};
 use crate::gguf::{self, GgufFile};
 use crate::quant::importance::{ActivationSums, DEFAULT_CHUNK_TOKENS};
+use crate::support::path_text;
 use crate::support::same_file::is_same_file;
 use crate::support::{atomic_file, units};
 
@@ -56,7 +57,8 @@ pub(super) struct Arguments {
           value_parser = clap::value_parser!(u32).range(1..))]
     save_every: u32,
 
-    /// Go on from what the output file holds, which must be GGUF: .dat files lack the sums
+    /// Go on from what a stopped run has left beside the output, or from what a complete one in GGUF
+    /// has written
     #[arg(long)]
     resume: bool,
 
@@ -67,7 +69,9 @@ pub(super) struct Arguments {
 /// What was collected.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "path_text::one")]
     model: &'a Path,
+    #[serde(serialize_with = "path_text::one")]
     output: &'a Path,
     datasets: &'a [String],
     tensors: usize,
@@ -89,23 +93,19 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     refuse_inputs(output, &file, &arguments.text)?;
     atomic_file::check_writable(output)
         .with_context(|| format!("cannot write {}", output.display()))?;
-    let earlier = if arguments.resume { earlier_sums(output, format)? } else { None };
-
     let texts = arguments.text.iter().map(|path| TextFile::read(path));
     let texts = texts.collect::<Result<Vec<_>, _>>()?;
     let identity = gguf::identify(&file)?;
-    let run =
-        CalibrationRun::of(&identity, &texts, arguments.from_chunk, arguments.process_output);
-    if earlier.is_some() {
-        run.check_continues(output)?;
-    }
+    let run = CalibrationRun::of(&identity, &texts, arguments.from_chunk, arguments.process_output);
+    let earlier = if arguments.resume { run.earlier_sums(output, format)? } else { None };
 
     let mut engine = Engine::load_file(file, arguments.device.options())?;
     let chunk_tokens = chunk_tokens(arguments, &engine)?;
     let names: Vec<_> = arguments.text.iter().map(|path| path.display().to_string()).collect();
+    let goes_on = earlier.as_ref().is_some_and(|earlier| earlier.path != output);
     let mut sums = match earlier {
-        Some(earlier) => continued(earlier, &names, chunk_tokens)
-            .with_context(|| format!("{} cannot be continued", output.display()))?,
+        Some(Earlier { sums, path }) => continued(sums, &names, chunk_tokens)
+            .with_context(|| format!("{} cannot be continued", path.display()))?,
         None => ActivationSums::new(names, chunk_tokens),
     };
     let options = CollectOptions {
@@ -118,20 +118,22 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     };
     let resumed_chunks = sums.chunks();
     let started = Instant::now();
+    let mut has_begun = goes_on;
     let mut save = |sums: &ActivationSums| {
         identity.inputs.check()?;
-        if format == Format::Gguf {
-            run.write(output)?;
+        if !std::mem::replace(&mut has_begun, true) {
+            run.begin(output)?;
         }
-        sums.write(output, format.into())
+        run_record::keep(sums, output)
     };
     let result = collect(&mut engine, &options, &mut sums, &mut save);
-    if sums.chunks() > resumed_chunks {
+    let wanted = result.as_ref().map_or(u32::MAX, |&chunks| chunks as u32);
+    if (resumed_chunks + 1..wanted).contains(&sums.chunks()) {
         save(&sums)?;
     }
     let chunks = result? as u32;
     if sums.chunks() < chunks {
-        bail!("{}", how_to_go_on(&sums, chunks, output, format));
+        bail!("{}", how_to_go_on(&sums, chunks, output));
     }
     if sums.chunks() > chunks {
         bail!(
@@ -141,6 +143,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
             sums.chunks(),
         );
     }
+    identity.inputs.check()?;
+    sums.write(output, format.into())?;
     run_record::remove(output);
     note_few_chunks(arguments.chunks, chunks);
     if arguments.process_output && sums.tensors().all(|(name, _)| name != OUTPUT_MATRIX) {
@@ -177,17 +181,6 @@ fn note_few_chunks(wanted: Option<u32>, chunks: u32) {
     }
 }
 
-/// What the output holds from an earlier run, if it is there.
-fn earlier_sums(output: &Path, format: Format) -> Result<Option<ActivationSums>> {
-    if format == Format::Dat {
-        bail!(
-            "--resume: a .dat file holds means, not the sums to go on from; collect to GGUF, and \
-             turn that into .dat with `quantkit importance merge FILE.gguf --output FILE.dat`"
-        );
-    }
-    if output.exists() { Ok(Some(ActivationSums::read(output)?)) } else { Ok(None) }
-}
-
 /// Checks that a run with these chunks of this text has written `earlier`.
 fn continued(
     earlier: ActivationSums,
@@ -208,15 +201,13 @@ fn continued(
     Ok(earlier)
 }
 
-fn how_to_go_on(sums: &ActivationSums, chunks: u32, output: &Path, format: Format) -> String {
-    let done = sums.chunks();
-    let output = output.display();
-    match (done, format) {
-        (0, _) => "no chunk was complete, nothing is saved".to_string(),
-        (_, Format::Gguf) => format!(
-            "{done} of {chunks} chunks are in {output}; the same command with --resume goes on"
+fn how_to_go_on(sums: &ActivationSums, chunks: u32, output: &Path) -> String {
+    match sums.chunks() {
+        0 => "no chunk was complete, nothing is saved".to_string(),
+        done => format!(
+            "{done} of {chunks} chunks are in {}; the same command with --resume goes on",
+            run_record::unfinished_path(output).display()
         ),
-        (_, Format::Dat) => format!("{done} of {chunks} chunks are in {output}"),
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::files::{Format, content};
 use crate::cli::options::{GlobalOptions, print_json, say};
 use crate::quant::importance::ActivationSums;
+use crate::support::path_text;
 
 /// Add importance files of one model up, or turn one into another format
 ///
@@ -35,7 +36,9 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "path_text::several")]
     files: &'a [PathBuf],
+    #[serde(serialize_with = "path_text::one")]
     output: &'a Path,
     datasets: &'a [String],
     tensors: usize,

@@ -1,15 +1,19 @@
-//! What an unfinished collection was made from, in a small file beside it, so that only the same run
-//! goes on from there. It is gone when the collection is complete.
+//! An unfinished collection: what it has so far is kept beside the output, under a name of its own,
+//! with a small file that says what it is made from, so that only the same run goes on from there.
+//! Both are gone when the collection is complete.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::files::Format;
 use crate::eval::text::TextFile;
 use crate::gguf::ModelIdentity;
-use crate::quant::importance::ImportanceError;
+use crate::quant::importance::{ActivationSums, FileFormat, ImportanceError};
 use crate::support::atomic_file::write_atomically;
+use crate::support::download::beside;
+use crate::support::regular_file::read_regular;
 
 /// What has to be the same for the sums to be of one run. The texts' names and the length of a
 /// chunk are in the importance file itself.
@@ -36,8 +40,10 @@ impl CalibrationRun {
         }
     }
 
-    /// Puts the record beside the file that the run writes.
-    pub(super) fn write(&self, output: &Path) -> Result<(), ImportanceError> {
+    /// Begins to keep what this run collects, in the place of what another one has left.
+    pub(super) fn begin(&self, output: &Path) -> Result<(), ImportanceError> {
+        // Without sums the record is of no use, so that at no time there are those of another run.
+        remove(output);
         let path = record_path(output);
         serde_json::to_vec_pretty(self)
             .map_err(std::io::Error::from)
@@ -45,21 +51,10 @@ impl CalibrationRun {
             .map_err(|source| ImportanceError::Io { path, source })
     }
 
-    /// Checks that a run like this has left the output. Of a complete one there is no record, and
-    /// what the importance file says has to do.
-    pub(super) fn check_continues(&self, output: &Path) -> Result<()> {
+    /// Checks that a run like this has left what is unfinished.
+    fn check_continues(&self, output: &Path) -> Result<()> {
         let path = record_path(output);
-        let text = match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                tracing::warn!(
-                    "{}: this collection was complete, so that nothing tells whether it is of the \
-                     same model and the same chunks",
-                    output.display()
-                );
-                return Ok(());
-            }
-            text => text.with_context(|| path.display().to_string())?,
-        };
+        let text = read_regular(&path).with_context(|| path.display().to_string())?;
         let earlier: Self = serde_json::from_slice(&text).with_context(|| {
             format!("{}: no record of a collection; leave out --resume", path.display())
         })?;
@@ -68,9 +63,37 @@ impl CalibrationRun {
             Some(difference) => bail!(
                 "{} cannot be continued: {difference}; repeat the command that began it, or leave \
                  out --resume to collect anew",
-                output.display()
+                unfinished_path(output).display()
             ),
         }
+    }
+
+    /// What this run goes on from: what is unfinished, or else a finished collection, which may be
+    /// continued with more chunks.
+    pub(super) fn earlier_sums(&self, output: &Path, format: Format) -> Result<Option<Earlier>> {
+        let unfinished = unfinished_path(output);
+        if unfinished.exists() {
+            self.check_continues(output)?;
+            let sums = ActivationSums::read(&unfinished)?;
+            return Ok(Some(Earlier { sums, path: unfinished }));
+        }
+        if !output.exists() {
+            return Ok(None);
+        }
+        if format == Format::Dat {
+            bail!(
+                "--resume: {} is complete, and a .dat file holds means, not the sums to go on from; \
+                 collect to GGUF, and turn that into .dat with `quantkit importance merge FILE.gguf \
+                 --output FILE.dat`",
+                output.display()
+            );
+        }
+        tracing::warn!(
+            "{}: this collection was complete, so that nothing tells whether it is of the same model \
+             and the same chunks",
+            output.display()
+        );
+        Ok(Some(Earlier { sums: ActivationSums::read(output)?, path: output.to_path_buf() }))
     }
 
     fn difference(&self, earlier: &Self) -> Option<String> {
@@ -93,14 +116,31 @@ impl CalibrationRun {
     }
 }
 
-/// Removes the record, if there is one.
+/// What a run goes on from.
+pub(super) struct Earlier {
+    pub(super) sums: ActivationSums,
+    /// The file that holds them.
+    pub(super) path: PathBuf,
+}
+
+/// Keeps what has been collected so far. It is GGUF whatever the output will be, as only that holds sums.
+pub(super) fn keep(sums: &ActivationSums, output: &Path) -> Result<(), ImportanceError> {
+    sums.write(&unfinished_path(output), FileFormat::Gguf)
+}
+
+/// Removes what is unfinished, the sums first.
 pub(super) fn remove(output: &Path) {
-    // A record that stays does no harm: it says what the file was collected from.
-    let _ = std::fs::remove_file(record_path(output));
+    for path in [unfinished_path(output), record_path(output)] {
+        // A record that stays does no harm: without sums nobody reads it.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Where what is unfinished is kept.
+pub(super) fn unfinished_path(output: &Path) -> PathBuf {
+    beside(output, "unfinished")
 }
 
 fn record_path(output: &Path) -> PathBuf {
-    let mut path = output.as_os_str().to_owned();
-    path.push(".run.json");
-    path.into()
+    beside(output, "run.json")
 }

@@ -6,11 +6,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::files::content;
-use crate::cli::inspect::printable;
 use crate::cli::options::{GlobalOptions, print_json, print_text};
 use crate::quant::importance::{ActivationSums, Coverage};
 use crate::support::table::{Align, Table};
-use crate::support::units;
+use crate::support::{path_text, printable, units};
 
 /// Show what an importance file holds, the least covered tensors first
 ///
@@ -36,6 +35,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "path_text::one")]
     file: &'a Path,
     datasets: &'a [String],
     chunks: u32,
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     }
     let mut text = format!("{}: {}\n", file.display(), content(&sums));
     for dataset in sums.datasets() {
-        text += &format!("collected on {}\n", printable(dataset));
+        text += &format!("collected on {}\n", printable::one_line(dataset));
     }
     let limit = if arguments.all { usize::MAX } else { arguments.limit };
     let shown = &tensors[..tensors.len().min(limit)];
@@ -83,7 +83,7 @@ fn table(tensors: &[Coverage], counts_activations: bool) -> Table {
     columns.extend(figures.map(|name| (name, Align::Right)));
     let mut table = Table::new(columns);
     for tensor in tensors {
-        let mut row = vec![printable(&tensor.tensor), units::count(tensor.columns as u64)];
+        let mut row = vec![tensor.tensor.clone(), units::count(tensor.columns as u64)];
         if experts {
             row.extend([tensor.experts, tensor.unseen_experts].map(|count| count.to_string()));
         }

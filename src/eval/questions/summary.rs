@@ -9,11 +9,13 @@ use super::question::{Form, Question};
 use super::set::QuestionSet;
 use super::subjects::Category;
 use crate::eval::EvalError;
+use crate::support::path_text;
 
 /// What a set holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SetSummary {
     /// The files, test before dev.
+    #[serde(serialize_with = "path_text::several")]
     pub files: Vec<PathBuf>,
     /// SHA-256 over the files' contents.
     pub sha256: String,

@@ -15,6 +15,7 @@ use crate::eval::EvalError;
 use crate::eval::line_journal::Lines;
 use crate::storage::{self, Output};
 use crate::support::interrupt;
+use crate::support::path_text;
 
 /// How deep runs are looked for below a directory.
 const DEEPEST: usize = 4;
@@ -23,6 +24,7 @@ const DEEPEST: usize = 4;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FoundRun {
     /// The directory.
+    #[serde(serialize_with = "path_text::one")]
     pub directory: PathBuf,
     /// Its records, where it is finished.
     pub finished: Option<Finished>,

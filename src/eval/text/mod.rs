@@ -13,5 +13,6 @@ mod window_journal;
 mod window_run;
 pub mod windows;
 
+pub use base_logits::{BaseLogits, CodedRow, CodedRows};
 pub use text_file::TextFile;
 pub use window_journal::WindowJournalOptions;

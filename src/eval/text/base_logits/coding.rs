@@ -44,7 +44,7 @@ fn nearest(value: f32) -> u16 {
 
 /// A row as it lies in a file.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::eval::text) struct CodedRow<'a> {
+pub struct CodedRow<'a> {
     scale: f32,
     least: f32,
     codes: &'a [[u8; 2]],
@@ -64,7 +64,7 @@ impl<'a> CodedRow<'a> {
     ///
     /// # Panics
     /// If the token lies outside the vocabulary.
-    pub(in crate::eval::text) fn log_probability(&self, token: u32) -> f32 {
+    pub fn log_probability(&self, token: u32) -> f32 {
         self.value(self.codes[token as usize])
     }
 
@@ -73,7 +73,7 @@ impl<'a> CodedRow<'a> {
     }
 
     /// The log-probabilities of all tokens, in the place of what `values` held.
-    pub(in crate::eval::text) fn decode_into(&self, values: &mut Vec<f32>) {
+    pub fn decode_into(&self, values: &mut Vec<f32>) {
         values.clear();
         values.extend(self.codes.iter().map(|&code| self.value(code)));
     }

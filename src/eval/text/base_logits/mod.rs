@@ -16,8 +16,8 @@ mod coding;
 mod read;
 mod write;
 
-pub(super) use coding::CodedRow;
-pub(super) use read::{BaseLogits, CodedRows};
+pub use coding::CodedRow;
+pub use read::{BaseLogits, CodedRows};
 pub(super) use write::BaseLogitsWriter;
 
 const MAGIC: &[u8; 8] = b"_logits_";

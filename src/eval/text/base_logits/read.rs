@@ -79,7 +79,7 @@ impl Header {
 
 /// An open file. Its tokens have been checked; its rows are when they are looked at.
 #[derive(Debug)]
-pub(in crate::eval::text) struct BaseLogits {
+pub struct BaseLogits {
     input: Arc<InputFile>,
     map: Mmap,
     header: Header,
@@ -90,7 +90,7 @@ impl BaseLogits {
     ///
     /// # Errors
     /// A file that cannot be read, or holds something else.
-    pub(in crate::eval::text) fn open(path: &Path) -> Result<Self, EvalError> {
+    pub fn open(path: &Path) -> Result<Self, EvalError> {
         let name = path.display().to_string();
         let failed = |source| EvalError::io(path, source);
         let input = Arc::new(InputFile::open(path).map_err(failed)?);
@@ -138,17 +138,13 @@ impl BaseLogits {
     }
 
     /// Tokens in a window.
-    pub(in crate::eval::text) fn context(&self) -> usize {
+    pub fn context(&self) -> usize {
         self.header.context
     }
 
     /// The text that was read, at most `limit` windows of it; `start` is what the model wants each
     /// to begin with.
-    pub(in crate::eval::text) fn windows(
-        &self,
-        start: Option<u32>,
-        limit: Option<usize>,
-    ) -> TextWindows {
+    pub fn windows(&self, start: Option<u32>, limit: Option<usize>) -> TextWindows {
         let count = self.header.windows.min(limit.unwrap_or(usize::MAX));
         let tokens = self.tokens().take(count * self.header.context).collect();
         TextWindows::of_tokens(tokens, self.header.context, start)
@@ -158,7 +154,7 @@ impl BaseLogits {
     ///
     /// # Panics
     /// If there are not so many.
-    pub(in crate::eval::text) fn rows(&self, positions: Range<usize>) -> CodedRows<'_> {
+    pub fn rows(&self, positions: Range<usize>) -> CodedRows<'_> {
         let bytes = &self.map[self.place(&positions)];
         CodedRows { file: self, first: positions.start, bytes }
     }
@@ -177,7 +173,7 @@ impl BaseLogits {
 
 /// Some of a file's rows.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::eval::text) struct CodedRows<'a> {
+pub struct CodedRows<'a> {
     file: &'a BaseLogits,
     /// The first one's position, counted over all windows.
     first: usize,
@@ -186,9 +182,7 @@ pub(in crate::eval::text) struct CodedRows<'a> {
 
 impl<'a> CodedRows<'a> {
     /// The rows.
-    pub(in crate::eval::text) fn par_iter(
-        self,
-    ) -> impl IndexedParallelIterator<Item = CodedRow<'a>> {
+    pub fn par_iter(self) -> impl IndexedParallelIterator<Item = CodedRow<'a>> {
         let vocabulary = self.file.header.vocabulary;
         self.bytes
             .par_chunks_exact(row_bytes(vocabulary))
