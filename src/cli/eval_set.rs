@@ -13,7 +13,7 @@ use crate::eval::questions::{Form, Question, QuestionSet, SetSummary, summarize,
 use crate::eval::{AskedText, asked_texts};
 use crate::support::same_file::is_same_place;
 use crate::support::table::{Align, Table};
-use crate::support::units;
+use crate::support::{printable, units};
 
 /// Show a question set, or write it as another kind of file
 ///
@@ -231,11 +231,12 @@ fn counts_text(counts: &BTreeMap<impl Display, usize>) -> String {
 
 /// A question for a reader, the right choice marked.
 fn question_text(question: &Question) -> String {
-    let id = question.id.as_ref().map(|id| format!(", id {id}")).unwrap_or_default();
+    let id = question.id.as_ref().map(|id| format!(", id {}", printable::one_line(id)));
     let mut text = format!(
-        "\nrow {}{id}, {}\n{}\n",
+        "\nrow {}{}, {}\n{}\n",
         question.row,
-        question.subject,
+        id.unwrap_or_default(),
+        printable::one_line(&question.subject),
         question.question.trim_end()
     );
     for (index, choice) in question.choices.iter().enumerate() {

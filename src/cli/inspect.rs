@@ -94,7 +94,7 @@ fn metadata_table(entries: &[MetadataEntry], shown: usize) -> (usize, Table) {
     let mut table =
         Table::new([("key", Align::Left), ("type", Align::Left), ("value", Align::Left)]);
     for entry in entries {
-        table.row([printable(&entry.key), typed(entry), value(entry, shown)]);
+        table.row([entry.key.clone(), typed(entry), value(entry, shown)]);
     }
     (entries.len(), table)
 }
@@ -108,7 +108,7 @@ fn tensor_table(tensors: &[TensorEntry]) -> (usize, Table) {
     ]);
     for tensor in tensors {
         table.row([
-            printable(&tensor.name),
+            tensor.name.clone(),
             tensor.type_name.clone(),
             shape(tensor),
             units::count(tensor.bytes),
@@ -161,7 +161,7 @@ fn difference_text(difference: &Difference, shown: usize) -> String {
                 shown_value += &format!(" (first difference at element {index})");
             }
             let sign = sign.to_string();
-            metadata.row([sign, printable(&entry.key), typed(entry), shown_value]);
+            metadata.row([sign, entry.key.clone(), typed(entry), shown_value]);
         }
     }
     text += &section("Metadata that differs", (difference.metadata.len(), metadata));
@@ -179,7 +179,7 @@ fn difference_text(difference: &Difference, shown: usize) -> String {
             let data = change.data.as_ref().filter(|_| sign == "~+").map(data_text);
             tensors.row([
                 sign.to_string(),
-                printable(&tensor.name),
+                tensor.name.clone(),
                 tensor.type_name.clone(),
                 shape(tensor),
                 units::count(tensor.bytes),
@@ -248,15 +248,4 @@ fn value(entry: &MetadataEntry, shown: usize) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
-}
-
-/// Text of a file without control characters, which could steer a terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|character| {
-            let escaped = character.is_control().then(|| character.escape_default());
-            let plain = (!character.is_control()).then_some(character);
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
 }

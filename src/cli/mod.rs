@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::support::{interrupt, progress};
+use crate::support::{interrupt, printable, progress};
 use options::GlobalOptions;
 
 /// Quantize language models, and measure what is lost and what is gained.
@@ -96,11 +96,11 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if interrupt::requested() => {
-            eprintln!("quantkit: stopped: {}", message(&error));
+            eprintln!("quantkit: stopped: {}", printable::lines(&message(&error)));
             ExitCode::from(130)
         }
         Err(error) => {
-            eprintln!("quantkit: error: {}", message(&error));
+            eprintln!("quantkit: error: {}", printable::lines(&message(&error)));
             ExitCode::FAILURE
         }
     }

@@ -15,7 +15,7 @@ use crate::kernels::attention::KvType;
 use crate::quant::formats;
 use crate::storage;
 use crate::support::atomic_file::write_atomically;
-use crate::support::interrupt;
+use crate::support::{interrupt, printable};
 
 /// What a reading that was stopped has so far.
 const JOURNAL_NAME: &str = "journal.jsonl";
@@ -165,9 +165,13 @@ pub(super) fn format_parser() -> impl TypedValueParser<Value = GgmlType> {
     })
 }
 
-/// Prints text on standard output. Unlike `print!` it does not panic when that fails; a reader that
-/// has gone away wants no more, which is no error.
+/// Prints text on standard output, with what steers a terminal escaped. Unlike `print!` it does not
+/// panic when that fails; a reader that has gone away wants no more, which is no error.
 pub fn print_text(text: &str) -> Result<()> {
+    print(&printable::lines(text))
+}
+
+fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output")
@@ -188,7 +192,7 @@ pub(super) use say;
 /// Prints one JSON document on standard output.
 pub fn print_json(document: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(document).context("cannot write the result as JSON")?;
-    print_text(&(text + "\n"))
+    print(&printable::json(&(text + "\n")))
 }
 
 /// Logs go to standard error: warnings by default, `-v` information, `-vv` everything of ours.

@@ -11,6 +11,7 @@ pub mod interrupt;
 pub mod machine;
 pub mod mapped;
 pub mod parquet_file;
+pub mod printable;
 pub mod processor;
 pub mod progress;
 pub mod regular_file;

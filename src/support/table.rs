@@ -1,6 +1,10 @@
 //! The one table printer: plain text for terminals and logs, Markdown for reports.
 
+use std::borrow::Cow;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table as TextTable};
+
+use super::printable;
 
 /// How a column is aligned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,16 +26,16 @@ pub struct Table {
 impl Table {
     /// A table with these columns and no rows yet.
     pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = (S, Align)>) -> Self {
-        let columns = columns.into_iter().map(|(name, align)| (name.into(), align)).collect();
+        let columns = columns.into_iter().map(|(name, align)| (cell(name), align)).collect();
         Self { columns, rows: Vec::new() }
     }
 
-    /// Adds a row.
+    /// Adds a row. Text that steers a terminal is shown escaped.
     ///
     /// # Panics
     /// If the row does not have one cell a column.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        let row: Vec<String> = cells.into_iter().map(Into::into).collect();
+        let row: Vec<String> = cells.into_iter().map(cell).collect();
         assert_eq!(row.len(), self.columns.len(), "a row has one cell a column");
         self.rows.push(row);
     }
@@ -87,9 +91,25 @@ impl Table {
     }
 }
 
+fn cell(text: impl Into<String>) -> String {
+    let text = text.into();
+    match printable::one_line(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(escaped) => escaped,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_cannot_steer_a_terminal() {
+        let mut table = Table::new([("a\u{7}", Align::Left)]);
+        table.row(["b\u{1b}[31m\nc"]);
+        assert_eq!(table.to_text().lines().next(), Some(" a\\u{7}"));
+        assert!(table.to_text().ends_with("\n b\\u{1b}[31m\\nc\n"), "{}", table.to_text());
+    }
 
     #[test]
     fn both_styles_hold_every_cell() {

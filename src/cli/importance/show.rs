@@ -6,9 +6,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::files::content;
-use crate::cli::inspect::printable;
 use crate::cli::options::{GlobalOptions, print_json, print_text};
 use crate::quant::importance::{ActivationSums, Coverage};
+use crate::support::printable;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     }
     let mut text = format!("{}: {}\n", file.display(), content(&sums));
     for dataset in sums.datasets() {
-        text += &format!("collected on {}\n", printable(dataset));
+        text += &format!("collected on {}\n", printable::one_line(dataset));
     }
     let limit = if arguments.all { usize::MAX } else { arguments.limit };
     let shown = &tensors[..tensors.len().min(limit)];
@@ -83,7 +83,7 @@ fn table(tensors: &[Coverage], counts_activations: bool) -> Table {
     columns.extend(figures.map(|name| (name, Align::Right)));
     let mut table = Table::new(columns);
     for tensor in tensors {
-        let mut row = vec![printable(&tensor.tensor), units::count(tensor.columns as u64)];
+        let mut row = vec![tensor.tensor.clone(), units::count(tensor.columns as u64)];
         if experts {
             row.extend([tensor.experts, tensor.unseen_experts].map(|count| count.to_string()));
         }
