@@ -14,14 +14,16 @@ use serde::de::DeserializeOwned;
 
 use super::EvalError;
 
-/// What is done with a journal that is already there.
+/// What is done with what an earlier run has left: a journal, or finished results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Earlier {
-    /// The run goes on from it; one of other settings is an error.
+    /// The run goes on from the journal, and shows finished results; those of other settings are an
+    /// error.
     Resume,
-    /// The run goes on from it; one of other settings is thrown away.
+    /// The run goes on from the journal; a journal of other settings is thrown away, and finished
+    /// results are replaced.
     ResumeIfSame,
-    /// It is thrown away.
+    /// The journal is thrown away, and finished results are replaced.
     Discard,
 }
 
@@ -152,7 +154,7 @@ pub(super) fn check<H: JournalHeader>(path: &Path, wanted: &H) -> Result<(), Eva
 fn refusal<H: JournalHeader>(path: &Path, entries: &[H::Entry], what: &str) -> EvalError {
     EvalError::Unusable(format!(
         "{}: holds {} of an unfinished run with other settings: {what}; repeat that command to \
-         finish it, give another --output, or throw it away with --restart",
+         finish it, give another --output, or throw it away with --overwrite",
         path.display(),
         H::amount(entries)
     ))
@@ -192,7 +194,7 @@ fn read_lines<H: JournalHeader>(bytes: &[u8], path: &Path) -> Result<Option<Line
     let damaged = |line: usize, error: &str| {
         EvalError::Unusable(format!(
             "{}: line {line} is damaged ({error}): restore the file, or throw it away with \
-             --restart",
+             --overwrite",
             path.display()
         ))
     };

@@ -263,7 +263,7 @@ fn a_run_says_what_it_was_made_with() {
     let place = Place::new(12);
     place.score("runs/one", &["--protocol", "cloze", "--limit", "7"]).success();
     let run = place.json("runs/one/run.json");
-    assert_eq!(run["schema_version"], 2);
+    assert_eq!(run["schema_version"], 3);
     let (settings, part) = (&run["settings"], &run["parts"][0]);
     assert_eq!((&settings["limit"], &settings["questions"]), (&7.into(), &7.into()));
     assert_eq!(settings["kv_type"], "i16");

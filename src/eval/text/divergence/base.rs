@@ -39,14 +39,14 @@ pub enum BaseKind {
 }
 
 impl Base {
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         match self {
             Self::Model { model, .. } => model,
             Self::Logits(path) => path,
         }
     }
 
-    pub(super) fn text(&self) -> Option<&Path> {
+    pub fn text(&self) -> Option<&Path> {
         match self {
             Self::Model { text, .. } => Some(text),
             Self::Logits(_) => None,
