@@ -39,6 +39,7 @@ pub enum BaseKind {
 }
 
 impl Base {
+    /// The file.
     pub fn path(&self) -> &Path {
         match self {
             Self::Model { model, .. } => model,
@@ -46,6 +47,7 @@ impl Base {
         }
     }
 
+    /// The text, unless the file of logits says what it was.
     pub fn text(&self) -> Option<&Path> {
         match self {
             Self::Model { text, .. } => Some(text),
