@@ -1,6 +1,7 @@
 //! The questions of a set as they are read, within a bound: a file of a few kilobytes can unpack to
 //! gigabytes.
 
+use std::io::Read;
 use std::path::Path;
 
 use super::draft::Draft;
@@ -79,8 +80,6 @@ pub(super) fn read_text(path: &Path) -> Result<String, EvalError> {
 
 /// A file's bytes.
 pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, EvalError> {
-    use std::io::Read;
-
     let failed = |source| EvalError::io(path, source);
     let mut file = open_regular(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();

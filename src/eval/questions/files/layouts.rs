@@ -411,9 +411,11 @@ impl Columns {
         if texts.len() > MOST_CHOICES {
             return Err(format!("{path} has {} items; expected 2 to {MOST_CHOICES}", texts.len()));
         }
-        let text = |index| match texts.is_valid(index) {
-            true => bounded(texts.value(index)),
-            false => Err(format!("item {index} of {path} is missing")),
+        let text = |index| {
+            if texts.is_null(index) {
+                return Err(format!("item {index} of {path} is missing"));
+            }
+            bounded(texts.value(index))
         };
         (0..texts.len()).map(text).collect()
     }
