@@ -39,6 +39,7 @@ mod limits;
 mod metrics;
 pub mod profile;
 mod record;
+mod wanted;
 mod workload;
 
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ pub use record::{
     BenchSummary, Distribution, LevelSummary, PeakMemory, PeakScope, RepeatSummary, RequestRecord,
     SCHEMA_VERSION, Spread, Workload,
 };
+pub use wanted::WantedBench;
 use workload::Prompts;
 
 /// Prompt and output tokens of a warm-up request, at most.

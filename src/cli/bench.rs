@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::options::{EngineFlags, GlobalOptions, print_json, print_text, say};
+use super::options::{EngineFlags, GlobalOptions, model_sha256, print_json, print_text, say};
 use crate::bench::{
-    self, BenchOptions, BenchSummary, Distribution, LevelSummary, PeakScope, Spread, Workload,
+    self, BenchOptions, BenchSummary, Distribution, LevelSummary, PeakScope, Spread, WantedBench,
+    Workload,
 };
-use crate::support::table::{Align, Table};
+use crate::support::finished::{self, NOTE, Outcome};
+use crate::support::machine::Machine;
+use crate::support::table::{ABSENT, Align, Table};
 use crate::support::units;
 
 /// Measure speed under concurrent load
@@ -31,6 +34,10 @@ pub struct Arguments {
     /// Directory for bench.json, levels.csv, requests.csv and requests.parquet
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+
+    /// Replace the result of another run in DIR
+    #[arg(long)]
+    overwrite: bool,
 
     #[command(flatten)]
     engine: EngineFlags,
@@ -73,17 +80,50 @@ impl From<&WorkloadOptions> for Workload {
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
-    let summary = bench::run(&BenchOptions {
-        model: arguments.model.clone(),
-        workload: Workload::from(&arguments.workload),
-        output: arguments.output.clone(),
-        engine: arguments.engine.options(),
-    })?;
+    let earlier = if arguments.overwrite { None } else { earlier(arguments)? };
+    let reused = earlier.is_some();
+    let summary = match earlier {
+        Some(summary) => summary,
+        None => bench::run(&BenchOptions {
+            model: arguments.model.clone(),
+            workload: Workload::from(&arguments.workload),
+            output: arguments.output.clone(),
+            engine: arguments.engine.options(),
+        })?,
+    };
     if global.json {
-        return print_json(&summary);
+        return print_json(&Outcome { result: &summary, reused });
     }
     print(&summary)?;
-    say!("\nResults: {}", arguments.output.join("bench.json").display())
+    say!("\nResults: {}", arguments.result().display())?;
+    if reused { say!("{NOTE}") } else { Ok(()) }
+}
+
+impl Arguments {
+    fn result(&self) -> PathBuf {
+        self.output.join("bench.json")
+    }
+}
+
+/// The benchmark that is in the output directory, if it is the one that is asked for. One that was
+/// stopped is in nobody's way.
+fn earlier(arguments: &Arguments) -> Result<Option<BenchSummary>> {
+    let path = arguments.result();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let engine = arguments.engine.options();
+    let wanted = WantedBench {
+        model_sha256: &model_sha256(&arguments.model)?,
+        workload: &Workload::from(&arguments.workload),
+        device: &engine.device.to_string(),
+        kv_type: engine.kv_type_name(),
+        threads: rayon::current_num_threads(),
+        machine: &Machine::detect(),
+    };
+    let mismatch = |found: &BenchSummary| found.complete.then(|| wanted.mismatch(found)).flatten();
+    let found = finished::read(&path, mismatch).map_err(anyhow::Error::msg)?;
+    Ok(found.filter(|found| found.complete))
 }
 
 fn print(summary: &BenchSummary) -> Result<()> {
@@ -162,9 +202,6 @@ fn latency_table(summary: &BenchSummary) -> Table {
 
 /// One kind of latency of a level; absent for the time between tokens where there is only one.
 type LatencyOf = fn(&LevelSummary) -> Option<Distribution>;
-
-/// Stands for a figure that a level does not have.
-const ABSENT: &str = "–";
 
 /// The median, with the range behind it where there is one.
 fn spread(of: Spread, decimals: usize) -> String {

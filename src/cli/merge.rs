@@ -25,10 +25,14 @@ pub struct Arguments {
     /// Directories of the shards
     #[arg(value_name = "SHARD-DIR", required = true)]
     shards: Vec<PathBuf>,
+
+    /// Replace a finished run of other settings in DIR
+    #[arg(long)]
+    overwrite: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
-    let summary = eval::merge(&arguments.output, &arguments.shards)?;
+    let summary = eval::merge(&arguments.output, &arguments.shards, arguments.overwrite)?;
     if global.json {
         return print_json(&summary);
     }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::command_line::command_line;
-use super::options::{EngineFlags, GlobalOptions, print_json, say};
+use super::options::{EngineFlags, GlobalOptions, print_json, same_command, say};
 use crate::eval::{
     self, Earlier, EndpointOptions, EvalError, EvalOptions, EvalSummary, Protocol, RunComparison,
     Score, Shard, Unfinished, evaluate, evaluate_at,
 };
 use crate::report::paired_tables::{self, PairedRow};
-use crate::support::table::{Align, Table};
+use crate::support::finished::NOTE;
+use crate::support::table::{ABSENT, Align, Table};
 use crate::support::units;
 
 /// Score a model on multiple-choice questions
@@ -26,7 +27,7 @@ use crate::support::units;
 #[command(after_help = "Examples:
   quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter
   quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/mmlu --protocol cloze --every 14 --output outputs/q4_0
-  quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter --baseline outputs/mmlu-eval-model-F16-letter
+  quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter --baseline outputs/mmlu-eval-model-F16-starter-letter
   quantkit mmlu-eval --endpoint http://localhost:8000 --set eval-sets/mmlu --concurrency 32")]
 pub struct Arguments {
     /// The GGUF model
@@ -39,7 +40,8 @@ pub struct Arguments {
     #[command(flatten)]
     questions: QuestionOptions,
 
-    /// Where the results go [default: outputs/mmlu-eval-<MODEL>-<PROTOCOL>]
+    /// Where the results go [default: a directory in outputs that is
+    /// called after the model, the set, the protocol and the choice of questions]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
@@ -56,9 +58,9 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::parse_bytes)]
     cache: u64,
 
-    /// Throw the results of an unfinished run in DIR away
+    /// Replace what is in DIR: the results of another run, or what an unfinished one has left
     #[arg(long)]
-    restart: bool,
+    overwrite: bool,
 
     #[command(flatten)]
     engine: EngineFlags,
@@ -118,7 +120,7 @@ pub(super) struct QuestionOptions {
     #[arg(long, value_name = "N")]
     pub(super) shots: Option<usize>,
 
-    /// Score at most the first N questions
+    /// Score at most the first N questions of each subject
     #[arg(long, value_name = "N")]
     pub(super) limit: Option<usize>,
 
@@ -177,7 +179,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let output = arguments.output.clone().unwrap_or_else(|| {
         let served = arguments.server.endpoint_model.as_deref().unwrap_or("endpoint");
         let name = model.file_stem().map_or(served.into(), |stem| stem.to_string_lossy());
-        default_output(&name, protocol, arguments.shard)
+        default_output(&name, questions, arguments.shard)
     });
     let options = EvalOptions {
         model,
@@ -190,7 +192,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         subjects: questions.subjects.clone(),
         shard: arguments.shard,
         cache_bytes: arguments.cache,
-        earlier: if arguments.restart { Earlier::Discard } else { Earlier::Resume },
+        earlier: if arguments.overwrite { Earlier::Discard } else { Earlier::Resume },
         baseline: arguments.baseline.clone(),
         command: command_line(),
         output,
@@ -202,7 +204,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     };
     let evaluated = match result {
         Err(stopped @ EvalError::Interrupted(_)) => {
-            return Err(stopped).context(what_is_kept(&options.output));
+            return Err(stopped).context(what_is_kept(&options.output, arguments.overwrite));
         }
         result => result?,
     };
@@ -215,24 +217,56 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         print_comparison(comparison)?;
     }
     say!("Results: {}", options.output.display())?;
-    Ok(())
+    if evaluated.reused { say!("{NOTE}") } else { Ok(()) }
 }
 
-fn what_is_kept(output: &Path) -> String {
+fn what_is_kept(output: &Path, overwritten: bool) -> String {
     match eval::unfinished(output) {
         Ok(Some(Unfinished { done, questions, .. })) => format!(
-            "{done} of {questions} questions are scored and kept in {}; the same command goes on \
-             from there",
-            output.display()
+            "{done} of {questions} questions are scored and kept in {}; {}",
+            output.display(),
+            same_command(overwritten)
         ),
         _ => format!("nothing was written to {}", output.display()),
     }
 }
 
-fn default_output(model: &str, protocol: Protocol, shard: Option<Shard>) -> PathBuf {
-    let stem = model.replace(['/', '\\'], "-");
-    let part = shard.map_or(String::new(), |Shard { index, count }| format!("-{index}-of-{count}"));
-    Path::new("outputs").join(format!("mmlu-eval-{stem}-{}{part}", protocol.name()))
+/// A directory of its own for each model, set, way of asking and choice of questions.
+fn default_output(model: &str, questions: &QuestionOptions, shard: Option<Shard>) -> PathBuf {
+    let (protocol, shots) = questions.protocol_and_shots();
+    let mut words = vec![
+        "mmlu-eval".to_string(),
+        model.to_string(),
+        set_name(&questions.set),
+        protocol.name().to_string(),
+    ];
+    if protocol.takes_shots() && shots != protocol.default_shots() {
+        words.push(format!("{shots}-shots"));
+    }
+    if questions.every > 1 {
+        words.push(format!("every-{}", questions.every));
+    }
+    words.extend(questions.subjects.iter().take(1).cloned());
+    if questions.subjects.len() > 1 {
+        words.push(format!("and-{}-subjects", questions.subjects.len() - 1));
+    }
+    words.extend(questions.limit.map(|limit| format!("limit-{limit}")));
+    words.extend(questions.limit_seeded.map(|limit| format!("seeded-{limit}")));
+    words.extend(shard.map(|Shard { index, count }| format!("{index}-of-{count}")));
+    Path::new("outputs").join(words.join("-").replace(['/', '\\'], "-"))
+}
+
+/// What a set is called: its directory, or its file unless that is only called after its split.
+fn set_name(set: &Path) -> String {
+    let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let own = name(set).unwrap_or_default();
+    let is_split = |name: &str| {
+        ["test", "validation", "dev"].iter().any(|split| {
+            name.strip_prefix(split).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+    };
+    let above = set.parent().filter(|_| is_split(&own)).and_then(name);
+    above.unwrap_or(own)
 }
 
 pub(super) fn print_summary(summary: &EvalSummary) -> Result<()> {
@@ -252,7 +286,7 @@ pub(super) fn print_summary(summary: &EvalSummary) -> Result<()> {
         add_row(&mut table, score, "    ");
     }
     let asked = summary.protocol.described(summary.shots);
-    say!("{} on {}: {asked}\n", summary.model, summary.set)?;
+    say!("{} on {}: {asked}; {}\n", summary.model, summary.set, summary.selection)?;
     for score in &summary.other_scores {
         add_row(&mut table, score, "by ");
     }
@@ -309,7 +343,44 @@ fn add_row(table: &mut Table, score: &Score, indent: &str) {
         units::count(score.questions as u64),
         units::count(score.correct as u64),
         percent(score.accuracy),
-        percent(score.standard_error),
+        score.standard_error.map_or(ABSENT.to_string(), percent),
         percent(score.chance),
     ]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(set: &str, change: impl FnOnce(&mut QuestionOptions)) -> String {
+        let mut questions = QuestionOptions {
+            set: set.into(),
+            protocol: ProtocolChoice::Letter,
+            shots: None,
+            limit: None,
+            limit_seeded: None,
+            every: 1,
+            subjects: Vec::new(),
+        };
+        change(&mut questions);
+        default_output("m.Q4_0", &questions, None).display().to_string()
+    }
+
+    #[test]
+    fn a_default_directory_says_what_was_asked_and_how() {
+        let plain = output("eval-sets/mmlu", |_| {});
+        assert_eq!(plain, "outputs/mmlu-eval-m.Q4_0-mmlu-letter");
+        let limited = output("eval-sets/mmlu/test-00000-of-00001.parquet", |questions| {
+            questions.limit = Some(3);
+            questions.shots = Some(0);
+        });
+        assert_eq!(limited, "outputs/mmlu-eval-m.Q4_0-mmlu-letter-0-shots-limit-3");
+        let chosen = output("mine.jsonl", |questions| {
+            questions.protocol = ProtocolChoice::Cloze;
+            questions.every = 14;
+            questions.subjects = ["anatomy", "virology", "law"].map(Into::into).to_vec();
+        });
+        assert_eq!(chosen, "outputs/mmlu-eval-m.Q4_0-mine-cloze-every-14-anatomy-and-2-subjects");
+        assert!(output("test.parquet", |_| {}).ends_with("test-letter"));
+    }
 }

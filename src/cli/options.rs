@@ -1,21 +1,22 @@
 //! Options that every subcommand shares.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::engine::{DeviceChoice, EngineOptions};
 use crate::eval::{Earlier, EvalError, WindowJournalOptions};
-use crate::gguf::GgmlType;
+use crate::gguf::{self, GgmlType, GgufFile};
 use crate::kernels::attention::KvType;
 use crate::quant::formats;
 use crate::storage;
 use crate::support::atomic_file::write_atomically;
-use crate::support::{interrupt, printable};
+use crate::support::{finished, interrupt, printable};
 
 /// What a reading that was stopped has so far.
 const JOURNAL_NAME: &str = "journal.jsonl";
@@ -69,9 +70,9 @@ pub struct ReadingFlags {
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
-    /// Throw away what an unfinished run has left in DIR
+    /// Replace what is in DIR: the result of another run, or what an unfinished one has left
     #[arg(long, requires = "output")]
-    restart: bool,
+    overwrite: bool,
 }
 
 impl ReadingFlags {
@@ -81,8 +82,28 @@ impl ReadingFlags {
         if storage::is_address(directory) {
             bail!("{}: give a directory on this machine", directory.display());
         }
-        let earlier = if self.restart { Earlier::Discard } else { Earlier::Resume };
+        let earlier = if self.overwrite { Earlier::Discard } else { Earlier::Resume };
         Ok(Some(WindowJournalOptions { path: directory.join(JOURNAL_NAME), earlier }))
+    }
+
+    /// The result that is in the directory, if it is the one that is asked for. `wanted` is only made
+    /// where there is one, and gives what it is held against.
+    pub(super) fn earlier<T: DeserializeOwned, W>(
+        &self,
+        name: &str,
+        wanted: impl FnOnce() -> Result<W>,
+        mismatch: impl Fn(&T, &W) -> Option<&'static str>,
+    ) -> Result<Option<T>> {
+        let (Some(directory), Some(journal)) = (&self.output, self.journal()?) else {
+            return Ok(None);
+        };
+        let path = directory.join(name);
+        // A run whose journal is there has begun to replace the result.
+        if self.overwrite || journal.path.exists() || !path.exists() {
+            return Ok(None);
+        }
+        let wanted = wanted()?;
+        finished::read(&path, |found| mismatch(found, &wanted)).map_err(anyhow::Error::msg)
     }
 
     /// What is said of an error of the run: where to go on from, if it was stopped.
@@ -90,8 +111,9 @@ impl ReadingFlags {
         match &self.output {
             Some(directory) if interrupt::requested() => {
                 anyhow::Error::new(error).context(format!(
-                    "what has been read is kept in {}; the same command goes on from there",
-                    directory.display()
+                    "what has been read is kept in {}; {}",
+                    directory.display(),
+                    same_command(self.overwrite)
                 ))
             }
             _ => error.into(),
@@ -163,6 +185,20 @@ pub(super) fn format_parser() -> impl TypedValueParser<Value = GgmlType> {
     PossibleValuesParser::new(names).map(|name| {
         GgmlType::from_name(&name).expect("the parser has only let names of formats through")
     })
+}
+
+/// How a run that was stopped goes on.
+pub(super) fn same_command(overwritten: bool) -> &'static str {
+    if overwritten {
+        "the same command without --overwrite goes on from there"
+    } else {
+        "the same command goes on from there"
+    }
+}
+
+/// The hash that results name a model by.
+pub(super) fn model_sha256(model: &Path) -> Result<String> {
+    Ok(gguf::identify(&GgufFile::open(model)?)?.sha256)
 }
 
 /// Prints text on standard output, with what steers a terminal escaped. Unlike `print!` it does not

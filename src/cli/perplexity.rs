@@ -1,13 +1,21 @@
 //! `quantkit perplexity`.
 
+use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use super::options::{EngineFlags, GlobalOptions, ReadingFlags, print_json, say};
-use crate::eval::text::perplexity::{PerplexityOptions, PerplexitySummary, measure};
+use super::options::{EngineFlags, GlobalOptions, ReadingFlags, model_sha256, print_json, say};
+use crate::eval::text::perplexity::{
+    PerplexityOptions, PerplexitySummary, SCHEMA_VERSION, measure,
+};
+use crate::support::finished::{NOTE, Outcome, first_difference};
+use crate::support::input_file::sha256_once;
 use crate::support::same_file::is_same_place;
 use crate::support::units;
+
+/// The result's file in the output directory.
+const RESULT: &str = "perplexity.json";
 
 /// Measure how well a model predicts a text: its perplexity
 ///
@@ -66,22 +74,83 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     {
         bail!("{}: the output is one of the inputs; give it another name", output.display());
     }
+    let earlier = arguments.reading.earlier(RESULT, || Wanted::of(arguments), Wanted::mismatch)?;
+    let reused = earlier.is_some();
+    let summary = match earlier {
+        Some(summary) => summary,
+        None => read(arguments)?,
+    };
+    if global.json {
+        return print_json(&Outcome { result: &summary, reused });
+    }
+    print(&summary)?;
+    if reused { say!("{NOTE}") } else { Ok(()) }
+}
+
+/// Reads the text, and keeps the result where that is wanted.
+fn read(arguments: &Arguments) -> Result<PerplexitySummary> {
     let summary = measure(&PerplexityOptions {
-        model: model.clone(),
-        text: text.clone(),
+        model: arguments.model.clone(),
+        text: arguments.text.clone(),
         context: arguments.context,
-        stride: arguments.stride.map(|stride| stride as usize),
-        chunks: arguments.chunks.map(|chunks| chunks as usize),
-        save_logits: save_logits.clone(),
+        stride: arguments.stride(),
+        chunks: arguments.chunks(),
+        save_logits: arguments.save_logits.clone(),
         journal: arguments.reading.journal()?,
         engine: arguments.engine.options(),
     })
     .map_err(|error| arguments.reading.explain(error))?;
-    arguments.reading.keep("perplexity.json", &summary)?;
-    if global.json {
-        return print_json(&summary);
+    arguments.reading.keep(RESULT, &summary)?;
+    Ok(summary)
+}
+
+impl Arguments {
+    fn stride(&self) -> Option<usize> {
+        self.stride.map(|stride| stride as usize)
     }
-    print(&summary)
+
+    fn chunks(&self) -> Option<usize> {
+        self.chunks.map(|chunks| chunks as usize)
+    }
+}
+
+/// What an earlier result must have been made with to be shown.
+struct Wanted<'a> {
+    arguments: &'a Arguments,
+    model_sha256: String,
+    text_sha256: String,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(arguments: &'a Arguments) -> Result<Self> {
+        let Arguments { model, text, .. } = arguments;
+        let model_sha256 = model_sha256(model)?;
+        let text_sha256 =
+            sha256_once(text).with_context(|| format!("cannot read {}", text.display()))?;
+        Ok(Self { arguments, model_sha256, text_sha256 })
+    }
+
+    fn mismatch(found: &PerplexitySummary, wanted: &Self) -> Option<&'static str> {
+        let Self { arguments, model_sha256, text_sha256 } = wanted;
+        let engine = arguments.engine.options();
+        let logits = arguments.save_logits.as_ref();
+        let has_logits = logits.is_none_or(|path| {
+            fs::metadata(path).is_ok_and(|file| Some(file.len()) == found.logits_bytes)
+        });
+        let same_logits = found.logits == logits.map(|path| path.display().to_string());
+        first_difference(&[
+            (found.schema_version == SCHEMA_VERSION, "the record's version"),
+            (found.build.is_current(), "the build of quantkit"),
+            (found.model_sha256 == *model_sha256, "the model file"),
+            (found.text_sha256 == *text_sha256, "the text"),
+            (found.context == arguments.context, "the windows' length"),
+            (found.stride == arguments.stride(), "the stride"),
+            (found.chunk_limit == arguments.chunks(), "the number of windows"),
+            (found.device == engine.device.to_string(), "the device"),
+            (found.kv_type == engine.kv_type_name(), "the key-value cache"),
+            (same_logits && has_logits, "the file of base logits"),
+        ])
+    }
 }
 
 fn print(summary: &PerplexitySummary) -> Result<()> {

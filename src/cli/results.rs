@@ -9,15 +9,15 @@ use serde::Serialize;
 use super::mmlu_eval::{print_comparison, print_summary};
 use super::options::{GlobalOptions, print_json, print_text, say};
 use crate::eval::{self, Finished, FoundRun, RunComparison, RunRecord, Settings};
-use crate::support::table::{Align, Table};
+use crate::support::table::{ABSENT, Align, Table};
 use crate::support::units;
 
 /// List, show or compare the results of evaluations
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quantkit results list outputs
-  quantkit results show outputs/mmlu-eval-model-Q4_0-letter
-  quantkit results compare outputs/mmlu-eval-model-F16-letter outputs/mmlu-eval-model-Q4_0-letter")]
+  quantkit results show outputs/mmlu-eval-model-Q4_0-mmlu-letter
+  quantkit results compare outputs/mmlu-eval-model-F16-mmlu-letter outputs/mmlu-eval-model-Q4_0-mmlu-letter")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -96,7 +96,8 @@ fn rows(run: &FoundRun, listed: &Path) -> Vec<[String; 7]> {
     if let Some(Finished { run, summary }) = &run.finished {
         let percent = |share: f64| format!("{:.2} %", 100.0 * share);
         let overall = &summary.overall;
-        let figures = [percent(overall.accuracy), percent(overall.standard_error)];
+        let figures =
+            [percent(overall.accuracy), overall.standard_error.map_or(ABSENT.to_string(), percent)];
         let finished = run.parts.iter().map(|part| part.finished.as_str()).max();
         add(&run.settings, overall.questions, figures, finished.unwrap_or_default().to_string());
     }
@@ -180,6 +181,7 @@ fn about(run: &RunRecord) -> Table {
     line("model", format!("{} (SHA-256 {})", settings.model, settings.model_sha256));
     line("set", format!("{} (SHA-256 {})", settings.set, settings.set_sha256));
     line("asked", asked(settings));
+    line("questions", run.selection.clone());
     if let Some(seed) = run.seed {
         line("seed", seed.to_string());
     }

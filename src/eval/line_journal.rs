@@ -22,14 +22,16 @@ use crate::support::regular_file::open_regular;
 use crate::support::sealed_line::{Seal, SealedLine, resembles_line};
 use crate::support::units;
 
-/// What is done with a journal that is already there.
+/// What is done with what an earlier run has left: a journal, or finished results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Earlier {
-    /// The run goes on from it; one of other settings is an error.
+    /// The run goes on from the journal, and shows finished results; those of other settings are an
+    /// error.
     Resume,
-    /// The run goes on from it; one of other settings is thrown away.
+    /// The run goes on from the journal; a journal of other settings is thrown away, and finished
+    /// results are replaced.
     ResumeIfSame,
-    /// It is thrown away.
+    /// The journal is thrown away, and finished results are replaced.
     Discard,
 }
 
@@ -39,7 +41,7 @@ pub(crate) trait JournalHeader: Serialize + DeserializeOwned {
     type Entry: Serialize + DeserializeOwned;
 
     /// The option with which a command throws away what is there.
-    const DISCARD: &'static str = "--restart";
+    const DISCARD: &'static str = "--overwrite";
 
     /// The first thing in which this header, which was found, differs from that which the run would
     /// write now.
@@ -516,7 +518,7 @@ mod tests {
             fs::write(&path, content).unwrap();
             let error = LineJournal::open(&path, header(), Earlier::Resume).unwrap_err();
             let error = error.to_string();
-            assert!(error.contains(expected) && error.contains("--restart"), "{error}");
+            assert!(error.contains(expected) && error.contains("--overwrite"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
             assert!(peek::<Header>(&path).is_err() && check(&path, &header()).is_err());
             let (mut journal, ..) = LineJournal::open(&path, header(), Earlier::Discard).unwrap();

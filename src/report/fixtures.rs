@@ -51,7 +51,14 @@ pub(super) fn result(row: usize, prediction: usize) -> QuestionResult {
 fn score(name: &str, correct: usize, questions: usize) -> Score {
     let accuracy = correct as f64 / questions as f64;
     let standard_error = (accuracy * (1.0 - accuracy) / (questions as f64 - 1.0)).sqrt();
-    Score { name: name.to_string(), questions, correct, accuracy, standard_error, chance: 0.25 }
+    Score {
+        name: name.to_string(),
+        questions,
+        correct,
+        accuracy,
+        standard_error: Some(standard_error),
+        chance: 0.25,
+    }
 }
 
 pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -> EvalSummary {
@@ -71,6 +78,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
         every: 1,
         subjects: Vec::new(),
         shard: None,
+        selection: "all questions".to_string(),
         device: "cpu".to_string(),
         kv_type: "i16".to_string(),
         overall: score("all", correct, questions),
@@ -250,9 +258,9 @@ pub(super) fn comparison() -> Comparison {
         variant.paired = Some(Paired {
             questions: 120,
             difference: (f64::from(won) - f64::from(lost)) / 120.0,
-            standard_error: 0.026,
+            standard_error: Some(0.026),
             interval: [-0.087, 0.021],
-            unpaired_standard_error: 0.065,
+            unpaired_standard_error: Some(0.065),
             unpaired_interval: [-0.16, 0.09],
             mcnemar_p: 0.344,
             right_to_wrong: lost as usize,

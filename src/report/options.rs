@@ -19,7 +19,7 @@ pub struct CompareOptions {
     pub protocol: Protocol,
     /// Examples before each question.
     pub shots: usize,
-    /// At most this many questions.
+    /// At most this many questions of each subject.
     pub limit: Option<usize>,
     /// At most this many questions, those that llama.cpp's `--multiple-choice-tasks` draws.
     pub limit_seeded: Option<usize>,

@@ -304,17 +304,8 @@ fn settings(comparison: &Comparison) -> Vec<(&'static str, String)> {
     let machine = &comparison.machine;
     let protocol = evaluation.protocol.described(evaluation.shots);
     let mut set = evaluation.set.clone();
-    if evaluation.every > 1 {
-        set += &format!(", every {}th row", evaluation.every);
-    }
-    if let Some(limit) = evaluation.limit {
-        set += &format!(", at most {limit} questions");
-    }
-    if let Some(limit) = evaluation.limit_seeded {
-        set += &format!(", {limit} questions drawn as llama.cpp draws them");
-    }
-    if !evaluation.subjects.is_empty() {
-        set += &format!(", subjects {}", evaluation.subjects.join(", "));
+    if let Some(variant) = comparison.variants.first() {
+        set += &format!(", {}", variant.evaluation.selection);
     }
     let mut settings = vec![
         ("Questions", set),

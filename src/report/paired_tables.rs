@@ -2,7 +2,7 @@
 
 use crate::eval::statistics::paired::{GroupDifference, Paired, interval_in_points};
 use crate::eval::statistics::reliability::Reliability;
-use crate::support::table::{Align, Table};
+use crate::support::table::{ABSENT, Align, Table};
 use crate::support::units;
 
 /// A variant's name, and how it compares with the baseline.
@@ -19,9 +19,11 @@ pub fn differences(variants: &[PairedRow<'_>]) -> Table {
         ("Questions for 1 point", Align::Right),
     ]);
     for (label, paired) in variants {
+        let error = paired.standard_error;
+        let error = error.map_or(ABSENT.to_string(), |error| format!("{:.1}", error * 100.0));
         table.row([
             label.clone(),
-            format!("{} ± {:.1}", signed(paired.difference), paired.standard_error * 100.0),
+            format!("{} ± {error}", signed(paired.difference)),
             interval_in_points(paired.interval),
             interval_in_points(paired.unpaired_interval),
             p_value(paired.mcnemar_p),

@@ -11,7 +11,7 @@ use crate::eval::{EvalSummary, Protocol};
 use crate::support::machine::Machine;
 
 /// Version of the fields of [`Comparison`].
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Several variants of a model, measured in the same way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ pub struct EvaluationSettings {
     pub protocol: Protocol,
     /// Shots before each question.
     pub shots: usize,
-    /// At most this many questions.
+    /// At most this many questions of each subject.
     pub limit: Option<usize>,
     /// At most this many questions, those that llama.cpp's `--multiple-choice-tasks` draws.
     pub limit_seeded: Option<usize>,

@@ -7,9 +7,8 @@ use serde::de::DeserializeOwned;
 
 use super::ReportError;
 use super::record::EvaluationSettings;
-use crate::bench::{self, BenchSummary, Workload};
 use crate::eval::{self, EvalSummary};
-use crate::support::machine::Machine;
+use crate::support::finished::first_difference;
 
 /// How a variant is called, and where its results lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,36 +104,6 @@ impl WantedEvaluation<'_> {
     }
 }
 
-/// What a benchmark must have been made with to be reused.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct WantedBench<'a> {
-    pub model_sha256: &'a str,
-    pub workload: &'a Workload,
-    pub device: &'a str,
-    pub kv_type: &'a str,
-    pub threads: usize,
-    pub machine: &'a Machine,
-}
-
-impl WantedBench<'_> {
-    /// The first thing that differs from what is wanted.
-    pub fn mismatch(&self, found: &BenchSummary) -> Option<&'static str> {
-        let same_hardware = found.machine.cpu == self.machine.cpu
-            && found.machine.logical_cores == self.machine.logical_cores;
-        first_difference(&[
-            (found.schema_version == bench::SCHEMA_VERSION, "the record's version"),
-            (found.build.is_current(), "the build of quantkit"),
-            (found.complete, "some levels are missing"),
-            (found.model_sha256 == self.model_sha256, "the model file"),
-            (found.workload == *self.workload, "the workload"),
-            (found.device == self.device, "the device"),
-            (found.kv_type == self.kv_type, "the key-value cache"),
-            (found.threads == self.threads, "the number of threads"),
-            (same_hardware, "the machine"),
-        ])
-    }
-}
-
 /// Sees to it that what was measured is what the comparison is about: its files are opened by each
 /// measurement anew.
 pub(super) fn check_same(path: &Path, wanted: &str, measured: &str) -> Result<(), ReportError> {
@@ -146,10 +115,6 @@ pub(super) fn check_same(path: &Path, wanted: &str, measured: &str) -> Result<()
          same command again; what can be reused is kept",
         path.display()
     )))
-}
-
-pub(super) fn first_difference(checks: &[(bool, &'static str)]) -> Option<&'static str> {
-    checks.iter().find(|(same, _)| !same).map(|(_, what)| *what)
 }
 
 /// Reads an earlier record if it is there and `mismatch` finds nothing different.
@@ -177,8 +142,10 @@ pub(super) fn read_valid<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::{BenchSummary, WantedBench, Workload};
     use crate::engine::Build;
     use crate::report::fixtures;
+    use crate::support::machine::Machine;
 
     fn names(paths: &[&str]) -> Vec<Naming> {
         let models: Vec<(PathBuf, String)> = paths

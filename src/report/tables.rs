@@ -6,10 +6,8 @@ use super::words;
 use crate::bench::{LevelSummary, Spread};
 use crate::eval::text::divergence::Divergence;
 use crate::eval::{EvalSummary, Score};
-use crate::support::table::{Align, Table};
+use crate::support::table::{ABSENT, Align, Table};
 use crate::support::units;
-
-const ABSENT: &str = "–";
 
 /// Size and accuracy of each variant.
 pub fn variants(comparison: &Comparison) -> Table {
@@ -197,7 +195,9 @@ fn tensors(variant: &Variant) -> String {
 }
 
 fn accuracy(score: &Score) -> String {
-    format!("{:.1} ± {:.1} %", score.accuracy * 100.0, score.standard_error * 100.0)
+    let error = score.standard_error;
+    let error = error.map_or(ABSENT.to_string(), |error| format!("{:.1}", error * 100.0));
+    format!("{:.1} ± {error} %", score.accuracy * 100.0)
 }
 
 /// Milliseconds with three figures that matter, in seconds from a thousand on.

@@ -14,6 +14,7 @@ use crate::eval::text::divergence::{
 };
 use crate::eval::{EvalError, WindowJournalOptions};
 use crate::support::atomic_file::write_atomically;
+use crate::support::finished::first_difference;
 use crate::support::input_file::sha256_once;
 
 /// What is kept of a variant in its directory.
@@ -200,7 +201,7 @@ struct WantedReading<'a> {
 impl WantedReading<'_> {
     /// The first thing that differs from what is wanted of a variant.
     fn mismatch(&self, model_sha256: &str, found: &Reading) -> Option<&'static str> {
-        runs::first_difference(&[
+        first_difference(&[
             (found.schema_version == divergence::SCHEMA_VERSION, "the record's version"),
             (found.build.is_current(), "the build of quantkit"),
             (found.model_sha256 == model_sha256, "the model file"),

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::record::{EvaluationSettings, Speed, Variant, VariantText};
-use super::runs::{self, Naming, WantedBench, WantedEvaluation};
+use super::runs::{self, Naming, WantedEvaluation};
 use super::sizes::ModelSize;
 use super::{CompareOptions, ReportError, Step};
-use crate::bench::{self, BenchOptions, BenchSummary, Workload};
+use crate::bench::{self, BenchOptions, BenchSummary, WantedBench, Workload};
 use crate::eval::run::question_results::{self, QuestionResult};
 use crate::eval::statistics::intervals;
 use crate::eval::{self, EvalOptions, EvalSummary, Evaluated, Score};

@@ -8,6 +8,7 @@ pub mod calendar;
 pub mod contain;
 pub mod directory;
 pub mod download;
+pub mod finished;
 pub mod hash;
 pub mod http;
 pub mod input_file;

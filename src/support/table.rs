@@ -16,6 +16,9 @@ pub enum Align {
     Right,
 }
 
+/// Stands for a figure that there is not.
+pub const ABSENT: &str = "–";
+
 /// Rows of text under named, aligned columns.
 #[derive(Debug, Clone, Default)]
 pub struct Table {

@@ -94,7 +94,7 @@ fn a_run_against_a_baseline_is_what_compare_makes_of_the_two() {
     assert_eq!(comparison, place.json("q4/comparison.json"));
     document.as_object_mut().unwrap().remove("comparison");
     assert_eq!(document, place.json("q4/summary.json"));
-    assert_eq!(comparison["schema_version"], 2);
+    assert_eq!(comparison["schema_version"], 3);
     let names = [&comparison["baseline"]["name"], &comparison["run"]["name"]];
     assert_eq!(names, ["tiny.F16", "tiny.Q4_0"]);
     for run in ["baseline", "run"] {
@@ -181,7 +181,7 @@ fn what_cannot_be_the_baseline_is_said_before_anything_is_scored() {
     let whole = fs::read(place.path("cut/questions.parquet")).unwrap();
     fs::write(place.path("cut/questions.parquet"), &whole[..whole.len() / 2]).unwrap();
     let summary = fs::read_to_string(place.path("old/summary.json")).unwrap();
-    let older = summary.replace("\"schema_version\": 2", "\"schema_version\": 1");
+    let older = summary.replace("\"schema_version\": 3", "\"schema_version\": 2");
     fs::write(place.path("old/summary.json"), older).unwrap();
     fs::copy(place.path("letter/questions.parquet"), place.path("mixed/questions.parquet"))
         .unwrap();
@@ -207,7 +207,7 @@ fn what_cannot_be_the_baseline_is_said_before_anything_is_scored() {
         ("absent", &CLOZE, "absent: no run of mmlu-eval is here"),
         ("beheaded", &CLOZE, "beheaded: no run of mmlu-eval is here"),
         ("cut", &CLOZE, "questions.parquet: is no Parquet file"),
-        ("old", &CLOZE, "summary.json: has version 1 of the records"),
+        ("old", &CLOZE, "summary.json: has version 2 of the records"),
         ("mixed", &CLOZE, "questions.parquet: is of another run than summary.json"),
         ("f16", &CLOZE, "tiny.Q4_0.gguf"),
     ];

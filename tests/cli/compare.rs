@@ -26,7 +26,7 @@ fn compare(models: &[&Path], output: &Path, options: &[&str]) -> Value {
         .arg(starter_set())
         .arg("--output")
         .arg(output)
-        .args(["--json", "--protocol", "cloze", "--limit", "12", "--concurrency", "1,2"])
+        .args(["--json", "--protocol", "cloze", "--every", "10", "--concurrency", "1,2"])
         .args(["--input-tokens", "24", "--output-tokens", "4"])
         .args(options)
         .assert()
@@ -179,7 +179,7 @@ fn a_text_shows_perplexity_and_divergence_beside_accuracy() {
     let mut print = quantkit();
     print.arg("compare").args([&f16, &q4]).arg("--baseline").arg(&f16);
     print.arg("--set").arg(starter_set()).arg("--output").arg(&output);
-    print.args(["--protocol", "cloze", "--limit", "12"]).args(flags("2"));
+    print.args(["--protocol", "cloze", "--every", "10"]).args(flags("2"));
     print
         .assert()
         .success()
@@ -203,7 +203,7 @@ fn a_text_that_cannot_be_read_is_found_out_first() {
         let mut command = quantkit();
         command.arg("compare").args(models).arg("--baseline").arg(&f16);
         command.arg("--set").arg(starter_set()).arg("--output").arg(&output);
-        command.current_dir(directory.path()).args(["--no-bench", "--limit", "2"]);
+        command.current_dir(directory.path()).args(["--no-bench", "--every", "60"]);
         command.args(arguments).assert().failure()
     };
     let both = [f16.as_path(), other.as_path()];

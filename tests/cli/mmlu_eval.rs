@@ -45,7 +45,8 @@ impl Bench {
 
     /// Runs with `--json` and returns the document on standard output.
     fn summary(&self, output: &str, arguments: &[&str]) -> Value {
-        let result = self.command(output).arg("--json").args(arguments).assert().success();
+        let result =
+            self.command(output).args(["--json", "--overwrite"]).args(arguments).assert().success();
         serde_json::from_slice(&result.get_output().stdout).expect("one JSON document")
     }
 

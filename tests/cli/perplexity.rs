@@ -223,7 +223,7 @@ fn what_cannot_be_measured_is_refused() {
     refused(&["--save-logits", "base.logits"], "UTF-8");
     refused(&["--output", "results"], "UTF-8");
     refused(&["--output", "s3://bucket/results"], "a directory on this machine");
-    refused(&["--restart"], "--output");
+    refused(&["--overwrite"], "--output");
     assert!(!bench.path("results").exists() && !bench.path("s3:").exists());
 }
 
@@ -311,9 +311,9 @@ fn readings_that_are_stopped_go_on_to_the_same_result() {
             .stderr(contains("of an unfinished run").and(contains("another number of windows")));
         run("stopped", &[]).success();
         assert_eq!(record("stopped"), record("whole"));
-        stop(&bench, arguments, "stopped");
-        run("stopped", &["--chunks", "3", "--restart"]).success();
-        assert_eq!(number(&record("stopped")["chunks"]), 3.0);
-        assert!(!bench.path("stopped").join("journal.jsonl").exists());
+        stop(&bench, arguments, "again");
+        run("again", &["--chunks", "3", "--overwrite"]).success();
+        assert_eq!(number(&record("again")["chunks"]), 3.0);
+        assert!(!bench.path("again").join("journal.jsonl").exists());
     }
 }

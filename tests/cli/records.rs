@@ -184,7 +184,7 @@ fn a_journal_of_other_settings_is_refused_until_it_is_thrown_away() {
         .failure()
         .stderr(contains("journal.jsonl: holds"))
         .stderr(contains("every is 1 there and 2 here"))
-        .stderr(contains("--restart"));
+        .stderr(contains("--overwrite"));
     assert_eq!(fs::read(place.path("run/journal.jsonl")).unwrap(), kept);
 
     // It shows where it is, and is no shard to merge.
@@ -192,7 +192,7 @@ fn a_journal_of_other_settings_is_refused_until_it_is_thrown_away() {
     list.stdout(contains("of 400 questions"));
     place.merge("merged", &["run"]).failure().stderr(contains("its run is not finished"));
 
-    place.score("run", &[&other[..], &["--restart"]].concat()).success();
+    place.score("run", &[&other[..], &["--overwrite"]].concat()).success();
     assert_eq!(place.json("run/summary.json")["overall"]["questions"], 200);
 }
 
@@ -261,20 +261,20 @@ fn shards_that_do_not_make_a_run_are_refused() {
 #[test]
 fn a_run_says_what_it_was_made_with() {
     let place = Place::new(12);
-    place.score("runs/one", &["--protocol", "cloze", "--limit", "7"]).success();
+    place.score("runs/one", &["--protocol", "cloze", "--limit", "2"]).success();
     let run = place.json("runs/one/run.json");
-    assert_eq!(run["schema_version"], 2);
+    assert_eq!(run["schema_version"], 3);
     let (settings, part) = (&run["settings"], &run["parts"][0]);
-    assert_eq!((&settings["limit"], &settings["questions"]), (&7.into(), &7.into()));
+    assert_eq!((&settings["limit"], &settings["questions"]), (&2.into(), &6.into()));
     assert_eq!(settings["kv_type"], "i16");
     assert_eq!(settings["model_sha256"].as_str().map(str::len), Some(64));
     let command = part["command"].as_str().unwrap();
-    assert!(command.contains("mmlu-eval") && command.contains("--limit 7"), "{command}");
+    assert!(command.contains("mmlu-eval") && command.contains("--limit 2"), "{command}");
     for time in ["started", "finished"] {
         let moment = part[time].as_str().unwrap();
         assert!(moment.starts_with("20") && moment.ends_with('Z'), "{moment}");
     }
-    assert_eq!((&part["threads"], &part["questions"]), (&2.into(), &7.into()));
+    assert_eq!((&part["threads"], &part["questions"]), (&2.into(), &6.into()));
     for field in ["cpu", "physical_cores", "memory_bytes", "system"] {
         assert!(!part["machine"][field].is_null(), "{field}");
     }
@@ -296,7 +296,7 @@ fn a_run_says_what_it_was_made_with() {
         .arg(place.path("runs/one"))
         .assert()
         .success()
-        .stdout(contains("SHA-256").and(contains("--limit 7")).and(contains("7 questions in")));
+        .stdout(contains("SHA-256").and(contains("--limit 2")).and(contains("6 questions in")));
     let json = quantkit().args(["--json", "results", "list"]).arg(place.path("runs")).assert();
     let listed: Value = serde_json::from_slice(&json.success().get_output().stdout).unwrap();
     assert_eq!(listed[0]["finished"]["run"], run);

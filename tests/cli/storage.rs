@@ -346,7 +346,8 @@ fn results_that_cannot_be_sent_are_not_lost() {
 
     // An earlier run's summary is gone before its questions change.
     place.server.plan("PUT", "run.json", Mishap::Status(403), 1);
-    place.score("s3://data/out", &["--limit", "3"]).failure().stderr(contains("refuses access"));
+    let anew = ["--limit", "3", "--overwrite"];
+    place.score("s3://data/out", &anew).failure().stderr(contains("refuses access"));
     assert!(place.server.get("out/summary.json").is_none());
 }
 

@@ -66,9 +66,9 @@ fn a_journal_of_an_earlier_quantkit_is_no_damaged_one() {
     fs::write(&journal, "{\"schema_version\":2,\"build\":{},\"total\":30}\n").unwrap();
     let before = fs::read(&journal).unwrap();
     let said = "was written by another version of quantkit";
-    place.score("run", &[]).failure().stderr(contains(said).and(contains("--restart")));
+    place.score("run", &[]).failure().stderr(contains(said).and(contains("--overwrite")));
     assert_eq!(fs::read(&journal).unwrap(), before);
-    place.score("run", &["--restart"]).success();
+    place.score("run", &["--overwrite"]).success();
 }
 
 /// A run that stands still once its model is loaded and it has begun to score.

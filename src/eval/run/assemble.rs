@@ -7,7 +7,7 @@ use super::question_results::QuestionResult;
 use super::record::{self, Part, RunRecord, SCHEMA_VERSION, Settings};
 use super::results::Results;
 use super::scores::{other_scores, scores};
-use super::selection::SEED;
+use super::selection::{self, SEED};
 use super::summary::{EvalSummary, Unscored};
 use crate::engine::Build;
 
@@ -55,6 +55,7 @@ pub(super) fn assemble(
         every: settings.every,
         subjects: settings.subjects.clone(),
         shard: settings.shard,
+        selection: selection::described(&settings),
         device: settings.device.clone(),
         kv_type: settings.kv_type.clone(),
         overall,
@@ -74,6 +75,7 @@ pub(super) fn assemble(
         quantkit_version: env!("CARGO_PKG_VERSION").to_string(),
         commit: record::commit(),
         seed: settings.limit_seeded.map(|_| SEED),
+        selection: selection::described(&settings),
         settings,
         parts,
     };

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::earlier;
 use super::options::EvalOptions;
 use super::record::Settings;
 use super::selected::Selected;
@@ -21,11 +22,12 @@ const PREFIX_SAMPLE: usize = 16;
 
 /// Scores the model, writes `run.json`, `questions.parquet` and `summary.json` into the output
 /// directory, and with a baseline `comparison.json`, and returns the last two. Results are kept in a
-/// journal there as they come; a run that was stopped goes on from it.
+/// journal there as they come; a run that was stopped goes on from it, and one that is finished is
+/// not scored again.
 ///
 /// # Errors
-/// A model, set, baseline or output that cannot be used, a journal of other settings, an
-/// interruption.
+/// A model, set, baseline or output that cannot be used, a journal or a finished run of other
+/// settings, an interruption.
 pub fn evaluate(options: &EvalOptions) -> Result<Evaluated, EvalError> {
     let selected = Selected::of(options)?;
     let baseline = selected.baseline(options)?;
@@ -41,6 +43,10 @@ pub fn evaluate(options: &EvalOptions) -> Result<Evaluated, EvalError> {
         ..selected.settings(options)
     };
     Session::check_journal(options, &output, &settings)?;
+    if let Some(evaluated) = earlier::finished(options, &output, &settings, baseline.as_ref())? {
+        output.close();
+        return Ok(evaluated);
+    }
     let engine = Engine::load_file(model, options.engine)?;
     let questions = selected.questions();
     let mut session = Session::open(options, output, settings, identity.inputs, questions)?;

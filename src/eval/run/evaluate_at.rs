@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::earlier;
 use super::options::EvalOptions;
 use super::record::Settings;
 use super::selected::Selected;
@@ -26,7 +27,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// A set, baseline or output that cannot be used, a server that cannot be reached or tells no
-/// log-probabilities, a journal of other settings, an interruption.
+/// log-probabilities, a journal or a finished run of other settings, an interruption.
 pub fn evaluate_at(
     options: &EvalOptions,
     endpoint: &EndpointOptions,
@@ -59,6 +60,10 @@ pub fn evaluate_at(
         ..selected.settings(options)
     };
     Session::check_journal(options, &output, &settings)?;
+    if let Some(evaluated) = earlier::finished(options, &output, &settings, baseline.as_ref())? {
+        output.close();
+        return Ok(evaluated);
+    }
     let questions = selected.questions();
     let mut session = Session::open(options, output, settings, Inputs::default(), questions)?;
     let server = Arc::new(Server { client, model, dialect });

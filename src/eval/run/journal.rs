@@ -200,7 +200,7 @@ mod tests {
         let error = error.to_string();
         assert!(error.contains("holds 2 questions"), "{error}");
         assert!(error.contains("shots is 5 there and 3 here"), "{error}");
-        assert!(error.contains("--restart"), "{error}");
+        assert!(error.contains("--overwrite"), "{error}");
         assert!(entries_of(directory.path(), other, Earlier::ResumeIfSame).unwrap().is_empty());
         let directory = written();
         assert!(entries_of(directory.path(), header(), Earlier::Discard).unwrap().is_empty());

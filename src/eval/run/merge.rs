@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::assemble::{Totals, assemble};
+use super::earlier::check_replaceable;
 use super::found::{Unfinished, copied, is_of_a_run, unfinished_in};
 use super::plan::Shard;
 use super::record::{RunRecord, Settings, differences};
@@ -16,12 +17,16 @@ use crate::support::interrupt;
 
 /// Joins the shards of a run, given by their directories in any order, and writes the whole run
 /// into `output`: the same files as if it had not been sharded, but for times and for the parts
-/// that `run.json` lists.
+/// that `run.json` lists. A finished run of other settings there is replaced only with `overwrite`.
 ///
 /// # Errors
 /// A shard that is missing, given twice, unfinished, no shard at all, or of other settings than the
 /// first; an output that is one of them or cannot be written.
-pub fn merge(output: &Path, directories: &[PathBuf]) -> Result<EvalSummary, EvalError> {
+pub fn merge(
+    output: &Path,
+    directories: &[PathBuf],
+    overwrite: bool,
+) -> Result<EvalSummary, EvalError> {
     let shards = read_shards(directories)?;
     check_complete(&shards, directories.len())?;
     if let Some(same) = directories.iter().find(|directory| is_same_run(directory, output)) {
@@ -42,6 +47,9 @@ pub fn merge(output: &Path, directories: &[PathBuf]) -> Result<EvalSummary, Eval
         unscored.extend(summary.unscored);
     }
     let settings = settings.ok_or_else(|| EvalError::Unusable("no shards".to_string()))?;
+    if !overwrite {
+        check_replaceable(output, &settings)?;
+    }
     let expected = settings.questions;
     let results = assemble(settings, parts, questions, unscored, totals);
     let mut rows: Vec<usize> = results.questions.iter().map(|question| question.row).collect();

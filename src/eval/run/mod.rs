@@ -7,6 +7,7 @@
 mod assemble;
 mod baseline;
 mod comparison;
+mod earlier;
 mod evaluate;
 mod evaluate_at;
 mod found;

@@ -18,7 +18,7 @@ pub struct EvalOptions {
     pub protocol: Protocol,
     /// Examples from the dev split before each question, if the protocol takes shots.
     pub shots: usize,
-    /// At most this many questions.
+    /// At most this many questions of each subject.
     pub limit: Option<usize>,
     /// At most this many questions, those that llama.cpp's `--multiple-choice-tasks` draws.
     pub limit_seeded: Option<usize>,
@@ -30,7 +30,7 @@ pub struct EvalOptions {
     pub shard: Option<Shard>,
     /// The most memory, in bytes, that keys and values may take at a time.
     pub cache_bytes: u64,
-    /// What becomes of the results of an unfinished run.
+    /// What becomes of the results that an earlier run has left in the output.
     pub earlier: Earlier,
     /// The directory of a finished run of the same questions, to compare this one with.
     pub baseline: Option<PathBuf>,

@@ -9,7 +9,7 @@ use crate::eval::asking::Protocol;
 use crate::support::machine::{self, Machine};
 
 /// Version of the fields of `run.json`, `summary.json` and `questions.parquet`.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Everything that a run's scores depend on, apart from the build and the machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Settings {
     pub protocol: Protocol,
     /// Shots before each question.
     pub shots: usize,
-    /// `--limit`.
+    /// `--limit`: at most so many of each subject.
     pub limit: Option<usize>,
     /// `--limit-seeded`.
     pub limit_seeded: Option<usize>,
@@ -111,6 +111,8 @@ pub struct RunRecord {
     pub commit: Option<String>,
     /// The seed with which questions were drawn; absent where none were: nothing else is random.
     pub seed: Option<u32>,
+    /// Which of the set's questions were scored, in words.
+    pub selection: String,
     /// What was scored, and how.
     pub settings: Settings,
     /// Who scored it: one part, or after `merge` one a shard.

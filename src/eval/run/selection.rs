@@ -1,9 +1,10 @@
 //! Which questions of a set are scored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::options::EvalOptions;
+use super::record::Settings;
 use crate::eval::EvalError;
 use crate::eval::questions::Question;
 use crate::eval::questions::subjects::nearest;
@@ -11,12 +12,16 @@ use crate::eval::questions::subjects::nearest;
 /// The seed with which `--limit-seeded` draws questions: llama.cpp's.
 pub(super) const SEED: u32 = 1;
 
+/// A choice of more subjects than these is described by their number.
+const NAMED_SUBJECTS: usize = 3;
+
 /// The shots of a run: none where the protocol takes none.
 pub(super) fn shots(options: &EvalOptions) -> usize {
     if options.protocol.takes_shots() { options.shots } else { 0 }
 }
 
-/// Every K-th row, of these the wanted subjects, of these the first so many or those drawn.
+/// Every K-th row, of these the wanted subjects, of these the first so many of each subject, as
+/// lm-evaluation-harness limits each of its tasks, or those drawn.
 ///
 /// # Errors
 /// A subject that the set does not have; no question left.
@@ -37,8 +42,15 @@ pub(super) fn select(
         .into_iter()
         .step_by(options.every)
         .filter(|q| options.subjects.is_empty() || options.subjects.contains(&q.subject))
-        .take(options.limit.unwrap_or(usize::MAX))
         .collect();
+    if let Some(limit) = options.limit {
+        let mut taken: HashMap<String, usize> = HashMap::new();
+        selected.retain(|question| {
+            let taken = taken.entry(question.subject.clone()).or_default();
+            *taken += 1;
+            *taken <= limit
+        });
+    }
     if let Some(wanted) = options.limit_seeded {
         let drawn: BTreeSet<usize> = llama_cpp_tasks(selected.len(), wanted).into_iter().collect();
         let mut index = 0..;
@@ -51,6 +63,28 @@ pub(super) fn select(
         )));
     }
     Ok(selected)
+}
+
+/// Which questions the settings choose: "rows 0, 14, 28, …; the first 5 questions of each subject".
+pub(super) fn described(settings: &Settings) -> String {
+    let Settings { every, subjects, limit, limit_seeded, shard, .. } = settings;
+    let mut words = Vec::new();
+    if *every > 1 {
+        words.push(format!("rows 0, {every}, {}, …", 2 * every));
+    }
+    match subjects.as_slice() {
+        [] => {}
+        [subject] => words.push(format!("the subject {subject}")),
+        few if few.len() <= NAMED_SUBJECTS => words.push(format!("subjects {}", few.join(", "))),
+        many => words.push(format!("{} subjects", many.len())),
+    }
+    words.extend(limit.map(|limit| match limit {
+        1 => "the first question of each subject".to_string(),
+        _ => format!("the first {limit} questions of each subject"),
+    }));
+    words.extend(limit_seeded.map(|limit| format!("{limit} questions drawn with seed {SEED}")));
+    words.extend(shard.map(|shard| format!("shard {shard}")));
+    if words.is_empty() { "all questions".to_string() } else { words.join("; ") }
 }
 
 fn unknown_subject(wanted: &str, set: &Path, known: &BTreeSet<&str>) -> EvalError {
@@ -134,6 +168,20 @@ impl MersenneTwister {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_choice_is_described_in_words() {
+        use super::super::record::tests::settings;
+        let subjects = |count: usize| (0..count).map(|index| format!("s{index}")).collect();
+        assert_eq!(described(&settings()), "all questions");
+        let choice = Settings { every: 14, limit: Some(5), ..settings() };
+        assert_eq!(described(&choice), "rows 0, 14, 28, …; the first 5 questions of each subject");
+        let choice = Settings { subjects: subjects(2), limit_seeded: Some(7), ..settings() };
+        assert_eq!(described(&choice), "subjects s0, s1; 7 questions drawn with seed 1");
+        let shard = Some(super::super::plan::Shard { index: 1, count: 4 });
+        let choice = Settings { subjects: subjects(9), shard, ..settings() };
+        assert_eq!(described(&choice), "9 subjects; shard 1/4");
+    }
 
     /// Against libstdc++; the standard itself gives the 10,000th number for the seed 5489.
     #[test]

@@ -23,6 +23,7 @@ use crate::eval::scoring::{Reading, Scored};
 use crate::storage::{Mirror, Output};
 use crate::support::atomic_file::check_writable;
 use crate::support::calendar::utc_second;
+use crate::support::finished::is_new;
 use crate::support::input_file::Inputs;
 use crate::support::progress::{Progress, Unit};
 use crate::support::units;
@@ -36,6 +37,9 @@ pub struct Evaluated {
     /// The content of `comparison.json`; absent without a baseline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comparison: Option<RunComparison>,
+    /// Whether this is an earlier run, which was not scored again.
+    #[serde(skip_serializing_if = "is_new")]
+    pub reused: bool,
 }
 
 /// A run that is under way.
@@ -100,7 +104,7 @@ impl<'a> Session<'a> {
         }
         if let Some(row) = done.iter().find(|row| !questions.contains_key(row)) {
             return Err(EvalError::Unusable(format!(
-                "{}: its journal has row {row}, which is not asked: throw it away with --restart",
+                "{}: its journal has row {row}, which is not asked: throw it away with --overwrite",
                 options.output.display()
             )));
         }
@@ -191,7 +195,7 @@ impl<'a> Session<'a> {
         self.output.remove(journal::FILE_NAME);
         self.output.close();
         warn_of_long_questions(&results);
-        Ok(Evaluated { summary: results.summary, comparison })
+        Ok(Evaluated { summary: results.summary, comparison, reused: false })
     }
 }
 
@@ -203,7 +207,12 @@ fn at_address(output: &Output, error: EvalError) -> EvalError {
     }
 }
 
-fn against(baseline: &Baseline, options: &EvalOptions, results: &Results) -> Option<RunComparison> {
+/// Compares a run with its baseline, and warns of what cannot be compared.
+pub(super) fn against(
+    baseline: &Baseline,
+    options: &EvalOptions,
+    results: &Results,
+) -> Option<RunComparison> {
     let comparison = baseline.compare(&options.output, results);
     match &comparison {
         None => tracing::warn!("nothing is compared with the baseline: no question was scored"),

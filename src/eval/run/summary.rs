@@ -44,7 +44,7 @@ pub struct EvalSummary {
     pub protocol: Protocol,
     /// Shots before each question.
     pub shots: usize,
-    /// `--limit`.
+    /// `--limit`: at most so many of each subject.
     pub limit: Option<usize>,
     /// `--limit-seeded`.
     pub limit_seeded: Option<usize>,
@@ -54,6 +54,8 @@ pub struct EvalSummary {
     pub subjects: Vec<String>,
     /// `--shard`: which part of the questions this is.
     pub shard: Option<Shard>,
+    /// Which of the set's questions these are, in words.
+    pub selection: String,
     /// Where it ran: `cpu` or `cuda:N`.
     pub device: String,
     /// Elements of the key-value cache: `i16`, `i8` or `f16`.

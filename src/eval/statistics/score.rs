@@ -13,8 +13,8 @@ pub struct Score {
     pub correct: usize,
     /// `correct / questions`, from 0 to 1.
     pub accuracy: f64,
-    /// Standard error of the accuracy.
-    pub standard_error: f64,
+    /// Standard error of the accuracy; absent where there are too few questions for one.
+    pub standard_error: Option<f64>,
     /// Accuracy of guessing: the mean of 1 / number of choices.
     pub chance: f64,
 }
@@ -32,7 +32,7 @@ impl Score {
     /// The score of a group of questions.
     ///
     /// The standard error is that of a mean with the sample's own variance,
-    /// `sqrt(p (1 − p) / (n − 1))`; it is 0 for fewer than two questions.
+    /// `sqrt(p (1 − p) / (n − 1))`, which fewer than two questions do not have.
     pub(in crate::eval) fn of(name: &str, outcomes: impl IntoIterator<Item = Outcome>) -> Self {
         let (mut questions, mut correct, mut guessed) = (0usize, 0usize, 0f64);
         for outcome in outcomes {
@@ -43,14 +43,15 @@ impl Score {
         let n = questions as f64;
         let accuracy = if questions == 0 { 0.0 } else { correct as f64 / n };
         let standard_error =
-            if questions < 2 { 0.0 } else { (accuracy * (1.0 - accuracy) / (n - 1.0)).sqrt() };
+            (questions > 1).then(|| (accuracy * (1.0 - accuracy) / (n - 1.0)).sqrt());
         let chance = if questions == 0 { 0.0 } else { guessed / n };
         Self { name: name.to_string(), questions, correct, accuracy, standard_error, chance }
     }
 
     /// The score of several groups together, with the standard error that lm-evaluation-harness
     /// reports for a group of tasks: from the variance within the groups alone,
-    /// `sqrt(Σ (nᵢ − 1) nᵢ seᵢ² / (N − k) / N)` for k groups and N questions.
+    /// `sqrt(Σ (nᵢ − 1) nᵢ seᵢ² / (N − k) / N)` for k groups and N questions; absent where no group
+    /// has two questions.
     pub(in crate::eval) fn pooled<'a>(
         name: &str,
         groups: impl IntoIterator<Item = &'a Self, IntoIter: Clone>,
@@ -62,8 +63,8 @@ impl Score {
         let n = questions as f64;
         let freedom = sum(|group| group.questions as f64 - 1.0);
         let squares = sum(|group| {
-            let n = group.questions as f64;
-            (n - 1.0) * n * group.standard_error * group.standard_error
+            let (n, error) = (group.questions as f64, group.standard_error.unwrap_or(0.0));
+            (n - 1.0) * n * error * error
         });
         let share = |sum: f64| if questions == 0 { 0.0 } else { sum / n };
         Self {
@@ -71,7 +72,7 @@ impl Score {
             questions,
             correct,
             accuracy: share(correct as f64),
-            standard_error: if freedom > 0.0 { (squares / freedom / n).sqrt() } else { 0.0 },
+            standard_error: (freedom > 0.0).then(|| (squares / freedom / n).sqrt()),
             chance: share(sum(|group| group.chance * group.questions as f64)),
         }
     }
@@ -89,15 +90,16 @@ mod tests {
         assert_eq!((score.questions, score.correct), (5, 2));
         assert!((score.accuracy - 0.4).abs() < 1e-12);
         // 0.4 · 0.6 / 4 = 0.06
-        assert!((score.standard_error - 0.06f64.sqrt()).abs() < 1e-12);
+        assert!((score.standard_error.unwrap() - 0.06f64.sqrt()).abs() < 1e-12);
         assert!((score.chance - 0.3).abs() < 1e-12);
     }
 
     #[test]
-    fn tiny_groups_give_finite_numbers() {
+    fn tiny_groups_give_finite_numbers_and_no_standard_error() {
         let one = Score::of("one", [Outcome { correct: true, choices: 4 }]);
-        assert_eq!((one.accuracy, one.standard_error, one.chance), (1.0, 0.0, 0.25));
+        assert_eq!((one.accuracy, one.standard_error, one.chance), (1.0, None, 0.25));
+        assert_eq!(Score::pooled("ones", [&one, &one]).standard_error, None);
         let none = Score::of("none", []);
-        assert_eq!((none.accuracy, none.standard_error, none.chance), (0.0, 0.0, 0.0));
+        assert_eq!((none.accuracy, none.standard_error, none.chance), (0.0, None, 0.0));
     }
 }

@@ -71,6 +71,9 @@ pub struct PerplexitySummary {
     pub context: usize,
     /// Tokens from one window's beginning to the next one's, where windows overlap.
     pub stride: Option<usize>,
+    /// At most this many windows.
+    #[serde(default)]
+    pub chunk_limit: Option<usize>,
     /// Windows scored.
     pub chunks: usize,
     /// Scored positions.
@@ -141,6 +144,7 @@ pub fn measure(options: &PerplexityOptions) -> Result<PerplexitySummary, EvalErr
         text_sha256: text.sha256().to_string(),
         context: options.context,
         stride: options.stride,
+        chunk_limit: options.chunks,
         chunks: windows.count(),
         positions: surprises.len(),
         device: options.engine.device.to_string(),

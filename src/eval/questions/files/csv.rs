@@ -3,24 +3,21 @@
 
 use std::path::Path;
 
+use super::collected::{Collected, read_text};
 use super::draft::{Draft, letter_index, stem};
 use crate::eval::EvalError;
-use crate::eval::questions::question::{Form, Question};
+use crate::eval::questions::question::Form;
 
 const COLUMNS: usize = 6;
 
-pub(super) fn read(path: &Path, questions: &mut Vec<Question>) -> Result<(), EvalError> {
-    let bytes = std::fs::read(path).map_err(|source| EvalError::io(path, source))?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| EvalError::unusable(path, "the text is not UTF-8"))?;
+pub(super) fn read(path: &Path, questions: &mut Collected) -> Result<(), EvalError> {
+    let text = read_text(path)?;
     let subject = subject(path);
-    let rows =
-        records(text.trim_start_matches('\u{feff}')).map_err(|e| EvalError::unusable(path, e))?;
+    let rows = records(&text).map_err(|e| EvalError::unusable(path, e))?;
     for (line, fields) in rows {
-        let question = to_draft(fields, &subject)
-            .and_then(|draft| draft.check(questions.len()))
+        to_draft(fields, &subject)
+            .and_then(|draft| questions.add(draft))
             .map_err(|error| EvalError::unusable(path, format!("line {line}: {error}")))?;
-        questions.push(question);
     }
     Ok(())
 }
@@ -50,6 +47,7 @@ fn to_draft(mut fields: Vec<String>, subject: &str) -> Result<Draft, String> {
         subject: subject.to_string(),
         choices: fields,
         answer,
+        counts_from_0: false,
         form: Form::Exam,
     })
 }
@@ -122,8 +120,9 @@ mod tests {
         let path = dir.path().join("high_school_physics_test.csv");
         std::fs::write(&path, "\u{feff}What falls?,up,an apple,\"no, sky\",x,B\nQ,1,2,3,4,D\n")
             .unwrap();
-        let mut questions = Vec::new();
-        read(&path, &mut questions).unwrap();
+        let mut collected = Collected::new();
+        read(&path, &mut collected).unwrap();
+        let questions = collected.questions;
         assert_eq!(questions[0].subject, "high_school_physics");
         assert_eq!(questions[0].question, "What falls?");
         assert_eq!(questions[0].choices, ["up", "an apple", "no, sky", "x"]);
@@ -140,7 +139,7 @@ mod tests {
             ("Q,1,2,,4,A", "line 1: choice 2 is empty"),
         ] {
             std::fs::write(&path, text).unwrap();
-            let error = read(&path, &mut Vec::new()).unwrap_err().to_string();
+            let error = read(&path, &mut Collected::new()).unwrap_err().to_string();
             assert!(error.contains("virology_test.csv") && error.contains(expected), "{error}");
         }
     }

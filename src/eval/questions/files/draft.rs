@@ -5,9 +5,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::eval::questions::question::{Form, Question};
+use crate::support::units;
 
 /// Choices are lettered A, B, C, …
-const MOST_CHOICES: usize = 26;
+pub(super) const MOST_CHOICES: usize = 26;
+/// The longest text of a question, in bytes: no model reads as much.
+const LONGEST_TEXT: usize = 16 << 20;
 
 /// Which questions of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +40,8 @@ pub(super) struct Draft {
     pub choices: Vec<String>,
     /// Index of the right choice.
     pub answer: i64,
+    /// Whether the file gives the answer as a number that counts from 0.
+    pub counts_from_0: bool,
     pub form: Form,
 }
 
@@ -68,6 +73,15 @@ impl Draft {
         }
         Ok(Question { row, id, question, subject, choices, answer, form })
     }
+}
+
+/// A text of a file, if it is not too long: it may be there a million times, and each time is a copy.
+pub(super) fn bounded(text: &str) -> Result<String, String> {
+    if text.len() <= LONGEST_TEXT {
+        return Ok(text.to_string());
+    }
+    let (length, most) = (units::bytes(text.len() as u64), units::bytes(LONGEST_TEXT as u64));
+    Err(format!("a text takes {length}; {most} is the most for one"))
 }
 
 /// The index that a letter stands for: 0 for A.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::collected::{Collected, read_text};
 use super::draft::{Draft, Reading, Split, letter_index, stem};
 use crate::eval::EvalError;
 use crate::eval::questions::question::{Form, Question};
@@ -40,11 +41,9 @@ fn is_exam(form: &Form) -> bool {
 pub(super) fn read(
     path: &Path,
     reading: Reading,
-    questions: &mut Vec<Question>,
+    questions: &mut Collected,
 ) -> Result<(), EvalError> {
-    let bytes = std::fs::read(path).map_err(|source| EvalError::io(path, source))?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| EvalError::unusable(path, "the text is not UTF-8"))?;
+    let text = read_text(path)?;
     let subject = stem(path);
     for (index, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let named =
@@ -54,21 +53,26 @@ pub(super) fn read(
             Reading::Role(split) => line.split.unwrap_or(split) == split,
             Reading::MarkedDev => line.split == Some(Split::Dev),
         };
-        // A line that is not wanted is checked all the same.
         let draft = to_draft(line, &subject).map_err(named)?;
-        let question = draft.check(questions.len()).map_err(named)?;
         if wanted {
-            questions.push(question);
+            questions.add(draft).map_err(named)?;
+        } else {
+            // A line that is not wanted is checked all the same.
+            draft.check(questions.questions.len()).map_err(named)?;
         }
     }
     Ok(())
 }
 
 fn to_draft(line: Line, subject: &str) -> Result<Draft, String> {
-    let answer = match line.answer {
-        Answer::Index(index) => index,
-        Answer::Letter(letter) => letter_index(&letter)
-            .ok_or_else(|| format!("the answer is {letter:?}; expected an index or a letter"))?,
+    let (answer, counts_from_0) = match line.answer {
+        Answer::Index(index) => (index, true),
+        Answer::Letter(letter) => {
+            let index = letter_index(&letter).ok_or_else(|| {
+                format!("the answer is {letter:?}; expected an index or a letter")
+            })?;
+            (index, false)
+        }
     };
     Ok(Draft {
         id: line.id,
@@ -76,6 +80,7 @@ fn to_draft(line: Line, subject: &str) -> Result<Draft, String> {
         subject: line.subject.unwrap_or_else(|| subject.to_string()),
         choices: line.choices,
         answer,
+        counts_from_0,
         form: line.form,
     })
 }
@@ -103,13 +108,13 @@ pub(super) fn write(path: &Path, questions: &[Question]) -> Result<(), EvalError
 mod tests {
     use super::*;
 
-    fn read_text(text: &str, reading: Reading) -> Result<Vec<Question>, String> {
+    fn questions_of(text: &str, reading: Reading) -> Result<Vec<Question>, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mine.jsonl");
         std::fs::write(&path, text).unwrap();
-        let mut questions = Vec::new();
-        read(&path, reading, &mut questions).map_err(|error| error.to_string())?;
-        Ok(questions)
+        let mut collected = Collected::new();
+        read(&path, reading, &mut collected).map_err(|error| error.to_string())?;
+        Ok(collected.questions)
     }
 
     #[test]
@@ -117,13 +122,19 @@ mod tests {
         let text = "{\"question\":\"q\",\"choices\":[\"a\",\"b\",\"c\"],\"answer\":\"C\"}\n\n\
                     {\"id\":\"x\",\"subject\":\"s\",\"question\":\"q\",\"choices\":[\"a\",\"b\"],\
                     \"answer\":0,\"form\":\"truthful-qa\"}\n";
-        let read = read_text(text, Reading::Role(Split::Test)).unwrap();
+        let read = questions_of(text, Reading::Role(Split::Test)).unwrap();
         assert_eq!(
             (read[0].answer, read[0].subject.as_str(), read[0].form),
             (2, "mine", Form::Exam)
         );
         assert_eq!((read[1].id.as_deref(), read[1].row), (Some("x"), 1));
         assert_eq!(read[1].form, Form::TruthfulQa);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        let line = "\u{feff}{\"question\":\"q\",\"choices\":[\"a\",\"b\"],\"answer\":1}\n";
+        assert_eq!(questions_of(line, Reading::Role(Split::Test)).unwrap()[0].answer, 1);
     }
 
     #[test]
@@ -137,7 +148,7 @@ mod tests {
             + &line("\"split\":\"test\",", "asked")
             + &line("", "open");
         let names = |reading| -> Vec<String> {
-            read_text(&text, reading).unwrap().into_iter().map(|q| q.question).collect()
+            questions_of(&text, reading).unwrap().into_iter().map(|q| q.question).collect()
         };
         assert_eq!(names(Reading::Role(Split::Test)), ["asked", "open"]);
         assert_eq!(names(Reading::Role(Split::Dev)), ["shot", "open"]);
@@ -157,7 +168,7 @@ mod tests {
             ("}", ",\"split\":\"train\"}", "line 2: unknown variant `train`"),
         ] {
             let text = format!("{good}\n{}\n", good.replacen(from, to, 1));
-            let error = read_text(&text, Reading::Role(Split::Test)).unwrap_err();
+            let error = questions_of(&text, Reading::Role(Split::Test)).unwrap_err();
             assert!(error.contains("mine.jsonl") && error.contains(expected), "{error}");
         }
     }

@@ -1,11 +1,16 @@
 //! The columns that question sets have in Parquet files, and what they mean.
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use std::sync::Arc;
 
-use super::draft::Draft;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+
+use super::draft::{Draft, MOST_CHOICES, bounded};
 use super::hellaswag;
 use crate::eval::questions::question::Form;
+
+/// The column that pandas puts in for the rows' numbers.
+const INDEX: &str = "__index_level_0__";
 
 /// Whose columns a Parquet file has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +48,6 @@ impl ColumnType {
     }
 
     fn fits(self, found: &DataType) -> bool {
-        let is_text = |found: &DataType| {
-            matches!(found, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-        };
         let item = match found {
             DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
                 Some(item.data_type())
@@ -54,10 +56,58 @@ impl ColumnType {
         };
         match self {
             Self::Text => is_text(found),
-            Self::Integer => found.is_integer(),
+            Self::Integer => values(found).is_integer(),
             Self::Texts => item.is_some_and(is_text),
-            Self::Integers => item.is_some_and(DataType::is_integer),
+            Self::Integers => item.is_some_and(|item| values(item).is_integer()),
         }
+    }
+}
+
+fn is_text(found: &DataType) -> bool {
+    matches!(values(found), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// The type of a column's values; those of a dictionary are its entries.
+fn values(found: &DataType) -> &DataType {
+    match found {
+        DataType::Dictionary(_, values) => values,
+        plain => plain,
+    }
+}
+
+/// The columns with their texts as views, which share the bytes of a text that a file repeats: else a
+/// short file could unpack to gigabytes.
+pub(super) fn text_as_views(schema: &Schema) -> SchemaRef {
+    let fields: Vec<Field> = schema.fields().iter().map(|field| with_views(field)).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+fn with_views(field: &Field) -> Field {
+    let inner = |field: &Arc<Field>| Arc::new(with_views(field));
+    let to = match field.data_type() {
+        text if is_text(text) => DataType::Utf8View,
+        DataType::Dictionary(_, values) => values.as_ref().clone(),
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::LargeList(item) => DataType::LargeList(inner(item)),
+        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(inner(item), *length),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        other => other.clone(),
+    };
+    field.clone().with_data_type(to)
+}
+
+/// Whether a column holds bytes that are no text: pictures, sounds.
+fn holds_bytes(found: &DataType) -> bool {
+    match found {
+        DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => true,
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            holds_bytes(item.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().any(|field| holds_bytes(field.data_type())),
+        other => matches!(other, DataType::Dictionary(_, values) if holds_bytes(values)),
     }
 }
 
@@ -73,11 +123,7 @@ impl Layout {
             })
         };
         Self::ALL.into_iter().find(fits).ok_or_else(|| {
-            let found: Vec<String> = schema
-                .fields()
-                .iter()
-                .map(|field| format!("{} ({})", field.name(), field.data_type()))
-                .collect();
+            let found: Vec<String> = schema.fields().iter().map(|field| described(field)).collect();
             let found = if found.is_empty() { "none".to_string() } else { found.join(", ") };
             format!("not a question set: found the columns {found}; expected {}", Self::expected())
         })
@@ -159,6 +205,42 @@ impl Layout {
         wanted
     }
 
+    /// What is to be said of the columns that are not read: nothing where they are those of the
+    /// published set.
+    ///
+    /// # Errors
+    /// A column that may hold what a question is about, such as a picture.
+    pub fn unread_columns(self, schema: &Schema) -> Result<Option<String>, String> {
+        let wanted = self.wanted_columns(schema);
+        let is_foreign = |name: &str| {
+            !wanted.contains(&name) && !self.published_columns().contains(&name) && name != INDEX
+        };
+        let fields = schema.fields().iter().filter(|field| is_foreign(field.name()));
+        let fields: Vec<&Field> = fields.map(AsRef::as_ref).collect();
+        if let Some(bytes) = fields.iter().find(|field| holds_bytes(field.data_type())) {
+            return Err(format!(
+                "the column {} may be a part of the questions, such as a picture, and models are \
+                 asked with text alone: if the questions can be answered without it, take it out of \
+                 the file",
+                described(bytes)
+            ));
+        }
+        let names: Vec<String> = fields.iter().map(|field| described(field)).collect();
+        Ok((!names.is_empty()).then(|| {
+            format!("not read, and so no part of the questions: the columns {}", names.join(", "))
+        }))
+    }
+
+    /// Columns of the published sets that are of no use here.
+    fn published_columns(self) -> &'static [&'static str] {
+        match self {
+            Self::MmluPro => &["answer", "cot_content", "src"],
+            Self::HellaSwag => &["ind", "ctx", "source_id", "split", "split_type"],
+            Self::TruthfulQa => &["mc2_targets"],
+            Self::Mmlu | Self::Arc | Self::WinoGrande => &[],
+        }
+    }
+
     fn optional_columns(self) -> &'static [&'static str] {
         match self {
             Self::Mmlu => &["id", "form"],
@@ -176,18 +258,23 @@ impl Layout {
             subject: subject.to_string(),
             choices,
             answer,
+            counts_from_0: matches!(self, Self::Mmlu | Self::MmluPro),
             form,
         };
         Ok(match self {
             Self::Mmlu => {
-                let form = batch.optional_text("form", row);
-                let form = form.map_or(Ok(Form::Exam), |name| Form::from_name(&name))?;
+                let form = batch.optional_text("form", row)?;
+                let form = form.map_or(Ok(Form::Exam), |name| {
+                    Form::from_name(&name).map_err(|error| {
+                        format!("column form: {error}; correct it, or take the column out")
+                    })
+                })?;
                 let (question, subject) =
                     (batch.text("question", row)?, batch.text("subject", row)?);
                 let answer = batch.integer("answer", row)?;
                 let choices = batch.texts("choices", row)?;
                 Draft {
-                    id: batch.optional_text("id", row),
+                    id: batch.optional_text("id", row)?,
                     ..draft(question, &subject, choices, answer, form)
                 }
             }
@@ -196,7 +283,7 @@ impl Layout {
                     (batch.text("question", row)?, batch.text("category", row)?);
                 let answer = batch.integer("answer_index", row)?;
                 let choices = batch.texts("options", row)?;
-                let id = batch.optional_text("question_id", row);
+                let id = batch.optional_text("question_id", row)?;
                 Draft { id, ..draft(question, &subject, choices, answer, Form::Exam) }
             }
             Self::Arc => {
@@ -207,7 +294,7 @@ impl Layout {
                 })?;
                 let choices = batch.texts("choices.text", row)?;
                 let question = batch.text("question", row)?;
-                let id = batch.optional_text("id", row);
+                let id = batch.optional_text("id", row)?;
                 Draft { id, ..draft(question, "arc", choices, answer as i64, Form::Arc) }
             }
             Self::HellaSwag => {
@@ -255,6 +342,11 @@ fn digit(text: &str, first: i64) -> Result<i64, String> {
     }
 }
 
+/// A column's name and type.
+fn described(field: &Field) -> String {
+    format!("{} ({})", field.name(), field.data_type())
+}
+
 /// The field of a path such as `choices.text`.
 fn field<'a>(schema: &'a Schema, path: &str) -> Option<&'a Field> {
     let mut parts = path.split('.');
@@ -274,9 +366,9 @@ impl Columns {
         let mut columns = Vec::new();
         for (path, wanted) in layout.columns() {
             let to = match wanted {
-                ColumnType::Text => DataType::Utf8,
+                ColumnType::Text => DataType::Utf8View,
                 ColumnType::Integer => DataType::Int64,
-                ColumnType::Texts => DataType::new_list(DataType::Utf8, true),
+                ColumnType::Texts => DataType::new_list(DataType::Utf8View, true),
                 ColumnType::Integers => DataType::new_list(DataType::Int64, true),
             };
             let found = at(batch, path).ok_or_else(|| format!("the column {path} is missing"))?;
@@ -284,7 +376,7 @@ impl Columns {
         }
         for name in layout.optional_columns() {
             if let Some(found) = at(batch, name) {
-                columns.push((name.to_string(), cast(name, &found, &DataType::Utf8)?));
+                columns.push((name.to_string(), cast(name, &found, &DataType::Utf8View)?));
             }
         }
         Ok(Self(columns))
@@ -301,12 +393,12 @@ impl Columns {
     }
 
     fn text(&self, path: &str, row: usize) -> Result<String, String> {
-        Ok(self.present(path, row)?.as_string::<i32>().value(row).to_string())
+        bounded(self.present(path, row)?.as_string_view().value(row))
     }
 
-    fn optional_text(&self, path: &str, row: usize) -> Option<String> {
-        let array = self.get(path).filter(|array| array.is_valid(row))?;
-        Some(array.as_string::<i32>().value(row).to_string())
+    fn optional_text(&self, path: &str, row: usize) -> Result<Option<String>, String> {
+        let array = self.get(path).filter(|array| array.is_valid(row));
+        array.map(|array| bounded(array.as_string_view().value(row))).transpose()
     }
 
     fn integer(&self, path: &str, row: usize) -> Result<i64, String> {
@@ -315,14 +407,17 @@ impl Columns {
 
     fn texts(&self, path: &str, row: usize) -> Result<Vec<String>, String> {
         let list = self.present(path, row)?.as_list::<i32>().value(row);
-        let texts: &StringArray = list.as_string::<i32>();
-        let missing = |index| format!("item {index} of {path} is missing");
-        (0..texts.len())
-            .map(|index| {
-                let text = texts.is_valid(index).then(|| texts.value(index).to_string());
-                text.ok_or_else(|| missing(index))
-            })
-            .collect()
+        let texts = list.as_string_view();
+        if texts.len() > MOST_CHOICES {
+            return Err(format!("{path} has {} items; expected 2 to {MOST_CHOICES}", texts.len()));
+        }
+        let text = |index| {
+            if texts.is_null(index) {
+                return Err(format!("item {index} of {path} is missing"));
+            }
+            bounded(texts.value(index))
+        };
+        (0..texts.len()).map(text).collect()
     }
 
     fn integers(&self, path: &str, row: usize) -> Result<Vec<i64>, String> {

@@ -8,6 +8,7 @@
 //! | `.jsonl` | an object a line; see [`write_questions`] |
 //! | `.bin` | llama.cpp's tasks for `llama-perplexity --multiple-choice` |
 
+mod collected;
 mod csv;
 mod draft;
 mod hellaswag;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use super::question::Question;
 use crate::eval::EvalError;
+use collected::Collected;
 pub(super) use draft::Reading;
 pub use draft::Split;
 pub(super) use layouts::Layout;
@@ -89,19 +91,29 @@ pub(super) fn read_files(
     paths: &[PathBuf],
     reading: impl Fn(&PathBuf) -> Reading,
 ) -> Result<Vec<Question>, EvalError> {
-    let mut questions = Vec::new();
+    let mut collected = Collected::new();
     for path in paths {
         match Kind::of(path)? {
-            Kind::Parquet => parquet::read(path, &mut questions)?,
-            Kind::Csv => csv::read(path, &mut questions)?,
-            Kind::JsonLines => json_lines::read(path, reading(path), &mut questions)?,
-            Kind::TaskFile => task_file::read(path, &mut questions)?,
+            Kind::Parquet => parquet::read(path, &mut collected)?,
+            Kind::Csv => csv::read(path, &mut collected)?,
+            Kind::JsonLines => json_lines::read(path, reading(path), &mut collected)?,
+            Kind::TaskFile => task_file::read(path, &mut collected)?,
         }
     }
-    if let (Some(first), Some(twice)) = (paths.first(), id_that_is_there_twice(&questions)) {
-        return Err(EvalError::unusable(first, twice));
+    if let Some(first) = paths.first() {
+        if let Some(twice) = id_that_is_there_twice(&collected.questions) {
+            return Err(EvalError::unusable(first, twice));
+        }
+        if collected.may_count_from_1() && reading(first) == Reading::Role(Split::Test) {
+            tracing::warn!(
+                "{}: no answer of {} questions is 0, and answers count from 0: if these count from \
+                 1, every question is scored wrongly; take 1 off each answer",
+                first.display(),
+                collected.questions.len()
+            );
+        }
     }
-    Ok(questions)
+    Ok(collected.questions)
 }
 
 fn id_that_is_there_twice(questions: &[Question]) -> Option<String> {
@@ -109,6 +121,10 @@ fn id_that_is_there_twice(questions: &[Question]) -> Option<String> {
     questions.iter().find_map(|question| {
         let id = question.id.as_deref()?;
         let first: usize = rows.insert(id, question.row)?;
-        Some(format!("rows {first} and {} have the same id, {id:?}", question.row))
+        Some(format!(
+            "rows {first} and {} have the same id, {id:?}: give each question an id of its own, or \
+             take the column id (in MMLU-Pro question_id) out",
+            question.row
+        ))
     })
 }

@@ -1,7 +1,8 @@
 //! Question sets as Parquet.
 
+mod pages;
+
 use std::fmt::Display;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,10 +10,14 @@ use arrow::array::{
     Array, ArrayRef, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
 };
 use arrow::datatypes::{DataType, Field, Schema};
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 
-use super::layouts::{Columns, Layout};
+use super::collected::{Collected, read_bytes};
+use super::layouts::{Columns, Layout, text_as_views};
 use crate::eval::EvalError;
 use crate::eval::questions::question::{Form, Question};
 use crate::support::contain::contain_panics;
@@ -21,7 +26,7 @@ use crate::support::parquet_file::write_parquet;
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 1024;
 
-pub(super) fn read(path: &Path, questions: &mut Vec<Question>) -> Result<(), EvalError> {
+pub(super) fn read(path: &Path, questions: &mut Collected) -> Result<(), EvalError> {
     // The Parquet reader panics on some damaged files.
     contain_panics(|| read_file(path, questions))
         .unwrap_or_else(|panic| Err(not_parquet(path, panic)))
@@ -30,39 +35,49 @@ pub(super) fn read(path: &Path, questions: &mut Vec<Question>) -> Result<(), Eva
 /// Whose columns a file has.
 pub(in crate::eval::questions) fn layout(path: &Path) -> Result<Layout, EvalError> {
     contain_panics(|| {
-        let builder = open(path)?;
-        Layout::detect(builder.schema()).map_err(|error| EvalError::unusable(path, error))
+        let (_, metadata) = open(path)?;
+        Layout::detect(metadata.schema()).map_err(|error| EvalError::unusable(path, error))
     })
     .unwrap_or_else(|panic| Err(not_parquet(path, panic)))
 }
 
-fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, EvalError> {
-    let file = File::open(path).map_err(|source| EvalError::io(path, source))?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| not_parquet(path, error))
+fn open(path: &Path) -> Result<(Bytes, ArrowReaderMetadata), EvalError> {
+    let bytes = Bytes::from(read_bytes(path)?);
+    let metadata = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new())
+        .map_err(|error| not_parquet(path, error))?;
+    Ok((bytes, metadata))
 }
 
-fn read_file(path: &Path, questions: &mut Vec<Question>) -> Result<(), EvalError> {
-    let builder = open(path)?;
-    let layout =
-        Layout::detect(builder.schema()).map_err(|error| EvalError::unusable(path, error))?;
-    let wanted = layout.wanted_columns(builder.schema());
-    let mask = ProjectionMask::columns(builder.parquet_schema(), wanted);
-    let reader = builder
-        .with_projection(mask)
-        .with_batch_size(BATCH_ROWS)
-        .build()
-        .map_err(|error| not_parquet(path, error))?;
+fn read_file(path: &Path, questions: &mut Collected) -> Result<(), EvalError> {
+    let (bytes, metadata) = open(path)?;
+    let unusable = |error: String| EvalError::unusable(path, error);
+    let layout = Layout::detect(metadata.schema()).map_err(unusable)?;
+    let wanted = layout.wanted_columns(metadata.schema());
+    if let Some(unread) = layout.unread_columns(metadata.schema()).map_err(unusable)? {
+        tracing::warn!("{}: {unread}", path.display());
+    }
+    pages::check(metadata.metadata(), &bytes, &wanted).map_err(unusable)?;
+    let mask = ProjectionMask::columns(metadata.parquet_schema(), wanted);
+    let reader = ArrowReaderMetadata::try_new(
+        metadata.metadata().clone(),
+        ArrowReaderOptions::new().with_schema(text_as_views(metadata.schema())),
+    )
+    .and_then(|metadata| {
+        ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata)
+            .with_projection(mask)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+    })
+    .map_err(|error| not_parquet(path, error))?;
     let mut row = 0;
     for batch in reader {
         let batch = batch.map_err(|error| not_parquet(path, error))?;
-        let columns =
-            Columns::new(layout, &batch).map_err(|error| EvalError::unusable(path, error))?;
+        let columns = Columns::new(layout, &batch).map_err(unusable)?;
         for index in 0..batch.num_rows() {
-            let question = layout
+            layout
                 .draft(&columns, index)
-                .and_then(|draft| draft.check(questions.len()))
-                .map_err(|error| EvalError::unusable(path, format!("row {row}: {error}")))?;
-            questions.push(question);
+                .and_then(|draft| questions.add(draft))
+                .map_err(|error| unusable(format!("row {row}: {error}")))?;
             row += 1;
         }
     }

@@ -8,7 +8,8 @@
 
 use std::path::Path;
 
-use super::draft::{Draft, stem};
+use super::collected::Collected;
+use super::draft::{Draft, bounded, stem};
 use crate::eval::EvalError;
 use crate::eval::questions::question::{Form, Question};
 use crate::eval::questions::wording::cloze_context;
@@ -18,7 +19,7 @@ use crate::support::mapped::map_file;
 /// More answers than this to a question, llama.cpp takes for a damaged file.
 const MOST_ANSWERS: u32 = 100;
 
-pub(super) fn read(path: &Path, questions: &mut Vec<Question>) -> Result<(), EvalError> {
+pub(super) fn read(path: &Path, questions: &mut Collected) -> Result<(), EvalError> {
     let map = map_file(path).map_err(|source| EvalError::io(path, source))?;
     let subject = stem(path);
     let offsets = offsets(&map).map_err(|error| {
@@ -28,10 +29,9 @@ pub(super) fn read(path: &Path, questions: &mut Vec<Question>) -> Result<(), Eva
         )
     })?;
     for (task, offset) in offsets.into_iter().enumerate() {
-        let question = read_task(&map, offset as usize, &subject)
-            .and_then(|draft| draft.check(questions.len()))
+        read_task(&map, offset as usize, &subject)
+            .and_then(|draft| questions.add(draft))
             .map_err(|error| EvalError::unusable(path, format!("task {task}: {error}")))?;
-        questions.push(question);
     }
     Ok(())
 }
@@ -65,6 +65,7 @@ fn read_task(bytes: &[u8], offset: usize, subject: &str) -> Result<Draft, String
         subject: subject.to_string(),
         choices,
         answer: answer as i64,
+        counts_from_0: false,
         form: Form::Continuation,
     })
 }
@@ -97,8 +98,9 @@ impl<'a> Cursor<'a> {
         let length = self.number()? as usize;
         let at = self.position;
         let bytes = self.take(length)?;
-        let text = std::str::from_utf8(bytes);
-        text.map(str::to_string).map_err(|_| format!("the text at offset {at} is not UTF-8"))
+        let text = std::str::from_utf8(bytes)
+            .map_err(|_| format!("the text at offset {at} is not UTF-8"))?;
+        bounded(text)
     }
 
     fn answers(&mut self) -> Result<(Vec<String>, Vec<u32>), String> {
@@ -191,9 +193,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tasks.bin");
         std::fs::write(&path, bytes).unwrap();
-        let mut questions = Vec::new();
-        read(&path, &mut questions).map_err(|error| error.to_string())?;
-        Ok(questions)
+        let mut collected = Collected::new();
+        read(&path, &mut collected).map_err(|error| error.to_string())?;
+        Ok(collected.questions)
     }
 
     #[test]

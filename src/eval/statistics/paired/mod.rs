@@ -82,13 +82,15 @@ pub struct Paired {
     pub questions: usize,
     /// Accuracy of the variant − accuracy of the baseline, from −1 to 1.
     pub difference: f64,
-    /// Standard error of the difference: that of a mean of paired differences.
-    pub standard_error: f64,
+    /// Standard error of the difference: that of a mean of paired differences; absent for one
+    /// question.
+    pub standard_error: Option<f64>,
     /// 95 % interval of the difference: Bonett and Price's adjusted Wald interval for paired
     /// proportions (2012), which stays meaningful when few answers or none changed.
     pub interval: [f64; 2],
-    /// Standard error of the difference, had the two answered different questions.
-    pub unpaired_standard_error: f64,
+    /// Standard error of the difference, had the two answered different questions; absent for one
+    /// question.
+    pub unpaired_standard_error: Option<f64>,
     /// 95 % interval of the difference, had the two answered different questions: Newcombe's hybrid
     /// score interval (1998).
     pub unpaired_interval: [f64; 2],
@@ -227,13 +229,10 @@ impl Flips {
     }
 
     /// That of a mean of paired differences, which are −1, 0 or 1.
-    fn standard_error(self) -> f64 {
-        if self.questions < 2 {
-            return 0.0;
-        }
+    fn standard_error(self) -> Option<f64> {
         let n = self.questions as f64;
         let variance = (self.won + self.lost) as f64 / n - self.difference().powi(2);
-        (variance.max(0.0) / (n - 1.0)).sqrt()
+        (self.questions > 1).then(|| (variance.max(0.0) / (n - 1.0)).sqrt())
     }
 
     fn interval(self) -> [f64; 2] {
@@ -245,13 +244,13 @@ impl Flips {
     }
 }
 
-fn unpaired_standard_error(before: usize, after: usize, questions: usize) -> f64 {
+fn unpaired_standard_error(before: usize, after: usize, questions: usize) -> Option<f64> {
     let n = questions as f64;
     let variance = |correct: usize| {
         let p = correct as f64 / n;
         p * (1.0 - p) / (n - 1.0)
     };
-    if questions < 2 { 0.0 } else { (variance(before) + variance(after)).sqrt() }
+    (questions > 1).then(|| (variance(before) + variance(after)).sqrt())
 }
 
 fn by_category(pairs: &[Pair<'_>]) -> Vec<GroupDifference> {
@@ -317,7 +316,7 @@ mod tests {
         near(paired.difference, -0.2, 1e-12);
         near(paired.agreement, 0.5, 1e-12);
         // Sample variance of three −1, one 1 and six 0: (0.4 − 0.04) · 10/9; over 10, the root.
-        near(paired.standard_error, (0.36f64 / 9.0).sqrt(), 1e-12);
+        near(paired.standard_error.unwrap(), (0.36f64 / 9.0).sqrt(), 1e-12);
         near(paired.mcnemar_p, 0.625, 1e-12);
         assert!(!paired.distinguishable());
         // Bonett-Price: p12 = 4/12, p21 = 2/12.
@@ -325,7 +324,7 @@ mod tests {
         near(paired.interval[0], -1.0 / 6.0 - half, 1e-12);
         near(paired.interval[1], -1.0 / 6.0 + half, 1e-12);
         // 8 of 10 and 6 of 10, independently.
-        near(paired.unpaired_standard_error, ((0.16 + 0.24) / 9.0f64).sqrt(), 1e-12);
+        near(paired.unpaired_standard_error.unwrap(), ((0.16 + 0.24) / 9.0f64).sqrt(), 1e-12);
         assert_eq!(paired.unpaired_interval, intervals::independent_difference(8, 6, 10));
     }
 
@@ -333,7 +332,10 @@ mod tests {
     fn equal_answers_have_no_difference_but_still_an_interval() {
         let answers = [answer(1, 1); 50];
         let paired = Paired::of(&answers, &answers).unwrap();
-        assert_eq!((paired.difference, paired.standard_error, paired.mcnemar_p), (0.0, 0.0, 1.0));
+        let figures = (paired.difference, paired.standard_error, paired.mcnemar_p);
+        assert_eq!(figures, (0.0, Some(0.0), 1.0));
+        let one = Paired::of(&answers[..1], &answers[..1]).unwrap();
+        assert_eq!((one.standard_error, one.unpaired_standard_error), (None, None));
         assert_eq!((paired.choice_divergence, paired.answer_probability_change), (0.0, 0.0));
         assert!(paired.interval[0] < 0.0 && paired.interval[1] > 0.0);
         assert_eq!(Paired::of(&[], &[]), None);

@@ -42,10 +42,19 @@ pub enum BaseKind {
 }
 
 impl Base {
-    pub(super) fn path(&self) -> &Path {
+    /// The file.
+    pub fn path(&self) -> &Path {
         match self {
             Self::Model { model, .. } => model,
             Self::Logits(path) => path,
+        }
+    }
+
+    /// The text, unless the file of logits says what it was.
+    pub fn text(&self) -> Option<&Path> {
+        match self {
+            Self::Model { text, .. } => Some(text),
+            Self::Logits(_) => None,
         }
     }
 

@@ -46,8 +46,10 @@ pub struct DivergenceOptions {
     pub engine: EngineOptions,
 }
 
-/// One variant's result.
+/// One variant's result. It is read by way of a JSON value: serde cannot read flattened numbers, as a
+/// dependency has serde_json keep them as they are written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "serde_json::Value")]
 pub struct VariantDivergence {
     /// Its path as given.
     pub model: String,
@@ -61,6 +63,23 @@ pub struct VariantDivergence {
     /// More figures of it.
     #[serde(flatten)]
     pub details: DivergenceDetails,
+}
+
+impl TryFrom<serde_json::Value> for VariantDivergence {
+    type Error = serde_json::Error;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct File {
+            model: String,
+            model_sha256: String,
+            file_bytes: u64,
+        }
+        let File { model, model_sha256, file_bytes } = File::deserialize(&value)?;
+        let divergence = Divergence::deserialize(&value)?;
+        let details = DivergenceDetails::deserialize(&value)?;
+        Ok(Self { model, model_sha256, file_bytes, divergence, details })
+    }
 }
 
 /// The result for all variants.
@@ -86,6 +105,9 @@ pub struct DivergenceSummary {
     pub text_sha256: Option<String>,
     /// Tokens in a window.
     pub context: usize,
+    /// At most this many windows.
+    #[serde(default)]
+    pub chunk_limit: Option<usize>,
     /// Windows scored.
     pub chunks: usize,
     /// Where the models ran.
@@ -161,6 +183,7 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
         text: text.map(|path| path.display().to_string()),
         text_sha256,
         context,
+        chunk_limit: options.chunks,
         chunks: windows.count(),
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
