@@ -13,7 +13,7 @@ use super::window_run::{Steps, WindowRun, load_for_windows, sections};
 use super::windows::TextWindows;
 use crate::engine::{Build, Engine, EngineOptions};
 use crate::eval::EvalError;
-use crate::eval::scoring::log_softmax::log_sum_exp;
+use crate::kernels::elementwise::log_sum_exp;
 use crate::eval::statistics::Mean;
 use crate::gguf::{self, ModelIdentity};
 use crate::support::atomic_file::check_writable;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::eval::scoring::log_softmax::{divergence_above, log_sum_exp, mean_difference};
+use crate::kernels::elementwise::{divergence_above, log_sum_exp, mean_difference};
 use crate::eval::text::base_logits::CodedRow;
 
 /// Of log-probabilities from a file, only those above this count for the divergence, as llama.cpp has
