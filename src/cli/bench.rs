@@ -89,13 +89,14 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
 fn print(summary: &BenchSummary) -> Result<()> {
     let workload = &summary.workload;
     say!(
-        "{}: {} input + {} output tokens, {} threads, device {}, key-value cache {}\n",
+        "{}: {} input + {} output tokens, {} threads, device {}, key-value cache {}, activations of {} bits\n",
         summary.model,
         units::count(workload.input_tokens as u64),
         units::count(workload.output_tokens as u64),
         summary.threads,
         summary.device,
         summary.kv_type,
+        summary.activations,
     )?;
     say!("{}\nLatency over all requests:\n", throughput_table(summary).to_text())?;
     print_text(&latency_table(summary).to_text())?;

@@ -23,8 +23,7 @@ use super::tensors::{Tensor, alternatives, candidates, matrices, smallest, updat
 use crate::eval::text::divergence::Divergence;
 use crate::eval::text::windows::TextWindows;
 use crate::gguf::{self, GgmlType, GgufFile, TensorInfo};
-use crate::kernels::attention::KvType;
-use crate::model::Decoder;
+use crate::model::{Decoder, KernelOptions};
 use crate::quant::importance::Importance;
 use crate::quant::plan::{Plan, PlannedModel, tensors_sha256};
 use crate::quant::recipe::{Recipe, may_change};
@@ -74,7 +73,7 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     let held_out_windows = held_out.as_ref().map(|text| spread(text, text.count()));
 
     let model = GgufFile::open(&options.model)?;
-    let decoder = Decoder::load(model, &Device::Cpu, KvType::default())?;
+    let decoder = Decoder::load(model, &Device::Cpu, KernelOptions::default())?;
     check_context(options, &decoder)?;
     let mut measurements = open_measurements(options)?;
 
