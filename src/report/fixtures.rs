@@ -73,6 +73,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
         shard: None,
         device: "cpu".to_string(),
         kv_type: "i16".to_string(),
+        activations: Some(8),
         overall: score("all", correct, questions),
         categories: ["STEM", "humanities", "social sciences", "other"]
             .map(|name| score(name, correct / 4, questions / 4))
@@ -167,6 +168,7 @@ pub(super) fn benchmark(model_sha256: &str, speed: f64) -> BenchSummary {
         model_bytes: 1 << 28,
         device: "cpu".to_string(),
         kv_type: "i16".to_string(),
+        activations: 8,
         threads: 2,
         machine: machine(),
         load_average_before: Some(0.1),
@@ -275,6 +277,7 @@ pub(super) fn comparison() -> Comparison {
         machine: machine(),
         device: "cpu".to_string(),
         kv_type: "i16".to_string(),
+        activations: 8,
         threads: 2,
         evaluation: settings(),
         text: Some(TextSettings {

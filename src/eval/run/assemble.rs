@@ -57,6 +57,7 @@ pub(super) fn assemble(
         shard: settings.shard,
         device: settings.device.clone(),
         kv_type: settings.kv_type.clone(),
+        activations: settings.activations,
         overall,
         categories,
         subject_scores,
