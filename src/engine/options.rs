@@ -51,10 +51,7 @@ impl EngineOptions {
 
     /// What they say to quantkit's own kernels.
     pub(super) fn of_kernels(&self) -> KernelOptions {
-        KernelOptions {
-            kv_type: self.kv_type.unwrap_or_default(),
-            activations: self.activations,
-        }
+        KernelOptions { kv_type: self.kv_type.unwrap_or_default(), activations: self.activations }
     }
 
     /// The device, if it is there and does what is wanted.

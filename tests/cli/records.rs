@@ -186,10 +186,7 @@ fn a_journal_of_other_settings_is_refused_until_it_is_thrown_away() {
         .stderr(contains("every is 1 there and 2 here"))
         .stderr(contains("--restart"));
     let sixteen = ["--protocol", "cloze", "--activations", "16"];
-    place
-        .score("run", &sixteen)
-        .failure()
-        .stderr(contains("activations is 8 there and 16 here"));
+    place.score("run", &sixteen).failure().stderr(contains("activations is 8 there and 16 here"));
     assert_eq!(fs::read(place.path("run/journal.jsonl")).unwrap(), kept);
 
     // It shows where it is, and is no shard to merge.

@@ -99,8 +99,7 @@ fn multiply_panels(
     let inputs = inputs.of(matrix.kernel.activations);
     let rows = tokens.len() * inputs.terms;
     match &matrix.kernel.strips {
-        Some(strips) if rows > STRIPS_FROM_TILES * matrix.kernel.tile && matrix.columns > 0 =>
-        {
+        Some(strips) if rows > STRIPS_FROM_TILES * matrix.kernel.tile && matrix.columns > 0 => {
             SCRATCH.with_borrow_mut(|scratch| {
                 multiply_strips(matrix, strips, scratch, inputs, tokens, panels, output);
             });

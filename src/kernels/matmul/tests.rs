@@ -111,7 +111,8 @@ fn packed(
     bytes: &[u8],
 ) -> impl Iterator<Item = (Level, ActivationBits, PackedMatrix)> {
     let kinds = ActivationBits::ALL.into_iter();
-    let all = Level::available().flat_map(move |level| kinds.clone().map(move |bits| (level, bits)));
+    let all =
+        Level::available().flat_map(move |level| kinds.clone().map(move |bits| (level, bits)));
     all.map(move |(level, bits)| {
         let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, bytes).unwrap();
         (level, bits, matrix.with_activations(bits))
