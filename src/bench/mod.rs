@@ -105,6 +105,7 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
         model_bytes: identity.bytes,
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
+        activations: options.engine.activations.bits(),
         threads: rayon::current_num_threads(),
         machine: machine::Machine::detect(),
         load_average_before,

@@ -20,6 +20,7 @@ use crate::engine::{
 };
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::kernels::attention::KvType;
+use crate::kernels::matmul::ActivationBits;
 use crate::kernels::peak::Arithmetic;
 use crate::model::profile::{Cost, Operation, Profile};
 use crate::support::interrupt;
@@ -47,6 +48,8 @@ pub struct ProfileOptions {
     pub concurrency: usize,
     /// How the key-value cache holds its elements; the usual type where absent.
     pub kv_type: Option<KvType>,
+    /// Bits that activations are rounded to in products with quantized weights.
+    pub activations: ActivationBits,
 }
 
 /// Where the time went.
@@ -68,6 +71,8 @@ pub struct ProfileSummary {
     pub cache_bytes: u64,
     /// How the key-value cache held its elements: `i16` or `i8`.
     pub kv_type: String,
+    /// Bits that activations were rounded to in products with quantized weights: 8 or 16.
+    pub activations: u8,
     /// Threads that computed.
     pub threads: usize,
     /// What it ran on.
@@ -140,8 +145,9 @@ pub struct OperationSummary {
 /// No tokens or sequences, or more than the model's context holds; a model that cannot be loaded or run;
 /// an interruption.
 pub fn run(options: &ProfileOptions) -> Result<ProfileSummary, BenchError> {
-    let &ProfileOptions { ref model, input_tokens, output_tokens, concurrency, kv_type } = options;
-    let engine_options = EngineOptions { kv_type, ..EngineOptions::default() };
+    let &ProfileOptions { ref model, input_tokens, output_tokens, concurrency, .. } = options;
+    let ProfileOptions { kv_type, activations, .. } = *options;
+    let engine_options = EngineOptions { kv_type, activations, ..EngineOptions::default() };
     let workload = Workload {
         input_tokens,
         output_tokens,
@@ -169,6 +175,7 @@ pub fn run(options: &ProfileOptions) -> Result<ProfileSummary, BenchError> {
         packed_bytes,
         cache_bytes,
         kv_type: engine_options.kv_type_name().to_string(),
+        activations: activations.bits(),
         threads,
         machine: Machine::detect(),
         load_average_before,
@@ -297,6 +304,8 @@ impl<'a> Run<'a> {
 /// What is multiplied in each operation: for those with weights, the part of them that is quantized.
 struct Kinds {
     quantized: Vec<(Operation, f64)>,
+    /// How often each quantized weight is multiplied for a token.
+    terms: usize,
 }
 
 impl Kinds {
@@ -313,7 +322,8 @@ impl Kinds {
             }
         }
         let share = |(operation, all, quantized)| (operation, quantized as f64 / all as f64);
-        Self { quantized: counted.into_iter().map(share).collect() }
+        let terms = engine.options().activations.terms();
+        Self { quantized: counted.into_iter().map(share).collect(), terms }
     }
 
     /// Which arithmetic an operation does, by name and by kind (the larger part of it), and how much of
@@ -323,7 +333,10 @@ impl Kinds {
         operation: Operation,
         limits: &Limits,
     ) -> Option<(&'static str, Arithmetic, f64)> {
-        let rate = |kind| limits.arithmetic(kind).operations_per_second;
+        let rate = |kind| {
+            let rate = limits.arithmetic(kind).operations_per_second;
+            if kind == Arithmetic::Int8 { rate / self.terms as f64 } else { rate }
+        };
         let pure = |kind: Arithmetic| (kind.name(), kind, rate(kind));
         if operation == Operation::Attention {
             return Some(pure(Arithmetic::Int16));
@@ -433,7 +446,8 @@ mod tests {
 
     #[test]
     fn each_operation_is_held_against_the_limit_that_binds_it() {
-        let kinds = Kinds { quantized: vec![(Operation::Down, 1.0), (Operation::Output, 0.5)] };
+        let quantized = vec![(Operation::Down, 1.0), (Operation::Output, 0.5)];
+        let kinds = Kinds { quantized, terms: 1 };
         let timed = timed(&[
             // 10 ms of reads or 2 ms of arithmetic.
             (Operation::Down, 20, 10_000_000, 16_000_000),
@@ -464,12 +478,16 @@ mod tests {
 
     #[test]
     fn arithmetic_bounds_a_phase_that_reads_little() {
-        let kinds = Kinds { quantized: vec![(Operation::Down, 1.0), (Operation::Output, 0.0)] };
+        let quantized = vec![(Operation::Down, 1.0), (Operation::Output, 0.0)];
+        let mut kinds = Kinds { quantized, terms: 1 };
         let timed = timed(&[
-            (Operation::Down, 20, 1_000, 16_000_000),
-            (Operation::Output, 20, 1_000, 16_000_000),
+            (Operation::Down, 20, 1_000, 24_000_000),
+            (Operation::Output, 20, 1_000, 10_000_000),
         ]);
         let phase = summarize("prefill", &timed, &kinds, &limits());
-        assert_eq!(phase.bound, "f32", "8 ms of f32 are more than 2 ms of int8");
+        assert_eq!(phase.bound, "f32", "5 ms of f32 are more than 3 ms of int8");
+        kinds.terms = 2;
+        let phase = summarize("prefill", &timed, &kinds, &limits());
+        assert_eq!(phase.bound, "int8", "activations of 16 bits are multiplied twice: 6 ms");
     }
 }

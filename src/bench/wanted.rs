@@ -15,6 +15,8 @@ pub struct WantedBench<'a> {
     pub device: &'a str,
     /// Elements of the key-value cache.
     pub kv_type: &'a str,
+    /// Bits of the activations in products with quantized weights.
+    pub activations: u8,
     /// Threads that compute.
     pub threads: usize,
     /// What it runs on.
@@ -34,6 +36,7 @@ impl WantedBench<'_> {
             (found.workload == *self.workload, "the workload"),
             (found.device == self.device, "the device"),
             (found.kv_type == self.kv_type, "the key-value cache"),
+            (found.activations == self.activations, "the activations' bits"),
             (found.threads == self.threads, "the number of threads"),
             (same_hardware, "the machine"),
         ])

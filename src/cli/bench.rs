@@ -118,6 +118,7 @@ fn earlier(arguments: &Arguments) -> Result<Option<BenchSummary>> {
         workload: &Workload::from(&arguments.workload),
         device: &engine.device.to_string(),
         kv_type: engine.kv_type_name(),
+        activations: engine.activations.bits(),
         threads: rayon::current_num_threads(),
         machine: &Machine::detect(),
     };
@@ -129,13 +130,14 @@ fn earlier(arguments: &Arguments) -> Result<Option<BenchSummary>> {
 fn print(summary: &BenchSummary) -> Result<()> {
     let workload = &summary.workload;
     say!(
-        "{}: {} input + {} output tokens, {} threads, device {}, key-value cache {}\n",
+        "{}: {} input + {} output tokens, {} threads, device {}, key-value cache {}, activations of {} bits\n",
         summary.model,
         units::count(workload.input_tokens as u64),
         units::count(workload.output_tokens as u64),
         summary.threads,
         summary.device,
         summary.kv_type,
+        summary.activations,
     )?;
     say!("{}\nLatency over all requests:\n", throughput_table(summary).to_text())?;
     print_text(&latency_table(summary).to_text())?;

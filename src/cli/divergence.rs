@@ -136,6 +136,7 @@ impl<'a> Wanted<'a> {
             (found.chunk_limit == options.chunks, "the number of windows"),
             (found.device == options.engine.device.to_string(), "the device"),
             (found.kv_type == options.engine.kv_type_name(), "the key-value cache"),
+            (found.activations == options.engine.activations.bits(), "the activations' bits"),
         ])
     }
 }

@@ -13,6 +13,7 @@ use crate::engine::{DeviceChoice, EngineOptions};
 use crate::eval::{Earlier, EvalError, WindowJournalOptions};
 use crate::gguf::{self, GgmlType, GgufFile};
 use crate::kernels::attention::KvType;
+use crate::kernels::matmul::ActivationBits;
 use crate::quant::formats;
 use crate::storage;
 use crate::support::atomic_file::write_atomically;
@@ -47,19 +48,36 @@ pub struct EngineFlags {
     #[command(flatten)]
     device: DeviceOptions,
 
-    /// Elements of the key-value cache on the CPU: i8 takes half the memory and time of i16
-    #[arg(long, value_name = "TYPE", value_parser = kv_type_parser(),
-          long_help = "Elements of the key-value cache on the CPU, i16 or i8 [default: i16]. Each \
-                       row has a scale of its own: i16 is more precise than f16; i8 takes half the \
-                       memory. On a CUDA device the cache holds f16.")]
-    kv_type: Option<KvType>,
+    #[command(flatten)]
+    kernels: KernelFlags,
 }
 
 impl EngineFlags {
     /// What they say.
     pub fn options(&self) -> EngineOptions {
-        EngineOptions { device: self.device.device.0, kv_type: self.kv_type }
+        let KernelFlags { kv_type, activations } = self.kernels;
+        EngineOptions { device: self.device.device.0, kv_type, activations }
     }
+}
+
+/// How the CPU computes.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct KernelFlags {
+    /// Elements of the key-value cache on the CPU: i8 takes half the memory and time of i16
+    #[arg(long, value_name = "TYPE", value_parser = kv_type_parser(),
+          long_help = "Elements of the key-value cache on the CPU, i16 or i8 [default: i16]. Each \
+                       row has a scale of its own: i16 is more precise than f16; i8 takes half the \
+                       memory. On a CUDA device the cache holds f16.")]
+    pub(super) kv_type: Option<KvType>,
+
+    /// Bits that activations are rounded to in products with quantized weights: 16 is nearly exact
+    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activations_parser(),
+          long_help = "Bits that activations are rounded to in products with quantized weights, 8 \
+                       or 16. 8 is fast and what llama.cpp does. 16 is nearly exact, so that what is \
+                       measured is due to the weights alone; products take up to twice the time. \
+                       Weights in F32, F16 and BF16 are multiplied with activations in f32 either \
+                       way. On a CUDA device it is 8.")]
+    pub(super) activations: ActivationBits,
 }
 
 /// Where the subcommands that read a text keep what they find.
@@ -131,8 +149,17 @@ impl ReadingFlags {
     }
 }
 
+/// Takes a number of bits.
+fn activations_parser() -> impl TypedValueParser<Value = ActivationBits> {
+    PossibleValuesParser::new(["8", "16"]).map(|bits| {
+        let all = ActivationBits::ALL.into_iter();
+        let mut wanted = all.filter(|choice| choice.bits().to_string() == bits);
+        wanted.next().expect("the parser has only let these numbers through")
+    })
+}
+
 /// Takes the name of a type of the key-value cache.
-pub(super) fn kv_type_parser() -> impl TypedValueParser<Value = KvType> {
+fn kv_type_parser() -> impl TypedValueParser<Value = KvType> {
     PossibleValuesParser::new(KvType::ALL.map(KvType::name)).map(|name| {
         let kind = KvType::ALL.into_iter().find(|kind| kind.name() == name);
         kind.expect("the parser has only let these names through")
@@ -142,7 +169,7 @@ pub(super) fn kv_type_parser() -> impl TypedValueParser<Value = KvType> {
 impl DeviceOptions {
     /// What they say.
     pub fn options(&self) -> EngineOptions {
-        EngineOptions { device: self.device.0, kv_type: None }
+        EngineOptions { device: self.device.0, ..EngineOptions::default() }
     }
 }
 

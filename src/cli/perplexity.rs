@@ -148,6 +148,7 @@ impl<'a> Wanted<'a> {
             (found.chunk_limit == arguments.chunks(), "the number of windows"),
             (found.device == engine.device.to_string(), "the device"),
             (found.kv_type == engine.kv_type_name(), "the key-value cache"),
+            (found.activations == engine.activations.bits(), "the activations' bits"),
             (same_logits && has_logits, "the file of base logits"),
         ])
     }

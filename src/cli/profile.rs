@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::options::{GlobalOptions, kv_type_parser, print_json, print_text, say};
+use super::options::{GlobalOptions, KernelFlags, print_json, print_text, say};
 use crate::bench::profile::{
     self, MachineLimits, Phase, ProfileOptions, ProfileSummary, ReadLimit,
 };
-use crate::kernels::attention::KvType;
 use crate::support::table::{Align, Table};
 use crate::support::units;
 
@@ -38,9 +37,8 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1, value_name = "N")]
     concurrency: usize,
 
-    /// Elements of the key-value cache [default: i16]
-    #[arg(long, value_name = "TYPE", value_parser = kv_type_parser())]
-    kv_type: Option<KvType>,
+    #[command(flatten)]
+    kernels: KernelFlags,
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
@@ -49,7 +47,8 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         input_tokens: arguments.input_tokens,
         output_tokens: arguments.output_tokens,
         concurrency: arguments.concurrency,
-        kv_type: arguments.kv_type,
+        kv_type: arguments.kernels.kv_type,
+        activations: arguments.kernels.activations,
     })?;
     if global.json {
         return print_json(&summary);
@@ -59,11 +58,12 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
 
 fn print(summary: &ProfileSummary) -> Result<()> {
     say!(
-        "{}: {} of weights packed, {} of keys and values in {}",
+        "{}: {} of weights packed, {} of keys and values in {}, activations of {} bits",
         summary.model,
         units::bytes(summary.packed_bytes),
         units::bytes(summary.cache_bytes),
         summary.kv_type,
+        summary.activations,
     )?;
     say!(
         "{}, {} threads, {}\n",

@@ -163,7 +163,7 @@ impl Engine {
             |problem: String| EngineError::Unusable(format!("{}: {problem}", path.display()));
         let vocabulary = Vocabulary::from_metadata(file.metadata())
             .map_err(|error| unusable(error.to_string()))?;
-        let decoder = Decoder::load(file, &device, options.kv_type.unwrap_or_default())?;
+        let decoder = Decoder::load(file, &device, options.of_kernels())?;
         if vocabulary.size != decoder.vocabulary() {
             return Err(unusable(format!(
                 "the tokenizer has {} tokens, but the model's embedding has {}",
@@ -172,11 +172,12 @@ impl Engine {
             )));
         }
         tracing::info!(
-            "{} loaded in {}: {}, key-value cache in {}, {} threads, {} kernels",
+            "{} loaded in {}: {}, key-value cache in {}, activations of {} bits, {} threads, {} kernels",
             path.display(),
             units::duration(started.elapsed()),
             options.device,
             options.kv_type_name(),
+            options.activations.bits(),
             rayon::current_num_threads(),
             Level::current().name()
         );

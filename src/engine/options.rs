@@ -4,6 +4,8 @@ use candle_core::Device;
 
 use super::EngineError;
 use crate::kernels::attention::KvType;
+use crate::kernels::matmul::ActivationBits;
+use crate::model::KernelOptions;
 
 /// Where a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +35,9 @@ pub struct EngineOptions {
     /// How the key-value cache holds its elements. None: as is usual on the device, which is
     /// [`KvType::I16`] on the CPU, and f16 elsewhere, where there is no choice.
     pub kv_type: Option<KvType>,
+    /// Bits that activations are rounded to in products with quantized weights. On a CUDA device
+    /// they are eight, and there is no choice.
+    pub activations: ActivationBits,
 }
 
 impl EngineOptions {
@@ -44,6 +49,11 @@ impl EngineOptions {
         }
     }
 
+    /// What they say to quantkit's own kernels.
+    pub(super) fn of_kernels(&self) -> KernelOptions {
+        KernelOptions { kv_type: self.kv_type.unwrap_or_default(), activations: self.activations }
+    }
+
     /// The device, if it is there and does what is wanted.
     pub(super) fn open_device(&self) -> Result<Device, EngineError> {
         let unusable = |problem: String| Err(EngineError::Unusable(problem));
@@ -53,6 +63,13 @@ impl EngineOptions {
                 "on a CUDA device the key-value cache holds f16, not {}: leave out --kv-type",
                 kv_type.name()
             )),
+            (DeviceChoice::Cuda(_), None) if self.activations != ActivationBits::Eight => {
+                unusable(format!(
+                    "on a CUDA device activations are rounded to 8 bits, not {}: leave out \
+                     --activations",
+                    self.activations.bits()
+                ))
+            }
             (DeviceChoice::Cuda(_), None) if !candle_core::utils::cuda_is_available() => unusable(
                 "this quantkit was built without CUDA: cargo build --release --features cuda"
                     .to_string(),
@@ -69,11 +86,22 @@ mod tests {
 
     #[test]
     fn the_cache_has_the_name_of_what_it_holds() {
-        let options = |device, kv_type| EngineOptions { device, kv_type };
+        let options = |device, kv_type| EngineOptions { device, kv_type, ..Default::default() };
         assert_eq!(EngineOptions::default().kv_type_name(), "i16");
         assert_eq!(options(DeviceChoice::Cpu, Some(KvType::I8)).kv_type_name(), "i8");
         assert_eq!(options(DeviceChoice::Cuda(1), None).kv_type_name(), "f16");
         let error = options(DeviceChoice::Cuda(1), Some(KvType::I8)).open_device().unwrap_err();
         assert!(error.to_string().contains("f16, not i8"), "{error}");
+    }
+
+    #[test]
+    fn a_cuda_device_does_not_pass_for_sixteen_bits() {
+        let options = EngineOptions {
+            device: DeviceChoice::Cuda(0),
+            activations: ActivationBits::Sixteen,
+            ..EngineOptions::default()
+        };
+        let error = options.open_device().unwrap_err();
+        assert!(error.to_string().contains("8 bits, not 16"), "{error}");
     }
 }

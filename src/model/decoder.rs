@@ -11,12 +11,11 @@ use super::cache::BatchItem;
 use super::embedding::Embedding;
 use super::forward::{Embedded, Forward, Model, Watchers};
 use super::observer::ActivationObserver;
-use super::ops::{KernelOps, TensorOps};
+use super::ops::{KernelOps, KernelOptions, TensorOps};
 use super::profile::{Operation, Profile};
 use super::spec::DecoderSpec;
 use super::weights::kv_shape;
 use crate::gguf::GgufFile;
-use crate::kernels::attention::KvType;
 
 pub use staged::{Residual, StandIn};
 
@@ -24,7 +23,7 @@ pub use staged::{Residual, StandIn};
 #[derive(Debug, Clone)]
 pub(super) enum BackEnd {
     /// Quantkit's own kernels, on the CPU.
-    Kernels(KvType),
+    Kernels(KernelOptions),
     /// Candle's operations, on any device.
     Tensors(Device),
 }
@@ -45,14 +44,18 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads the model of a GGUF file: on the CPU for quantkit's own kernels, elsewhere for
-    /// candle's, where the key-value cache holds f16 whatever `kv_type` says.
+    /// candle's, which know no `options`: the key-value cache holds f16.
     ///
     /// # Errors
     /// An unknown architecture, metadata or tensors that do not fit together, and formats that
     /// cannot be run.
-    pub fn load(file: GgufFile, device: &Device, kv_type: KvType) -> Result<Self, ModelError> {
+    pub fn load(
+        file: GgufFile,
+        device: &Device,
+        options: KernelOptions,
+    ) -> Result<Self, ModelError> {
         let back_end = match device {
-            Device::Cpu => BackEnd::Kernels(kv_type),
+            Device::Cpu => BackEnd::Kernels(options),
             device => BackEnd::Tensors(device.clone()),
         };
         Self::load_with(file, back_end)
@@ -62,8 +65,8 @@ impl Decoder {
         let spec = DecoderSpec::from_gguf(&file)?;
         let shape = kv_shape(&spec);
         let model: Box<dyn Model> = match back_end {
-            BackEnd::Kernels(kv_type) => {
-                Box::new(Forward::load(&file, &spec, KernelOps::new(shape, kv_type))?)
+            BackEnd::Kernels(options) => {
+                Box::new(Forward::load(&file, &spec, KernelOps::new(shape, options))?)
             }
             BackEnd::Tensors(device) => {
                 Box::new(Forward::load(&file, &spec, TensorOps::new(shape, device))?)

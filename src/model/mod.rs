@@ -21,6 +21,7 @@ use crate::gguf::GgufError;
 pub use cache::{BatchItem, SequenceCache};
 pub use decoder::{Decoder, Residual, StandIn};
 pub use observer::ActivationObserver;
+pub use ops::KernelOptions;
 pub use rotary::RopeFrequencies;
 pub use spec::DecoderSpec;
 

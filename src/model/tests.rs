@@ -7,11 +7,12 @@ use candle_core::Device;
 
 use super::cache::Memory;
 use super::decoder::BackEnd;
-use super::ops::KernelOps;
+use super::ops::{KernelOps, KernelOptions};
 use super::weights::kv_shape;
 use super::{BatchItem, Decoder, SequenceCache};
 use crate::gguf::{Array, GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value};
 use crate::kernels::attention::KvType;
+use crate::kernels::matmul::ActivationBits;
 
 /// Keys, values and perhaps activations are rounded to 16 bits; logits of these models reach 4.
 const AGAINST_REFERENCE: f32 = 1e-2;
@@ -23,8 +24,12 @@ fn model_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/families/{name}.gguf"))
 }
 
+/// What the engine takes unless told otherwise.
+const OPTIONS: KernelOptions =
+    KernelOptions { kv_type: KvType::I16, activations: ActivationBits::Eight };
+
 /// Both back ends, on the CPU.
-const BACK_ENDS: [BackEnd; 2] = [BackEnd::Kernels(KvType::I16), BackEnd::Tensors(Device::Cpu)];
+const BACK_ENDS: [BackEnd; 2] = [BackEnd::Kernels(OPTIONS), BackEnd::Tensors(Device::Cpu)];
 
 fn load(path: &Path, back_end: BackEnd) -> Result<Decoder, String> {
     let file = GgufFile::open(path).map_err(|error| error.to_string())?;
@@ -32,7 +37,7 @@ fn load(path: &Path, back_end: BackEnd) -> Result<Decoder, String> {
 }
 
 fn tiny(name: &str) -> Decoder {
-    load(&model_path(name), BackEnd::Kernels(KvType::I16)).unwrap()
+    load(&model_path(name), BackEnd::Kernels(OPTIONS)).unwrap()
 }
 
 /// The reference's tokens and logits.
@@ -332,7 +337,7 @@ fn an_exchanged_matrix_counts_until_it_is_exchanged_back() {
 
 #[test]
 fn room_that_nobody_has_is_an_error() {
-    let ops = KernelOps::new(kv_shape(tiny("llama").spec()), KvType::I16);
+    let ops = KernelOps::new(kv_shape(tiny("llama").spec()), OPTIONS);
     for capacity in [1 << 50, usize::MAX] {
         let error = ops.allocate(capacity).unwrap_err().to_string();
         assert!(error.contains("no memory") && error.contains("fewer"), "{error}");
@@ -365,7 +370,7 @@ fn a_file_that_does_not_fit_is_refused_with_the_name_of_what_does_not() {
     let path = directory.path().join("model.gguf");
     let refusal = |metadata: &dyn Fn(&mut Metadata), tensors: &dyn Fn(&mut Vec<TensorPlan>)| {
         change(&path, metadata, tensors);
-        let error = load(&path, BackEnd::Kernels(KvType::I16)).unwrap_err();
+        let error = load(&path, BackEnd::Kernels(OPTIONS)).unwrap_err();
         assert!(error.contains("model.gguf"), "{error}");
         error
     };

@@ -81,6 +81,7 @@ pub(super) fn evaluation(model_sha256: &str, correct: usize, questions: usize) -
         selection: "all questions".to_string(),
         device: "cpu".to_string(),
         kv_type: "i16".to_string(),
+        activations: Some(8),
         overall: score("all", correct, questions),
         categories: ["STEM", "humanities", "social sciences", "other"]
             .map(|name| score(name, correct / 4, questions / 4))
@@ -175,6 +176,7 @@ pub(super) fn benchmark(model_sha256: &str, speed: f64) -> BenchSummary {
         model_bytes: 1 << 28,
         device: "cpu".to_string(),
         kv_type: "i16".to_string(),
+        activations: 8,
         threads: 2,
         machine: machine(),
         load_average_before: Some(0.1),
@@ -283,6 +285,7 @@ pub(super) fn comparison() -> Comparison {
         machine: machine(),
         device: "cpu".to_string(),
         kv_type: "i16".to_string(),
+        activations: 8,
         threads: 2,
         evaluation: settings(),
         text: Some(TextSettings {

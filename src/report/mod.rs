@@ -106,6 +106,7 @@ fn comparison(
         machine: machine.clone(),
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
+        activations: options.engine.activations.bits(),
         threads: rayon::current_num_threads(),
         evaluation: (*settings).clone(),
         text,

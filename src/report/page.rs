@@ -341,8 +341,11 @@ fn settings(comparison: &Comparison) -> Vec<(&'static str, String)> {
         ("Memory", units::bytes(machine.memory_bytes)),
         ("System", machine.system.clone()),
         (
-            "Device, threads, key-value cache",
-            format!("{}, {}, {}", comparison.device, comparison.threads, comparison.kv_type),
+            "Device, threads, key-value cache, activations",
+            format!(
+                "{}, {}, {}, {} bits",
+                comparison.device, comparison.threads, comparison.kv_type, comparison.activations
+            ),
         ),
         ("quantkit", comparison.quantkit_version.clone()),
         ("Made", comparison.created.clone()),

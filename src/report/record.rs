@@ -32,6 +32,8 @@ pub struct Comparison {
     pub device: String,
     /// Elements of the key-value cache: `i16`, `i8` or `f16`.
     pub kv_type: String,
+    /// Bits that activations are rounded to in products with quantized weights: 8 or 16.
+    pub activations: u8,
     /// Threads that computed.
     pub threads: usize,
     /// How accuracy was measured.

@@ -80,6 +80,7 @@ pub(super) struct WantedEvaluation<'a> {
     pub settings: &'a EvaluationSettings,
     pub device: &'a str,
     pub kv_type: &'a str,
+    pub activations: u8,
 }
 
 impl WantedEvaluation<'_> {
@@ -100,6 +101,7 @@ impl WantedEvaluation<'_> {
             (found.shard.is_none(), "the shard"),
             (found.device == self.device, "the device"),
             (found.kv_type == self.kv_type, "the key-value cache"),
+            (found.activations == Some(self.activations), "the activations' bits"),
         ])
     }
 }
@@ -183,16 +185,18 @@ mod tests {
             settings: &settings,
             device: "cpu",
             kv_type: "i16",
+            activations: 8,
         };
         assert_eq!(wanted.mismatch(&summary), None);
         let other = Build { executable_sha256: Some("0".repeat(64)), ..Build::current() };
-        let cases: [(&str, EvalSummary); 7] = [
+        let cases: [(&str, EvalSummary); 8] = [
             ("the build of quantkit", EvalSummary { build: other, ..summary.clone() }),
             ("the model file", EvalSummary { model_sha256: "abd".into(), ..summary.clone() }),
             ("the question set", EvalSummary { set_sha256: "other".into(), ..summary.clone() }),
             ("the choice of rows", EvalSummary { every: 14, ..summary.clone() }),
             ("the questions drawn", EvalSummary { limit_seeded: Some(7), ..summary.clone() }),
             ("the limit", EvalSummary { limit: Some(7), ..summary.clone() }),
+            ("the activations' bits", EvalSummary { activations: Some(16), ..summary.clone() }),
             ("the record's version", EvalSummary { schema_version: 0, ..summary.clone() }),
         ];
         for (what, found) in cases {
@@ -210,6 +214,7 @@ mod tests {
             workload: &workload,
             device: "cpu",
             kv_type: "i16",
+            activations: 8,
             threads: 2,
             machine: &machine,
         };
@@ -217,11 +222,12 @@ mod tests {
         let slower = Machine { cpu: "another".into(), ..machine.clone() };
         let longer = Workload { input_tokens: 9, ..workload.clone() };
         let other = Build { instruction_set: "abacus".into(), ..Build::current() };
-        let cases: [(&str, BenchSummary); 6] = [
+        let cases: [(&str, BenchSummary); 7] = [
             ("the build of quantkit", BenchSummary { build: other, ..summary.clone() }),
             ("the model file", BenchSummary { model_sha256: "abd".into(), ..summary.clone() }),
             ("some levels are missing", BenchSummary { complete: false, ..summary.clone() }),
             ("the number of threads", BenchSummary { threads: 4, ..summary.clone() }),
+            ("the activations' bits", BenchSummary { activations: 16, ..summary.clone() }),
             ("the machine", BenchSummary { machine: slower, ..summary.clone() }),
             ("the workload", BenchSummary { workload: longer, ..summary.clone() }),
         ];

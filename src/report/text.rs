@@ -50,6 +50,8 @@ struct Reading {
     device: String,
     /// Elements of the key-value cache.
     kv_type: String,
+    /// Bits that activations are rounded to.
+    activations: u8,
     /// What was found.
     divergence: Divergence,
 }
@@ -73,6 +75,7 @@ impl Reading {
             chunks: summary.chunks,
             device: summary.device.clone(),
             kv_type: summary.kv_type.clone(),
+            activations: summary.activations,
             divergence: variant.divergence.clone(),
         }
     }
@@ -105,6 +108,7 @@ pub(super) fn read_text(
         base_sha256: &models[baseline].sha256,
         device: &work.options.engine.device.to_string(),
         kv_type: work.options.engine.kv_type_name(),
+        activations: work.options.engine.activations.bits(),
     };
     let place = |model: &Model| work.options.output.join(&model.naming.directory).join(FILE_NAME);
     let mut found: Vec<Option<(Reading, bool)>> = vec![None; models.len()];
@@ -196,6 +200,7 @@ struct WantedReading<'a> {
     base_sha256: &'a str,
     device: &'a str,
     kv_type: &'a str,
+    activations: u8,
 }
 
 impl WantedReading<'_> {
@@ -211,6 +216,7 @@ impl WantedReading<'_> {
             (found.chunk_limit == self.text.chunks, "the number of windows"),
             (found.device == self.device, "the device"),
             (found.kv_type == self.kv_type, "the key-value cache"),
+            (found.activations == self.activations, "the activations' bits"),
         ])
     }
 }
@@ -237,6 +243,7 @@ mod tests {
             chunks: 3,
             device: "cpu".to_string(),
             kv_type: "i16".to_string(),
+            activations: 8,
             divergence: fixtures::divergence(),
         };
         let wanted = WantedReading {
@@ -245,6 +252,7 @@ mod tests {
             base_sha256: "base",
             device: "cpu",
             kv_type: "i16",
+            activations: 8,
         };
         assert_eq!(wanted.mismatch("q4", &reading), None);
         assert_eq!(wanted.mismatch("q5", &reading), Some("the model file"));
@@ -256,6 +264,7 @@ mod tests {
             ("the windows' length", Reading { context: 64, ..reading.clone() }),
             ("the number of windows", Reading { chunk_limit: None, ..reading.clone() }),
             ("the key-value cache", Reading { kv_type: "i8".into(), ..reading.clone() }),
+            ("the activations' bits", Reading { activations: 16, ..reading.clone() }),
         ];
         for (what, found) in cases {
             assert_eq!(wanted.mismatch("q4", &found), Some(what));

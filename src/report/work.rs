@@ -98,6 +98,7 @@ impl Work<'_> {
             settings: self.settings,
             device: &device,
             kv_type: self.options.engine.kv_type_name(),
+            activations: self.options.engine.activations.bits(),
         };
         if !self.options.fresh {
             let earlier =
@@ -142,6 +143,7 @@ impl Work<'_> {
             workload,
             device: &device,
             kv_type: self.options.engine.kv_type_name(),
+            activations: self.options.engine.activations.bits(),
             threads: rayon::current_num_threads(),
             machine: &self.machine,
         };

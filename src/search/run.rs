@@ -24,8 +24,7 @@ use crate::eval::text::TextFile;
 use crate::eval::text::divergence::Divergence;
 use crate::eval::text::windows::TextWindows;
 use crate::gguf::{self, GgmlType, GgufFile, TensorInfo};
-use crate::kernels::attention::KvType;
-use crate::model::Decoder;
+use crate::model::{Decoder, KernelOptions};
 use crate::quant::importance::Importance;
 use crate::quant::plan::{Plan, PlannedModel, tensors_sha256};
 use crate::quant::recipe::{Recipe, may_change};
@@ -80,7 +79,7 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     let held_out = held_out.map(|(path, limit)| read(path, *limit)).transpose()?;
 
     let model = gguf::identify(&file)?;
-    let decoder = Decoder::load(file.clone(), &Device::Cpu, KvType::default())?;
+    let decoder = Decoder::load(file.clone(), &Device::Cpu, KernelOptions::default())?;
     check_context(options, &decoder)?;
     let identity =
         Identity::new(model.sha256, text_sha256.clone(), options.context, importance_sha256);

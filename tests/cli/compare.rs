@@ -93,6 +93,11 @@ fn a_report_shows_every_variant_and_is_made_again_only_where_something_changed()
     }
 
     assert_eq!(reused(&compare(&models, &output, &[])), [(true, true); 3]);
+    // Activations of other bits are another measurement, and one that tells itself apart.
+    let sixteen = compare(&models, &output, &["--activations", "16"]);
+    assert_eq!(reused(&sixteen), [(false, false); 3]);
+    assert_eq!((&first["activations"], &sixteen["activations"]), (&8.into(), &16.into()));
+    assert_eq!(reused(&compare(&models, &output, &[])), [(false, false); 3]);
     // Another load: the answers stay.
     let longer = ["--repeats", "2"];
     assert_eq!(reused(&compare(&models, &output, &longer)), [(true, false); 3]);

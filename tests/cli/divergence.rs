@@ -59,6 +59,31 @@ fn fewer_bits_diverge_more_and_the_model_itself_not_at_all() {
 }
 
 #[test]
+fn activations_of_sixteen_bits_leave_what_the_weights_lose() {
+    let bench = VariantBench::new();
+    // The same weights, multiplied in floating point.
+    let mut quantize = quantkit();
+    quantize.arg("quantize").args([bench.path("Q4_0.gguf"), bench.path("exact.gguf")]);
+    quantize.args(["--type", "F32", "--allow-requantize"]).assert().success();
+    let summary = |activations: &str| -> Value {
+        let mut command = quantkit();
+        command.arg("divergence").arg(bench.path("exact.gguf")).arg(bench.path("Q4_0.gguf"));
+        command.arg("--text").arg(bench.path("text.txt")).args(["--context", "64", "--json"]);
+        let result = command.args(["--activations", activations]).assert().success();
+        serde_json::from_slice(&result.get_output().stdout).expect("one JSON document")
+    };
+    let (eight, sixteen) = (summary("8"), summary("16"));
+    assert_eq!((&eight["activations"], &sixteen["activations"]), (&8.into(), &16.into()));
+    // The base has no quantized weights: it is what it was.
+    let of = |summary: &Value, name: &str| summary["variants"][0][name].clone();
+    assert_eq!(of(&eight, "base_perplexity"), of(&sixteen, "base_perplexity"));
+    // KL grows with the square of an error that is 256 times smaller; the key-value cache, of
+    // 16 bits too, adds its own.
+    let kl = |summary: &Value| of(summary, "kl")["mean"].as_f64().unwrap();
+    assert!(kl(&eight) > 1000.0 * kl(&sixteen).abs(), "{} and {}", kl(&eight), kl(&sixteen));
+}
+
+#[test]
 fn without_a_limit_the_whole_text_is_read() {
     let bench = Bench::new();
     let summary = bench.summary(&["Q4_0.gguf"], &["--context", "256"]);

@@ -185,6 +185,8 @@ fn a_journal_of_other_settings_is_refused_until_it_is_thrown_away() {
         .stderr(contains("journal.jsonl: holds"))
         .stderr(contains("every is 1 there and 2 here"))
         .stderr(contains("--overwrite"));
+    let sixteen = ["--protocol", "cloze", "--activations", "16"];
+    place.score("run", &sixteen).failure().stderr(contains("activations is 8 there and 16 here"));
     assert_eq!(fs::read(place.path("run/journal.jsonl")).unwrap(), kept);
 
     // It shows where it is, and is no shard to merge.
@@ -266,7 +268,7 @@ fn a_run_says_what_it_was_made_with() {
     assert_eq!(run["schema_version"], 3);
     let (settings, part) = (&run["settings"], &run["parts"][0]);
     assert_eq!((&settings["limit"], &settings["questions"]), (&2.into(), &6.into()));
-    assert_eq!(settings["kv_type"], "i16");
+    assert_eq!((&settings["kv_type"], &settings["activations"]), (&"i16".into(), &8.into()));
     assert_eq!(settings["model_sha256"].as_str().map(str::len), Some(64));
     let command = part["command"].as_str().unwrap();
     assert!(command.contains("mmlu-eval") && command.contains("--limit 2"), "{command}");

@@ -8,9 +8,8 @@ use serde::Serialize;
 use super::files::content;
 use crate::cli::options::{GlobalOptions, print_json, print_text};
 use crate::quant::importance::{ActivationSums, Coverage};
-use crate::support::printable;
 use crate::support::table::{Align, Table};
-use crate::support::{path_text, units};
+use crate::support::{path_text, printable, units};
 
 /// Show what an importance file holds, the least covered tensors first
 ///

@@ -58,6 +58,7 @@ pub(super) fn assemble(
         selection: selection::described(&settings),
         device: settings.device.clone(),
         kv_type: settings.kv_type.clone(),
+        activations: settings.activations,
         overall,
         categories,
         subject_scores,

@@ -270,6 +270,7 @@ mod tests {
             endpoint: Some("http://a".to_string()),
             device: "endpoint".to_string(),
             kv_type: "unknown".to_string(),
+            activations: None,
             set: "elsewhere".to_string(),
             ..settings()
         };

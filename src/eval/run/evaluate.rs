@@ -40,6 +40,7 @@ pub fn evaluate(options: &EvalOptions) -> Result<Evaluated, EvalError> {
         model_sha256: identity.sha256,
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
+        activations: Some(options.engine.activations.bits()),
         ..selected.settings(options)
     };
     Session::check_journal(options, &output, &settings)?;

@@ -44,6 +44,9 @@ pub struct Settings {
     pub device: String,
     /// Elements of the key-value cache: `i16`, `i8` or `f16`; `unknown` for a server.
     pub kv_type: String,
+    /// Bits that activations are rounded to in products with quantized weights: 8 or 16; absent for
+    /// a server, which does not say.
+    pub activations: Option<u8>,
 }
 
 /// Fields of [`Settings`] that say where something is, and not what.
@@ -163,6 +166,7 @@ pub(super) mod tests {
             shard: None,
             device: "cpu".to_string(),
             kv_type: "i16".to_string(),
+            activations: Some(8),
         }
     }
 

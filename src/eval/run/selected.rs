@@ -66,6 +66,7 @@ impl Selected {
             shard: options.shard,
             device: String::new(),
             kv_type: String::new(),
+            activations: None,
         }
     }
 }

@@ -60,6 +60,9 @@ pub struct EvalSummary {
     pub device: String,
     /// Elements of the key-value cache: `i16`, `i8` or `f16`.
     pub kv_type: String,
+    /// Bits that activations are rounded to in products with quantized weights: 8 or 16; absent for
+    /// a server, which does not say.
+    pub activations: Option<u8>,
     /// Over all questions.
     pub overall: Score,
     /// Over MMLU's four categories (those present).

@@ -5,7 +5,6 @@
 //! give `Scored` questions, which `Reading` turns into predictions.
 
 pub mod endpoint;
-pub(super) mod log_softmax;
 mod reading;
 mod scored;
 mod scorer;

@@ -13,9 +13,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::log_softmax::log_sum_exp;
 use crate::engine::{Engine, EngineError, Logits, LogitsFor, SequenceId, StepItem, StepLogits};
 use crate::eval::asking::{Candidates, common_prefix};
+use crate::kernels::elementwise::log_sum_exp;
 
 /// About how many tokens a step should hold: enough to use the weights well, few enough for their
 /// activations to stay small.

@@ -14,9 +14,9 @@ use super::window_run::{Steps, WindowRun, load_for_windows, sections};
 use super::windows::TextWindows;
 use crate::engine::{Build, Engine, EngineError, EngineOptions};
 use crate::eval::EvalError;
-use crate::eval::scoring::log_softmax::log_sum_exp;
 use crate::eval::statistics::Mean;
 use crate::gguf::{self, GgufFile};
+use crate::kernels::elementwise::log_sum_exp;
 use crate::support::atomic_file::check_writable;
 use crate::support::interrupt;
 use crate::support::progress::{Progress, Unit};
@@ -82,6 +82,8 @@ pub struct PerplexitySummary {
     pub device: String,
     /// Elements of the key-value cache: `i16`, `i8` or `f16`.
     pub kv_type: String,
+    /// Bits that activations are rounded to in products with quantized weights: 8 or 16.
+    pub activations: u8,
     /// exp of the mean negative log-probability of the text's own next token.
     pub perplexity: f64,
     /// Its standard error, taking positions as independent.
@@ -123,6 +125,7 @@ pub fn measure(options: &PerplexityOptions) -> Result<PerplexitySummary, EvalErr
         windows: windows.count(),
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
+        activations: options.engine.activations.bits(),
     })?;
 
     let started = Instant::now();
@@ -149,6 +152,7 @@ pub fn measure(options: &PerplexityOptions) -> Result<PerplexitySummary, EvalErr
         positions: surprises.len(),
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
+        activations: options.engine.activations.bits(),
         perplexity,
         standard_error,
         negative_log_probability: mean,

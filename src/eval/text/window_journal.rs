@@ -58,6 +58,8 @@ pub(super) struct Reading {
     pub device: String,
     /// Elements of the key-value cache.
     pub kv_type: String,
+    /// Bits that activations are rounded to.
+    pub activations: u8,
 }
 
 /// The first line of a journal of values of a type.
@@ -93,6 +95,7 @@ impl<T: Serialize + DeserializeOwned> JournalHeader for Header<T> {
             (there.windows != here.windows, "it is of another number of windows"),
             (there.device != here.device, "it is of another device"),
             (there.kv_type != here.kv_type, "its key-value cache is of another type"),
+            (there.activations != here.activations, "it has another --activations"),
         ];
         let first = differences.into_iter().find(|(differs, _)| *differs);
         first.map(|(_, what)| what.to_string())
@@ -180,6 +183,7 @@ mod tests {
             windows,
             device: "cpu".to_string(),
             kv_type: "i16".to_string(),
+            activations: 8,
         }
     }
 

@@ -4,6 +4,7 @@
 //! instruction set; the widest that the machine has is picked at run time.
 
 mod activation;
+mod log_softmax;
 mod logits;
 mod norm;
 mod rotary;
@@ -11,6 +12,7 @@ mod rows;
 mod scan;
 
 pub use self::activation::{Activation, activate_row, gate_row};
+pub use self::log_softmax::{divergence_above, log_sum_exp, mean_difference};
 pub use self::logits::scale_and_cap_row;
 pub use self::norm::{Norm, add_normalized_row, norm_heads, norm_row};
 pub use self::rotary::rotate_heads;

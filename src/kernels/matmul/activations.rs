@@ -1,8 +1,13 @@
-//! Inputs prepared for the kernels, token by token; for quantized weights rounded to eight bits.
+//! Inputs prepared for the kernels, token by token; for quantized weights rounded to 8 or 16 bits.
 //!
-//! For quantized weights 32 columns of an input become int8 with a scale of largest magnitude / 127,
-//! rounded to f16: what ggml's Q8_0 does, with ties to even as its x86 code has it. Whatever else
-//! the kernels need to know of a block is computed here, once for all rows of all matrices.
+//! With 8 bits, 32 columns of an input become int8 with a scale of largest magnitude / 127, rounded
+//! to f16: what ggml's Q8_0 does, with ties to even as its x86 code has it. Whatever else the kernels
+//! need to know of a block is computed here, once for all rows of all matrices.
+//!
+//! With 16 bits, 32 columns become whole numbers up to 32,512 with an f32 scale, and each of these
+//! numbers is written as `255 · high + low`, both within ±127. A token is then two rows, of all high
+//! and of all low codes, in the very form of 8 bits: the kernels multiply each for itself, and what
+//! they give is added up ([`Prepared::add_terms`]).
 
 use half::f16;
 
@@ -33,6 +38,34 @@ pub(super) const fn part_at(part: usize, blocks: usize, block: usize) -> usize {
     (CODE_WORDS + part) * blocks + block
 }
 
+/// Bits that the inputs of products with quantized weights are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ActivationBits {
+    /// As ggml does: a block of 32 is off by up to 0.4 % of its largest element.
+    #[default]
+    Eight,
+    /// Off by up to 0.0016 % of that, for twice the multiplications.
+    Sixteen,
+}
+
+impl ActivationBits {
+    /// Both, in the enum's order.
+    pub const ALL: [Self; 2] = [Self::Eight, Self::Sixteen];
+
+    /// What `--activations` and results call it.
+    pub fn bits(self) -> u8 {
+        match self {
+            Self::Eight => 8,
+            Self::Sixteen => 16,
+        }
+    }
+
+    /// How often each quantized weight is multiplied for a token.
+    pub fn terms(self) -> usize {
+        ActivationKind::of(self).terms()
+    }
+}
+
 /// What a kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ActivationKind {
@@ -40,29 +73,47 @@ pub(super) enum ActivationKind {
     Float,
     /// The codes of all blocks, then the parts above.
     Quantized,
+    /// Two rows of such: a token is their sum.
+    QuantizedTwice,
 }
 
 impl ActivationKind {
-    /// Both, in the enum's order.
-    pub(super) const ALL: [Self; 2] = [Self::Float, Self::Quantized];
+    /// All of them, in the enum's order.
+    pub(super) const ALL: [Self; 3] = [Self::Float, Self::Quantized, Self::QuantizedTwice];
 
-    /// 32-bit words that one token of `columns` columns takes. Tokens that lie a power of two apart
+    /// That of so many bits.
+    pub(super) const fn of(bits: ActivationBits) -> Self {
+        match bits {
+            ActivationBits::Eight => Self::Quantized,
+            ActivationBits::Sixteen => Self::QuantizedTwice,
+        }
+    }
+
+    /// Rows that a token is the sum of.
+    pub(super) const fn terms(self) -> usize {
+        match self {
+            Self::Float | Self::Quantized => 1,
+            Self::QuantizedTwice => 2,
+        }
+    }
+
+    /// 32-bit words that one row of `columns` columns takes. Rows that lie a power of two apart
     /// would share a few sets of the first-level cache, so none do.
     pub(super) const fn words(self, columns: usize) -> usize {
         match self {
             Self::Float => columns.next_multiple_of(16) + 16,
-            Self::Quantized => columns / BLOCK * BLOCK_WORDS,
+            Self::Quantized | Self::QuantizedTwice => columns / BLOCK * BLOCK_WORDS,
         }
     }
 
-    /// Prepares a token; `quantize` is [`quantize`] or the like.
+    /// 32-bit words that all rows of a token take.
+    pub(super) const fn token_words(self, columns: usize) -> usize {
+        self.terms() * self.words(columns)
+    }
+
+    /// Prepares a token.
     #[inline(always)]
-    pub(super) fn fill(
-        self,
-        input: &[f32],
-        words: &mut [u32],
-        quantize: impl Fn(&[f32; BLOCK]) -> QuantizedBlock,
-    ) {
+    pub(super) fn fill(self, input: &[f32], words: &mut [u32]) {
         match self {
             Self::Float => {
                 for (word, value) in words.iter_mut().zip(input) {
@@ -75,16 +126,26 @@ impl ActivationKind {
                     place(&quantize(values), block, inputs.len(), words);
                 }
             }
+            Self::QuantizedTwice => {
+                let (inputs, _) = input.as_chunks::<BLOCK>();
+                let (high, low) = words.split_at_mut(self.words(input.len()));
+                for (block, values) in inputs.iter().enumerate() {
+                    let terms = quantize_twice(values);
+                    place(&terms[0], block, inputs.len(), high);
+                    place(&terms[1], block, inputs.len(), low);
+                }
+            }
         }
     }
 }
 
-/// Tokens as a kernel reads them: `tokens` stretches of `stride` words.
+/// Tokens as a kernel reads them: `rows` stretches of `stride` words, `terms` of them a token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Prepared<'a> {
     pub(super) words: &'a [u32],
     pub(super) stride: usize,
-    pub(super) tokens: usize,
+    pub(super) rows: usize,
+    pub(super) terms: usize,
 }
 
 impl<'a> Prepared<'a> {
@@ -95,28 +156,50 @@ impl<'a> Prepared<'a> {
         columns: usize,
         words: &'a [u32],
     ) -> Self {
-        Self { words, stride: kind.words(columns), tokens }
+        let terms = kind.terms();
+        Self { words, stride: kind.words(columns), rows: terms * tokens, terms }
+    }
+
+    /// Number of tokens.
+    pub(super) fn count(self) -> usize {
+        self.rows / self.terms
     }
 
     /// Some of the tokens.
     pub(super) fn tokens(self, tokens: std::ops::Range<usize>) -> Self {
-        let words = &self.words[tokens.start * self.stride..tokens.end * self.stride];
-        Self { words, stride: self.stride, tokens: tokens.len() }
+        let token_words = self.terms * self.stride;
+        let words = &self.words[tokens.start * token_words..tokens.end * token_words];
+        Self { words, rows: self.terms * tokens.len(), ..self }
     }
 
-    /// Where each of `T` tokens begins: all of its words lie behind.
+    /// Where each of `T` rows begins: all of its words lie behind.
     pub(super) fn starts<const T: usize>(self) -> [*const u32; T] {
-        assert_eq!((self.tokens, self.words.len()), (T, T * self.stride), "the tile has T tokens");
+        assert_eq!((self.rows, self.words.len()), (T, T * self.stride), "the tile has T rows");
         let mut starts = [self.words.as_ptr(); T];
-        for (token, start) in starts.iter_mut().enumerate() {
-            *start = self.words[token * self.stride..].as_ptr();
+        for (row, start) in starts.iter_mut().enumerate() {
+            *start = self.words[row * self.stride..].as_ptr();
         }
         starts
     }
 
-    /// The words of each token.
+    /// The words of each row.
     pub(super) fn iter(self) -> impl Iterator<Item = &'a [u32]> {
-        (0..self.tokens).map(move |token| &self.words[token * self.stride..][..self.stride])
+        (0..self.rows).map(move |row| &self.words[row * self.stride..][..self.stride])
+    }
+
+    /// Adds up the totals of each token's rows, which are `stride` apart, into those of its first
+    /// one; returns how far apart tokens' totals are.
+    #[inline(always)]
+    pub(super) fn add_terms(self, totals: &mut [f32], stride: usize) -> usize {
+        if self.terms == 2 {
+            for token in totals.chunks_exact_mut(2 * stride) {
+                let (high, low) = token.split_at_mut(stride);
+                for (high, low) in high.iter_mut().zip(low) {
+                    *high += *low;
+                }
+            }
+        }
+        stride * self.terms
     }
 }
 
@@ -128,27 +211,65 @@ pub(super) struct QuantizedBlock {
     pub(super) sums: [i32; 2],
 }
 
-/// The specification, and what is used where there is nothing faster.
+impl QuantizedBlock {
+    #[inline(always)]
+    fn new(codes: [i8; BLOCK], scale: f32) -> Self {
+        let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum();
+        let (first, second) = codes.split_at(BLOCK / 2);
+        let sums = [sum(first), sum(second)];
+        Self { codes, scale, sums }
+    }
+}
+
+/// The largest magnitude. Magnitudes compare as their bits do, and NaN above all: then the scale is
+/// NaN, as it should.
 #[inline(always)]
-pub(super) fn quantize(values: &[f32; BLOCK]) -> QuantizedBlock {
-    // Magnitudes compare as their bits do, and NaN above all: then the scale is NaN, as it should.
-    let largest = values.iter().fold(0, |largest, value| value.abs().to_bits().max(largest));
-    let (scale, inverse) = scale_and_inverse(f32::from_bits(largest));
+fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
+    f32::from_bits(values.iter().fold(0, |largest, value| value.abs().to_bits().max(largest)))
+}
+
+/// Eight bits: the specification, and what is used where there is nothing faster.
+#[inline(always)]
+fn quantize(values: &[f32; BLOCK]) -> QuantizedBlock {
+    let largest = largest_magnitude(values);
+    let inverse = if largest != 0.0 { 127.0 / largest } else { 0.0 };
     let mut codes = [0; BLOCK];
     for (code, value) in codes.iter_mut().zip(values) {
         *code = nearest_int(value * inverse) as i8;
     }
-    let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum();
-    let (first, second) = codes.split_at(BLOCK / 2);
-    let sums = [sum(first), sum(second)];
-    QuantizedBlock { codes, scale: f16::from_f32(scale).to_f32(), sums }
+    QuantizedBlock::new(codes, f16::from_f32(largest / 127.0).to_f32())
 }
 
-/// The scale, not yet rounded to f16, and the factor that makes codes of values, from the largest
-/// magnitude.
+/// What a high code of 16 bits counts. The low code takes 255 values, so that each whole number has
+/// one spelling.
+pub(super) const HIGH: f32 = 255.0;
+/// The largest whole number that both codes spell.
+pub(super) const MOST_STEPS: f32 = 127.0 * HIGH + 127.0;
+/// A block without a larger magnitude is zero, so that the factor that makes whole numbers of its
+/// values is finite.
+pub(super) const SMALLEST: f32 = 1e-30;
+
+/// Sixteen bits: the specification. The values are the sum of both blocks.
+///
+/// The nearest whole number of steps is half a step off; and since the factor, the product with it
+/// and both scales are rounded, by up to 2⁻²⁴ each, another 4 · 2⁻²⁴ · 32,512 < 0.01 steps. In all,
+/// a value is off by less than 0.51 / 32,512 of the largest magnitude.
 #[inline(always)]
-pub(super) fn scale_and_inverse(largest: f32) -> (f32, f32) {
-    (largest / 127.0, if largest != 0.0 { 127.0 / largest } else { 0.0 })
+fn quantize_twice(values: &[f32; BLOCK]) -> [QuantizedBlock; 2] {
+    let largest = largest_magnitude(values);
+    let inverse = if largest > SMALLEST { MOST_STEPS / largest } else { 0.0 };
+    let mut codes = [[0; BLOCK]; 2];
+    let [high_codes, low_codes] = &mut codes;
+    for ((high, low), value) in high_codes.iter_mut().zip(low_codes).zip(values) {
+        let steps = nearest_int(value * inverse);
+        // A quotient is never near the middle of two integers, so this rounding is exact.
+        let quotient = nearest_int(steps as f32 * (1.0 / HIGH));
+        *high = quotient as i8;
+        *low = steps.wrapping_sub(quotient.wrapping_mul(HIGH as i32)) as i8;
+    }
+    let scale = largest / MOST_STEPS;
+    let [high, low] = codes;
+    [QuantizedBlock::new(high, scale * HIGH), QuantizedBlock::new(low, scale)]
 }
 
 /// The nearest integer, ties to even, below 2^22.
@@ -208,10 +329,43 @@ mod tests {
     }
 
     #[test]
+    fn two_codes_spell_sixteen_bits() {
+        let spelled = |values: &[f32; BLOCK]| -> [f32; BLOCK] {
+            let [high, low] = quantize_twice(values);
+            let value = |block: &QuantizedBlock, index: usize| {
+                assert!(block.codes[index] != i8::MIN, "codes are within ±127");
+                f64::from(block.codes[index]) * f64::from(block.scale)
+            };
+            std::array::from_fn(|index| (value(&high, index) + value(&low, index)) as f32)
+        };
+        // Every whole number, 31 at a time beside the largest.
+        for first in (-32_512..32_512).step_by(BLOCK - 1) {
+            let mut values = [MOST_STEPS; BLOCK];
+            for (offset, value) in values[1..].iter_mut().enumerate() {
+                *value = ((first + offset as i32) as f32).min(MOST_STEPS);
+            }
+            assert_eq!(spelled(&values), values);
+        }
+        for size in [1e-25, 3e-6, 0.7, 1e5, 3e38] {
+            let values: [f32; BLOCK] =
+                std::array::from_fn(|i| ((i * 37 % 29) as f32 - 14.3) / 14.7 * size);
+            let largest = f64::from(largest_magnitude(&values));
+            for (spelled, value) in spelled(&values).into_iter().zip(values) {
+                let error = (f64::from(spelled) - f64::from(value)).abs();
+                assert!(error <= 0.51 / f64::from(MOST_STEPS) * largest, "{spelled}, not {value}");
+            }
+        }
+        let mut values = [SMALLEST; BLOCK];
+        assert_eq!(spelled(&values), [0.0; BLOCK], "too small to be told from zero");
+        values[7] = f32::NAN;
+        assert!(quantize_twice(&values).iter().all(|block| block.scale.is_nan()));
+    }
+
+    #[test]
     fn a_token_has_its_codes_and_then_its_parts() {
         let input: Vec<f32> = (0..2 * BLOCK).map(|i| i as f32 - 20.0).collect();
         let mut words = vec![0; 2 * BLOCK_WORDS];
-        ActivationKind::Quantized.fill(&input, &mut words, quantize);
+        ActivationKind::Quantized.fill(&input, &mut words);
         for index in 0..2 {
             let block = quantize(input[index * BLOCK..][..BLOCK].try_into().unwrap());
             let word = |part: usize| words[part_at(part, 2, index)];

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::{self, ActivationKind, Prepared};
+use super::activations::{ActivationKind, Prepared};
 use super::float::FloatFormat;
 use super::format::QuantizedFormat;
 use super::generic::{Limit, RowVector, multiply_float, multiply_quantized};
@@ -15,7 +15,7 @@ pub(super) const TILE: usize = 4;
 /// [`ActivationKind::fill`], compiled for AVX2.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn fill(kind: ActivationKind, input: &[f32], words: &mut [u32]) {
-    kind.fill(input, words, activations::quantize);
+    kind.fill(input, words);
 }
 
 multiply_quantized!(

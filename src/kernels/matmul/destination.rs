@@ -81,14 +81,14 @@ impl<'a> Destination<'a> {
             // SAFETY: no other task has these, as `new` was promised.
             let values = unsafe { values.slice(at..at + self.rows) };
             // Whole panels are a few registers, not a loop.
-            if let (Some(values), Some(sums)) = (values.as_mut_array::<32>(), sums.as_array()) {
+            if let (Some(values), Some(sums)) = (values.as_mut_array::<32>(), sums.first_chunk()) {
                 put::<32>(values, sums, bias, *update);
             } else if let (Some(values), Some(sums)) =
-                (values.as_mut_array::<16>(), sums.as_array())
+                (values.as_mut_array::<16>(), sums.first_chunk())
             {
                 put::<16>(values, sums, bias, *update);
             } else if let (Some(values), Some(sums)) =
-                (values.as_mut_array::<64>(), sums.as_array())
+                (values.as_mut_array::<64>(), sums.first_chunk())
             {
                 put::<64>(values, sums, bias, *update);
             } else {

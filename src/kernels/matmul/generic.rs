@@ -122,13 +122,13 @@ macro_rules! multiply_quantized {
             assert!(panel.len() >= quantized_bytes::<F>(columns), "the panel is whole");
             let words = ActivationKind::Quantized.words(columns);
             assert!(tokens.stride >= words, "the tokens are whole");
-            assert!(totals.len() >= QUANTIZED_ROWS * tokens.tokens, "the totals have room");
+            assert!(totals.len() >= QUANTIZED_ROWS * tokens.rows, "the totals have room");
             let (panel, totals) = (panel.as_ptr(), totals.as_mut_ptr());
             // SAFETY: the panel, the tokens and the totals are as long as the kernel asks.
             unsafe {
-                match tokens.tokens {
+                match tokens.rows {
                     $($tokens => tile::<F, $tokens, $registers>(panel, columns, tokens.starts(), totals),)*
-                    tokens => unreachable!("no tile has {tokens} tokens"),
+                    rows => unreachable!("no tile has {rows} rows"),
                 }
             }
         }
@@ -167,15 +167,15 @@ macro_rules! multiply_float {
             }
             assert!(panel.len() >= FLOAT_ROWS * columns * WIDTH, "the panel is whole");
             assert!(tokens.stride >= ActivationKind::Float.words(columns), "the tokens are whole");
-            assert!(totals.len() >= FLOAT_ROWS * tokens.tokens, "the totals have room");
+            assert!(totals.len() >= FLOAT_ROWS * tokens.rows, "the totals have room");
             let (panel, totals) = (panel.as_ptr(), totals.as_mut_ptr());
             // SAFETY: the panel, the tokens and the totals are as long as the kernel asks.
             unsafe {
-                match tokens.tokens {
+                match tokens.rows {
                     $($tokens => tile::<F, WIDTH, $tokens, $registers>(
                         panel, columns, tokens.starts(), totals,
                     ),)*
-                    tokens => unreachable!("no tile has {tokens} tokens"),
+                    rows => unreachable!("no tile has {rows} rows"),
                 }
             }
         }

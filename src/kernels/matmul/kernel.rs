@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::activations::{self, ActivationKind, Prepared};
+use super::activations::{ActivationKind, Prepared};
 use super::destination::Destination;
 use super::float::{Brain, FloatFormat, Half, Single};
 use super::format::{self, QuantizedFormat};
@@ -23,7 +23,7 @@ pub(super) const MAX_TILE: usize = 8;
 pub(super) struct Kernel {
     /// Rows in a panel.
     pub(super) panel_rows: usize,
-    /// What it reads.
+    /// What it reads, where the inputs are rounded to eight bits.
     pub(super) activations: ActivationKind,
     /// Bytes of a panel of so many columns.
     pub(super) panel_bytes: fn(usize) -> usize,
@@ -205,6 +205,6 @@ pub(super) fn fill(set: InstructionSet, kind: ActivationKind, input: &[f32], wor
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx2 => unsafe { avx2::fill(kind, input, words) },
-        _ => kind.fill(input, words, activations::quantize),
+        _ => kind.fill(input, words),
     }
 }

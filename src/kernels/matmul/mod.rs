@@ -3,8 +3,8 @@
 //! Weights are repacked once, at load, into panels of rows (`panel`); a product prepares its inputs
 //! once (`activations`) and hands panels × tiles of tokens to a kernel (`kernel`). F32, F16 and
 //! BF16 weights are multiplied with f32 inputs in f32; for quantized weights the inputs are rounded
-//! to eight bits in blocks of 32, as ggml does for its 32-weight formats, and each group of weights
-//! is multiplied in integers, exactly.
+//! to eight bits in blocks of 32, as ggml does for its 32-weight formats, or to sixteen
+//! ([`ActivationBits`]), and each group of weights is multiplied in integers, exactly.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +31,8 @@ mod tests;
 
 use rayon::prelude::*;
 
+pub use self::activations::ActivationBits;
+use self::activations::ActivationKind;
 pub use self::destination::{Target, Update};
 use self::kernel::Kernel;
 use self::memory::AlignedBytes;
@@ -119,6 +121,16 @@ impl PackedMatrix {
                 .for_each(|(panel, rows)| (kernel.pack)(rows, columns, panel));
         }
         Ok(Self { rows, columns, level, kernel, panel_bytes, panels })
+    }
+
+    /// The matrix, for inputs that are rounded to so many bits; as it is packed, they are eight. If
+    /// its weights are floating-point, inputs are not rounded at all.
+    #[must_use]
+    pub fn with_activations(mut self, bits: ActivationBits) -> Self {
+        if self.kernel.activations != ActivationKind::Float {
+            self.kernel.activations = ActivationKind::of(bits);
+        }
+        self
     }
 
     /// Output features.

@@ -97,10 +97,9 @@ fn multiply_panels(
     output: &Output<'_>,
 ) {
     let inputs = inputs.of(matrix.kernel.activations);
+    let rows = tokens.len() * inputs.terms;
     match &matrix.kernel.strips {
-        Some(strips)
-            if tokens.len() > STRIPS_FROM_TILES * matrix.kernel.tile && matrix.columns > 0 =>
-        {
+        Some(strips) if rows > STRIPS_FROM_TILES * matrix.kernel.tile && matrix.columns > 0 => {
             SCRATCH.with_borrow_mut(|scratch| {
                 multiply_strips(matrix, strips, scratch, inputs, tokens, panels, output);
             });
@@ -122,11 +121,12 @@ fn multiply_directly(
     for panel in panels {
         // SAFETY: no other task has this panel together with these tokens.
         let destination = unsafe { Destination::new(output, 0, panel * rows..(panel + 1) * rows) };
-        for tile in tiles(tokens.clone(), matrix.kernel.tile) {
-            let totals = &mut totals[..tile.len() * rows];
+        for tile in tiles(tokens.clone(), matrix.kernel.tile / inputs.terms) {
             let inputs = inputs.tokens(tile.clone());
+            let totals = &mut totals[..inputs.rows * rows];
             matrix.kernel.multiply(matrix.panel(panel), matrix.columns, inputs, totals);
-            destination.put(tile.start, totals, rows);
+            let stride = inputs.add_terms(totals, rows);
+            destination.put(tile.start, totals, stride);
         }
     }
 }
@@ -147,11 +147,11 @@ fn multiply_strips(
     // Strips are as equal as whole blocks allow.
     let count = columns.div_ceil(strips.columns);
     let step = columns.div_ceil(count).next_multiple_of(BLOCK);
-    scratch.reserve(strips.bytes, tokens.len() * 2 * rows);
+    let inputs = inputs.tokens(tokens.clone());
+    scratch.reserve(strips.bytes, inputs.rows * 2 * rows);
     let Scratch { strip, totals } = scratch;
     let strip = &mut strip.as_mut_slice()[..strips.bytes];
-    let totals = &mut totals[..tokens.len() * 2 * rows];
-    let inputs = inputs.tokens(tokens.clone());
+    let totals = &mut totals[..inputs.rows * 2 * rows];
     for first in panels.clone().step_by(2) {
         // Where there is no second panel the first passes for it, and its results are dropped.
         let second = if first + 1 < panels.end { first + 1 } else { first };

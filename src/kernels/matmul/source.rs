@@ -101,14 +101,14 @@ impl<'a> Source<'a> {
 #[derive(Debug)]
 pub struct Workspace {
     /// By [`ActivationKind`].
-    words: [AlignedBytes; 2],
+    words: [AlignedBytes; 3],
     /// A row for each task.
     rows: Vec<f32>,
 }
 
 impl Default for Workspace {
     fn default() -> Self {
-        Self { words: [const { AlignedBytes::empty() }; 2], rows: Vec::new() }
+        Self { words: [const { AlignedBytes::empty() }; 3], rows: Vec::new() }
     }
 }
 
@@ -116,7 +116,7 @@ impl Default for Workspace {
 pub(super) struct Inputs<'a> {
     tokens: usize,
     columns: usize,
-    words: [&'a [u32]; 2],
+    words: [&'a [u32]; 3],
 }
 
 impl<'a> Inputs<'a> {
@@ -130,14 +130,15 @@ impl<'a> Inputs<'a> {
     ) -> Self {
         let (tokens, columns) = (source.tokens(), source.columns());
         let lengths = ActivationKind::ALL
-            .map(|kind| if wanted(kind) { tokens * kind.words(columns) } else { 0 });
+            .map(|kind| if wanted(kind) { tokens * kind.token_words(columns) } else { 0 });
         let tasks = if tokens * columns < PARALLEL_FROM {
             1
         } else {
             tokens.min(team.threads() * TASKS_A_THREAD)
         };
-        let Workspace { words: [floats, quantized], rows } = workspace;
-        let mut words = [floats.words(lengths[0]), quantized.words(lengths[1])];
+        let Workspace { words: [floats, quantized, twice], rows } = workspace;
+        let mut words =
+            [floats.words(lengths[0]), quantized.words(lengths[1]), twice.words(lengths[2])];
         if rows.len() < tasks * columns {
             rows.resize(tasks * columns, 0.0);
         }
@@ -151,7 +152,7 @@ impl<'a> Inputs<'a> {
                     let row = source.row(token, buffer);
                     for (kind, words) in ActivationKind::ALL.into_iter().zip(&words) {
                         if !words.is_empty() {
-                            let length = kind.words(columns);
+                            let length = kind.token_words(columns);
                             // SAFETY: no other task has this token.
                             let words =
                                 unsafe { words.slice(token * length..(token + 1) * length) };
@@ -173,7 +174,7 @@ impl<'a> Inputs<'a> {
     pub(super) fn words_a_token(&self) -> usize {
         let wanted = |kind: &ActivationKind| !self.words[*kind as usize].is_empty();
         let kind = ActivationKind::ALL.into_iter().find(wanted);
-        kind.map_or(1, |kind| kind.words(self.columns))
+        kind.map_or(1, |kind| kind.token_words(self.columns))
     }
 }
 

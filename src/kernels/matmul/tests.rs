@@ -80,12 +80,43 @@ fn expected(ggml_type: GgmlType, columns: usize, rows: &[u8], inputs: &[f32]) ->
     products
 }
 
-/// Inputs that eight bits with an f16 scale hold exactly: whole numbers, 127 among each block.
-fn exact_inputs(numbers: &mut Numbers, tokens: usize, columns: usize) -> Vec<f32> {
+/// The largest whole number that so many bits hold.
+fn most(bits: ActivationBits) -> f32 {
+    match bits {
+        ActivationBits::Eight => 127.0,
+        ActivationBits::Sixteen => 32_512.0,
+    }
+}
+
+/// Inputs that so many bits hold exactly: whole numbers, the largest among each block.
+fn exact_inputs(
+    numbers: &mut Numbers,
+    bits: ActivationBits,
+    tokens: usize,
+    columns: usize,
+) -> Vec<f32> {
+    let most = most(bits);
+    let all = 2 * most as u64 + 1;
     let mut inputs: Vec<f32> =
-        (0..tokens * columns).map(|_| (numbers.next() % 255) as f32 - 127.0).collect();
-    inputs.iter_mut().step_by(32).for_each(|value| *value = 127.0);
+        (0..tokens * columns).map(|_| (numbers.next() % all) as f32 - most).collect();
+    inputs.iter_mut().step_by(32).for_each(|value| *value = most);
     inputs
+}
+
+/// The matrix for every level of this machine and for activations of 8 and 16 bits.
+fn packed(
+    ggml_type: GgmlType,
+    rows: usize,
+    columns: usize,
+    bytes: &[u8],
+) -> impl Iterator<Item = (Level, ActivationBits, PackedMatrix)> {
+    let kinds = ActivationBits::ALL.into_iter();
+    let all =
+        Level::available().flat_map(move |level| kinds.clone().map(move |bits| (level, bits)));
+    all.map(move |(level, bits)| {
+        let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, bytes).unwrap();
+        (level, bits, matrix.with_activations(bits))
+    })
 }
 
 fn assert_close(actual: &[f32], expected: &[(f64, f64)], tolerance: f64, what: &str) {
@@ -109,15 +140,14 @@ fn multiply(matrix: &PackedMatrix, tokens: usize, inputs: &[f32], output: &mut [
 fn check(ggml_type: GgmlType, rows: usize, columns: usize, tokens: usize, seed: u64) {
     let mut numbers = Numbers(seed);
     let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
-    let inputs = exact_inputs(&mut numbers, tokens, columns);
-    let expected = expected(ggml_type, columns, &bytes, &inputs);
-    for level in Level::available() {
-        let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
+    let inputs = ActivationBits::ALL.map(|bits| exact_inputs(&mut numbers, bits, tokens, columns));
+    let expected = inputs.each_ref().map(|inputs| expected(ggml_type, columns, &bytes, inputs));
+    for (level, bits, matrix) in packed(ggml_type, rows, columns, &bytes) {
         let mut output = vec![f32::NAN; tokens * rows];
-        multiply(&matrix, tokens, &inputs, &mut output);
+        multiply(&matrix, tokens, &inputs[bits as usize], &mut output);
         // Inputs are exact, and so are the sums in integers: what is left is f32 rounding.
-        let what = format!("{ggml_type} {level:?} {rows}×{columns}, {tokens} tokens");
-        assert_close(&output, &expected, 2e-6, &what);
+        let what = format!("{ggml_type} {level:?} {bits:?} {rows}×{columns}, {tokens} tokens");
+        assert_close(&output, &expected[bits as usize], 2e-6, &what);
     }
 }
 
@@ -126,17 +156,19 @@ fn check_equal(ggml_type: GgmlType, rows: usize, columns: usize, tokens: usize, 
     let mut numbers = Numbers(seed);
     let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
     let inputs = numbers.values(tokens * columns);
-    let product = |level| {
-        let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
+    let mut expected = [const { Vec::new() }; ActivationBits::ALL.len()];
+    for (level, bits, matrix) in packed(ggml_type, rows, columns, &bytes) {
         let mut output = vec![f32::NAN; tokens * rows];
         multiply(&matrix, tokens, &inputs, &mut output);
-        output
-    };
-    let expected = product(Level::SCALAR);
-    for level in Level::available() {
-        let output = product(level);
-        let same = output.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
-        assert!(same, "{ggml_type} {level:?} {rows}×{columns}, {tokens} tokens");
+        let output: Vec<u32> = output.into_iter().map(f32::to_bits).collect();
+        // The scalar level comes first.
+        let expected = &mut expected[bits as usize];
+        if level == Level::SCALAR {
+            *expected = output;
+        } else {
+            let what = format!("{ggml_type} {level:?} {bits:?} {rows}×{columns}, {tokens} tokens");
+            assert!(output == *expected, "{what}");
+        }
     }
 }
 
@@ -191,20 +223,14 @@ fn the_largest_sums_do_not_overflow() {
             if ggml_type == GgmlType::MXFP4 {
                 row[0] = 127;
             }
-            for input in [127.0, -127.0] {
-                let inputs = vec![input; columns];
-                let expected = expected(ggml_type, columns, &row, &inputs);
-                for level in Level::available() {
-                    let matrix =
-                        PackedMatrix::pack_for(level, ggml_type, 1, columns, &row).unwrap();
+            for (level, bits, matrix) in packed(ggml_type, 1, columns, &row) {
+                for input in [most(bits), -most(bits)] {
+                    let inputs = vec![input; columns];
+                    let expected = expected(ggml_type, columns, &row, &inputs);
                     let mut output = [f32::NAN];
                     multiply(&matrix, 1, &inputs, &mut output);
-                    assert_close(
-                        &output,
-                        &expected,
-                        2e-6,
-                        &format!("{ggml_type} {level:?} {byte}"),
-                    );
+                    let what = format!("{ggml_type} {level:?} {bits:?} {byte}");
+                    assert_close(&output, &expected, 2e-6, &what);
                 }
             }
         }
@@ -213,22 +239,26 @@ fn the_largest_sums_do_not_overflow() {
 
 #[test]
 fn rounding_the_inputs_costs_half_a_step() {
+    // No input is off by more than half a step of 1/127 and the rounding of its scale; or what
+    // `quantize_twice` says, and then f32 rounding counts too.
+    let largest = |bits| match bits {
+        ActivationBits::Eight => 0.5 / 127.0 + 1.0 / 2048.0,
+        ActivationBits::Sixteen => 0.51 / 32_512.0 + 2e-6,
+    };
     let (rows, columns, tokens) = (40, 512, 6);
     for ggml_type in known().filter(|ggml_type| ggml_type.block_size() > 1) {
         let mut numbers = Numbers(7);
         let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
         let inputs = numbers.values(tokens * columns);
         let exact = expected(ggml_type, columns, &bytes, &inputs);
-        // No input is off by more than half a step of 1/127 and the rounding of its scale.
         let ones = vec![1.0; tokens * columns];
         let weights = expected(ggml_type, columns, &bytes, &ones);
-        for level in Level::available() {
-            let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
+        for (level, bits, matrix) in packed(ggml_type, rows, columns, &bytes) {
             let mut output = vec![f32::NAN; tokens * rows];
             multiply(&matrix, tokens, &inputs, &mut output);
             for ((&actual, (value, _)), (_, magnitude)) in output.iter().zip(&exact).zip(&weights) {
-                let bound = magnitude * (0.5 / 127.0 + 1.0 / 2048.0);
-                assert!((f64::from(actual) - value).abs() <= bound, "{ggml_type} {level:?}");
+                let error = (f64::from(actual) - value).abs();
+                assert!(error <= magnitude * largest(bits), "{ggml_type} {level:?} {bits:?}");
             }
         }
     }
@@ -240,15 +270,21 @@ fn many_matrices_are_multiplied_as_each_alone() {
     let mut numbers = Numbers(11);
     let inputs = numbers.values(tokens * columns);
     for level in Level::available() {
-        let matrices: Vec<PackedMatrix> =
-            [(GgmlType::Q4_K, 50), (GgmlType::F16, 70), (GgmlType::Q6_K, 0), (GgmlType::Q8_0, 16)]
-                .into_iter()
-                .map(|(ggml_type, rows)| {
-                    let bytes: Vec<u8> =
-                        (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
-                    PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap()
-                })
-                .collect();
+        let [eight, sixteen] = ActivationBits::ALL;
+        let matrices: Vec<PackedMatrix> = [
+            (GgmlType::Q4_K, 50, eight),
+            (GgmlType::F16, 70, eight),
+            (GgmlType::Q6_K, 0, eight),
+            (GgmlType::Q5_1, 40, sixteen),
+            (GgmlType::Q8_0, 16, eight),
+        ]
+        .into_iter()
+        .map(|(ggml_type, rows, bits)| {
+            let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
+            let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
+            matrix.with_activations(bits)
+        })
+        .collect();
         let outputs = || -> Vec<Vec<f32>> {
             matrices.iter().map(|matrix| vec![f32::NAN; tokens * matrix.rows()]).collect()
         };
@@ -273,15 +309,56 @@ fn a_token_gets_the_same_result_in_any_company() {
         let mut numbers = Numbers(13);
         let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
         let inputs = numbers.values(40 * columns);
-        for level in Level::available() {
-            let matrix = PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
+        for (level, bits, matrix) in packed(ggml_type, rows, columns, &bytes) {
             let mut all = vec![0.0; 40 * rows];
             multiply(&matrix, 40, &inputs, &mut all);
             for (input, all) in inputs.chunks_exact(columns).zip(all.chunks_exact(rows)) {
                 let mut one = vec![0.0; rows];
                 multiply(&matrix, 1, input, &mut one);
-                assert_eq!(one, all, "{ggml_type} {level:?}");
+                assert_eq!(one, all, "{ggml_type} {level:?} {bits:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn every_set_prepares_the_same_words() {
+    let mut numbers = Numbers(23);
+    // More blocks than are prepared together, of every size that f32 has.
+    let mut inputs = numbers.values(37 * 32);
+    let usual = inputs.clone();
+    for (block, values) in inputs.chunks_exact_mut(32).enumerate() {
+        let sizes = [0.0, 1e-42, 1e-36, 0.9e-30, 1.1e-30, 1e-9, 1.0, 1e4, 1e20, 3e38];
+        values.iter_mut().for_each(|value| *value *= sizes[block % sizes.len()]);
+    }
+    let cases = [(ActivationKind::Quantized, &usual), (ActivationKind::QuantizedTwice, &inputs)];
+    for (kind, inputs) in cases {
+        for count in (32..=inputs.len()).step_by(32) {
+            let words = |set| {
+                let mut words = vec![0; kind.token_words(count)];
+                kernel::fill(set, kind, &inputs[..count], &mut words);
+                words
+            };
+            let expected = words(Level::SCALAR.set);
+            for level in Level::available() {
+                assert!(words(level.set) == expected, "{kind:?} {level:?}, {count} columns");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_input_that_is_not_finite_is_not_hidden() {
+    let columns = 64;
+    let mut numbers = Numbers(29);
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut inputs = numbers.values(columns);
+        inputs[40] = value;
+        let bytes = numbers.row(GgmlType::Q5_1, columns);
+        for (level, bits, matrix) in packed(GgmlType::Q5_1, 1, columns, &bytes) {
+            let mut output = [0.0];
+            multiply(&matrix, 1, &inputs, &mut output);
+            assert!(!output[0].is_finite(), "{value} with {level:?} {bits:?}: {}", output[0]);
         }
     }
 }
@@ -344,9 +421,7 @@ fn targets_take_a_bias_and_are_added_to() {
         let source = Source::Rows(Rows::new(&inputs, tokens, columns, columns));
         for ggml_type in [GgmlType::BF16, GgmlType::Q8_0] {
             let bytes: Vec<u8> = (0..rows).flat_map(|_| numbers.row(ggml_type, columns)).collect();
-            for level in Level::available() {
-                let matrix =
-                    PackedMatrix::pack_for(level, ggml_type, rows, columns, &bytes).unwrap();
+            for (level, bits, matrix) in packed(ggml_type, rows, columns, &bytes) {
                 let mut product = vec![f32::NAN; tokens * rows];
                 multiply(&matrix, tokens, &inputs, &mut product);
                 for (bias, update) in [
@@ -370,7 +445,7 @@ fn targets_take_a_bias_and_are_added_to() {
                         };
                         assert_eq!(
                             value, expected,
-                            "{ggml_type} {level:?} {rows} {tokens} {index}"
+                            "{ggml_type} {level:?} {bits:?} {rows} {tokens} {index}"
                         );
                     }
                 }

@@ -16,24 +16,35 @@ use crate::kernels::elementwise::{
     self, activate_row, add_normalized_row, for_each_row, gate_row, norm_heads, norm_row,
     rotate_heads, scale_and_cap_row,
 };
-use crate::kernels::matmul::{self, MAX_MATRICES, PackedMatrix, Target, Update, multiply_many};
+use crate::kernels::matmul::{
+    self, ActivationBits, MAX_MATRICES, PackedMatrix, Target, Update, multiply_many,
+};
 use crate::model::cache::{BatchItem, Memory};
 use crate::support::reuse::emptied;
 use crate::support::team::Team;
 use workspace::{Buffers, Place, Workspace};
+
+/// How quantkit's own kernels run a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KernelOptions {
+    /// Elements of the key-value cache.
+    pub kv_type: KvType,
+    /// Bits that activations are rounded to in products with quantized weights.
+    pub activations: ActivationBits,
+}
 
 /// See [`super::Ops`].
 #[derive(Debug)]
 pub(in crate::model) struct KernelOps {
     team: &'static Team,
     kv_shape: KvShape,
-    kv_type: KvType,
+    options: KernelOptions,
 }
 
 impl KernelOps {
     /// The operations of a model whose caches have this shape.
-    pub(in crate::model) fn new(kv_shape: KvShape, kv_type: KvType) -> Self {
-        Self { team: Team::global(), kv_shape, kv_type }
+    pub(in crate::model) fn new(kv_shape: KvShape, options: KernelOptions) -> Self {
+        Self { team: Team::global(), kv_shape, options }
     }
 }
 
@@ -85,7 +96,7 @@ impl Memory for KernelOps {
     type Storage = KeyValues;
 
     fn allocate(&self, capacity: usize) -> Result<KeyValues> {
-        match KeyValues::allocate(self.kv_type, self.kv_shape.clone(), capacity) {
+        match KeyValues::allocate(self.options.kv_type, self.kv_shape.clone(), capacity) {
             Some(memory) => Ok(memory),
             None => bail!(
                 "no memory for the keys and values of {capacity} more tokens: let the prompt or \
@@ -106,11 +117,11 @@ impl Memory for KernelOps {
     }
 
     fn bytes_of_slot(&self, slot: usize) -> usize {
-        self.kv_shape.layer(slot).map_or(0, |layer| layer.bytes(self.kv_type))
+        self.kv_shape.layer(slot).map_or(0, |layer| layer.bytes(self.options.kv_type))
     }
 
     fn bytes_per_token(&self) -> usize {
-        self.kv_shape.bytes_per_token(self.kv_type)
+        self.kv_shape.bytes_per_token(self.options.kv_type)
     }
 }
 
@@ -126,7 +137,9 @@ impl Ops for KernelOps {
         columns: usize,
         bytes: &[u8],
     ) -> Result<PackedMatrix> {
-        PackedMatrix::pack(kind, rows, columns, bytes).map_err(candle_core::Error::wrap)
+        let matrix = PackedMatrix::pack(kind, rows, columns, bytes);
+        let matrix = matrix.map_err(candle_core::Error::wrap)?;
+        Ok(matrix.with_activations(self.options.activations))
     }
 
     fn matrix_bytes(&self, matrix: &PackedMatrix) -> usize {

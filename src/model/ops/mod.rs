@@ -7,5 +7,6 @@ mod operations;
 mod tensors;
 
 pub(super) use kernels::KernelOps;
+pub use kernels::KernelOptions;
 pub(super) use operations::*;
 pub(super) use tensors::TensorOps;

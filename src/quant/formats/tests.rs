@@ -208,11 +208,21 @@ fn tolerance(format: GgmlType, block: &[f32]) -> f32 {
         GgmlType::Q4_K => largest * 2.0 / 15.0,
         GgmlType::Q5_K => largest * 2.0 / 31.0,
         GgmlType::Q6_K => largest / 32.0 * 1.5,
-        // A weight beyond the grid's upper end, 113, where one of the other sign has the lower, -127.
-        // The search tries scales down to largest/134; least squares with the squared weights as
-        // importance may take 9 % from that, if the 31 others all lie where they are rounded up the
-        // most, and rounding the scale to six bits 1/32: 0.91 · 113/134 · 31/32 is still reached.
-        GgmlType::IQ4_NL | GgmlType::IQ4_XS => largest * 0.26,
+        // The largest weight L of a block is tried as -T for T from 120 to 134, and as 127. A trial's
+        // scale is the one of least squares, L/T · Σ u³v / Σ u²v², where u are the weights in units of
+        // L/T and v the values that they round to; squares of weights are their importance. A weight
+        // loses the most beyond the grid's upper end, 113, hence as one that is as large as L and of
+        // the other sign. Each of the 30 others lowers the quotient the most at u = 101, from where v
+        // is 113, so that it is at least
+        //   (134³ · (127 + 113) + 30 · 101³ · 113) / (134² · (127² + 113²) + 30 · 101² · 113²) = 0.9195
+        // for T = 134, where quotient / T is least. What comes back is 113 · 0.9195/134 L = 0.7754 L;
+        // the f16 of the scale may take 2⁻¹¹ of it.
+        GgmlType::IQ4_NL => largest * 0.226,
+        // The same, and six bits for a scale: where it is as large as the super-block's largest and of
+        // the other sign, 32 is cut to 31, which leaves 0.7508 L. Any other is off by half a step, a
+        // 64th of the largest scale, which by the same quotient is at most L/107: 113/107/64 L less
+        // comes back, 0.7589 L. The f16 that all multiply may be subnormal, 2⁻²⁵ off.
+        GgmlType::IQ4_XS => largest * 0.25 + 127.0 * 32.0 * 2f32.powi(-25),
         // Values of up to 8 times the scale, of which 6 is the largest; and half the gap below 6.
         GgmlType::MXFP4 => largest / 4.0,
         other => panic!("{other} has no tolerance yet"),

@@ -85,7 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::eval::scoring::log_softmax::log_sum_exp;
+    use crate::kernels::elementwise::log_sum_exp;
 
     fn encoded(logits: &[f32]) -> Vec<u8> {
         let mut row = vec![0xAA; row_bytes(logits.len())];

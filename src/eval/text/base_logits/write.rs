@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::MAGIC;
 use super::coding::{encode_row, row_bytes};
-use crate::eval::scoring::log_softmax::log_sum_exp;
 use crate::eval::text::windows::TextWindows;
+use crate::kernels::elementwise::log_sum_exp;
 use crate::support::atomic_file::AtomicFile;
 
 /// A file under construction; what is not finished leaves nothing behind.

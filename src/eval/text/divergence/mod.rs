@@ -114,6 +114,8 @@ pub struct DivergenceSummary {
     pub device: String,
     /// Elements of the key-value cache: `i16`, `i8` or `f16`.
     pub kv_type: String,
+    /// Bits that activations are rounded to in products with quantized weights: 8 or 16.
+    pub activations: u8,
     /// In the order given.
     pub variants: Vec<VariantDivergence>,
     /// Wall time of the scoring, loading excluded; where the comparison was stopped, from then on.
@@ -153,6 +155,7 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
         windows: windows.count(),
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
+        activations: options.engine.activations.bits(),
     })?;
 
     let started = Instant::now();
@@ -187,6 +190,7 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
         chunks: windows.count(),
         device: options.engine.device.to_string(),
         kv_type: options.engine.kv_type_name().to_string(),
+        activations: options.engine.activations.bits(),
         variants: variants.collect::<Result<_, EvalError>>()?,
         seconds,
     })

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::eval::scoring::log_softmax::{divergence_above, log_sum_exp, mean_difference};
 use crate::eval::text::base_logits::CodedRow;
+use crate::kernels::elementwise::{divergence_above, log_sum_exp, mean_difference};
 
 /// Of log-probabilities from a file, only those above this count for the divergence, as llama.cpp has
 /// it: those below may be larger there than they were.

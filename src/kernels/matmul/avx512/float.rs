@@ -28,18 +28,18 @@ pub(in crate::kernels::matmul) fn multiply_float<F: FloatFormat<WIDTH>, const WI
 ) {
     assert!(panel.len() >= FLOAT_ROWS * columns * WIDTH, "the panel is whole");
     assert!(tokens.stride >= ActivationKind::Float.words(columns), "the tokens are whole");
-    assert!(totals.len() >= FLOAT_ROWS * tokens.tokens, "the totals have room");
+    assert!(totals.len() >= FLOAT_ROWS * tokens.rows, "the totals have room");
     let weights = Packed::<F, WIDTH> { panel: panel.as_ptr(), format: PhantomData };
     let range = 0..columns;
     let totals = totals.as_mut_ptr();
     // SAFETY: the panel, the tokens and the totals are as long as the tile asks: see above.
     unsafe {
-        match tokens.tokens {
+        match tokens.rows {
             1 => tile::<_, 2, 1>(weights, range, tokens.starts(), totals),
             2 => tile::<_, 2, 2>(weights, range, tokens.starts(), totals),
             3 => tile::<_, 2, 3>(weights, range, tokens.starts(), totals),
             4 => tile::<_, 2, 4>(weights, range, tokens.starts(), totals),
-            tokens => unreachable!("no tile has {tokens} tokens"),
+            rows => unreachable!("no tile has {rows} rows"),
         }
     }
 }
@@ -104,10 +104,10 @@ fn multiply_strip(
     assert!(strip.len() >= strip_bytes(range.len()), "the strip is whole");
     let words = ActivationKind::Float.words(columns_of_panels);
     assert!(tokens.stride >= words, "the tokens are whole");
-    assert!(totals.len() >= 2 * FLOAT_ROWS * tokens.tokens, "the totals have room");
+    assert!(totals.len() >= 2 * FLOAT_ROWS * tokens.rows, "the totals have room");
     let before = range.start * 2 * FLOAT_ROWS;
     let weights = Unpacked { strip: strip.as_ptr().cast::<f32>().wrapping_sub(before) };
-    for tile_range in tiles(0..tokens.tokens, STRIP_TILE) {
+    for tile_range in tiles(0..tokens.rows, STRIP_TILE) {
         let tokens = tokens.tokens(tile_range.clone());
         // Sums wait for the next columns, if any.
         let at = if range.len() == columns_of_panels { 0 } else { tile_range.start };
@@ -116,14 +116,14 @@ fn multiply_strip(
         let columns = range.clone();
         // SAFETY: the strip, the tokens and the totals are as long as the tile asks: see above.
         unsafe {
-            match tokens.tokens {
+            match tokens.rows {
                 1 => tile::<_, 4, 1>(weights, columns, tokens.starts(), totals),
                 2 => tile::<_, 4, 2>(weights, columns, tokens.starts(), totals),
                 3 => tile::<_, 4, 3>(weights, columns, tokens.starts(), totals),
                 4 => tile::<_, 4, 4>(weights, columns, tokens.starts(), totals),
                 5 => tile::<_, 4, 5>(weights, columns, tokens.starts(), totals),
                 6 => tile::<_, 4, 6>(weights, columns, tokens.starts(), totals),
-                tokens => unreachable!("no tile has {tokens} tokens"),
+                rows => unreachable!("no tile has {rows} rows"),
             }
         }
         if range.end == columns_of_panels {

@@ -27,18 +27,18 @@ pub(in crate::kernels::matmul) fn multiply_quantized<F: QuantizedFormat>(
 ) {
     assert!(panel.len() >= quantized_bytes::<F>(columns), "the panel is whole");
     assert!(tokens.stride >= ActivationKind::Quantized.words(columns), "the tokens are whole");
-    assert!(totals.len() >= QUANTIZED_ROWS * tokens.tokens, "the totals have room");
+    assert!(totals.len() >= QUANTIZED_ROWS * tokens.rows, "the totals have room");
     let place = Place { first: 0, count: columns / BLOCK, blocks: columns / BLOCK };
     let totals = totals.as_mut_ptr();
     // SAFETY: the panel, the tokens and the totals are as long as the tile asks: see above.
     unsafe {
         let weights = Packed::<F>::new(panel.as_ptr(), columns);
-        match tokens.tokens {
+        match tokens.rows {
             1 => tile::<_, 1, 1>(weights, place, tokens.starts(), totals),
             2 => tile::<_, 1, 2>(weights, place, tokens.starts(), totals),
             3 => tile::<_, 1, 3>(weights, place, tokens.starts(), totals),
             4 => tile::<_, 1, 4>(weights, place, tokens.starts(), totals),
-            tokens => unreachable!("no tile has {tokens} tokens"),
+            rows => unreachable!("no tile has {rows} rows"),
         }
     }
 }
@@ -106,32 +106,33 @@ fn multiply_strip<F: QuantizedFormat, const GROUPS: usize, const OFFSETS: bool>(
     );
     assert!(strip.len() >= Unpacked::<GROUPS, OFFSETS>::bytes(range.len()), "the strip is whole");
     assert!(tokens.stride >= ActivationKind::Quantized.words(columns), "the tokens are whole");
-    assert!(totals.len() >= 2 * QUANTIZED_ROWS * tokens.tokens, "the totals have room");
+    assert!(totals.len() >= 2 * QUANTIZED_ROWS * tokens.rows, "the totals have room");
     let blocks = range.start / BLOCK..range.end / BLOCK;
     let place = Place { first: blocks.start, count: blocks.len(), blocks: columns / BLOCK };
     let strip = strip.as_ptr().cast_mut();
     // SAFETY: the strip is as long as its columns ask.
     let weights = unsafe { Unpacked::<GROUPS, OFFSETS>::new(strip, range.len(), F::ZERO) };
-    for range in tiles(0..tokens.tokens, STRIP_TILE) {
-        let tokens = tokens.tokens(range.clone());
+    for range in tiles(0..tokens.count(), STRIP_TILE / tokens.terms) {
         // Sums wait for the next columns, if any.
-        let at = if place.count == place.blocks { 0 } else { range.start };
-        let sums = &mut totals[2 * QUANTIZED_ROWS * at..][..2 * QUANTIZED_ROWS * range.len()];
+        let at = if place.count == place.blocks { 0 } else { range.start * tokens.terms };
+        let tokens = tokens.tokens(range.clone());
+        let sums = &mut totals[2 * QUANTIZED_ROWS * at..][..2 * QUANTIZED_ROWS * tokens.rows];
         let totals = sums.as_mut_ptr();
         // SAFETY: the strip, the tokens and the totals are as long as the tile asks: see above.
         unsafe {
-            match tokens.tokens {
+            match tokens.rows {
                 1 => tile::<_, 2, 1>(weights, place, tokens.starts(), totals),
                 2 => tile::<_, 2, 2>(weights, place, tokens.starts(), totals),
                 3 => tile::<_, 2, 3>(weights, place, tokens.starts(), totals),
                 4 => tile::<_, 2, 4>(weights, place, tokens.starts(), totals),
                 5 => tile::<_, 2, 5>(weights, place, tokens.starts(), totals),
                 6 => tile::<_, 2, 6>(weights, place, tokens.starts(), totals),
-                tokens => unreachable!("no tile has {tokens} tokens"),
+                rows => unreachable!("no tile has {rows} rows"),
             }
         }
         if place.first + place.count == place.blocks {
-            destination.put(range.start, sums, 2 * QUANTIZED_ROWS);
+            let stride = tokens.add_terms(sums, 2 * QUANTIZED_ROWS);
+            destination.put(range.start, sums, stride);
         }
     }
 }

@@ -1,39 +1,25 @@
-//! Log-probabilities from logits.
+//! The functions in plain Rust: what they compute, in which order.
 
-/// The logarithm of the sum of the exponentials of `logits`: subtracted from a token's logit, it
-/// gives the natural logarithm of the probability that the softmax gives to that token.
-///
-/// Exponentials are taken in f32 relative to the largest logit, to within 2e-7, and summed in f64.
-/// A row with a NaN gives a NaN.
-pub fn log_sum_exp(logits: &[f32]) -> f64 {
+/// See [`super::log_sum_exp`].
+#[inline(always)]
+pub(super) fn log_sum_exp(logits: &[f32]) -> f64 {
     let largest = maximum(logits);
     let sum: f64 = logits.chunks(BLOCK).map(|block| sum_of_exponentials(block, largest)).sum();
     f64::from(largest) + sum.ln()
 }
 
-/// The mean of `logits − others` under the probabilities that the softmax of `logits` gives to the
-/// tokens.
-///
-/// Sums are taken as in [`log_sum_exp`]. A NaN gives a NaN.
-///
-/// # Panics
-/// If the rows are not of one length.
-pub fn mean_difference(logits: &[f32], others: &[f32]) -> f64 {
+/// See [`super::mean_difference`].
+#[inline(always)]
+pub(super) fn mean_difference(logits: &[f32], others: &[f32]) -> f64 {
     let largest = maximum(logits);
     let (total, sum) =
         weighted_differences(logits, others, 0.0, |logit| exponential(logit - largest));
     sum / total
 }
 
-/// The Kullback-Leibler divergence of the distribution that the softmax of `logits` gives from one
-/// whose log-probabilities are known, in nats, over the tokens with log-probabilities above `floor`;
-/// and the sum of their probabilities. `log_sum` is [`log_sum_exp`] of the logits.
-///
-/// Sums are taken as in [`log_sum_exp`]. A NaN gives a NaN.
-///
-/// # Panics
-/// If the rows are not of one length.
-pub fn divergence_above(
+/// See [`super::divergence_above`].
+#[inline(always)]
+pub(super) fn divergence_above(
     floor: f32,
     log_probabilities: &[f32],
     logits: &[f32],
@@ -48,7 +34,7 @@ pub fn divergence_above(
 }
 
 /// The sum of the weights of `values`, and that of weight · (value − (other − shift)).
-#[inline]
+#[inline(always)]
 fn weighted_differences(
     values: &[f32],
     others: &[f32],
@@ -84,6 +70,7 @@ const BLOCK: usize = 1024;
 /// Independent sums or maxima, so that the compiler can keep them in vector registers.
 const LANES: usize = 16;
 
+#[inline(always)]
 fn maximum(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
@@ -95,6 +82,7 @@ fn maximum(values: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
+#[inline(always)]
 fn sum_of_exponentials(block: &[f32], largest: f32) -> f64 {
     let mut lanes = [0f32; LANES];
     let (chunks, rest) = block.as_chunks::<LANES>();
@@ -111,7 +99,7 @@ fn sum_of_exponentials(block: &[f32], largest: f32) -> f64 {
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; `e^r` is its Taylor polynomial of degree 7 (error below
 /// 1e-8), and 2^n is made from its exponent bits.
-#[inline]
+#[inline(always)]
 fn exponential(x: f32) -> f32 {
     // Adding 1.5·2²³ leaves the nearest integer in the low bits of the significand.
     const ROUND: f32 = 12_582_912.0;
@@ -135,12 +123,6 @@ fn exponential(x: f32) -> f32 {
 mod tests {
     use super::*;
 
-    fn reference(logits: &[f32]) -> f64 {
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).sum();
-        f64::from(largest) + sum.ln()
-    }
-
     #[test]
     fn exponentials_are_good_to_the_last_bits() {
         for step in 0..86_000 {
@@ -152,69 +134,5 @@ mod tests {
         assert_eq!(exponential(0.0), 1.0);
         assert!(exponential(-1000.0) < 1e-37);
         assert!(exponential(f32::NEG_INFINITY) < 1e-37);
-    }
-
-    #[test]
-    fn sums_match_plain_f64() {
-        // Lengths around the lane and block sizes, values from a fixed congruential sequence.
-        let mut state = 1u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 24) as f32 * 40.0 - 25.0
-        };
-        for length in [1, 2, 15, 16, 17, 1023, 1024, 1025, 49_152] {
-            let logits: Vec<f32> = (0..length).map(|_| next()).collect();
-            let error = log_sum_exp(&logits) - reference(&logits);
-            assert!(error.abs() < 1e-6, "{length} logits: off by {error}");
-        }
-    }
-
-    #[test]
-    fn equal_logits_share_the_probability() {
-        let error = 7.5 - log_sum_exp(&[7.5; 1000]) + 1000f64.ln();
-        assert!(error.abs() < 1e-6, "{error}");
-    }
-
-    #[test]
-    fn mean_differences_match_plain_f64() {
-        let logits: Vec<f32> = (0..3001).map(|index| (index * 37 % 101) as f32 / 9.0).collect();
-        let others: Vec<f32> = (0..3001).map(|index| (index * 11 % 17) as f32 - 5.0).collect();
-        let sum = reference(&logits);
-        let difference = |(&x, &y): (&f32, &f32)| (f64::from(x) - sum).exp() * f64::from(x - y);
-        let mean: f64 = logits.iter().zip(&others).map(difference).sum();
-        let error = mean_difference(&logits, &others) - mean;
-        assert!(error.abs() < 1e-5, "off by {error}");
-        assert_eq!(mean_difference(&logits, &logits), 0.0);
-        assert!(mean_difference(&[1.0, 2.0], &[1.0, f32::NAN]).is_nan());
-    }
-
-    #[test]
-    fn divergences_match_plain_f64() {
-        let logits: Vec<f32> = (0..3001).map(|index| (index * 11 % 17) as f32 + 20.0).collect();
-        let others: Vec<f32> = (0..3001).map(|index| (index * 37 % 101) as f32 / 9.0).collect();
-        let sum = reference(&others);
-        let known: Vec<f32> = others.iter().map(|&x| (f64::from(x) - sum) as f32).collect();
-        let log_sum = log_sum_exp(&logits);
-        let exact = |floor: f32| {
-            let above = known.iter().zip(&logits).filter(|&(&x, _)| x > floor);
-            above.fold((0.0, 0.0), |(kl, total), (&x, &z)| {
-                let (x, z) = (f64::from(x), f64::from(z));
-                (kl + x.exp() * (x - z + log_sum), total + x.exp())
-            })
-        };
-        for floor in [-100.0, -9.0] {
-            let (found, expected) =
-                (divergence_above(floor, &known, &logits, log_sum), exact(floor));
-            assert!((found.0 - expected.0).abs() < 1e-5, "{found:?} instead of {expected:?}");
-            assert!((found.1 - expected.1).abs() < 1e-6, "{found:?} instead of {expected:?}");
-        }
-        assert!(divergence_above(-16.0, &[0.0, f32::NAN], &[1.0, 2.0], 2.0).0.is_nan());
-    }
-
-    #[test]
-    fn a_nan_is_not_hidden() {
-        let mut logits = [0.0f32; 100];
-        logits[40] = f32::NAN;
-        assert!(log_sum_exp(&logits).is_nan());
     }
 }
