@@ -10,8 +10,15 @@ pub(super) enum Statement {
     Text(String),
     Print(Expression),
     Set(Target, Expression),
-    SetBlock { target: Target, filters: Vec<Filter>, body: Body },
-    If { branches: Vec<(Expression, Body)>, otherwise: Body },
+    SetBlock {
+        target: Target,
+        filters: Vec<Filter>,
+        body: Body,
+    },
+    If {
+        branches: Vec<(Expression, Body)>,
+        otherwise: Body,
+    },
     For(Rc<ForLoop>),
     Macro(Rc<MacroDefinition>),
     /// A call with a body, which the macro that is called can call in turn.
@@ -69,7 +76,11 @@ pub(super) enum Expression {
     Slice(Box<Expression>, Box<[Option<Expression>; 3]>),
     Call(Box<Expression>, Arguments),
     Filter(Box<Expression>, Filter),
-    Test { subject: Box<Expression>, name: Rc<str>, arguments: Arguments },
+    Test {
+        subject: Box<Expression>,
+        name: Rc<str>,
+        arguments: Arguments,
+    },
     Not(Box<Expression>),
     Negative(Box<Expression>),
     Positive(Box<Expression>),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::budget::Budget;
 use super::error::TemplateError;
 use super::methods;
-use super::value::{Method, SequenceKind, Value};
+use super::value::{Method, Value};
 
 /// `value.name`: a method or attribute, or else the item with that name.
 pub(super) fn attribute(
@@ -36,9 +36,7 @@ pub(super) fn item(value: &Value, key: &Value, budget: &Budget) -> Result<Value,
             budget.read(key.shape().extent)?;
             dict.get(key).cloned()
         }
-        Value::Sequence(sequence)
-            if matches!(sequence.kind, SequenceKind::List | SequenceKind::Tuple) =>
-        {
+        Value::Sequence(sequence) if sequence.kind.is_indexed() => {
             let index = key.as_int().and_then(|index| inside(index, sequence.items.len()));
             index.map(|index| sequence.items[index].clone())
         }
@@ -115,15 +113,13 @@ pub(super) fn slice(
     value.defined()?;
     match value {
         Value::Text(text) | Value::Markup(text) => {
-            budget.take(text.len())?;
+            budget.take(text.len() * size_of::<char>())?;
             let characters: Vec<char> = text.chars().collect();
             let places = places(bounds, characters.len())?;
             let Some(places) = places else { return Ok(Value::undefined("such a slice")) };
             budget.text(places.map(|place| characters[place]).collect::<String>())
         }
-        Value::Sequence(sequence)
-            if matches!(sequence.kind, SequenceKind::List | SequenceKind::Tuple) =>
-        {
+        Value::Sequence(sequence) if sequence.kind.is_indexed() => {
             let places = places(bounds, sequence.items.len())?;
             let Some(places) = places else { return Ok(Value::undefined("such a slice")) };
             let items = places.map(|place| sequence.items[place].clone()).collect();

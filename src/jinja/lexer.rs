@@ -394,7 +394,8 @@ fn unescaped(text: &str) -> Result<String, String> {
         if let Some(digits) = numbered {
             let number = rest.get(..digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
             let character = number.and_then(char::from_u32);
-            let unknown = || format!("\\{kind} should be followed by a character's {digits} digits");
+            let unknown =
+                || format!("\\{kind} should be followed by a character's {digits} digits");
             result.push(character.ok_or_else(unknown)?);
             rest = &rest[digits..];
             continue;

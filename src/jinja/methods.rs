@@ -4,18 +4,52 @@ use super::arguments::{self, Values};
 use super::budget::Budget;
 use super::error::TemplateError;
 use super::numbers::{Layout, padded};
-use super::repeat::LoopState;
 use super::str_format;
 use super::text::{is_space, representation};
-use super::value::{Sequence, SequenceKind, Value};
+use super::value::{LoopState, Sequence, SequenceKind, Value};
 
 const OF_TEXTS: [&str; 41] = [
-    "capitalize", "casefold", "center", "count", "endswith", "expandtabs", "find", "format",
-    "format_map", "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit",
-    "isidentifier", "islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper", "join",
-    "ljust", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind",
-    "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip",
-    "title", "upper",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "title",
+    "upper",
 ];
 const MORE_OF_TEXTS: [&str; 5] = ["swapcase", "zfill", "rindex", "encode", "translate"];
 const OF_LISTS: [&str; 3] = ["copy", "count", "index"];
@@ -23,8 +57,19 @@ const OF_DICTS: [&str; 5] = ["copy", "get", "items", "keys", "values"];
 const OF_LOOPS: [&str; 2] = ["changed", "cycle"];
 /// Methods that change what they belong to: the sandbox of transformers refuses them.
 const CHANGING: [&str; 13] = [
-    "append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault",
-    "sort", "update", "__setitem__", "__delitem__",
+    "append",
+    "clear",
+    "extend",
+    "insert",
+    "pop",
+    "popitem",
+    "remove",
+    "reverse",
+    "setdefault",
+    "sort",
+    "update",
+    "__setitem__",
+    "__delitem__",
 ];
 
 /// Whether a value has a method of this name.
@@ -79,7 +124,7 @@ fn of_dict(
     if name == "get" {
         let [key, default] = values.bind("get", ["key", "default"])?;
         let key = key.ok_or_else(|| TemplateError::failed("get needs a key"))?;
-        budget.read(key.shape().extent + dict.entries.len())?;
+        budget.read(key.shape().extent.saturating_add(dict.entries.len()))?;
         return Ok(dict.get(&key).cloned().or(default).unwrap_or(Value::None));
     }
     let [] = values.bind(name, [])?;
@@ -87,15 +132,21 @@ fn of_dict(
         "copy" => return Ok(value.clone()),
         "keys" => dict.entries.iter().map(|(key, _)| key.clone()).collect(),
         "values" => dict.entries.iter().map(|(_, value)| value.clone()).collect(),
-        _ => {
+        "items" => {
             let pairs = dict.entries.iter();
             let pair = |(key, value): &(Value, Value)| {
                 budget.sequence(SequenceKind::Tuple, vec![key.clone(), value.clone()])
             };
             pairs.map(pair).collect::<Result<Vec<_>, _>>()?
         }
+        _ => return Err(unknown(value, name)),
     };
-    budget.sequence(SequenceKind::View, items)
+    let kind = match name {
+        "keys" => "dict_keys",
+        "values" => "dict_values",
+        _ => "dict_items",
+    };
+    budget.sequence(SequenceKind::View(kind), items)
 }
 
 fn of_list(
@@ -188,9 +239,9 @@ fn of_text(
         "format" => budget.text(str_format::format(text, &values, budget)?),
         "count" | "find" | "rfind" | "index" | "rindex" => search(text, name, values),
         "center" | "ljust" | "rjust" | "zfill" => justified(text, name, values, budget),
-        "encode" | "translate" | "format_map" | "expandtabs" => Err(TemplateError::failed(
-            format!("quantkit does not know the method {name} of texts"),
-        )),
+        "encode" | "translate" | "format_map" | "expandtabs" => {
+            Err(TemplateError::failed(format!("quantkit does not know the method {name} of texts")))
+        }
         _ => {
             let [] = values.bind(name, [])?;
             in_case(text, name, budget)
@@ -208,9 +259,13 @@ fn in_case(text: &str, name: &str, budget: &Budget) -> Result<Value, TemplateErr
         "lower" | "casefold" => Value::Text(text.to_lowercase().into()),
         "swapcase" => {
             let swapped = text.chars().flat_map(|c| {
-                if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() }
-                    .chars()
-                    .collect::<Vec<_>>()
+                if c.is_uppercase() {
+                    c.to_lowercase().to_string()
+                } else {
+                    c.to_uppercase().to_string()
+                }
+                .chars()
+                .collect::<Vec<_>>()
             });
             Value::Text(swapped.collect::<String>().into())
         }
@@ -286,48 +341,51 @@ pub(super) fn replaced(
     Ok(text.replacen(old, new, count))
 }
 
+/// Parts of a text as values.
 fn texts<'a>(
-    parts: impl IntoIterator<Item = &'a str>,
+    parts: impl Iterator<Item = &'a str>,
     budget: &Budget,
 ) -> Result<Vec<Value>, TemplateError> {
-    parts.into_iter().map(|part| budget.text(part)).collect()
+    parts.map(|part| budget.text(part)).collect()
 }
 
-fn split(
-    text: &str,
-    name: &str,
-    values: Values,
-    budget: &Budget,
-) -> Result<Value, TemplateError> {
+fn split(text: &str, name: &str, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [separator, most] = values.bind(name, ["sep", "maxsplit"])?;
     let most = arguments::int(name, most, -1)?;
     let most = usize::try_from(most).unwrap_or(usize::MAX - 1);
-    budget.take(text.len())?;
     let from_end = name == "rsplit";
-    let mut parts: Vec<&str> = match separator {
-        None | Some(Value::None) => split_at_spaces(text, most, from_end),
+    let mut parts = match separator {
+        None | Some(Value::None) => {
+            // There is at most a word for every two bytes.
+            budget.take(text.len() / 2 * size_of::<&str>())?;
+            texts(split_at_spaces(text, most, from_end).into_iter(), budget)?
+        }
         Some(separator) => {
             let separator = arguments::text(name, &separator)?;
             if separator.is_empty() {
                 return Err(TemplateError::failed(format!("{name} at an empty text")));
             }
             match from_end {
-                true => text.rsplitn(most + 1, &*separator).collect(),
-                false => text.splitn(most + 1, &*separator).collect(),
+                true => texts(text.rsplitn(most + 1, &*separator), budget)?,
+                false => texts(text.splitn(most + 1, &*separator), budget)?,
             }
         }
     };
     if from_end {
         parts.reverse();
     }
-    budget.list(texts(parts, budget)?)
+    budget.list(parts)
 }
 
 /// The words of a text; past `most` of them the rest stays whole. From the end, they come in
 /// reverse.
 fn split_at_spaces(text: &str, most: usize, from_end: bool) -> Vec<&str> {
     let trim = |text| {
-        if from_end { str::trim_end_matches(text, is_space) } else { str::trim_start_matches(text, is_space) }
+        if from_end {
+            str::trim_end_matches(text, is_space)
+        } else {
+            str::trim_start_matches(text, is_space)
+        }
     };
     let mut parts = Vec::new();
     let mut rest = trim(text);
@@ -364,6 +422,7 @@ fn ends_line(character: char) -> bool {
 fn split_lines(text: &str, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [keep_ends] = values.bind("splitlines", ["keepends"])?;
     let keep_ends = keep_ends.is_some_and(|keep| keep.truth());
+    budget.take(text.len() * size_of::<&str>())?;
     let mut lines = Vec::new();
     let mut rest = text;
     while let Some(end) = rest.find(ends_line) {
@@ -377,7 +436,7 @@ fn split_lines(text: &str, values: Values, budget: &Budget) -> Result<Value, Tem
     if !rest.is_empty() {
         lines.push(rest);
     }
-    budget.list(texts(lines, budget)?)
+    budget.list(texts(lines.into_iter(), budget)?)
 }
 
 fn partition(
@@ -401,7 +460,7 @@ fn partition(
             None => ["", "", text],
         },
     };
-    budget.sequence(SequenceKind::Tuple, texts(parts, budget)?)
+    budget.sequence(SequenceKind::Tuple, texts(parts.into_iter(), budget)?)
 }
 
 fn begins_or_ends(text: &str, name: &str, values: Values) -> Result<Value, TemplateError> {
@@ -470,7 +529,8 @@ fn search(text: &str, name: &str, values: Values) -> Result<Value, TemplateError
     }
     let found = searched.and_then(|searched| {
         let offset = searched.as_ptr() as usize - text.as_ptr() as usize;
-        let found = if name.starts_with('r') { searched.rfind(&*part) } else { searched.find(&*part) };
+        let found =
+            if name.starts_with('r') { searched.rfind(&*part) } else { searched.find(&*part) };
         found.map(|found| text[..offset + found].chars().count() as i64)
     });
     match found {

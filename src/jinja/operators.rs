@@ -81,8 +81,7 @@ fn add(left: &Value, right: &Value, budget: &Budget) -> Result<Option<Value>, Te
             Ok(Some(Value::Markup(text.into())))
         }
         (Value::Sequence(l), Value::Sequence(r))
-            if l.kind == r.kind
-                && matches!(l.kind, SequenceKind::List | SequenceKind::Tuple) =>
+            if l.kind == r.kind && matches!(l.kind, SequenceKind::List | SequenceKind::Tuple) =>
         {
             budget.take((l.items.len() + r.items.len()) * size_of::<Value>())?;
             let items = l.items.iter().chain(&r.items).cloned().collect();
@@ -153,9 +152,9 @@ fn whole(operator: Operator, l: i64, r: i64) -> Result<Value, TemplateError> {
             // Python rounds down; Euclid's quotient goes with a remainder that is not negative.
             if r < 0 && l.rem_euclid(r) != 0 { quotient - 1 } else { quotient }
         }),
-        Operator::Modulo => l.checked_rem_euclid(r).map(|rest| {
-            if r < 0 && rest != 0 { rest + r } else { rest }
-        }),
+        Operator::Modulo => {
+            l.checked_rem_euclid(r).map(|rest| if r < 0 && rest != 0 { rest + r } else { rest })
+        }
         Operator::Power if r < 0 => return Ok(Value::Float((l as f64).powf(r as f64))),
         Operator::Power => u32::try_from(r).ok().and_then(|r| l.checked_pow(r)),
     };
@@ -193,9 +192,8 @@ pub(super) fn compare(
     budget: &Budget,
 ) -> Result<bool, TemplateError> {
     budget.read(left.shape().extent.min(right.shape().extent))?;
-    let order = |holds: fn(Ordering) -> bool| {
-        ordering(left, right).map(|found| found.is_some_and(holds))
-    };
+    let order =
+        |holds: fn(Ordering) -> bool| ordering(left, right).map(|found| found.is_some_and(holds));
     match comparison {
         Comparison::Equal => Ok(left.equals(right)),
         Comparison::NotEqual => Ok(!left.equals(right)),

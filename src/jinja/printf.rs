@@ -151,9 +151,7 @@ impl Writer<'_> {
                 }
                 _ => Err(wrong()),
             },
-            'x' | 'X' | 'o' => {
-                numeric(whole(value.as_int().ok_or_else(wrong)?, kind, &layout))
-            }
+            'x' | 'X' | 'o' => numeric(whole(value.as_int().ok_or_else(wrong)?, kind, &layout)),
             'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
                 numeric(real(value.as_float().ok_or_else(wrong)?, kind, &layout)?)
             }

@@ -1,25 +1,6 @@
-//! The variable `loop`.
+//! The attributes of the variable `loop`.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-
-use super::ast::ForLoop;
-use super::scope::Scope;
-use super::value::{Sequence, Value};
-
-/// Where a loop is.
-#[derive(Debug)]
-pub(super) struct LoopState {
-    pub items: Rc<Sequence>,
-    /// The round, from 0.
-    pub index: Cell<usize>,
-    /// Loops of the same recursive tag around this one.
-    pub depth: usize,
-    /// What a recursive loop runs again when it is called, and where.
-    pub again: Option<(Rc<ForLoop>, Rc<Scope>)>,
-    /// What `loop.changed` was asked about last, as text.
-    pub last_asked: RefCell<Option<String>>,
-}
+use super::value::{LoopState, Value};
 
 impl LoopState {
     /// An attribute of `loop`.

@@ -4,18 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::error::TemplateError;
-use super::value::Value;
+use super::value::{Scope, Value};
 
 /// Scopes inside one another.
 const DEPTH: usize = 1000;
-
-/// The names that a template, a round of a loop or the call of a macro sets.
-#[derive(Debug, Default)]
-pub(super) struct Scope {
-    names: RefCell<Vec<(Rc<str>, Value)>>,
-    around: Option<Rc<Scope>>,
-    depth: usize,
-}
 
 impl Scope {
     /// A new scope inside `around`.

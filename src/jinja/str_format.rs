@@ -36,8 +36,8 @@ pub(super) fn format(
         if brace == "}" {
             return Err(TemplateError::failed("a single \"}\" in a format"));
         }
-        let end = field_end(behind)
-            .ok_or_else(|| TemplateError::failed("a single \"{\" in a format"))?;
+        let end =
+            field_end(behind).ok_or_else(|| TemplateError::failed("a single \"{\" in a format"))?;
         text.push_str(&replaced(&behind[..end], values, &mut next, budget)?);
         rest = &behind[end + 1..];
     }
@@ -172,9 +172,7 @@ fn written(value: &Value, spec: &str, budget: &Budget) -> Result<String, Templat
         (_, Some(number), Some('e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%')) => {
             real(number, kind.unwrap_or('g'), &layout)?
         }
-        (None, Some(number), None) if layout.precision.is_some() => {
-            real(number, 'g', &layout)?
-        }
+        (None, Some(number), None) if layout.precision.is_some() => real(number, 'g', &layout)?,
         (None, Some(number), None) => {
             let sign = if number.is_sign_negative() { "-".to_string() } else { String::new() };
             (sign, float(number.abs()))

@@ -51,10 +51,7 @@ impl Interpreter {
             "sequence" => {
                 matches!(value, Value::Dict(_) | Value::Undefined(_))
                     || value.as_text().is_some()
-                    || matches!(
-                        value.sequence_kind(),
-                        Some(SequenceKind::List | SequenceKind::Tuple)
-                    )
+                    || value.sequence_kind().is_some_and(SequenceKind::is_indexed)
             }
             "iterable" => {
                 matches!(value, Value::Dict(_) | Value::Undefined(_) | Value::Sequence(_))

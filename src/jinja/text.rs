@@ -37,12 +37,14 @@ fn represent(value: &Value, budget: &Budget, text: &mut String) -> Result<(), Te
             let (open, close) = match sequence.kind {
                 SequenceKind::Tuple if sequence.items.len() == 1 => ("(", ",)"),
                 SequenceKind::Tuple => ("(", ")"),
-                SequenceKind::View => ("dict_view([", "])"),
+                SequenceKind::View(name) => {
+                    text.push_str(name);
+                    ("([", "])")
+                }
                 SequenceKind::List => ("[", "]"),
-                SequenceKind::Iterator => {
-                    return Err(TemplateError::failed(
-                        "the result of a filter is printed as it is: put | list behind it",
-                    ));
+                SequenceKind::Iterator | SequenceKind::Range => {
+                    let problem = format!("a {} is printed and not a list", value.type_name());
+                    return Err(TemplateError::failed(problem));
                 }
             };
             text.push_str(open);
@@ -235,10 +237,9 @@ impl JsonWriter<'_> {
         match key {
             Value::Text(text) | Value::Markup(text) => Ok(text.to_string()),
             Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) => self.scalar(key),
-            _ => Err(TemplateError::failed(format!(
-                "a {} cannot be a key in JSON",
-                key.type_name()
-            ))),
+            _ => {
+                Err(TemplateError::failed(format!("a {} cannot be a key in JSON", key.type_name())))
+            }
         }
     }
 

@@ -159,11 +159,18 @@ mod tests {
     #[test]
     fn dates_read_as_in_strftime() {
         let leap_day = 1_709_164_800 + 3_600 * 13 + 62;
-        assert_formatted("%d %b %Y, %A %H:%M:%S %q%%", leap_day, "29 Feb 2024, Thursday 13:01:02 %q%");
+        assert_formatted(
+            "%d %b %Y, %A %H:%M:%S %q%%",
+            leap_day,
+            "29 Feb 2024, Thursday 13:01:02 %q%",
+        );
         assert_formatted("%a %Y-%m-%d", 951_868_800, "Wed 2000-03-01");
         assert_formatted("%-d %e %-I %p %y %j %f", leap_day, "29 29 1 PM 24 060 123456");
-        assert_formatted("%c|%x|%X|%U|%W|%V|%G|%u|%w", leap_day,
-            "Thu Feb 29 13:01:02 2024|02/29/24|13:01:02|08|09|09|2024|4|4");
+        assert_formatted(
+            "%c|%x|%X|%U|%W|%V|%G|%u|%w",
+            leap_day,
+            "Thu Feb 29 13:01:02 2024|02/29/24|13:01:02|08|09|09|2024|4|4",
+        );
         assert_formatted("%B%", 0, "January%");
     }
 

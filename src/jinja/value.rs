@@ -3,13 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use serde_json::Value as Json;
-
-use super::budget::Budget;
+use super::ast::{ForLoop, MacroDefinition};
 use super::error::TemplateError;
-use super::macros::Macro;
-use super::repeat::LoopState;
-use super::text::representation;
 
 /// A value. Texts, lists and dictionaries never change, as in transformers' sandbox.
 #[derive(Debug, Clone)]
@@ -47,10 +42,19 @@ pub(super) enum Function {
 pub(super) enum SequenceKind {
     List,
     Tuple,
-    /// The keys, values or items of a dictionary: no sequence that has an order of its own.
-    View,
+    /// The keys, values or items of a dictionary, by Python's name of that: they have no indices.
+    View(&'static str),
+    /// What `range` gives.
+    Range,
     /// What filters like `map` give: goes by once, and has no length.
     Iterator,
+}
+
+impl SequenceKind {
+    /// Whether its values can be asked for by their places.
+    pub(super) fn is_indexed(self) -> bool {
+        matches!(self, Self::List | Self::Tuple | Self::Range)
+    }
 }
 
 /// Values in a row.
@@ -60,7 +64,7 @@ pub(super) struct Sequence {
     pub items: Vec<Value>,
     shape: Shape,
     /// Whether an iterator has gone by.
-    spent: Cell<bool>,
+    pub spent: Cell<bool>,
 }
 
 impl Sequence {
@@ -124,32 +128,38 @@ pub(super) struct Method {
     pub name: Rc<str>,
 }
 
+/// Where a loop is.
+#[derive(Debug)]
+pub(super) struct LoopState {
+    pub items: Rc<Sequence>,
+    /// The round, from 0.
+    pub index: Cell<usize>,
+    /// Loops of the same recursive tag around this one.
+    pub depth: usize,
+    /// What a recursive loop runs again when it is called, and where.
+    pub again: Option<(Rc<ForLoop>, Rc<Scope>)>,
+    /// What `loop.changed` was asked about last, as text.
+    pub last_asked: RefCell<Option<String>>,
+}
+
+/// A macro with the names that it sees.
+#[derive(Debug)]
+pub(super) struct Macro {
+    pub definition: Rc<MacroDefinition>,
+    pub scope: Rc<Scope>,
+}
+
+/// The names that a template, a round of a loop or the call of a macro sets.
+#[derive(Debug, Default)]
+pub(super) struct Scope {
+    pub names: RefCell<Vec<(Rc<str>, Value)>>,
+    pub around: Option<Rc<Scope>>,
+    pub depth: usize,
+}
+
 impl Value {
     pub(super) fn undefined(name: &str) -> Self {
         Self::Undefined(name.into())
-    }
-
-    /// A value from outside.
-    pub(super) fn of_json(json: &Json, budget: &Budget) -> Result<Self, TemplateError> {
-        Ok(match json {
-            Json::Null => Self::None,
-            Json::Bool(truth) => Self::Bool(*truth),
-            Json::Number(number) => match number.as_i64() {
-                Some(number) => Self::Int(number),
-                None => Self::Float(number.as_f64().unwrap_or(f64::NAN)),
-            },
-            Json::String(text) => return budget.text(text),
-            Json::Array(items) => {
-                let items = items.iter().map(|item| Self::of_json(item, budget));
-                return budget.list(items.collect::<Result<_, _>>()?);
-            }
-            Json::Object(entries) => {
-                let entries = entries
-                    .iter()
-                    .map(|(key, value)| Ok((budget.text(key)?, Self::of_json(value, budget)?)));
-                return budget.dict(entries.collect::<Result<_, TemplateError>>()?);
-            }
-        })
     }
 
     /// The text, where the value is one.
@@ -201,7 +211,8 @@ impl Value {
             Self::Sequence(sequence) => match sequence.kind {
                 SequenceKind::List => "list",
                 SequenceKind::Tuple => "tuple",
-                SequenceKind::View => "dict view",
+                SequenceKind::View(name) => name,
+                SequenceKind::Range => "range",
                 SequenceKind::Iterator => "generator",
             },
             Self::Dict(_) => "dict",
@@ -273,70 +284,11 @@ impl Value {
         }
     }
 
-    /// The values that a loop over this one goes through.
-    pub(super) fn iterate(&self, budget: &Budget) -> Result<Rc<Sequence>, TemplateError> {
-        let items = match self {
-            Self::Sequence(sequence) => {
-                budget.step(1)?;
-                let first_time = !sequence.spent.get();
-                sequence.spent.set(sequence.kind == SequenceKind::Iterator);
-                if first_time {
-                    return Ok(sequence.clone());
-                }
-                Vec::new()
-            }
-            Self::Undefined(_) => Vec::new(),
-            Self::Dict(dict) => dict.entries.iter().map(|(key, _)| key.clone()).collect(),
-            Self::Text(text) | Self::Markup(text) => {
-                budget.take(text.len() * size_of::<Self>())?;
-                let mut buffer = [0; 4];
-                text.chars().map(|c| Self::Text((&*c.encode_utf8(&mut buffer)).into())).collect()
-            }
-            _ => {
-                let problem = format!("a value of type {} has no items", self.type_name());
-                return Err(TemplateError::failed(problem));
-            }
-        };
-        match budget.list(items)? {
-            Self::Sequence(sequence) => Ok(sequence),
-            _ => unreachable!("a list is a sequence"),
-        }
-    }
-
-    /// The number of items, where the value has one.
-    pub(super) fn length(&self, budget: &Budget) -> Result<usize, TemplateError> {
-        match self {
-            Self::Undefined(_) => Ok(0),
-            Self::Text(text) | Self::Markup(text) => {
-                budget.read(text.len())?;
-                Ok(text.chars().count())
-            }
-            Self::Sequence(sequence) if sequence.kind != SequenceKind::Iterator => {
-                Ok(sequence.items.len())
-            }
-            Self::Dict(dict) => Ok(dict.entries.len()),
-            Self::Loop(state) => Ok(state.items.items.len()),
-            _ => Err(TemplateError::failed(format!(
-                "a value of type {} has no length",
-                self.type_name()
-            ))),
-        }
-    }
-
     /// Something is done with the value that nothing undefined can do.
     pub(super) fn defined(&self) -> Result<(), TemplateError> {
         match self {
             Self::Undefined(name) => Err(TemplateError::failed(format!("{name} is undefined"))),
             _ => Ok(()),
-        }
-    }
-
-    /// The value as Python's `str` writes it.
-    pub(super) fn display(&self, budget: &Budget) -> Result<Rc<str>, TemplateError> {
-        match self {
-            Self::Text(text) | Self::Markup(text) => Ok(text.clone()),
-            Self::Undefined(_) => Ok("".into()),
-            _ => Ok(representation(self, budget)?.into()),
         }
     }
 }

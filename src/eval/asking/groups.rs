@@ -216,19 +216,15 @@ fn chat_completions(
 
 /// The conversation as the model's template writes it. A template that refuses the system's message
 /// is left without it, as in the harness, and a warning says so.
-fn chat_context(
-    vocabulary: &Vocabulary,
-    system: &str,
-    user: String,
-) -> Result<String, EvalError> {
+fn chat_context(vocabulary: &Vocabulary, system: &str, user: String) -> Result<String, EvalError> {
     static TOLD: Once = Once::new();
     let turn = |role: &str, content: String| ChatMessage { role: role.to_string(), content };
-    let alone = [turn("user", user.clone())];
-    let refused = match render_chat(vocabulary, &[turn("system", system.to_string()), turn("user", user)], true) {
+    let conversation = [turn("system", system.to_string()), turn("user", user)];
+    let refused = match render_chat(vocabulary, &conversation, true) {
         Err(EngineError::Template(error)) if error.kind() == ErrorKind::Raised => error,
         rendered => return Ok(rendered?),
     };
-    let context = render_chat(vocabulary, &alone, true)?;
+    let context = render_chat(vocabulary, &conversation[1..], true)?;
     TOLD.call_once(|| {
         tracing::warn!(
             "the model's chat template: {refused}. The line before the questions is left out, as \
@@ -250,4 +246,42 @@ fn with_bos(vocabulary: &Vocabulary, text: &str) -> Result<Vec<u32>, EvalError> 
         tokens.insert(0, bos);
     }
     Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Array, Metadata, Value};
+
+    /// A vocabulary of two tokens, with a chat template.
+    fn vocabulary(template: &str) -> Vocabulary {
+        let texts = |texts: &[&str]| {
+            Value::Array(Array::String(texts.iter().map(ToString::to_string).collect()))
+        };
+        let mut metadata = Metadata::new();
+        metadata.set("tokenizer.ggml.model", Value::String("gpt2".into()));
+        metadata.set("tokenizer.ggml.pre", Value::String("gpt-2".into()));
+        metadata.set("tokenizer.ggml.tokens", texts(&["a", "b"]));
+        metadata.set("tokenizer.ggml.merges", texts(&[]));
+        metadata.set("tokenizer.chat_template", Value::String(template.into()));
+        Vocabulary::from_metadata(&metadata).unwrap()
+    }
+
+    fn context(first: &str) -> Result<String, EvalError> {
+        let template = format!(
+            "{{% if messages[0].role == 'system' %}}{first}{{% endif %}}\
+             {{% for m in messages %}}<{{{{ m.role }}}}>{{{{ m.content }}}}{{% endfor %}}"
+        );
+        chat_context(&vocabulary(&template), "About birds.", "Which?".to_string())
+    }
+
+    #[test]
+    fn only_a_template_that_refuses_goes_without_the_systems_message() {
+        assert_eq!(context("").unwrap(), "<system>About birds.<user>Which?");
+        assert_eq!(context("{{ raise_exception('no system') }}").unwrap(), "<user>Which?");
+        for broken in ["{{ messages[0].x.y }}", "{{ 1 | frobnicate }}", "{% unknown %}"] {
+            let error = context(broken).unwrap_err().to_string();
+            assert!(error.contains("the model's chat template"), "{error}");
+        }
+    }
 }

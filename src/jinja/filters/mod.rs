@@ -66,17 +66,16 @@ impl Interpreter {
             let [attribute, default] = values.bind("map", ["attribute", "default"])?;
             let attribute = attribute
                 .ok_or_else(|| TemplateError::failed("map needs a filter or an attribute"))?;
-            let path = Path::of(&attribute, default)?;
+            let path = Path::of(&attribute, default, &self.budget)?;
             for item in &items.items {
                 mapped.push(path.find(item, &self.budget)?);
             }
         } else {
             let name = arguments::text("map", &values.positional.remove(0))?;
             for item in &items.items {
-                let arguments = Values {
-                    positional: values.positional.clone(),
-                    named: values.named.clone(),
-                };
+                self.budget.read(values.positional.len() * size_of::<Value>())?;
+                let arguments =
+                    Values { positional: values.positional.clone(), named: values.named.clone() };
                 mapped.push(self.deeper_filter(&name, item.clone(), arguments)?);
             }
         }
@@ -109,7 +108,7 @@ impl Interpreter {
             if values.positional.is_empty() {
                 return Err(TemplateError::failed(format!("{of} needs an attribute")));
             }
-            Some(Path::of(&values.positional.remove(0), None)?)
+            Some(Path::of(&values.positional.remove(0), None, &self.budget)?)
         } else {
             None
         };
@@ -119,6 +118,7 @@ impl Interpreter {
         };
         let mut selected = Vec::new();
         for item in &value.iterate(&self.budget)?.items {
+            self.budget.read(values.positional.len() * size_of::<Value>())?;
             let subject = match &path {
                 Some(path) => path.find(item, &self.budget)?,
                 None => item.clone(),
@@ -152,7 +152,12 @@ struct Path {
 }
 
 impl Path {
-    fn of(attribute: &Value, default: Option<Value>) -> Result<Self, TemplateError> {
+    fn of(
+        attribute: &Value,
+        default: Option<Value>,
+        budget: &Budget,
+    ) -> Result<Self, TemplateError> {
+        budget.take(attribute.shape().extent.saturating_mul(2 * size_of::<Value>()))?;
         let key = |part: &str| match part.parse::<u32>() {
             Ok(index) => Value::Int(index.into()),
             Err(_) => Value::Text(part.into()),

@@ -88,7 +88,7 @@ fn join(value: &Value, values: Values, budget: &Budget) -> Result<Value, Templat
         Some(separator) => separator.display(budget)?,
         None => "".into(),
     };
-    let path = Path::of(&attribute.unwrap_or(Value::None), None)?;
+    let path = Path::of(&attribute.unwrap_or(Value::None), None, budget)?;
     let mut joined = String::new();
     for (index, item) in value.iterate(budget)?.items.iter().enumerate() {
         let item = path.find(item, budget)?.display(budget)?;
@@ -110,15 +110,17 @@ impl Keys {
         attribute: Option<Value>,
         case_sensitive: Option<Value>,
         default: Option<Value>,
+        budget: &Budget,
     ) -> Result<Self, TemplateError> {
         let paths = match attribute {
             Some(Value::Text(attributes)) => {
+                budget.take(attributes.len() * size_of::<Path>())?;
                 let paths = attributes.split(',').map(|attribute| {
-                    Path::of(&Value::Text(attribute.into()), default.clone())
+                    Path::of(&Value::Text(attribute.into()), default.clone(), budget)
                 });
                 paths.collect::<Result<_, _>>()?
             }
-            attribute => vec![Path::of(&attribute.unwrap_or(Value::None), default)?],
+            attribute => vec![Path::of(&attribute.unwrap_or(Value::None), default, budget)?],
         };
         let case_sensitive = case_sensitive.is_some_and(|case| case.truth());
         Ok(Self { paths, case_sensitive })
@@ -139,7 +141,7 @@ impl Keys {
         budget: &Budget,
     ) -> Result<Vec<(Vec<Value>, Value)>, TemplateError> {
         let items = value.iterate(budget)?;
-        budget.take(items.items.len() * 2 * size_of::<Value>())?;
+        budget.take(items.items.len() * 4 * size_of::<Value>())?;
         let keyed = |item: &Value| Ok((self.find(item, budget)?, item.clone()));
         items.items.iter().map(keyed).collect()
     }
@@ -165,7 +167,11 @@ fn sort_by_keys(
     failed.map_or(Ok(()), Err)
 }
 
-fn compare_keys(left: &[Value], right: &[Value], budget: &Budget) -> Result<Ordering, TemplateError> {
+fn compare_keys(
+    left: &[Value],
+    right: &[Value],
+    budget: &Budget,
+) -> Result<Ordering, TemplateError> {
     for (left, right) in left.iter().zip(right) {
         budget.read(left.shape().extent.min(right.shape().extent))?;
         if !left.equals(right) {
@@ -179,7 +185,7 @@ fn compare_keys(left: &[Value], right: &[Value], budget: &Budget) -> Result<Orde
 fn sort(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let names = ["reverse", "case_sensitive", "attribute"];
     let [reverse, case_sensitive, attribute] = values.bind("sort", names)?;
-    let mut keyed = Keys::of(attribute, case_sensitive, None)?.keyed(value, budget)?;
+    let mut keyed = Keys::of(attribute, case_sensitive, None, budget)?.keyed(value, budget)?;
     sort_by_keys(&mut keyed, reverse.is_some_and(|reverse| reverse.truth()), budget)?;
     budget.list(keyed.into_iter().map(|(_, item)| item).collect())
 }
@@ -196,7 +202,7 @@ fn dict_sort(value: &Value, values: Values, budget: &Budget) -> Result<Value, Te
         value.defined()?;
     }
     let pairs = items(value, budget)?;
-    let keys = Keys::of(Some(Value::Int(index)), case_sensitive, None)?;
+    let keys = Keys::of(Some(Value::Int(index)), case_sensitive, None, budget)?;
     let mut keyed = keys.keyed(&pairs, budget)?;
     sort_by_keys(&mut keyed, reverse.is_some_and(|reverse| reverse.truth()), budget)?;
     budget.list(keyed.into_iter().map(|(_, item)| item).collect())
@@ -206,7 +212,9 @@ fn unique(value: &Value, values: Values, budget: &Budget) -> Result<Value, Templ
     let [case_sensitive, attribute] = values.bind("unique", ["case_sensitive", "attribute"])?;
     let mut seen: Vec<Value> = Vec::new();
     let mut kept = Vec::new();
-    for (mut key, item) in Keys::of(attribute, case_sensitive, None)?.keyed(value, budget)? {
+    for (mut key, item) in
+        Keys::of(attribute, case_sensitive, None, budget)?.keyed(value, budget)?
+    {
         let Some(key) = key.pop() else { continue };
         budget.read((64 + key.shape().extent).saturating_mul(seen.len()))?;
         if !seen.iter().any(|known| known.equals(&key)) {
@@ -226,7 +234,7 @@ fn extreme(
     let [case_sensitive, attribute] = values.bind(name, ["case_sensitive", "attribute"])?;
     let wanted = if name == "min" { Ordering::Less } else { Ordering::Greater };
     let mut best: Option<(Vec<Value>, Value)> = None;
-    for (key, item) in Keys::of(attribute, case_sensitive, None)?.keyed(value, budget)? {
+    for (key, item) in Keys::of(attribute, case_sensitive, None, budget)?.keyed(value, budget)? {
         let better = match &best {
             Some((known, _)) => compare_keys(&key, known, budget)? == wanted,
             None => true,
@@ -240,7 +248,7 @@ fn extreme(
 
 fn sum(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [attribute, start] = values.bind("sum", ["attribute", "start"])?;
-    let path = Path::of(&attribute.unwrap_or(Value::None), None)?;
+    let path = Path::of(&attribute.unwrap_or(Value::None), None, budget)?;
     let mut sum = start.unwrap_or(Value::Int(0));
     for item in &value.iterate(budget)?.items {
         sum = operators::binary(Operator::Add, &sum, &path.find(item, budget)?, budget)?;
@@ -251,11 +259,10 @@ fn sum(value: &Value, values: Values, budget: &Budget) -> Result<Value, Template
 fn group_by(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let names = ["attribute", "default", "case_sensitive"];
     let [attribute, default, case_sensitive] = values.bind("groupby", names)?;
-    let attribute =
-        attribute.ok_or_else(|| TemplateError::failed("groupby needs an attribute"))?;
-    let path = Path::of(&attribute, default.clone())?;
+    let attribute = attribute.ok_or_else(|| TemplateError::failed("groupby needs an attribute"))?;
+    let path = Path::of(&attribute, default.clone(), budget)?;
     let keys = Keys {
-        paths: vec![Path::of(&attribute, default)?],
+        paths: vec![Path::of(&attribute, default, budget)?],
         case_sensitive: case_sensitive.is_some_and(|case| case.truth()),
     };
     let mut keyed = keys.keyed(value, budget)?;

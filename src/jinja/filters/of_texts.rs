@@ -170,9 +170,9 @@ fn truncate(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
     let leeway = usize::try_from(arguments::int("truncate", leeway, 5)?).unwrap_or(0);
     let end = end.map_or_else(|| Ok("...".into()), |end| arguments::text("truncate", &end))?;
     let text = arguments::text("truncate", value)?;
-    let kept = length.checked_sub(end.chars().count()).ok_or_else(|| {
-        TemplateError::failed("truncate is to make a text shorter than its end")
-    })?;
+    let kept = length
+        .checked_sub(end.chars().count())
+        .ok_or_else(|| TemplateError::failed("truncate is to make a text shorter than its end"))?;
     budget.take(text.len())?;
     if text.chars().count() <= length.saturating_add(leeway) {
         return Ok(value.clone());

@@ -6,11 +6,9 @@ use super::Interpreter;
 use crate::jinja::arguments::{self, Values};
 use crate::jinja::ast::{Arguments, Expression};
 use crate::jinja::error::TemplateError;
-use crate::jinja::macros::Macro;
 use crate::jinja::methods;
-use crate::jinja::repeat::LoopState;
 use crate::jinja::time;
-use crate::jinja::value::{Function, Namespace, SequenceKind, Value};
+use crate::jinja::value::{Function, LoopState, Macro, Namespace, SequenceKind, Value};
 
 /// The longest range, as in Jinja's sandbox.
 const LONGEST_RANGE: i64 = 100_000;
@@ -27,6 +25,7 @@ impl Interpreter {
         }
         if let Some(more) = &arguments.more {
             let more = self.evaluate(more)?.iterate(&self.budget)?;
+            self.budget.take(more.items.len() * size_of::<Value>())?;
             values.positional.extend(more.items.iter().cloned());
         }
         if let Some(more) = &arguments.more_named {
@@ -146,7 +145,11 @@ impl Interpreter {
         })
     }
 
-    fn call_function(&mut self, function: Function, values: Values) -> Result<Value, TemplateError> {
+    fn call_function(
+        &mut self,
+        function: Function,
+        values: Values,
+    ) -> Result<Value, TemplateError> {
         match function {
             Function::Range => self.range(values),
             Function::Dict => {
@@ -178,22 +181,19 @@ impl Interpreter {
             return Err(TemplateError::failed("range cannot go in steps of 0"));
         }
         let distance = if step > 0 { stop.checked_sub(start) } else { start.checked_sub(stop) };
-        let count = distance.map(|distance| distance.max(0).unsigned_abs().div_ceil(step.unsigned_abs()));
+        let count =
+            distance.map(|distance| distance.max(0).unsigned_abs().div_ceil(step.unsigned_abs()));
         match count {
             Some(count) if count <= LONGEST_RANGE as u64 => {
                 let numbers = (0..count as i64).map(|index| Value::Int(start + index * step));
-                self.budget.list(numbers.collect())
+                self.budget.sequence(SequenceKind::Range, numbers.collect())
             }
             _ => Err(TemplateError::failed(format!("a range has at most {LONGEST_RANGE} numbers"))),
         }
     }
 
     /// The entries of `dict(mapping, key=value)`.
-    fn entries(
-        &mut self,
-        of: &str,
-        values: Values,
-    ) -> Result<Vec<(Value, Value)>, TemplateError> {
+    fn entries(&mut self, of: &str, values: Values) -> Result<Vec<(Value, Value)>, TemplateError> {
         let mut entries = Vec::new();
         for mapping in values.positional {
             match &mapping {

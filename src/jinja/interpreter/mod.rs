@@ -12,8 +12,7 @@ use serde_json::{Map, Value as Json};
 use super::ast::Body;
 use super::budget::Budget;
 use super::error::TemplateError;
-use super::scope::Scope;
-use super::value::{Function, Namespace, Value};
+use super::value::{Function, Namespace, Scope, Value};
 
 /// The text that a template makes of the variables.
 ///
@@ -69,7 +68,7 @@ impl Interpreter {
             self.scope.set(name.into(), Value::Function(function));
         }
         for (name, value) in variables {
-            let value = Value::of_json(value, &self.budget)?;
+            let value = self.budget.json(value)?;
             self.scope.set(name.as_str().into(), value);
         }
         self.scope = Scope::inside(&self.scope)?;

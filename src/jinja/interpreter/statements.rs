@@ -4,14 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::{Flow, Interpreter};
-use crate::jinja::ast::{
-    Body, Expression, Filter, ForLoop, MacroDefinition, Statement, Target,
-};
+use crate::jinja::ast::{Body, Expression, Filter, ForLoop, MacroDefinition, Statement, Target};
 use crate::jinja::error::TemplateError;
-use crate::jinja::macros::Macro;
-use crate::jinja::repeat::LoopState;
-use crate::jinja::scope::Scope;
-use crate::jinja::value::{Sequence, SequenceKind, Value};
+use crate::jinja::value::{LoopState, Macro, Scope, Sequence, SequenceKind, Value};
 
 impl Interpreter {
     /// Runs statements one after another.
@@ -72,7 +67,8 @@ impl Interpreter {
                 self.write(&text)?;
             }
             Statement::With(bindings, body) => {
-                let values = bindings.iter().map(|(target, value)| Ok((target, self.evaluate(value)?)));
+                let values =
+                    bindings.iter().map(|(target, value)| Ok((target, self.evaluate(value)?)));
                 let values: Vec<_> = values.collect::<Result<_, TemplateError>>()?;
                 let scope = self.scope.clone();
                 return self.in_scope(&scope, |inner| {

@@ -253,7 +253,9 @@ impl Parser {
                     }
                     other => {
                         let found = other.describe();
-                        return Err(self.fail(format!("expected a name behind \".\", found {found}")));
+                        return Err(
+                            self.fail(format!("expected a name behind \".\", found {found}"))
+                        );
                     }
                 };
             } else if self.skip_sign("[") {
@@ -285,16 +287,10 @@ impl Parser {
             };
             return Ok(Expression::Item(value, Box::new(key)));
         }
-        let end = if self.is_sign(":") || self.is_sign("]") {
-            None
-        } else {
-            Some(self.expression()?)
-        };
-        let step = if self.skip_sign(":") && !self.is_sign("]") {
-            Some(self.expression()?)
-        } else {
-            None
-        };
+        let end =
+            if self.is_sign(":") || self.is_sign("]") { None } else { Some(self.expression()?) };
+        let step =
+            if self.skip_sign(":") && !self.is_sign("]") { Some(self.expression()?) } else { None };
         self.expect_sign("]")?;
         Ok(Expression::Slice(value, Box::new([start, end, step])))
     }

@@ -117,8 +117,7 @@ impl Parser {
         let condition = if self.skip_name("if") { Some(self.expression()?) } else { None };
         let recursive = self.skip_name("recursive");
         let (body, end) = self.block(&["endfor", "else"])?;
-        let otherwise =
-            if *end == *"else" { self.block(&["endfor"])?.0 } else { Vec::new() };
+        let otherwise = if *end == *"else" { self.block(&["endfor"])?.0 } else { Vec::new() };
         let parts = ForLoop { target, items, condition, recursive, body, otherwise };
         Ok(Statement::For(Rc::new(parts)))
     }
@@ -203,8 +202,7 @@ impl Parser {
     /// The name of a filter and its arguments.
     pub(super) fn filter(&mut self) -> Result<Filter, TemplateError> {
         let name = self.expect_name()?;
-        let arguments =
-            if self.is_sign("(") { self.arguments()? } else { Arguments::default() };
+        let arguments = if self.is_sign("(") { self.arguments()? } else { Arguments::default() };
         Ok(Filter { name, arguments })
     }
 
