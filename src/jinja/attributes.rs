@@ -19,8 +19,9 @@ pub(super) fn attribute(
     }
     let found = match value {
         Value::Dict(dict) => {
-            budget.step(1 + dict.entries.len() as u64 / 8)?;
-            dict.get(&Value::Text(name.clone())).cloned()
+            let key = Value::Text(name.clone());
+            budget.read(dict.search_cost(&key))?;
+            dict.get(&key).cloned()
         }
         _ => None,
     };
@@ -32,8 +33,7 @@ pub(super) fn item(value: &Value, key: &Value, budget: &Budget) -> Result<Value,
     value.defined()?;
     let found = match value {
         Value::Dict(dict) => {
-            budget.step(1 + dict.entries.len() as u64 / 8)?;
-            budget.read(key.shape().extent)?;
+            budget.read(dict.search_cost(key))?;
             dict.get(key).cloned()
         }
         Value::Sequence(sequence) if sequence.kind.is_indexed() => {

@@ -40,7 +40,8 @@ impl Budget {
         let mut dict = Dict::default();
         for (key, value) in entries {
             // Looking for a key goes through all of them.
-            self.take(size_of::<(Value, Value)>() + dict.entries.len())?;
+            self.take(size_of::<(Value, Value)>())?;
+            self.read(dict.search_cost(&key))?;
             dict.set(key, value)?;
         }
         let entries = dict.entries.iter().flat_map(|(key, value)| [key.shape(), value.shape()]);

@@ -124,7 +124,7 @@ fn of_dict(
     if name == "get" {
         let [key, default] = values.bind("get", ["key", "default"])?;
         let key = key.ok_or_else(|| TemplateError::failed("get needs a key"))?;
-        budget.read(key.shape().extent.saturating_add(dict.entries.len()))?;
+        budget.read(dict.search_cost(&key))?;
         return Ok(dict.get(&key).cloned().or(default).unwrap_or(Value::None));
     }
     let [] = values.bind(name, [])?;

@@ -242,6 +242,10 @@ pub(super) fn contains(
     value: &Value,
     budget: &Budget,
 ) -> Result<bool, TemplateError> {
+    if let Value::Dict(dict) = container {
+        budget.read(dict.search_cost(value))?;
+        return Ok(dict.get(value).is_some());
+    }
     budget.read(container.shape().extent.saturating_add(value.shape().extent))?;
     match container {
         Value::Text(text) | Value::Markup(text) => match value.as_text() {
@@ -251,7 +255,6 @@ pub(super) fn contains(
                 value.type_name()
             ))),
         },
-        Value::Dict(dict) => Ok(dict.get(value).is_some()),
         _ => Ok(container.iterate(budget)?.items.iter().any(|item| item.equals(value))),
     }
 }

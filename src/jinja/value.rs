@@ -101,6 +101,11 @@ impl Dict {
         self.entries.iter().find(|(known, _)| known.equals(key)).map(|(_, value)| value)
     }
 
+    /// What looking for a key may have to look through, in bytes.
+    pub(super) fn search_cost(&self, key: &Value) -> usize {
+        key.shape().extent.saturating_add(8).saturating_mul(self.entries.len())
+    }
+
     /// Sets the value of a key.
     pub(super) fn set(&mut self, key: Value, value: Value) -> Result<(), TemplateError> {
         if matches!(&key, Value::Dict(_)) || key.sequence_kind() == Some(SequenceKind::List) {
