@@ -12,6 +12,9 @@ pub mod storage;
 /// The GGUF container: typed metadata, tensor directory, mapped reading, streaming writing.
 pub mod gguf;
 
+/// The language of chat templates: Jinja as transformers runs it, in bounded time and memory.
+pub mod jinja;
+
 /// A Hugging Face checkpoint directory: config, safetensors shards, tokenizer; and fetching one.
 pub mod checkpoint;
 

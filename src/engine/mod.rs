@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::gguf::GgufFile;
+use crate::jinja::TemplateError;
 use crate::model::profile::{Operation, Profile};
 use crate::model::{ActivationObserver, BatchItem, Decoder, ModelError, SequenceCache};
 use crate::support::interrupt::Interrupted;
@@ -39,6 +40,9 @@ pub enum EngineError {
     /// The model cannot be loaded or run.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The model's chat template gives no prompt.
+    #[error("the model's chat template: {0}")]
+    Template(#[from] TemplateError),
     /// Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),

@@ -410,6 +410,21 @@ mod tests {
     }
 
     #[test]
+    fn rules_with_and_without_nfc_have_names_of_their_own() {
+        for (normalizer, gpt2, qwen2) in
+            [("null", "gpt-2", "grok-2"), (r#"{"type": "NFC"}"#, "mpt", "qwen2")]
+        {
+            let found = recognised(normalizer, GPT2, "Isolated").unwrap();
+            assert_eq!((found.name, found.warning), (gpt2, None));
+            let found = recognised(normalizer, QWEN2, "Isolated").unwrap();
+            assert_eq!((found.name, found.warning), (qwen2, None));
+            for (name, composed) in [(gpt2, normalizer != "null"), (qwen2, normalizer != "null")] {
+                assert_eq!(PreTokenizerRule::named(name).unwrap().normalizer().is_some(), composed);
+            }
+        }
+    }
+
+    #[test]
     fn removing_what_no_pattern_matches_is_not_keeping_it() {
         assert!(recognised("null", LLAMA3, "Removed").is_ok());
         assert!(recognised("null", BLOOM, "Isolated").is_ok());

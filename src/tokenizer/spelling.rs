@@ -131,6 +131,14 @@ pub(super) fn warnings(json: &TokenizerJson, prefix: Option<Prefix>, name: &str)
     if let Some(dropout) = json.model.dropout.filter(|&dropout| dropout > 0.0) {
         warnings.push(format!("its dropout of {dropout}, which cuts texts by chance, is left out"));
     }
+    // Byte-level rules say it by their name; those of SentencePiece's kind have no word for it.
+    if json.model.ignore_merges && json.model.byte_fallback {
+        warnings.push(
+            "its ignore_merges, by which a text that is a token is taken whole, is lost in GGUF. \
+             Texts that no merges make up get other tokens"
+                .to_string(),
+        );
+    }
     match prefix {
         Some(Prefix::First) => warnings.push(
             "it puts a space before a whole text only, and not before one that begins with a \
@@ -213,6 +221,20 @@ mod tests {
         assert_eq!(warnings(&json, None, "other").len(), 1);
         let json = tokenizer(r#"{"id": 0, "content": "<|end|>", "rstrip": false}"#, "null");
         assert_eq!(warnings(&json, None, "Phi-3-mini").len(), 1);
+    }
+
+    #[test]
+    fn merges_that_are_passed_over_are_told() {
+        let of = |byte_fallback: bool, ignore_merges: bool| {
+            let model = serde_json::json!({
+                "type": "BPE", "byte_fallback": byte_fallback, "ignore_merges": ignore_merges,
+            });
+            let json = serde_json::json!({ "model": model });
+            warnings(&serde_json::from_value(json).unwrap(), Some(Prefix::Never), "")
+        };
+        assert!(of(true, true)[0].contains("ignore_merges"));
+        // Of a byte-level vocabulary, the rule's name says it.
+        assert!(of(false, true).is_empty() && of(true, false).is_empty());
     }
 
     #[test]

@@ -263,6 +263,24 @@ fn what_a_sentencepiece_file_cannot_say_is_refused_by_name() {
 }
 
 #[test]
+fn what_a_byte_level_file_cannot_say_is_refused_by_name() {
+    let reference = reference("byte_level.json");
+    let size = reference["vocab"].as_object().unwrap().len();
+    let rule = &reference["rules"][0];
+    for (option, value) in [
+        ("end_of_word_suffix", json!("</w>")),
+        ("continuing_subword_prefix", json!("##")),
+        ("ignore_merges", json!(rule["ignore_merges"] != true)),
+    ] {
+        let mut json = byte_level_json(&reference, rule);
+        json["model"][option] = value;
+        let architecture = rule["architecture"].as_str().unwrap();
+        let error = converted(architecture, &[("tokenizer.json", json)], None, size).unwrap_err();
+        assert!(error.to_string().contains(option), "{error}");
+    }
+}
+
+#[test]
 fn the_prefix_is_that_of_the_normalizer() {
     let prefix = |change: &dyn Fn(&mut Json)| {
         changed_sentencepiece(change).unwrap().bool("tokenizer.ggml.add_space_prefix")

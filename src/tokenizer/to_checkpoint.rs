@@ -5,17 +5,9 @@ use serde_json::{Map, Value as Json, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 use super::error::TokenizerError;
-use super::keys::{TokenizerKeys, token_id};
+use super::keys::TokenizerKeys;
 use super::vocabulary::Vocabulary;
 use crate::gguf::Metadata;
-
-/// Roles in tokenizer_config.json, besides `bos` and `eos`, and the names of their ids in GGUF.
-const ROLES: [(&str, &str); 4] = [
-    ("unk_token", "unknown"),
-    ("sep_token", "seperator"),
-    ("pad_token", "padding"),
-    ("mask_token", "mask"),
-];
 
 /// The text of tokenizer.json.
 pub fn tokenizer_json(vocabulary: &Vocabulary) -> Result<String, TokenizerError> {
@@ -79,14 +71,8 @@ pub fn tokenizer_config(
         }
     }
     config.insert("added_tokens_decoder".to_string(), added_tokens(vocabulary));
-    let mut roles = vec![("bos_token", vocabulary.bos), ("eos_token", vocabulary.eos)];
-    for (role, name) in ROLES {
-        roles.push((role, token_id(metadata, name, vocabulary.size)?));
-    }
-    for (role, id) in roles {
-        if let Some(text) = id.and_then(|id| vocabulary.piece(id)) {
-            config.insert(role.to_string(), json!(text));
-        }
+    for &(role, id) in &vocabulary.roles {
+        config.insert(role.to_string(), json!(vocabulary.piece(id)));
     }
     if let Some(template) = &vocabulary.chat_template {
         config.insert("chat_template".to_string(), json!(template));

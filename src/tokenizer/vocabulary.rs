@@ -26,6 +26,8 @@ pub struct Vocabulary {
     pub add_bos: bool,
     /// Whether the model was trained on texts that end with `eos` (`tokenizer.ggml.add_eos_token`).
     pub add_eos: bool,
+    /// The tokens with a role, by the names that transformers has for them (`bos_token`).
+    pub roles: Vec<(&'static str, u32)>,
     /// The Jinja chat template.
     pub chat_template: Option<String>,
     kind: Kind,
@@ -75,6 +77,17 @@ impl Kind {
         }
     }
 }
+
+const EOS_IS_LEFT_OUT: &str = "the file says that texts end with the end-of-sequence token \
+     (tokenizer.ggml.add_eos_token). Prompts and texts that are scored go on, so it is left out";
+
+/// Roles besides `bos` and `eos`: transformers' names, and those of their ids in GGUF.
+const ROLES: [(&str, &str); 4] = [
+    ("unk_token", "unknown"),
+    ("sep_token", "seperator"),
+    ("pad_token", "padding"),
+    ("mask_token", "mask"),
+];
 
 /// Spellings of the tokens with which the known chat formats end a turn. GGUF has no list of them.
 const END_OF_TURN: [&str; 33] = [
@@ -152,6 +165,16 @@ impl Vocabulary {
                  is missing",
             ));
         }
+        let mut roles = Vec::new();
+        roles.extend(bos.map(|id| ("bos_token", id)));
+        roles.extend(eos.map(|id| ("eos_token", id)));
+        for (role, name) in ROLES {
+            roles.extend(keys.id(name, pieces.len())?.map(|id| (role, id)));
+        }
+        let says_eos = keys.truth("add_eos_token")?;
+        if says_eos == Some(true) && kind != Kind::Unigram {
+            tracing::warn!("{}", EOS_IS_LEFT_OUT);
+        }
         Ok(Self {
             end_of_generation: end_of_generation(keys, pieces, eos)?,
             tokenizer,
@@ -159,7 +182,8 @@ impl Vocabulary {
             bos,
             eos,
             add_bos,
-            add_eos: keys.truth("add_eos_token")?.unwrap_or(kind == Kind::Unigram),
+            add_eos: says_eos.unwrap_or(kind == Kind::Unigram),
+            roles,
             chat_template: chat_template(metadata)?,
             kind,
             pieces: pieces.to_vec(),
@@ -170,6 +194,11 @@ impl Vocabulary {
 
     /// The tokens of a text. With `special`, text that spells a special token becomes that token,
     /// and `bos` is put first where the model expects it and the text does not begin with it.
+    ///
+    /// `eos` is never put last, whatever [`Vocabulary::add_eos`] says: whoever asks has more to
+    /// come behind the text (a prompt, a context, a window), and a model that has read `eos` goes on
+    /// with something else. (llama.cpp does not generate or measure with files that say so;
+    /// lm-evaluation-harness would count a wrong token.)
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
         let tokenizer = if special { &self.tokenizer } else { self.literal() };
         let encoding = tokenizer.encode_fast(text, false).map_err(|error| {
@@ -331,6 +360,17 @@ mod tests {
         assert_eq!(vocabulary.encode("ab<tool>", false).unwrap(), [8, 2]);
         assert_eq!(vocabulary.end_of_generation, [1]);
         assert!(vocabulary.is_control(1) && !vocabulary.is_control(2));
+    }
+
+    #[test]
+    fn a_text_goes_on_whatever_the_file_says_of_its_end() {
+        let mut metadata = byte_level_metadata("gpt-2");
+        metadata.set("tokenizer.ggml.add_eos_token", Value::Bool(true));
+        let vocabulary = Vocabulary::from_metadata(&metadata).unwrap();
+        assert!(vocabulary.add_eos);
+        for special in [false, true] {
+            assert_eq!(vocabulary.encode("ab", special).unwrap(), [8]);
+        }
     }
 
     #[test]

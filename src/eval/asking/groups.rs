@@ -6,6 +6,7 @@
 //! text, such as `mmlu_continuation` and `arc_easy`.
 
 use std::collections::BTreeMap;
+use std::sync::Once;
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -16,10 +17,11 @@ use super::prompts::{
     letter_completions, lettered, preamble,
 };
 use super::protocol::Protocol;
-use crate::engine::{ChatMessage, render_chat};
+use crate::engine::{ChatMessage, EngineError, render_chat};
 use crate::eval::EvalError;
 use crate::eval::questions::wording::cloze_context;
 use crate::eval::questions::{Form, Question, QuestionSet};
+use crate::jinja::ErrorKind;
 use crate::tokenizer::Vocabulary;
 
 /// Questions that are asked with the same text before them.
@@ -198,22 +200,38 @@ fn cloze_completions(question: &Question) -> Vec<Completion> {
     cloze_texts(question).into_iter().map(divide).collect()
 }
 
-/// The letters after the conversation, as the beginning of the assistant's turn. A template that
-/// refuses the system's message is left without it, as in the harness.
+/// The letters after the conversation, as the beginning of the assistant's turn.
 fn chat_completions(
     preamble: &ChatPreamble,
     question: &Question,
     vocabulary: &Vocabulary,
 ) -> Result<Vec<Completion>, EvalError> {
     let ChatPreamble { system, shots } = preamble;
-    let turn = |role: &str, content: String| ChatMessage { role: role.to_string(), content };
     let user = format!("{shots}{}", lettered(question));
-    let with_system = [turn("system", system.clone()), turn("user", user.clone())];
-    let context = render_chat(vocabulary, &with_system, true)
-        .or_else(|error| render_chat(vocabulary, &[turn("user", user)], true).map_err(|_| error))?;
+    let context = chat_context(vocabulary, system, user)?;
     let completion =
         |choice| Completion { context: context.clone(), continuation: letter(choice).to_string() };
     Ok((0..question.choices.len()).map(completion).collect())
+}
+
+/// The conversation as the model's template writes it. A template that refuses the system's message
+/// is left without it, as in the harness, and a warning says so.
+fn chat_context(vocabulary: &Vocabulary, system: &str, user: String) -> Result<String, EvalError> {
+    static TOLD: Once = Once::new();
+    let turn = |role: &str, content: String| ChatMessage { role: role.to_string(), content };
+    let conversation = [turn("system", system.to_string()), turn("user", user)];
+    let refused = match render_chat(vocabulary, &conversation, true) {
+        Err(EngineError::Template(error)) if error.kind() == ErrorKind::Raised => error,
+        rendered => return Ok(rendered?),
+    };
+    let context = render_chat(vocabulary, &conversation[1..], true)?;
+    TOLD.call_once(|| {
+        tracing::warn!(
+            "the model's chat template: {refused}. The line before the questions is left out, as \
+             lm-evaluation-harness leaves it out"
+        );
+    });
+    Ok(context)
 }
 
 fn encode(vocabulary: &Vocabulary, text: &str, special: bool) -> Result<Vec<u32>, EvalError> {
@@ -228,4 +246,42 @@ fn with_bos(vocabulary: &Vocabulary, text: &str) -> Result<Vec<u32>, EvalError> 
         tokens.insert(0, bos);
     }
     Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Array, Metadata, Value};
+
+    /// A vocabulary of two tokens, with a chat template.
+    fn vocabulary(template: &str) -> Vocabulary {
+        let texts = |texts: &[&str]| {
+            Value::Array(Array::String(texts.iter().map(ToString::to_string).collect()))
+        };
+        let mut metadata = Metadata::new();
+        metadata.set("tokenizer.ggml.model", Value::String("gpt2".into()));
+        metadata.set("tokenizer.ggml.pre", Value::String("gpt-2".into()));
+        metadata.set("tokenizer.ggml.tokens", texts(&["a", "b"]));
+        metadata.set("tokenizer.ggml.merges", texts(&[]));
+        metadata.set("tokenizer.chat_template", Value::String(template.into()));
+        Vocabulary::from_metadata(&metadata).unwrap()
+    }
+
+    fn context(first: &str) -> Result<String, EvalError> {
+        let template = format!(
+            "{{% if messages[0].role == 'system' %}}{first}{{% endif %}}\
+             {{% for m in messages %}}<{{{{ m.role }}}}>{{{{ m.content }}}}{{% endfor %}}"
+        );
+        chat_context(&vocabulary(&template), "About birds.", "Which?".to_string())
+    }
+
+    #[test]
+    fn only_a_template_that_refuses_goes_without_the_systems_message() {
+        assert_eq!(context("").unwrap(), "<system>About birds.<user>Which?");
+        assert_eq!(context("{{ raise_exception('no system') }}").unwrap(), "<user>Which?");
+        for broken in ["{{ messages[0].x.y }}", "{{ 1 | frobnicate }}", "{% unknown %}"] {
+            let error = context(broken).unwrap_err().to_string();
+            assert!(error.contains("the model's chat template"), "{error}");
+        }
+    }
 }

@@ -1,0 +1,202 @@
+//! Filters that give texts.
+
+use super::Known;
+use crate::jinja::arguments::{self, Values};
+use crate::jinja::budget::Budget;
+use crate::jinja::error::TemplateError;
+use crate::jinja::methods;
+use crate::jinja::printf;
+use crate::jinja::text::{JsonLayout, escaped, is_space, json};
+use crate::jinja::value::Value;
+
+pub(super) fn filter(
+    name: &str,
+    value: &Value,
+    values: Values,
+    budget: &Budget,
+) -> Result<Known, TemplateError> {
+    Ok(Known::Value(match name {
+        "tojson" => to_json(value, values, budget)?,
+        "string" => {
+            let [] = values.bind(name, [])?;
+            match value {
+                Value::Markup(_) => value.clone(),
+                _ => Value::Text(value.display(budget)?),
+            }
+        }
+        "safe" => {
+            let [] = values.bind(name, [])?;
+            Value::Markup(value.display(budget)?)
+        }
+        "escape" | "e" | "forceescape" => {
+            let [] = values.bind(name, [])?;
+            match value {
+                Value::Markup(_) if name != "forceescape" => value.clone(),
+                _ => Value::Markup(escaped(&value.display(budget)?, budget)?.into()),
+            }
+        }
+        "upper" | "lower" | "capitalize" => {
+            let text = budget.text(&*value.display(budget)?)?;
+            methods::call(&text, name, values, budget)?
+        }
+        "center" => {
+            let [width] = values.bind(name, ["width"])?;
+            let width = vec![width.unwrap_or(Value::Int(80))];
+            methods::call(&budget.text(&*value.display(budget)?)?, name, Values::of(width), budget)?
+        }
+        "title" => {
+            let [] = values.bind(name, [])?;
+            budget.text(titled(&value.display(budget)?))?
+        }
+        "trim" => {
+            let [characters] = values.bind(name, ["chars"])?;
+            let text = value.display(budget)?;
+            budget.text(methods::stripped(&text, "strip", characters.as_ref())?)?
+        }
+        "replace" => {
+            let [old, new, count] = values.bind(name, ["old", "new", "count"])?;
+            let missing = || TemplateError::failed("replace needs what to replace, and by what");
+            let old = old.ok_or_else(missing)?.display(budget)?;
+            let new = new.ok_or_else(missing)?.display(budget)?;
+            let count = count.filter(|count| !matches!(count, Value::None));
+            let count = arguments::int(name, count, -1)?;
+            let text = value.display(budget)?;
+            budget.text(methods::replaced(&text, &old, &new, count, budget)?)?
+        }
+        "format" => {
+            let format = value.display(budget)?;
+            budget.text(printf::format(&format, &values, budget)?)?
+        }
+        "indent" => indent(value, values, budget)?,
+        "truncate" => truncate(value, values, budget)?,
+        "wordcount" => {
+            let [] = values.bind(name, [])?;
+            let text = value.display(budget)?;
+            let words = text.split(|c: char| c != '_' && !c.is_alphanumeric());
+            Value::Int(words.filter(|word| !word.is_empty()).count() as i64)
+        }
+        "urlencode" => url_encode(value, values, budget)?,
+        _ => return Ok(Known::Not(values)),
+    }))
+}
+
+/// transformers' `tojson`: Python's `json.dumps` without escapes for HTML.
+fn to_json(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
+    let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    let [ascii_only, indent, separators, sort_keys] = values.bind("tojson", names)?;
+    let truth = |value: Option<Value>| value.is_some_and(|value| value.truth());
+    let indent = match indent {
+        None | Some(Value::None) => None,
+        Some(Value::Text(indent)) => Some(indent.to_string()),
+        Some(width) => {
+            let width = usize::try_from(arguments::int("tojson", Some(width), 0)?).unwrap_or(0);
+            budget.take(width)?;
+            Some(" ".repeat(width))
+        }
+    };
+    let (mut item_separator, mut key_separator) =
+        (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string());
+    if let Some(separators) = separators.filter(|separators| !matches!(separators, Value::None)) {
+        let separators = separators.iterate(budget)?;
+        let [items, key] = &separators.items[..] else {
+            return Err(TemplateError::failed("tojson takes two separators"));
+        };
+        item_separator = arguments::text("tojson", items)?.to_string();
+        key_separator = arguments::text("tojson", key)?.to_string();
+    }
+    let layout = JsonLayout {
+        indent,
+        item_separator,
+        key_separator,
+        ascii_only: truth(ascii_only),
+        sort_keys: truth(sort_keys),
+    };
+    Ok(Value::Text(json(value, &layout, budget)?.into()))
+}
+
+/// Each word with its first letter in upper case, the others in lower case.
+fn titled(text: &str) -> String {
+    let mut titled = String::with_capacity(text.len());
+    let mut in_word = false;
+    for character in text.chars() {
+        let separates = is_space(character) || "-({[<".contains(character);
+        match in_word {
+            _ if separates => titled.push(character),
+            true => titled.extend(character.to_lowercase()),
+            false => titled.extend(character.to_uppercase()),
+        }
+        in_word = !separates;
+    }
+    titled
+}
+
+fn indent(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
+    let [width, first, blank] = values.bind("indent", ["width", "first", "blank"])?;
+    let indention = match width {
+        Some(Value::Text(indention)) => indention.to_string(),
+        width => {
+            let width = usize::try_from(arguments::int("indent", width, 4)?).unwrap_or(0);
+            budget.take(width)?;
+            " ".repeat(width)
+        }
+    };
+    let truth = |value: Option<Value>| value.is_some_and(|value| value.truth());
+    let (first, blank) = (truth(first), truth(blank));
+    let text = value.as_text().ok_or_else(|| {
+        TemplateError::failed(format!("indent wants a text, not a {}", value.type_name()))
+    })?;
+    let ended = budget.text([text, "\n"].concat())?;
+    let lines = methods::call(&ended, "splitlines", Values::default(), budget)?;
+    let mut indented = String::new();
+    for (index, line) in lines.iterate(budget)?.items.iter().enumerate() {
+        let line = line.as_text().unwrap_or_default();
+        budget.take(1 + indention.len() + line.len())?;
+        if index > 0 {
+            indented.push('\n');
+        }
+        if (index == 0 && first) || (index > 0 && (blank || !line.is_empty())) {
+            indented.push_str(&indention);
+        }
+        indented.push_str(line);
+    }
+    budget.text(indented)
+}
+
+fn truncate(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
+    let names = ["length", "killwords", "end", "leeway"];
+    let [length, kill_words, end, leeway] = values.bind("truncate", names)?;
+    let length = usize::try_from(arguments::int("truncate", length, 255)?).unwrap_or(0);
+    let leeway = leeway.filter(|leeway| !matches!(leeway, Value::None));
+    let leeway = usize::try_from(arguments::int("truncate", leeway, 5)?).unwrap_or(0);
+    let end = end.map_or_else(|| Ok("...".into()), |end| arguments::text("truncate", &end))?;
+    let text = arguments::text("truncate", value)?;
+    let kept = length
+        .checked_sub(end.chars().count())
+        .ok_or_else(|| TemplateError::failed("truncate is to make a text shorter than its end"))?;
+    budget.take(text.len())?;
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(value.clone());
+    }
+    let cut = text.char_indices().nth(kept).map_or(&*text, |(offset, _)| &text[..offset]);
+    let cut = match kill_words.is_some_and(|kill| kill.truth()) {
+        true => cut,
+        false => cut.rsplit_once(' ').map_or(cut, |(before, _)| before),
+    };
+    budget.text([cut, &*end].concat())
+}
+
+fn url_encode(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
+    let [] = values.bind("urlencode", [])?;
+    let text = arguments::text("urlencode", value)?;
+    budget.take(3 * text.len())?;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' | b'/' => {
+                encoded.push(byte.into());
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    budget.text(encoded)
+}
