@@ -122,11 +122,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
 
 /// One line for a finished step. That it cannot be printed is no reason to end hours of work.
 pub(super) fn print_step(step: &Step) {
-    let time = if step.reused {
-        "reused".to_string()
-    } else {
-        units::seconds(step.seconds)
-    };
+    let time = if step.reused { "reused".to_string() } else { units::seconds(step.seconds) };
     if let Err(error) = say!("{:<48} {time}", step.what) {
         tracing::debug!("{error:#}");
     }

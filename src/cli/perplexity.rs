@@ -102,9 +102,5 @@ fn print(summary: &PerplexitySummary) -> Result<()> {
     if let (Some(path), Some(bytes)) = (&summary.logits, summary.logits_bytes) {
         say!("{path}: predictions in {}", units::bytes(bytes))?;
     }
-    say!(
-        "Read in {} ({:.0} tokens/s)",
-        units::seconds(summary.seconds),
-        summary.tokens_per_second
-    )
+    say!("Read in {} ({:.0} tokens/s)", units::seconds(summary.seconds), summary.tokens_per_second)
 }

@@ -429,7 +429,8 @@ mod tests {
 
     /// A pseudo-random number below `most`.
     fn random(state: &mut u64, most: usize) -> usize {
-        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (*state >> 33) as usize % most.max(1)
     }
 
@@ -494,7 +495,10 @@ mod tests {
             assert_eq!((again.len(), entries), (12, whole.clone()), "round {round}");
             if found.is_empty() { began_anew += 1 } else { went_on += 1 }
         }
-        assert!(went_on > 300 && began_anew > 10 && refused < 5, "{went_on} {began_anew} {refused}");
+        assert!(
+            went_on > 300 && began_anew > 10 && refused < 5,
+            "{went_on} {began_anew} {refused}"
+        );
     }
 
     #[test]
@@ -519,15 +523,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal.jsonl");
         let old = "{\"build\":\"b\",\"subject\":\"numbers\"}\n[0,0.5]\n";
-        for (content, expected) in [(old, "another version of quantkit"), ("bread\nmilk", "is no journal")] {
+        for (content, expected) in
+            [(old, "another version of quantkit"), ("bread\nmilk", "is no journal")]
+        {
             fs::write(&path, content).unwrap();
             let error = LineJournal::open(&path, header(), Earlier::Resume).unwrap_err();
             let error = error.to_string();
             assert!(error.contains(expected) && error.contains("--restart"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
             assert!(peek::<Header>(&path).is_err() && check(&path, &header()).is_err());
-            let (mut journal, ..) =
-                LineJournal::open(&path, header(), Earlier::Discard).unwrap();
+            let (mut journal, ..) = LineJournal::open(&path, header(), Earlier::Discard).unwrap();
             journal.begin().unwrap();
             drop(journal);
             assert!(peek::<Header>(&path).unwrap().unwrap().entries.is_empty());

@@ -149,7 +149,8 @@ fn open_models(options: &CompareOptions) -> Result<Vec<Model>, ReportError> {
     }
     let names = runs::name_models(&files);
     let models = files.into_iter().zip(names).zip(sizes);
-    let models = models.map(|(((path, sha256), naming), size)| Model { path, sha256, naming, size });
+    let models =
+        models.map(|(((path, sha256), naming), size)| Model { path, sha256, naming, size });
     Ok(models.collect())
 }
 

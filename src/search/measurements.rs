@@ -62,7 +62,9 @@ impl JournalHeader for Identity {
 
     fn mismatch(&self, wanted: &Self) -> Option<String> {
         if self.version != wanted.version || !self.build.is_current() {
-            return Some("they were made by another build of quantkit or on another processor".into());
+            return Some(
+                "they were made by another build of quantkit or on another processor".into(),
+            );
         }
         let differences = [
             (self.model_sha256 != wanted.model_sha256, "another model"),
@@ -326,8 +328,7 @@ mod tests {
         first.exclude(&pair(GgmlType::Q4_0)).unwrap();
         drop(first);
         let before = std::fs::read(&path).unwrap();
-        let refused =
-            |path: &Path, identity| open(path, identity, false).unwrap_err().to_string();
+        let refused = |path: &Path, identity| open(path, identity, false).unwrap_err().to_string();
         let error = refused(&path, identity("other"));
         assert!(error.contains("another text") && error.contains("--fresh"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), before);

@@ -19,9 +19,9 @@ use super::report::{
 };
 use super::sizes::{Sizes, bytes_of};
 use super::tensors::{Tensor, alternatives, candidates, matrices, smallest, update};
-use crate::eval::text::divergence::Divergence;
 use crate::eval::EvalError;
 use crate::eval::text::TextFile;
+use crate::eval::text::divergence::Divergence;
 use crate::eval::text::windows::TextWindows;
 use crate::gguf::{self, GgmlType, GgufFile, TensorInfo};
 use crate::kernels::attention::KvType;
@@ -45,7 +45,9 @@ const MOST_ROUNDS: usize = 8;
 pub fn search(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     match run(options) {
         // A stop while a file is read comes as an error of the file.
-        Err(SearchError::Io { .. } | SearchError::Eval(_) | SearchError::Input(_)) if interrupt::requested() => {
+        Err(SearchError::Io { .. } | SearchError::Eval(_) | SearchError::Input(_))
+            if interrupt::requested() =>
+        {
             Err(Interrupted.into())
         }
         result => result,
@@ -86,10 +88,9 @@ fn run(options: &SearchOptions) -> Result<SearchReport, SearchError> {
     let mut measurements = Measurements::open(&path, identity, model.inputs, options.fresh)?;
     let texts = Texts {
         calibration: Text { windows: spread(&calibration, options.chunks), sha256: &text_sha256 },
-        held_out: held_out.as_ref().map(|(text, sha256)| Text {
-            windows: spread(text, text.count()),
-            sha256,
-        }),
+        held_out: held_out
+            .as_ref()
+            .map(|(text, sha256)| Text { windows: spread(text, text.count()), sha256 }),
     };
     let windows = &texts.calibration.windows;
 

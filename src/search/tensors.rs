@@ -313,7 +313,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("plan.measurements.jsonl");
         let identity = Identity::new("model".to_string(), "text".to_string(), 512, None);
-        let mut measurements = Measurements::open(&path, identity, Inputs::default(), false).unwrap();
+        let mut measurements =
+            Measurements::open(&path, identity, Inputs::default(), false).unwrap();
         // Q4_1 is no choice while Q4_0 is smaller and better.
         let formats = [(GgmlType::Q4_0, 2.0, false), (GgmlType::Q4_1, 3.0, false)];
         let mut tensor = tensor(&info, &formats);

@@ -32,7 +32,9 @@ fn a_run_goes_on_from_a_damaged_journal_to_the_same_files() {
     let with = |line: usize, from: &str, to: &str| {
         let changed = lines[line].replacen(from, to, 1);
         assert_ne!(changed, lines[line]);
-        [&lines[..line].concat(), &changed, &lines[line + 1..].concat()].map(String::as_str).concat()
+        [&lines[..line].concat(), &changed, &lines[line + 1..].concat()]
+            .map(String::as_str)
+            .concat()
     };
     let cases = [
         ("lines 4, 6 are", [&lines[..3], &[lines[1]], &lines[3..4], &[lines[3]]].concat().concat()),

@@ -94,8 +94,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let texts = arguments.text.iter().map(|path| TextFile::read(path));
     let texts = texts.collect::<Result<Vec<_>, _>>()?;
     let identity = gguf::identify(&file)?;
-    let run =
-        CalibrationRun::of(&identity, &texts, arguments.from_chunk, arguments.process_output);
+    let run = CalibrationRun::of(&identity, &texts, arguments.from_chunk, arguments.process_output);
     if earlier.is_some() {
         run.check_continues(output)?;
     }

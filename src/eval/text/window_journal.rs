@@ -241,7 +241,8 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_where_no_file_is_wanted() {
-        let mut journal = WindowJournal::<f64>::open(None, Inputs::default(), || unreachable!("not asked"))
+        let mut journal =
+            WindowJournal::<f64>::open(None, Inputs::default(), || unreachable!("not asked"))
                 .unwrap();
         journal.append(0..1, vec![1.0, 2.0]).unwrap();
         assert_eq!((journal.values, journal.done), (vec![1.0, 2.0], 1));

@@ -52,7 +52,8 @@ impl TextWindows {
     ) -> Result<Self, EvalError> {
         let contents: Vec<&str> = texts.iter().map(TextFile::content).collect();
         Self::cut(&contents, vocabulary, length, left_out, limit).map_err(|error| {
-            let names: Vec<_> = texts.iter().map(|text| text.path().display().to_string()).collect();
+            let names: Vec<_> =
+                texts.iter().map(|text| text.path().display().to_string()).collect();
             EvalError::Unusable(format!("{}: {error}", names.join(", ")))
         })
     }

@@ -126,7 +126,8 @@ impl Client {
                 request.call()
             }
         };
-        let mut answer = sent.map_err(|error| format!("cannot be reached: {}", shown(&error.to_string())))?;
+        let mut answer =
+            sent.map_err(|error| format!("cannot be reached: {}", shown(&error.to_string())))?;
         let retry_after = answer.headers().get("retry-after");
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let text = answer.body_mut().with_config().limit(LARGEST_ANSWER).read_to_string();

@@ -170,9 +170,7 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
 }
 
 /// Sees to it that the same token has the same number everywhere.
-fn check_vocabularies<'a>(
-    mut models: impl Iterator<Item = &'a GgufFile>,
-) -> Result<(), EvalError> {
+fn check_vocabularies<'a>(mut models: impl Iterator<Item = &'a GgufFile>) -> Result<(), EvalError> {
     let tokens = |model: &'a GgufFile| model.metadata().strings("tokenizer.ggml.tokens");
     let Some(first) = models.next() else { return Ok(()) };
     match models.find(|model| tokens(model) != tokens(first)) {
