@@ -14,6 +14,7 @@ pub mod parquet_file;
 pub mod processor;
 pub mod progress;
 pub mod regular_file;
+pub mod retry;
 pub mod reuse;
 pub mod same_file;
 pub mod table;
