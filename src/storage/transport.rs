@@ -50,7 +50,11 @@ impl HttpConnector for UreqConnector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let allowed = options.get_config_value(&ClientConfigKey::AllowHttp);
         let allow_http = allowed.is_some_and(|allowed| allowed == "true");
-        Ok(HttpClient::new(Transport { agent: agent(SILENCE), patience: self.patience, allow_http }))
+        Ok(HttpClient::new(Transport {
+            agent: agent(SILENCE),
+            patience: self.patience,
+            allow_http,
+        }))
     }
 }
 
@@ -106,11 +110,7 @@ enum Lost {
 
 impl Transport {
     /// Asks a cloud's machine for its credentials, once: elsewhere nobody will ever answer.
-    fn ask_instance(
-        &self,
-        parts: &Parts,
-        body: &Bytes,
-    ) -> Result<Response<ureq::Body>, HttpError> {
+    fn ask_instance(&self, parts: &Parts, body: &Bytes) -> Result<Response<ureq::Body>, HttpError> {
         let no_instance = |why| HttpError::new(HttpErrorKind::Unknown, NoInstance(why));
         match self.attempt(parts, body, true) {
             Ok(answer) if answer.status().is_success() => Ok(answer),

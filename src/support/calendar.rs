@@ -21,7 +21,8 @@ pub fn from_http_date(text: &str) -> Option<SystemTime> {
     let day = number(day, 31)?.checked_sub(1)?;
     let month = MONTHS.iter().position(|name| *name == month)? as u64 + 1;
     let year = number(year, 9999).filter(|&year| year >= 1970)?;
-    let (hours, minutes, seconds) = (number(hours, 23)?, number(minutes, 59)?, number(seconds, 60)?);
+    let (hours, minutes, seconds) =
+        (number(hours, 23)?, number(minutes, 59)?, number(seconds, 60)?);
     // Not after the first of that month, and not long before: no leap day is counted.
     let least = (year - 1970) * 365 + (month - 1) * 28;
     let first = (least..).find(|&days| civil_date(days) == (year, month, 1))?;
