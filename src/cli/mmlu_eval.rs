@@ -82,7 +82,7 @@ struct ServerFlags {
     #[arg(long, value_name = "N", default_value_t = 8, requires = "endpoint")]
     concurrency: usize,
 
-    /// How long an answer may take
+    /// How long a whole answer may take
     #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "endpoint")]
     timeout: u64,
 
@@ -300,7 +300,16 @@ pub(super) fn print_summary(summary: &EvalSummary) -> Result<()> {
         summary.tokens_per_second,
         units::count(summary.tokens_run),
         units::count(summary.tokens_naive),
-    )
+    )?;
+    match &summary.unscored[..] {
+        [] => Ok(()),
+        [first, ..] => say!(
+            "{} more could not be scored and count nowhere; row {}: {}",
+            units::count(summary.unscored.len() as u64),
+            first.row,
+            first.reason
+        ),
+    }
 }
 
 /// A run against its baseline: the tables of `compare`, and the sentence.

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::address::Address;
 use super::client::Client;
@@ -12,6 +13,15 @@ use crate::support::directory::{directory_of, sync_directory};
 use crate::support::download::{beside, length, lock, open_at};
 use crate::support::hash::sha256_bytes;
 use crate::support::progress::{Progress, Unit};
+use crate::support::retry::{Failure, Patience, resume};
+
+/// How often in a row a connection may be lost that brought little.
+const PATIENCE: Patience = Patience {
+    attempts: 8,
+    first_wait: Duration::from_millis(100),
+    longest_wait: Duration::from_secs(5),
+    stops: true,
+};
 
 /// Characters of a hash that make a directory's name.
 const NAME_LENGTH: usize = 32;
@@ -86,10 +96,7 @@ fn fetch_one(
     }
     tracing::info!("{}: fetching {} bytes", object.address, object.size);
     let part = beside(target, "part");
-    while let Err(error) = append(client, object, &part, on_progress) {
-        let Lost { error, received: 1.. } = error else { return Err(error.error) };
-        tracing::warn!("{error}; going on from byte {}", length(&part));
-    }
+    resume(&PATIENCE, &part, |_| append(client, object, &part, on_progress))?;
     fs::rename(&part, target).map_err(StorageError::io(target))?;
     sync_directory(directory_of(target));
     Ok(())
@@ -99,20 +106,13 @@ fn is_complete(target: &Path, object: &Object) -> bool {
     target.is_file() && length(target) == object.size
 }
 
-/// A connection that ended too early.
-struct Lost {
-    error: StorageError,
-    /// Bytes that it brought.
-    received: u64,
-}
-
 /// Appends to the partial file what it lacks; the bytes are on the disk when this returns.
 fn append(
     client: &Client,
     object: &Object,
     part: &Path,
     on_progress: &dyn Fn(u64),
-) -> Result<(), Lost> {
+) -> Result<(), Failure<StorageError>> {
     let start = Some(length(part)).filter(|&kept| kept <= object.size).unwrap_or(0);
     let mut received = 0;
     let mut transfer = || {
@@ -132,10 +132,13 @@ fn append(
             _ => Err(StorageError::Replaced { address: object.address.to_string() }),
         }
     };
-    let result = transfer();
-    result.map_err(|error| {
-        // Only a connection is worth a second try.
-        let lost = matches!(error, StorageError::Unreachable { .. });
-        Lost { error, received: if lost { received } else { 0 } }
+    transfer().map_err(|error| match error {
+        // The client has tried long enough to reach the storage: only what was reached, and lost, is
+        // worth another connection.
+        StorageError::Unreachable { .. } if received > 0 => {
+            tracing::warn!("{error}; going on from byte {}", length(part));
+            Failure::passing(error)
+        }
+        error => error.into(),
     })
 }

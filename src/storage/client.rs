@@ -9,21 +9,17 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::client::HttpError;
 use object_store::path::Path;
-use object_store::{
-    BackoffConfig, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig,
-};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 use tokio::runtime::{Builder, Runtime};
 
 use super::transport::{NoInstance, UreqConnector};
 use super::{Address, Object, StorageError};
 use crate::support::interrupt::{self, Interrupted};
 use crate::support::redact::shown;
+use crate::support::retry::Patience;
 
 /// How often a request that may succeed a moment later is sent, where AWS_MAX_ATTEMPTS says nothing.
-const ATTEMPTS: usize = 8;
-
-/// No attempt begins later than this after the first.
-const ATTEMPTS_END: Duration = Duration::from_secs(30);
+const ATTEMPTS: u32 = 8;
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -43,12 +39,14 @@ impl Client {
     /// Prepares for requests to an address's bucket; nothing is sent yet.
     pub(super) fn connect(address: &Address) -> Result<Self, StorageError> {
         let setup = |cause: String| StorageError::Setup { address: address.to_string(), cause };
+        let patience = patience(std::env::var("AWS_MAX_ATTEMPTS").ok()).map_err(setup)?;
         let builder = AmazonS3Builder::from_env()
             .with_bucket_name(&address.bucket)
             // Single deletions are what every server knows.
             .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true")
-            .with_retry(retries(std::env::var("AWS_MAX_ATTEMPTS").ok()).map_err(setup)?)
-            .with_http_connector(UreqConnector);
+            // The transport tries again itself, as every other client of quantkit does.
+            .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
+            .with_http_connector(UreqConnector { patience });
         let given = |key| builder.get_config_value(&key).is_some();
         if given(AmazonS3ConfigKey::AccessKeyId) != given(AmazonS3ConfigKey::SecretAccessKey) {
             let cause = "of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY only one is set";
@@ -154,6 +152,9 @@ impl Client {
     fn error(&self, address: &Address, error: &object_store::Error) -> StorageError {
         use object_store::Error as E;
         let (address, endpoint) = (address.to_string(), self.endpoint.clone());
+        if let Some(&interrupted) = cause::<Interrupted>(error) {
+            return interrupted.into();
+        }
         if cause::<NoInstance>(error).is_some() {
             return StorageError::NoCredentials { address };
         }
@@ -181,7 +182,7 @@ impl Client {
     }
 }
 
-fn retries(attempts: Option<String>) -> Result<RetryConfig, String> {
+fn patience(attempts: Option<String>) -> Result<Patience, String> {
     let attempts = match attempts.as_deref().filter(|text| !text.is_empty()) {
         None => ATTEMPTS,
         Some(text) => match text.parse() {
@@ -189,11 +190,7 @@ fn retries(attempts: Option<String>) -> Result<RetryConfig, String> {
             _ => return Err(format!("AWS_MAX_ATTEMPTS is {text:?}, expected a number from 1")),
         },
     };
-    Ok(RetryConfig {
-        backoff: BackoffConfig { init_backoff: FIRST_WAIT, max_backoff: LONGEST_WAIT, base: 2.0 },
-        max_retries: attempts - 1,
-        retry_timeout: ATTEMPTS_END,
-    })
+    Ok(Patience { attempts, first_wait: FIRST_WAIT, longest_wait: LONGEST_WAIT, stops: true })
 }
 
 /// The server that requests will go to, for messages and for telling servers apart.
@@ -266,8 +263,8 @@ mod tests {
 
     #[test]
     fn attempts_are_counted_as_other_tools_count_them() {
-        let most = |text: &str| retries(Some(text.to_string())).map(|config| config.max_retries);
-        assert_eq!((most("1"), most("5"), most("")), (Ok(0), Ok(4), Ok(ATTEMPTS - 1)));
+        let most = |text: &str| patience(Some(text.to_string())).map(|patience| patience.attempts);
+        assert_eq!((most("1"), most("5"), most("")), (Ok(1), Ok(5), Ok(ATTEMPTS)));
         assert!(most("0").unwrap_err().contains("AWS_MAX_ATTEMPTS is \"0\""));
     }
 }

@@ -16,14 +16,17 @@ use object_store::client::{
     HttpResponseBody, HttpService,
 };
 use object_store::{ClientConfigKey, ClientOptions};
+use ureq::http::request::Parts;
 use ureq::http::{Request, Response};
-use ureq::{Agent, AsSendBody, BodyReader, Timeout};
+use ureq::{Agent, AsSendBody, BodyReader};
 
 use crate::support::http::agent;
+use crate::support::interrupt::Interrupted;
 use crate::support::redact::shown;
+use crate::support::retry::{Failure, Patience, loss_passes, retry};
 
 /// How long a server may stay silent.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// How long a request's body may take: bodies are small.
 const SENDING: Duration = Duration::from_secs(60);
@@ -40,13 +43,19 @@ const CHUNK: usize = 256 << 10;
 
 /// Makes the clients of object_store.
 #[derive(Debug)]
-pub(super) struct UreqConnector;
+pub(super) struct UreqConnector {
+    pub patience: Patience,
+}
 
 impl HttpConnector for UreqConnector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let allowed = options.get_config_value(&ClientConfigKey::AllowHttp);
         let allow_http = allowed.is_some_and(|allowed| allowed == "true");
-        Ok(HttpClient::new(Transport { agent: agent(PATIENCE), allow_http }))
+        Ok(HttpClient::new(Transport {
+            agent: agent(SILENCE),
+            patience: self.patience,
+            allow_http,
+        }))
     }
 }
 
@@ -55,6 +64,7 @@ impl HttpConnector for UreqConnector {
 #[derive(Debug)]
 struct Transport {
     agent: Agent,
+    patience: Patience,
     allow_http: bool,
 }
 
@@ -78,22 +88,9 @@ impl HttpService for Transport {
         }
         let of_instance = OF_INSTANCE.iter().any(|name| parts.headers.contains_key(*name));
         tracing::debug!("{} {}", parts.method, shown(&parts.uri.to_string()));
-        let answer = if body.is_empty() {
-            self.send(Request::from_parts(parts, ()), of_instance)
-        } else {
-            self.send(Request::from_parts(parts, &body[..]), of_instance)
-        };
-        let no_instance = |why| HttpError::new(HttpErrorKind::Unknown, NoInstance(why));
-        let answer = match answer {
-            Err(error) if of_instance => return Err(no_instance(error.to_string())),
-            Ok(answer) if of_instance && !answer.status().is_success() => {
-                return Err(no_instance(answer.status().to_string()));
-            }
-            Err(error) => {
-                tracing::info!("no answer: {}", shown(&error.to_string()));
-                return Err(HttpError::new(kind(&error), error));
-            }
-            Ok(answer) => answer,
+        let answer = match of_instance {
+            true => self.ask_instance(&parts, &body)?,
+            false => self.ask(&parts, &body)?,
         };
         let (parts, body) = answer.into_parts();
         let body = Incoming(Mutex::new(body.into_reader()));
@@ -101,7 +98,63 @@ impl HttpService for Transport {
     }
 }
 
+/// Why a request has no answer, or none that is a success.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("status {}", .0.status())]
+    Answered(Box<Response<ureq::Body>>),
+    #[error("no answer: {0}")]
+    Unanswered(ureq::Error),
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
 impl Transport {
+    /// Asks a cloud's machine for its credentials, once: elsewhere nobody will ever answer.
+    fn ask_instance(&self, parts: &Parts, body: &Bytes) -> Result<Response<ureq::Body>, HttpError> {
+        let no_instance = |why| HttpError::new(HttpErrorKind::Unknown, NoInstance(why));
+        match self.attempt(parts, body, true) {
+            Ok(answer) if answer.status().is_success() => Ok(answer),
+            Ok(answer) => Err(no_instance(answer.status().to_string())),
+            Err(error) => Err(no_instance(error.to_string())),
+        }
+    }
+
+    /// Sends a request until its answer will not change. Reading ends early when a stop is asked for;
+    /// writing does not: what is sent may be just what a stopped run keeps.
+    fn ask(&self, parts: &Parts, body: &Bytes) -> Result<Response<ureq::Body>, HttpError> {
+        let patience = Patience { stops: parts.method.is_safe(), ..self.patience };
+        let answer = retry(&patience, |_| match self.attempt(parts, body, false) {
+            Ok(answer) if answer.status().is_success() => Ok(answer),
+            Ok(answer) => {
+                let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+                Err(Failure::of_status(Lost::Answered(Box::new(answer)), status, &headers))
+            }
+            Err(error) if loss_passes(&error) => Err(Failure::passing(Lost::Unanswered(error))),
+            Err(error) => Err(Lost::Unanswered(error).into()),
+        });
+        match answer {
+            Ok(answer) => Ok(answer),
+            // What another status means is for object_store to say.
+            Err(Lost::Answered(answer)) => Ok(*answer),
+            Err(Lost::Unanswered(error)) => Err(HttpError::new(HttpErrorKind::Unknown, error)),
+            Err(Lost::Interrupted(error)) => Err(HttpError::new(HttpErrorKind::Unknown, error)),
+        }
+    }
+
+    fn attempt(
+        &self,
+        parts: &Parts,
+        body: &Bytes,
+        of_instance: bool,
+    ) -> Result<Response<ureq::Body>, ureq::Error> {
+        if body.is_empty() {
+            self.send(Request::from_parts(parts.clone(), ()), of_instance)
+        } else {
+            self.send(Request::from_parts(parts.clone(), &body[..]), of_instance)
+        }
+    }
+
     fn send(
         &self,
         request: Request<impl AsSendBody>,
@@ -145,29 +198,5 @@ impl Body for Incoming {
             }
             Err(error) => Some(Err(HttpError::new(HttpErrorKind::Interrupted, error))),
         })
-    }
-}
-
-/// What an error says about whether the request has arrived, which decides whether it is sent again.
-fn kind(error: &ureq::Error) -> HttpErrorKind {
-    match error {
-        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
-        | ureq::Error::HostNotFound
-        | ureq::Error::ConnectionFailed => HttpErrorKind::Connect,
-        ureq::Error::Timeout(_) => HttpErrorKind::Timeout,
-        ureq::Error::Io(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable => HttpErrorKind::Connect,
-            io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::NotConnected
-            | io::ErrorKind::UnexpectedEof => HttpErrorKind::Interrupted,
-            io::ErrorKind::TimedOut => HttpErrorKind::Timeout,
-            _ => HttpErrorKind::Unknown,
-        },
-        ureq::Error::Protocol(_) => HttpErrorKind::Interrupted,
-        _ => HttpErrorKind::Unknown,
     }
 }

@@ -24,6 +24,7 @@ pub mod processor;
 pub mod progress;
 pub mod redact;
 pub mod regular_file;
+pub mod retry;
 pub mod reuse;
 pub mod same_file;
 pub mod sealed_line;

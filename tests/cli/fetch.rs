@@ -369,6 +369,17 @@ fn a_busy_server_is_asked_again_and_in_the_end_reported() {
 }
 
 #[test]
+fn a_server_that_asks_for_a_wait_gets_it() {
+    let hub = Hub::new();
+    let page = Page::new("{}").header("Retry-After", "2").busy(1);
+    hub.file("tokenizer.json", page);
+    let started = std::time::Instant::now();
+    hub.command("hf:org/tiny", "model").assert().success();
+    assert!(started.elapsed().as_secs() >= 2);
+    assert_eq!(hub.server.requests("/tokenizer.json").len(), 2);
+}
+
+#[test]
 fn the_questions_of_mmlu_lie_side_by_side() {
     let hub = Hub::new();
     let files = ["dev", "validation", "test"].map(|split| {

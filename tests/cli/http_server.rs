@@ -32,6 +32,7 @@ pub struct Page {
     needed_token: Option<String>,
     drop_after: Vec<usize>,
     ignores_ranges: bool,
+    busy: usize,
 }
 
 impl Page {
@@ -65,6 +66,12 @@ impl Page {
     /// Breaks the next answers off after so many bytes each.
     pub fn drops_after(mut self, bytes: &[usize]) -> Self {
         self.drop_after = bytes.to_vec();
+        self
+    }
+
+    /// Answers 503 to the first requests, with the other headers.
+    pub fn busy(mut self, times: usize) -> Self {
+        self.busy = times;
         self
     }
 
@@ -125,7 +132,11 @@ impl Server {
         let path = request.path.split('?').next()?;
         let (page, drop_after) = {
             let mut pages = self.pages.lock().ok()?;
-            let page = pages.get_mut(path);
+            let mut page = pages.get_mut(path);
+            if let Some(page) = page.as_mut().filter(|page| page.busy > 0) {
+                page.busy -= 1;
+                return respond(stream, 503, &page.headers, b"", 0);
+            }
             let drops = page.as_ref().is_some_and(|page| !page.drop_after.is_empty());
             let drop_after = if drops { Some(page?.drop_after.remove(0)) } else { None };
             (pages.get(path).cloned(), drop_after)
@@ -150,18 +161,27 @@ impl Server {
                 headers.push(("Content-Range".to_string(), range));
             }
         }
-        let mut head = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n", body.len());
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        head += "Connection: close\r\n\r\n";
-        let mut stream = stream;
-        stream.write_all(head.as_bytes()).ok()?;
-        let sent = drop_after.unwrap_or(body.len()).min(body.len());
-        stream.write_all(&body[..sent]).ok()?;
-        stream.flush().ok()?;
-        stream.shutdown(Shutdown::Both).ok()
+        respond(stream, status, &headers, body, drop_after.unwrap_or(body.len()))
     }
+}
+
+/// Sends an answer, of its body only so many bytes.
+fn respond(
+    mut stream: &TcpStream,
+    status: u16,
+    headers: &[(String, String)],
+    body: &[u8],
+    sent: usize,
+) -> Option<()> {
+    let mut head = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head += "Connection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).ok()?;
+    stream.write_all(&body[..sent.min(body.len())]).ok()?;
+    stream.flush().ok()?;
+    stream.shutdown(Shutdown::Both).ok()
 }
 
 fn read_request(stream: &TcpStream) -> Option<Received> {

@@ -8,6 +8,7 @@ mod convert;
 mod demo;
 mod divergence;
 mod endpoint;
+mod endpoint_faults;
 mod engine;
 mod eval_set;
 mod export;
@@ -19,6 +20,7 @@ mod http_server;
 mod importance;
 mod inspect;
 mod mmlu_eval;
+mod model_server;
 #[cfg(feature = "s3")]
 mod object_server;
 mod perplexity;

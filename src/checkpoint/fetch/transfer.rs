@@ -17,15 +17,15 @@ use crate::support::http::agent;
 use crate::support::interrupt;
 use crate::support::progress::Progress;
 use crate::support::redact::shown;
+use crate::support::retry::{Failure, Patience, resume, retry};
 
-/// Attempts in a row that may fail without much having come through.
-const ATTEMPTS: u32 = 5;
-
-/// What an attempt must bring for the next failure to count as the first again.
-const WORTHWHILE: u64 = 1 << 20;
-
-/// The wait before the second attempt; it doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// How often a request is sent.
+const PATIENCE: Patience = Patience {
+    attempts: 5,
+    first_wait: Duration::from_millis(250),
+    longest_wait: Duration::from_secs(5),
+    stops: true,
+};
 
 /// How long a server may stay silent.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -122,23 +122,16 @@ impl Client {
 
     /// A whole text document.
     pub(super) fn document(&self, request: &Request, accept: &str) -> Result<String, FetchError> {
-        let mut attempt = 1;
-        loop {
-            let answer = self.call(request, &[("accept", accept)], false).and_then(|mut body| {
-                let text = body.body_mut().with_config().limit(DOCUMENT_LIMIT).read_to_string();
-                text.map_err(|error| dropped(request, attempt, 0, &error))
-            });
-            match answer {
-                Err(error) if attempt < ATTEMPTS && is_transient(&error) => wait(attempt)?,
-                other => return other,
-            }
-            attempt += 1;
-        }
+        retry(&PATIENCE, |attempt| {
+            let mut answer = self.call(request, &[("accept", accept)], false)?;
+            let text = answer.body_mut().with_config().limit(DOCUMENT_LIMIT).read_to_string();
+            text.map_err(|error| Failure::passing(dropped(request, attempt, 0, &error)))
+        })
     }
 
     /// The headers of a file's first answer, before any redirect is followed.
     pub(super) fn headers(&self, request: &Request) -> Result<Response<Body>, FetchError> {
-        self.call(request, &[("range", "bytes=0-0")], true)
+        retry(&PATIENCE, |_| self.call(request, &[("range", "bytes=0-0")], true))
     }
 
     /// Downloads to `target` and returns the file's SHA-256. What has come is kept beside it as
@@ -189,34 +182,20 @@ impl Client {
         part: &Path,
         meter: Meter<'_>,
     ) -> Result<(), FetchError> {
-        let mut attempt = 1;
         let mut validator = None;
-        loop {
+        resume(&PATIENCE, part, |attempt| {
             let before = length(part);
             if expected.size == Some(before) && before > 0 {
                 return Ok(());
             }
-            let error = match self.attempt(request, expected, &mut validator, part, meter, attempt)
-            {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            let received = length(part);
-            // A server that was never reached is reported at once.
-            let lost = matches!(error, FetchError::Unreachable { .. }) && received > 0;
-            if !(lost || is_transient(&error)) {
-                return Err(error);
-            }
-            if received.saturating_sub(before) >= WORTHWHILE {
-                attempt = 1;
-            }
-            if attempt == ATTEMPTS {
-                return Err(error);
-            }
-            tracing::info!("{error}; attempt {attempt} of {ATTEMPTS}");
-            wait(attempt)?;
-            attempt += 1;
-        }
+            let result = self.attempt(request, expected, &mut validator, part, meter, attempt);
+            result.map_err(|failure| {
+                // A server that was never reached is reported at once.
+                let lost = matches!(failure.error, FetchError::Unreachable { .. });
+                let passes = failure.passes || (lost && length(part) > 0);
+                Failure { passes, ..failure }
+            })
+        })
     }
 
     /// One connection: appends what comes to the partial file, if that is the same file still:
@@ -229,7 +208,7 @@ impl Client {
         part: &Path,
         meter: Meter<'_>,
         attempt: u32,
-    ) -> Result<(), FetchError> {
+    ) -> Result<(), Failure<FetchError>> {
         let kept = Some(length(part)).filter(|kept| expected.size.is_none_or(|size| *kept <= size));
         let comparable = expected.sha256.is_some() || validator.is_some();
         let kept = kept.filter(|_| comparable).unwrap_or(0);
@@ -243,7 +222,8 @@ impl Client {
         *validator = strong_tag(&answer);
         if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             fs::remove_file(part).map_err(FetchError::io(part))?;
-            return Err(dropped(request, attempt, 0, &"the server has no such range"));
+            let cause = "the server has no such range";
+            return Err(Failure::passing(dropped(request, attempt, 0, &cause)));
         }
         let (start, announced) = extent(request, &answer, kept)?;
         let total = expected.size.or(announced);
@@ -252,19 +232,21 @@ impl Client {
         let mut body = answer.body_mut().as_reader();
         let mut buffer = vec![0; 256 << 10];
         loop {
-            interrupt::check()?;
+            interrupt::check().map_err(FetchError::from)?;
             meter.progress.set(meter.base + received);
             let count = match body.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(dropped(request, attempt, received, &error)),
+                Err(error) => {
+                    return Err(Failure::passing(dropped(request, attempt, received, &error)));
+                }
             };
             received += count as u64;
             if let Some(expected) = total.filter(|total| received > *total) {
                 fs::remove_file(part).map_err(FetchError::io(part))?;
                 let (url, found) = (shown(&request.url), received);
-                return Err(FetchError::WrongSize { url, expected, found });
+                return Err(FetchError::WrongSize { url, expected, found }.into());
             }
             file.write_all(&buffer[..count]).map_err(FetchError::io(part))?;
         }
@@ -273,11 +255,11 @@ impl Client {
             Some(expected) if received < expected && announced == Some(received) => {
                 fs::remove_file(part).map_err(FetchError::io(part))?;
                 let (url, found) = (shown(&request.url), received);
-                Err(FetchError::WrongSize { url, expected, found })
+                Err(FetchError::WrongSize { url, expected, found }.into())
             }
             Some(total) if received < total => {
                 let cause = format!("{total} bytes were announced");
-                Err(dropped(request, attempt, received, &cause))
+                Err(Failure::passing(dropped(request, attempt, received, &cause)))
             }
             _ => Ok(()),
         }
@@ -289,8 +271,8 @@ impl Client {
         request: &Request,
         headers: &[(&str, &str)],
         stay: bool,
-    ) -> Result<Response<Body>, FetchError> {
-        interrupt::check()?;
+    ) -> Result<Response<Body>, Failure<FetchError>> {
+        interrupt::check().map_err(FetchError::from)?;
         let mut builder = self.agent.get(&request.url);
         for (name, value) in headers {
             builder = builder.header(*name, *value);
@@ -314,10 +296,13 @@ impl Client {
             _ if status.is_success() || (stay && status.is_redirection()) => Ok(answer),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let advice = self.server.advice(request.token.is_some());
-                Err(FetchError::Denied { url, status: status.as_u16(), advice })
+                Err(FetchError::Denied { url, status: status.as_u16(), advice }.into())
             }
-            StatusCode::NOT_FOUND => Err(FetchError::NotFound { url }),
-            _ => Err(FetchError::Status { url, status: status.as_u16() }),
+            StatusCode::NOT_FOUND => Err(FetchError::NotFound { url }.into()),
+            _ => {
+                let error = FetchError::Status { url, status: status.as_u16() };
+                Err(Failure::of_status(error, status.as_u16(), answer.headers()))
+            }
         }
     }
 }
@@ -348,25 +333,6 @@ fn dropped(
 ) -> FetchError {
     let (url, cause) = (shown(&request.url), shown(&cause.to_string()));
     FetchError::Dropped { url, attempts, received, cause }
-}
-
-/// Whether the same request may succeed a moment later.
-fn is_transient(error: &FetchError) -> bool {
-    match error {
-        FetchError::Dropped { .. } => true,
-        FetchError::Status { status, .. } => *status == 429 || *status >= 500,
-        _ => false,
-    }
-}
-
-/// Waits longer after each attempt, and ends early when a stop is asked for.
-fn wait(attempt: u32) -> Result<(), FetchError> {
-    let step = FIRST_WAIT / 5;
-    for _ in 0..(5 << (attempt - 1)) {
-        interrupt::check()?;
-        std::thread::sleep(step);
-    }
-    Ok(())
 }
 
 /// Compares a complete file with what was announced.

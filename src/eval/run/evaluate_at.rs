@@ -76,6 +76,12 @@ pub fn evaluate_at(
         Some(Job { row: question.row, texts: group.whole_texts(question)? })
     };
     score(&server, endpoint.concurrency, &mut session, &mut next)?;
+    if let (Some(problem), None) = (session.nothing_scored(), options.shard) {
+        return Err(EvalError::Unusable(format!(
+            "{}: {problem} (--restart asks again)",
+            server.client.address()
+        )));
+    }
     session.finish(baseline.as_ref())
 }
 

@@ -157,6 +157,19 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Why there is no result, if no question at all could be scored.
+    pub fn nothing_scored(&self) -> Option<String> {
+        let all = || self.entries.iter().flat_map(|entry| &entry.questions);
+        if all().any(|scored| scored.unscored.is_none()) {
+            return None;
+        }
+        let first = all().min_by_key(|scored| scored.row)?;
+        let (count, row, reason) = (self.done.len(), first.row, first.unscored.as_deref()?);
+        Some(format!(
+            "none of {count} questions could be scored, row {row} for this reason: {reason}"
+        ))
+    }
+
     /// Compares with the baseline, if there is one, and writes the final files, after which the
     /// journal goes.
     pub fn finish(self, baseline: Option<&Baseline>) -> Result<Evaluated, EvalError> {

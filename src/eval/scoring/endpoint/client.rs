@@ -1,33 +1,58 @@
 //! Requests to a server, sent again where what failed may pass.
 
-use std::thread;
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use ureq::Agent;
+use ureq::http::Response;
+use ureq::{Agent, Body};
 
 use super::options::EndpointOptions;
 use crate::support::http::agent;
-use crate::support::interrupt;
+use crate::support::interrupt::{self, Interrupted};
 use crate::support::redact::shown;
+use crate::support::retry::{Failure, Patience, loss_passes, retry, status_passes};
 
 /// The wait before the first retry; it doubles with each further one, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// Answers are no larger than this.
-const LARGEST_ANSWER: u64 = 256 << 20;
+/// An answer is no larger than this and so many bytes for each byte of the request: a token of the text
+/// takes less than that in an answer, and has at least one byte.
+const LARGEST_ANSWER: u64 = 64 << 10;
+const ANSWER_BYTES_A_BYTE: u64 = 512;
+
+/// A list of models is no larger than this.
+const LARGEST_LIST: u64 = 1 << 20;
 
 /// How much of an answer that is no success an error message repeats.
 const SHOWN_CHARACTERS: usize = 300;
 
+/// A key that is shorter is a placeholder, and could be part of any word.
+const SHORTEST_KEY: usize = 4;
+
 /// Why a request got no answer that can be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::eval) enum Refusal {
-    /// The server says that the text is longer than its context.
-    TooLong(String),
+    /// The server cannot answer this very request: its text is too long, say.
+    #[error("{0}")]
+    Unscorable(String),
+    /// An answer that cannot be one to this request.
+    #[error("{0}")]
+    Wrong(String),
+    /// What came back is no answer.
+    #[error("{0}")]
+    Malformed(String),
+    /// The server cannot be reached, or wants another key.
+    #[error("{0}")]
+    Unreachable(String),
     /// Anything else.
+    #[error("{0}")]
     Failed(String),
+    /// Ctrl-C.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 /// A server and how patient to be with it.
@@ -36,15 +61,27 @@ pub(in crate::eval) struct Client {
     agent: Agent,
     base: String,
     api_key: Option<String>,
-    retries: u32,
+    timeout: Duration,
+    patience: Patience,
 }
 
-/// An answer with a status, whatever it is.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    retry_after: Option<Duration>,
-    text: String,
+/// What is asked for: a document to post, and how large an answer may be.
+struct Request<'a> {
+    path: &'a str,
+    body: Option<&'a [u8]>,
+    largest: u64,
+}
+
+/// The answer of `/v1/models`.
+#[derive(Deserialize)]
+struct Models {
+    #[serde(default)]
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
 }
 
 impl Client {
@@ -54,7 +91,13 @@ impl Client {
             agent: agent(options.timeout),
             base: base.strip_suffix("/v1").unwrap_or(base).to_string(),
             api_key: options.api_key.clone(),
-            retries: options.retries,
+            timeout: options.timeout,
+            patience: Patience {
+                attempts: options.retries.saturating_add(1),
+                first_wait: FIRST_WAIT,
+                longest_wait: LONGEST_WAIT,
+                stops: true,
+            },
         }
     }
 
@@ -65,109 +108,204 @@ impl Client {
 
     /// The name of the first model that the server lists.
     pub fn only_model(&self) -> Result<String, String> {
-        let url = format!("{}/v1/models", self.base);
-        let advice = "name the model with --endpoint-model";
-        let answer = self.answer("/v1/models", None).map_err(|error| match error {
-            Refusal::Failed(error) | Refusal::TooLong(error) => error,
-        })?;
-        let name = answer["data"][0]["id"].as_str();
-        name.map(str::to_string).ok_or(format!("{}: lists no model; {advice}", shown(&url)))
-    }
-
-    /// Posts a document to a path and returns the one that comes back.
-    pub fn post(&self, path: &str, body: &Value) -> Result<Value, Refusal> {
-        self.answer(path, Some(body))
-    }
-
-    fn answer(&self, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
-        let url = format!("{}{path}", self.base);
-        let failed = |problem: String| Refusal::Failed(format!("{}: {problem}", shown(&url)));
-        let mut attempt = 0;
-        loop {
-            let (problem, wait) = match self.send(&url, body) {
-                Ok(answer) if (200..300).contains(&answer.status) => {
-                    return serde_json::from_str(&answer.text)
-                        .map_err(|error| failed(format!("the answer is no JSON: {error}")));
-                }
-                Ok(answer) if is_transient(answer.status) => {
-                    (status_text(&answer), answer.retry_after)
-                }
-                Ok(answer) => return Err(refusal(&answer, failed)),
-                Err(error) => (error, None),
+        let request = Request { path: "/v1/models", body: None, largest: LARGEST_LIST };
+        let first = |models: Models| {
+            let first = models.data.into_iter().next().map(|model| model.id);
+            let none = || {
+                let url = self.shown(request.path);
+                Refusal::Failed(format!(
+                    "{url}: lists no model; name the model with --endpoint-model"
+                ))
             };
-            if attempt == self.retries {
-                let again =
-                    if attempt == 0 { String::new() } else { format!(", {attempt} times again") };
-                return Err(failed(format!("{problem} (asked once{again})")));
-            }
-            tracing::info!("{}: {problem}; asking again", shown(&url));
-            let own = (FIRST_WAIT * 2u32.saturating_pow(attempt)).min(LONGEST_WAIT);
-            pause(wait.unwrap_or(own).min(LONGEST_WAIT)).map_err(failed)?;
-            attempt += 1;
-        }
+            first.ok_or_else(none)
+        };
+        self.answer(&request, first).map_err(|error| error.to_string())
     }
 
-    fn send(&self, url: &str, body: Option<&Value>) -> Result<Answer, String> {
-        interrupt::check().map_err(|error| error.to_string())?;
-        let authorization = self.api_key.as_ref().map(|key| format!("Bearer {key}"));
-        let sent = match body {
+    /// Posts a document to a path and reads what comes back. A malformed answer is asked for once more.
+    pub fn post<T: DeserializeOwned, R>(
+        &self,
+        path: &str,
+        body: &Value,
+        read: impl Fn(T) -> Result<R, Refusal>,
+    ) -> Result<R, Refusal> {
+        let body = body.to_string();
+        let largest = LARGEST_ANSWER + ANSWER_BYTES_A_BYTE * body.len() as u64;
+        self.answer(&Request { path, body: Some(body.as_bytes()), largest }, read)
+    }
+
+    fn answer<T: DeserializeOwned, R>(
+        &self,
+        request: &Request<'_>,
+        read: impl Fn(T) -> Result<R, Refusal>,
+    ) -> Result<R, Refusal> {
+        let mut second_chance = true;
+        retry(&self.patience, |attempt| {
+            let answer = self.send(request, attempt).and_then(|body| {
+                let answer = serde_json::from_slice(&body).map_err(|error| {
+                    let url = self.shown(request.path);
+                    Refusal::Malformed(format!("{url}: not the answer that was asked for: {error}"))
+                });
+                Ok(answer.and_then(&read)?)
+            });
+            answer.map_err(|failure| {
+                let again = second_chance && matches!(failure.error, Refusal::Malformed(_));
+                second_chance &= !again;
+                let (error, passes) = (self.without_key(failure.error), failure.passes || again);
+                Failure { error, passes, ..failure }
+            })
+        })
+    }
+
+    /// The body of an answer with success.
+    fn send(&self, request: &Request<'_>, attempt: u32) -> Result<Vec<u8>, Failure<Refusal>> {
+        interrupt::check().map_err(Refusal::from)?;
+        let url = self.shown(request.path);
+        let tried = match attempt {
+            1 => "asked once".to_string(),
+            _ => format!("asked once, {} times again", attempt - 1),
+        };
+        let lost = |error| self.lost(&error, request, &tried);
+        let mut answer = self.call(request).map_err(lost)?;
+        let body = answer.body_mut().with_config().limit(request.largest).read_to_vec();
+        let body = body.map_err(lost)?;
+        let status = answer.status().as_u16();
+        if (200..300).contains(&status) {
+            return Ok(body);
+        }
+        let mut text = self.status_text(status, &String::from_utf8_lossy(&body));
+        if status_passes(status) {
+            text += &format!(" ({tried})");
+        }
+        Err(Failure::of_status(refusal(status, text, &url), status, answer.headers()))
+    }
+
+    fn call(&self, request: &Request<'_>) -> Result<Response<Body>, ureq::Error> {
+        let url = format!("{}{}", self.base, request.path);
+        let key = self.api_key.as_ref().map(|key| format!("Bearer {key}"));
+        // The whole answer must come in time, not only its next byte.
+        let timeout = Some(self.timeout);
+        match request.body {
             Some(body) => {
-                let mut request = self.agent.post(url);
-                if let Some(value) = &authorization {
-                    request = request.header("authorization", value);
+                let mut request = self.agent.post(url).content_type("application/json");
+                if let Some(key) = key {
+                    request = request.header("authorization", key);
                 }
-                request.send_json(body)
+                request.config().timeout_global(timeout).build().send(body)
             }
             None => {
                 let mut request = self.agent.get(url);
-                if let Some(value) = &authorization {
-                    request = request.header("authorization", value);
+                if let Some(key) = key {
+                    request = request.header("authorization", key);
                 }
-                request.call()
+                request.config().timeout_global(timeout).build().call()
             }
+        }
+    }
+
+    /// A request that got no answer, or no whole one.
+    fn lost(&self, error: &ureq::Error, request: &Request<'_>, tried: &str) -> Failure<Refusal> {
+        let url = self.shown(request.path);
+        let problem = match error {
+            ureq::Error::BodyExceedsLimit(_) => {
+                return Failure::lasting(Refusal::Malformed(format!(
+                    "{url}: the answer is larger than {} bytes, which no answer to this request is",
+                    request.largest
+                )));
+            }
+            ureq::Error::Timeout(_) => {
+                let seconds = self.timeout.as_secs();
+                format!("no whole answer within {seconds} s (--timeout): {error}")
+            }
+            _ => format!("cannot be reached: {}", shown(&error.to_string())),
         };
-        let mut answer =
-            sent.map_err(|error| format!("cannot be reached: {}", shown(&error.to_string())))?;
-        let retry_after = answer.headers().get("retry-after");
-        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let text = answer.body_mut().with_config().limit(LARGEST_ANSWER).read_to_string();
-        Ok(Answer {
-            status: answer.status().as_u16(),
-            retry_after: retry_after.map(Duration::from_secs),
-            text: text.map_err(|error| format!("the answer broke off: {error}"))?,
+        let refusal = Refusal::Unreachable(format!("{url}: {problem} ({tried})"));
+        Failure { passes: loss_passes(error), ..Failure::lasting(refusal) }
+    }
+
+    fn status_text(&self, status: u16, text: &str) -> String {
+        let said = self.redacted(text.trim());
+        let said = said.chars().take(SHOWN_CHARACTERS);
+        let said: String = said.map(|c| if c.is_control() { ' ' } else { c }).collect();
+        format!("status {status}: {said}")
+    }
+
+    /// Text without the key that the server may repeat in it.
+    fn redacted(&self, text: &str) -> String {
+        match &self.api_key {
+            Some(key) if key.len() >= SHORTEST_KEY => text.replace(key.as_str(), "[key]"),
+            _ => text.to_string(),
+        }
+    }
+
+    fn without_key(&self, refusal: Refusal) -> Refusal {
+        match refusal {
+            Refusal::Unscorable(text) => Refusal::Unscorable(self.redacted(&text)),
+            Refusal::Wrong(text) => Refusal::Wrong(self.redacted(&text)),
+            Refusal::Malformed(text) => Refusal::Malformed(self.redacted(&text)),
+            Refusal::Unreachable(text) => Refusal::Unreachable(self.redacted(&text)),
+            Refusal::Failed(text) => Refusal::Failed(self.redacted(&text)),
+            Refusal::Interrupted(stop) => Refusal::Interrupted(stop),
+        }
+    }
+
+    fn shown(&self, path: &str) -> String {
+        shown(&format!("{}{path}", self.base))
+    }
+}
+
+/// What an answer without success means.
+fn refusal(status: u16, text: String, url: &str) -> Refusal {
+    match status {
+        401 | 403 => {
+            Refusal::Unreachable(format!("{url}: {text} (the key is taken from OPENAI_API_KEY)"))
+        }
+        // How vLLM, SGLang and llama-server word it.
+        400 | 413 | 422 if text.to_ascii_lowercase().contains("context") => {
+            Refusal::Unscorable(text)
+        }
+        _ => Refusal::Failed(format!("{url}: {text}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(key: &str) -> Client {
+        Client::new(&EndpointOptions {
+            url: "http://me:secret@host:8000/v1/".to_string(),
+            model: None,
+            api_key: Some(key.to_string()),
+            concurrency: 1,
+            timeout: Duration::from_secs(1),
+            retries: 0,
         })
     }
-}
 
-/// Whether the same request may succeed a moment later.
-fn is_transient(status: u16) -> bool {
-    matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
-}
-
-fn status_text(answer: &Answer) -> String {
-    let said: String = answer.text.trim().chars().take(SHOWN_CHARACTERS).collect();
-    format!("status {}: {said}", answer.status)
-}
-
-fn refusal(answer: &Answer, failed: impl Fn(String) -> Refusal) -> Refusal {
-    let text = status_text(answer);
-    match answer.status {
-        401 | 403 => failed(format!("{text} (the key is taken from OPENAI_API_KEY)")),
-        // How vLLM, SGLang and llama-server word it.
-        400 | 413 | 422 if text.to_ascii_lowercase().contains("context") => Refusal::TooLong(text),
-        _ => failed(text),
+    #[test]
+    fn keys_and_passwords_are_not_repeated() {
+        let client = client("sk-secret-1");
+        assert_eq!(client.address(), "http://host:8000");
+        // The key lies where the text is cut.
+        let said = format!("{}\nBearer sk-secret-1 is\u{1b}[1m wrong", "x".repeat(290));
+        let text = client.status_text(401, &said);
+        assert!(text.ends_with("x Bearer [k"), "{text}");
+        let wrong = client.without_key(Refusal::Wrong("token sk-secret-1".to_string()));
+        assert_eq!(wrong, Refusal::Wrong("token [key]".to_string()));
     }
-}
 
-/// Waits, and ends early when a stop is asked for.
-fn pause(time: Duration) -> Result<(), String> {
-    let step = Duration::from_millis(50);
-    let mut left = time;
-    while left > Duration::ZERO {
-        interrupt::check().map_err(|error| error.to_string())?;
-        let now = left.min(step);
-        thread::sleep(now);
-        left -= now;
+    #[test]
+    fn a_placeholder_is_no_key() {
+        assert_eq!(client("x").status_text(500, "next"), "status 500: next");
     }
-    Ok(())
+
+    #[test]
+    fn statuses_are_told_apart() {
+        let of = |status, text: &str| refusal(status, text.to_string(), "http://host");
+        assert!(matches!(of(403, "no"), Refusal::Unreachable(_)));
+        assert!(matches!(of(400, "maximum Context length"), Refusal::Unscorable(_)));
+        assert!(matches!(of(400, "no such field"), Refusal::Failed(_)));
+        assert!(matches!(of(500, "context"), Refusal::Failed(_)));
+    }
 }

@@ -2,12 +2,17 @@
 
 use serde_json::{Value, json};
 
+use super::answers::{Completion, Completions, Tokenized};
+use super::choices::compare;
 use super::client::{Client, Refusal};
+use super::tokens::{Text, Token, Uncertain, common};
 
 /// A way to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::eval) enum Dialect {
-    /// OpenAI's `/v1/completions` with `echo` and `logprobs`: vLLM, SGLang, TensorRT-LLM.
+    /// OpenAI's `/v1/completions` with `echo` and `logprobs`, and the tokens' numbers: vLLM, SGLang.
+    EchoNumbered,
+    /// The same from a server that names tokens by their text alone: TensorRT-LLM.
     Echo,
     /// The same with vLLM's `prompt_logprobs`.
     PromptLogprobs,
@@ -16,26 +21,10 @@ pub(in crate::eval) enum Dialect {
     Llama,
 }
 
-/// A token of a text, and its log-probability where the server tells one: for all but the first.
-#[derive(Debug, Clone, PartialEq)]
-pub(in crate::eval) struct Token {
-    /// Its text or its number, whichever the server names it by.
-    pub name: String,
-    /// Natural logarithm.
-    pub log_probability: Option<f64>,
-}
-
-impl Token {
-    /// Whether both are the same token.
-    pub fn is(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-/// The tokens of a question's texts, one a choice.
+/// The texts of a question, one a choice, as the server's tokens.
 #[derive(Debug)]
-pub(in crate::eval) struct Texts {
-    pub tokens: Vec<Vec<Token>>,
+pub(super) struct Texts {
+    pub texts: Vec<Text>,
     /// Tokens that were sent to the server for them.
     pub tokens_run: u64,
 }
@@ -49,210 +38,141 @@ pub(in crate::eval) struct Server {
 }
 
 /// What a server is asked first, to see what it tells.
-const PROBE: [&str; 2] = ["The sky is blue", "The sky is red"];
+const PROBE: [&str; 3] = ["The sky is blue", "The sky is red", "The sky is very high"];
 
 /// Larger than the difference of any two logits.
 const BIAS: f64 = 1e6;
 
 impl Dialect {
+    const ALL: [Self; 4] = [Self::EchoNumbered, Self::Echo, Self::PromptLogprobs, Self::Llama];
+
     /// Finds out how a server tells log-probabilities.
     pub fn find(client: &Client, model: &str) -> Result<Self, String> {
-        let mut refusals = Vec::new();
-        for dialect in [Self::Echo, Self::PromptLogprobs, Self::Llama] {
-            let probe = PROBE.map(str::to_string);
-            match dialect.score(client, model, &probe) {
-                Ok(texts) if texts.tokens.iter().all(|text| told(text)) => return Ok(dialect),
-                Ok(_) => refusals.push("no log-probabilities came back".to_string()),
-                Err(Refusal::Failed(error) | Refusal::TooLong(error)) => {
-                    // A server that cannot be reached will not be reached otherwise either.
-                    if error.contains("cannot be reached") || error.contains("OPENAI_API_KEY") {
-                        return Err(error);
-                    }
-                    refusals.push(error);
-                }
+        let probe = PROBE.map(str::to_string);
+        let mut refusals = String::new();
+        for dialect in Self::ALL {
+            match dialect.try_on(client, model, &probe) {
+                Ok(()) => return Ok(dialect),
+                // It will not answer otherwise either.
+                Err(Refusal::Unreachable(error)) => return Err(error),
+                Err(refusal) => refusals += &format!("; {}: {refusal}", dialect.described()),
             }
         }
         Err(format!(
-            "{}: gives no log-probabilities of a text that it is sent, without which nothing can be \
-             scored: /v1/completions with echo and logprobs: {}; with prompt_logprobs: {}; \
-             llama-server's /completion: {}",
+            "{}: gives no log-probabilities of a text that it is sent, or none that can be believed, \
+             and nothing can be scored without{refusals}",
             client.address(),
-            refusals[0],
-            refusals[1],
-            refusals[2]
         ))
     }
 
-    fn score(self, client: &Client, model: &str, texts: &[String]) -> Result<Texts, Refusal> {
+    /// Whether texts can be compared by what the server tells.
+    fn try_on(self, client: &Client, model: &str, texts: &[String]) -> Result<(), Refusal> {
+        let Texts { texts, .. } = self.score(client, model, texts)?;
+        let shared = common(&texts)
+            .map_err(|Uncertain| Refusal::Wrong("its tokens are parts of letters".to_string()))?;
+        compare(&texts, shared).map(drop)
+    }
+
+    fn described(self) -> &'static str {
         match self {
-            Self::Echo | Self::PromptLogprobs => {
-                let tokens = texts.iter().map(|text| completion(client, model, text, self));
-                let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
-                let tokens_run = tokens.iter().map(|text| text.len() as u64).sum();
-                Ok(Texts { tokens, tokens_run })
-            }
-            Self::Llama => llama(client, texts),
+            Self::EchoNumbered => "/v1/completions with echo, logprobs and return_token_ids",
+            Self::Echo => "/v1/completions with echo and logprobs",
+            Self::PromptLogprobs => "/v1/completions with prompt_logprobs",
+            Self::Llama => "llama-server's /completion",
         }
     }
+
+    fn score(self, client: &Client, model: &str, texts: &[String]) -> Result<Texts, Refusal> {
+        if self == Self::Llama {
+            return llama(client, texts);
+        }
+        let texts = texts.iter().map(|text| self.completion(client, model, text));
+        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        let tokens_run = texts.iter().map(|text| text.tokens().len() as u64).sum();
+        Ok(Texts { texts, tokens_run })
+    }
+
+    /// One text by way of `/v1/completions`. At least one token is generated, which is left out.
+    fn completion(self, client: &Client, model: &str, text: &str) -> Result<Text, Refusal> {
+        let fields = match self {
+            Self::EchoNumbered => json!({ "echo": true, "logprobs": 1, "return_token_ids": true }),
+            Self::PromptLogprobs => json!({ "prompt_logprobs": 0 }),
+            Self::Echo | Self::Llama => json!({ "echo": true, "logprobs": 1 }),
+        };
+        client.post(COMPLETIONS, &asked(model, text, fields), |answer: Completions| match self {
+            Self::PromptLogprobs => answer.prompt_logprobs(text),
+            _ => answer.echoed(text, self == Self::EchoNumbered),
+        })
+    }
+}
+
+const COMPLETIONS: &str = "/v1/completions";
+
+/// A request for a text's log-probabilities.
+fn asked(model: &str, text: &str, fields: Value) -> Value {
+    let mut body = json!({ "model": model, "prompt": text, "max_tokens": 1, "temperature": 0 });
+    if let (Value::Object(body), Value::Object(fields)) = (&mut body, fields) {
+        body.extend(fields);
+    }
+    body
 }
 
 impl Server {
     /// The tokens of each text. Of those that all begin with, the log-probability may be missing.
-    pub fn score(&self, texts: &[String]) -> Result<Texts, Refusal> {
+    pub(super) fn score(&self, texts: &[String]) -> Result<Texts, Refusal> {
         self.dialect.score(&self.client, &self.model, texts)
     }
-}
 
-/// Whether the last token's log-probability is there.
-fn told(text: &[Token]) -> bool {
-    text.len() > 1 && text.last().is_some_and(|token| token.log_probability.is_some())
-}
-
-/// One text by way of `/v1/completions`. At least one token is generated, which is left out.
-fn completion(
-    client: &Client,
-    model: &str,
-    text: &str,
-    dialect: Dialect,
-) -> Result<Vec<Token>, Refusal> {
-    let mut body = json!({
-        "model": model,
-        "prompt": text,
-        "max_tokens": 1,
-        "temperature": 0,
-    });
-    let more = if dialect == Dialect::Echo {
-        json!({ "echo": true, "logprobs": 1 })
-    } else {
-        json!({ "prompt_logprobs": 0 })
-    };
-    if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
-        body.extend(more);
+    /// Asks for the numbers of the tokens of texts, where their names do not tell them apart: vLLM
+    /// tells them in place of the names.
+    pub(super) fn number(&self, texts: &mut [Text]) -> Result<(), Refusal> {
+        let fields = json!({ "echo": true, "logprobs": 1, "return_tokens_as_token_ids": true });
+        for text in texts {
+            let body = asked(&self.model, text.text(), fields.clone());
+            let ids = self.client.post(COMPLETIONS, &body, Completions::numbers)?;
+            if !text.number(&ids) {
+                let problem = "the server makes other tokens of the same text the second time";
+                return Err(Refusal::Wrong(problem.to_string()));
+            }
+        }
+        Ok(())
     }
-    let answer = client.post("/v1/completions", &body)?;
-    let tokens = match dialect {
-        Dialect::PromptLogprobs => prompt_logprobs(&answer),
-        _ => echoed(&answer),
-    };
-    tokens.ok_or_else(|| {
-        Refusal::Failed("the answer has no log-probabilities of the text".to_string())
-    })
-}
-
-/// `choices[0].logprobs`, without what was generated.
-fn echoed(answer: &Value) -> Option<Vec<Token>> {
-    let logprobs = &answer["choices"][0]["logprobs"];
-    let names = logprobs["tokens"].as_array()?;
-    let values = logprobs["token_logprobs"].as_array()?;
-    if names.len() != values.len() {
-        return None;
-    }
-    let prompt = match answer["usage"]["prompt_tokens"].as_u64() {
-        Some(count) if count <= names.len() as u64 => count as usize,
-        _ => names.len().saturating_sub(1),
-    };
-    let tokens = names.iter().zip(values).take(prompt);
-    tokens
-        .map(|(name, value)| {
-            Some(Token { name: name.as_str()?.to_string(), log_probability: value.as_f64() })
-        })
-        .collect()
-}
-
-/// `choices[0].prompt_logprobs`: for each token but the first, its number and log-probability.
-fn prompt_logprobs(answer: &Value) -> Option<Vec<Token>> {
-    let list = answer["choices"][0]["prompt_logprobs"].as_array()?;
-    list.iter()
-        .map(|entry| {
-            let Some((name, told)) = entry.as_object().and_then(|entry| entry.iter().next()) else {
-                return Some(Token { name: String::new(), log_probability: None });
-            };
-            Some(Token { name: name.clone(), log_probability: Some(told["logprob"].as_f64()?) })
-        })
-        .collect()
 }
 
 /// All texts of a question by way of llama-server's own paths.
 fn llama(client: &Client, texts: &[String]) -> Result<Texts, Refusal> {
-    let failed = |problem: &str| Refusal::Failed(format!("{}: {problem}", client.address()));
-    let mut numbers: Vec<Vec<u64>> = Vec::with_capacity(texts.len());
-    for text in texts {
-        let answer = client.post("/tokenize", &json!({ "content": text, "add_special": true }))?;
-        let tokens = answer["tokens"]
-            .as_array()
-            .and_then(|tokens| tokens.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
-        numbers.push(tokens.ok_or_else(|| failed("/tokenize gives no tokens"))?);
-    }
-    let shortest = numbers.iter().map(Vec::len).min().unwrap_or(0);
-    let same = |index: usize| numbers.iter().all(|text| text[index] == numbers[0][index]);
-    let common = (0..shortest).take_while(|&index| same(index)).count();
+    let tokenize = |text: &String| {
+        let body = json!({ "content": text, "add_special": true, "with_pieces": true });
+        client.post("/tokenize", &body, |answer: Tokenized| answer.text(text))
+    };
+    let mut texts = texts.iter().map(tokenize).collect::<Result<Vec<_>, _>>()?;
+    // Every token has a number, so that nothing is uncertain.
+    let common = common(&texts).unwrap_or(0);
+    let shortest = texts.iter().map(|text| text.tokens().len()).min().unwrap_or(0);
     // The first token has no probability, and every text is asked for its last.
     let first = common.min(shortest.saturating_sub(1)).max(1);
     let mut tokens_run = 0;
-    let mut tokens = Vec::with_capacity(texts.len());
-    for text in &numbers {
-        let mut told: Vec<Token> = text
-            .iter()
-            .map(|number| Token { name: number.to_string(), log_probability: None })
-            .collect();
-        for index in first..text.len() {
-            told[index].log_probability = Some(forced(client, &text[..index], text[index])?);
+    for text in &mut texts {
+        for index in first..text.tokens().len() {
+            let (before, token) = (&text.tokens()[..index], &text.tokens()[index]);
+            let log_probability = forced(client, before, token)?;
+            text.enter(index, log_probability);
             tokens_run += index as u64;
         }
-        tokens.push(told);
     }
-    Ok(Texts { tokens, tokens_run })
+    Ok(Texts { texts, tokens_run })
 }
 
 /// The log-probability of one token after others, before any sampler has changed it.
-fn forced(client: &Client, before: &[u64], token: u64) -> Result<f64, Refusal> {
+fn forced(client: &Client, before: &[Token], token: &Token) -> Result<f64, Refusal> {
+    let before: Vec<_> = before.iter().map(|token| token.id).collect();
     let body = json!({
         "prompt": before,
         "n_predict": 1,
         "n_probs": 1,
         "temperature": 0,
-        "logit_bias": [[token, BIAS]],
+        "logit_bias": [[token.id, BIAS]],
         "cache_prompt": true,
     });
-    let answer = client.post("/completion", &body)?;
-    let told = &answer["completion_probabilities"][0];
-    match (told["id"].as_u64(), told["logprob"].as_f64()) {
-        (Some(id), Some(value)) if id == token => Ok(value),
-        _ => Err(Refusal::Failed(format!(
-            "{}: /completion does not tell the log-probability of the token {token}",
-            client.address()
-        ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn echoed_tokens_end_where_the_generated_ones_begin() {
-        let mut answer = json!({"choices": [{"logprobs": {
-            "tokens": ["The", " sky", " is"], "token_logprobs": [null, -1.5, -0.25],
-        }}]});
-        let names = |answer: &Value| -> Vec<(String, Option<f64>)> {
-            let tokens = echoed(answer).unwrap();
-            tokens.into_iter().map(|token| (token.name, token.log_probability)).collect()
-        };
-        let two = [("The".to_string(), None), (" sky".to_string(), Some(-1.5))];
-        assert_eq!(names(&answer), two);
-        answer["usage"] = json!({"prompt_tokens": 3, "completion_tokens": 0});
-        assert_eq!(names(&answer).len(), 3);
-        assert_eq!(echoed(&json!({"choices": [{"logprobs": null}]})), None);
-    }
-
-    #[test]
-    fn prompt_logprobs_are_read_by_number() {
-        let answer = json!({"choices": [{"prompt_logprobs": [
-            null, {"42": {"logprob": -2.0, "rank": 7, "decoded_token": " b"}},
-        ]}]});
-        let tokens = prompt_logprobs(&answer).unwrap();
-        assert_eq!(tokens[0].log_probability, None);
-        assert_eq!(tokens[1], Token { name: "42".into(), log_probability: Some(-2.0) });
-        assert_eq!(prompt_logprobs(&json!({"choices": [{}]})), None);
-    }
+    client.post("/completion", &body, |answer: Completion| answer.log_probability(token))
 }

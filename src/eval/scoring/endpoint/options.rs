@@ -13,7 +13,7 @@ pub struct EndpointOptions {
     pub api_key: Option<String>,
     /// Questions in flight at once.
     pub concurrency: usize,
-    /// How long an answer may take.
+    /// How long a whole answer may take.
     pub timeout: Duration,
     /// How often a request that failed for reasons that may pass is sent again.
     pub retries: u32,

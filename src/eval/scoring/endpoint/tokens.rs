@@ -1,0 +1,198 @@
+//! A text as a server's tokens, and when two texts have the same token.
+
+use super::spelling::{Name, Span, lay};
+
+/// Log-probabilities above this are no rounding errors.
+const LARGEST: f64 = 1e-4;
+
+/// What servers put for −∞, which JSON has not.
+const NO_PROBABILITY: f64 = -9999.0;
+
+/// So many log-probabilities are never all the same.
+const MANY: usize = 3;
+
+/// A token of a text.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Token {
+    /// Its number in the server's vocabulary, where the server tells it.
+    pub id: Option<u64>,
+    pub name: Name,
+    /// Natural logarithm; the server tells none for the first token, or for those that are not asked
+    /// for.
+    pub log_probability: Option<f64>,
+}
+
+/// A text, and the tokens that a server makes of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Text {
+    text: String,
+    tokens: Vec<Token>,
+    /// For each token, where it may lie: see [`lay`].
+    places: Vec<Vec<Span>>,
+}
+
+/// Two tokens have the same name, and may be two all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Uncertain;
+
+impl Text {
+    /// A text with its tokens.
+    ///
+    /// # Errors
+    /// Tokens that do not spell the text, log-probabilities that cannot be.
+    pub fn new(text: &str, tokens: Vec<Token>) -> Result<Self, String> {
+        let names: Vec<Name> = tokens.iter().map(|token| token.name.clone()).collect();
+        let places = lay(&names, text)?;
+        check_values(tokens.iter().filter_map(|token| token.log_probability))?;
+        Ok(Self { text: text.to_string(), tokens, places })
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    /// Enters what a token's log-probability is.
+    pub fn enter(&mut self, index: usize, log_probability: f64) {
+        self.tokens[index].log_probability = Some(log_probability);
+    }
+
+    /// Enters the numbers of all tokens; false if there are more or fewer.
+    pub fn number(&mut self, ids: &[u64]) -> bool {
+        for (token, &id) in self.tokens.iter_mut().zip(ids) {
+            token.id = Some(id);
+        }
+        self.tokens.len() == ids.len()
+    }
+
+    /// Whether two texts that are the same up to a token have it in common too.
+    fn same(&self, other: &Self, index: usize) -> Result<bool, Uncertain> {
+        let (mine, theirs) = (&self.tokens[index], &other.tokens[index]);
+        if let (Some(mine), Some(theirs)) = (mine.id, theirs.id) {
+            return Ok(mine == theirs);
+        }
+        if mine.name != theirs.name {
+            return Ok(false);
+        }
+        let (places, their_places) = (&self.places[index], &other.places[index]);
+        let same = self.bytes(places) == other.bytes(their_places);
+        match places.len() == 1 && their_places.len() == 1 {
+            true => Ok(same),
+            false if same && places == their_places => Ok(true),
+            false => Err(Uncertain),
+        }
+    }
+
+    /// All bytes that some places take in.
+    fn bytes(&self, places: &[Span]) -> &[u8] {
+        let start = places.iter().map(|span| span.start).min().unwrap_or(0);
+        let end = places.iter().map(|span| span.end).max().unwrap_or(start);
+        &self.text.as_bytes()[start..end]
+    }
+}
+
+/// How many tokens all texts begin with.
+///
+/// # Errors
+/// The names do not tell.
+pub(super) fn common(texts: &[Text]) -> Result<usize, Uncertain> {
+    let shortest = texts.iter().map(|text| text.tokens.len()).min().unwrap_or(0);
+    for index in 0..shortest {
+        let same: Vec<_> = texts[1..].iter().map(|text| text.same(&texts[0], index)).collect();
+        if same.contains(&Ok(false)) {
+            return Ok(index);
+        }
+        if same.contains(&Err(Uncertain)) {
+            return Err(Uncertain);
+        }
+    }
+    Ok(shortest)
+}
+
+/// Checks log-probabilities that came back together.
+///
+/// # Errors
+/// Values that no model gives.
+pub(super) fn check_values(values: impl Iterator<Item = f64> + Clone) -> Result<(), String> {
+    if let Some(value) = values.clone().find(|value| *value > LARGEST) {
+        return Err(format!("a log-probability is {value}, which is above 0"));
+    }
+    if let Some(value) = values.clone().find(|value| *value <= NO_PROBABILITY) {
+        return Err(format!("a log-probability is {value}, which stands for none"));
+    }
+    match all_alike(values) {
+        Some(value) => Err(format!("all log-probabilities are {value}")),
+        None => Ok(()),
+    }
+}
+
+/// The value that so many are that no model can have given them.
+pub(super) fn all_alike(mut values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
+    let many = values.clone().nth(MANY - 1).is_some();
+    let first = values.next()?;
+    (many && values.all(|value| value == first)).then_some(first)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A text by its tokens' names and log-probabilities.
+    pub(in super::super) fn text(tokens: &[(&str, Option<f64>)]) -> Text {
+        let spelt: String = tokens.iter().map(|(name, _)| name.replace("<s>", "")).collect();
+        named(&spelt, tokens).unwrap()
+    }
+
+    fn named(text: &str, tokens: &[(&str, Option<f64>)]) -> Result<Text, String> {
+        let token = |&(name, log_probability): &(&str, Option<f64>)| Token {
+            id: None,
+            name: Name::Text(name.to_string()),
+            log_probability,
+        };
+        Text::new(text, tokens.iter().map(token).collect())
+    }
+
+    #[test]
+    fn tokens_are_the_same_by_number_or_else_by_what_they_spell() {
+        let day = [("<s>", None), ("�", Some(-1.0)), ("�", Some(-2.0))];
+        let [day, earth, same] = ["天", "地", "天"].map(|text| named(text, &day).unwrap());
+        // The names are the same, the bytes differ from the first token on: E5 A4 and E5 9C.
+        assert_eq!(common(&[day.clone(), earth.clone()]), Ok(1));
+        assert_eq!(common(&[day.clone(), same]), Ok(3));
+        // With three tokens the first is E5 in both.
+        let each = [("�", None), ("�", Some(-1.0)), ("�", Some(-2.0))];
+        let [day, mut earth] = ["天", "地"].map(|text| named(text, &each).unwrap());
+        assert_eq!(common(&[day.clone(), earth.clone()]), Ok(1));
+        let mut day = day;
+        assert!(day.number(&[7, 8, 9]) && earth.number(&[7, 8, 10]));
+        assert_eq!(common(&[day.clone(), earth]), Ok(2));
+        assert!(!day.number(&[7, 8]));
+    }
+
+    #[test]
+    fn names_that_stand_for_several_tokens_are_uncertain() {
+        let parts = [("", None), ("", Some(-1.0))];
+        let [mut day, mut earth] = ["天", "地"].map(|text| named(text, &parts).unwrap());
+        assert_eq!(common(&[day.clone(), earth.clone()]), Err(Uncertain));
+        assert_eq!(common(&[day.clone(), day.clone()]), Ok(2));
+        assert!(day.number(&[7, 8]) && earth.number(&[7, 9]));
+        assert_eq!(common(&[day, earth]), Ok(1));
+    }
+
+    #[test]
+    fn what_no_model_gives_is_refused() {
+        let tokens = |values: [f64; 3]| {
+            let [a, b, c] = values.map(Some);
+            named("a b c", &[("<s>", None), ("a", a), (" b", b), (" c", c)])
+        };
+        assert!(tokens([-1.0, -0.5, -1.0]).is_ok());
+        assert!(tokens([-1.0, 1e-6, -0.0]).is_ok(), "rounded");
+        assert!(tokens([-1.0, 0.5, -1.0]).unwrap_err().contains("0.5, which is above 0"));
+        assert!(tokens([-1.0, -9999.0, -1.0]).unwrap_err().contains("stands for none"));
+        assert!(tokens([0.0; 3]).unwrap_err().contains("all log-probabilities are 0"));
+        assert!(tokens([-6.3; 3]).unwrap_err().contains("all log-probabilities are -6.3"));
+    }
+}
