@@ -103,7 +103,7 @@ impl HttpService for Transport {
 enum Lost {
     #[error("status {}", .0.status())]
     Answered(Box<Response<ureq::Body>>),
-    #[error("no answer: {0}")]
+    #[error("no answer: {}", shown(&.0.to_string()))]
     Unanswered(ureq::Error),
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
