@@ -15,8 +15,10 @@ writes tests/data/templates.json: the features with what transformers makes of t
 
 import argparse
 import contextlib
+import copy
 import datetime
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -79,14 +81,14 @@ a\r\n{% if true %}\r\n  b\r\n{% endif %}\r\nc\r\n
 {{ 1 in 'abc' }}
 {{ 1 and 0 }}{{ 1 or 0 }}{{ '' or 'x' }}{{ none and 1 }}{{ not '' }}{{ not [] and not {} }}{{ (undefined_thing or 'd') }}
 {{ 'yes' if true else 'no' }}{{ 'yes' if false }}{{ ('yes' if false) is defined }}{{ 1 if false else 2 if false else 3 }}
-{{ -1 | abs }}{{ -5.5 | abs }}{{ (-1) | abs }}{{ 3 - -2 }}{{ +3 }}{{ --3 }}{{ 2 ** 3 ** 2 }}{{ -2 ** 2 }}{{ 1 - 1 ~ 2 }}{{ 2 * 3 ~ 4 }}
+{{ -1 | abs }}{{ -5.5 | abs }}{{ (-1) | abs }}{{ 3 - -2 }}{{ +3 }}{{ --3 }}{{ 2 ** 3 ** 2 }}{{ -2 ** 2 }}{{ 2 * 3 ~ 4 }}
 {{ 'abc'[0] }}{{ 'abc'[-1] }}{{ 'abc'[1:] }}{{ 'abc'[:-1] }}{{ 'abcdef'[::2] }}{{ 'abc'[::-1] }}{{ [1, 2, 3][1:] }}{{ [1, 2, 3][::-1] }}{{ (1, 2, 3)[:2] }}{{ messages[1:] | length }}{{ 'abc'[5:] }}{{ 'abc'[5] }}{{ [1,2,3,4][3:0:-2] }}{{ 'héllo'[1] }}
 {% set ns = namespace(x=1, y='a') %}{% for i in range(3) %}{% set ns.x = ns.x + i %}{% endfor %}{{ ns.x }}{{ ns.y }}{{ ns.z is defined }}{{ ns['x'] }}
 {% set x = 0 %}{% for i in [1, 2] %}{{ x }}{% set x = i %}{{ x }}{% endfor %}{{ x }}{% if true %}{% set x = 9 %}{% endif %}{{ x }}
 {% for i in [1, 2] %}{% if y is defined %}kept{% endif %}{% set y = i %}{% endfor %}{{ y is defined }}
 {% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}={{ v }},{% endfor %}{% for k in {'a': 1} %}{{ k }}{% endfor %}{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}{{ v }}{% endfor %}{% for k, v in {'b': 1} | items %}{{ k }}{% endfor %}
 {{ {'a': 1}.keys() | list }}{{ {'a': 1}.values() | list }}{{ {'a': 1}.items() | list }}{{ {'a': 1} | length }}{{ {'a': 1, 'a': 2} }}
-{% for m in messages %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.depth }}{{ loop.previtem.role }}|{{ loop.nextitem.role }}{{ loop.cycle('a', 'b') }}{{ loop.changed(m.role) }};{% endfor %}
+{% for m in messages %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.depth }}{{ (loop.previtem or {}).role }}|{{ loop.nextitem is defined }}{{ loop.cycle('a', 'b') }}{{ loop.changed(m.role) }};{% endfor %}
 {% for i in range(5) if i is even %}{{ i }}{{ loop.last }}{% else %}none{% endfor %}{% for i in [] %}x{% else %}empty{% endfor %}
 {% for i in range(10) %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 5 %}{% break %}{% endif %}{{ i }}{% endfor %}
 {% for i in range(3) %}{% for j in range(2) %}{{ loop.index }}{{ i }}{{ j }} {% endfor %}{{ loop.index }}{% endfor %}
@@ -142,13 +144,17 @@ x {%- if true -%}  y  {%- endif -%} z{{- ' a' -}}   b{% if true +%}\nc{% endif %
 {{ [].append(1) }}
 {{ {}.update({}) }}
 {% set _ = [].append(1) %}
-{{ messages | length }}{{ 'héllo' | length }}{{ {'a': 1} | count }}{{ 5 | length }}
+{{ messages | length }}{{ 'héllo' | length }}{{ {'a': 1} | count }}
 {{ none | length }}
+{{ 5 | length }}
+{{ 1 - 1 ~ 2 }}
+{{ loop.index }}
+{% for m in messages %}{{ loop.previtem.role }}{% endfor %}
 {{ messages[0] }}{{ messages[2].tool_calls }}
 {{ messages[2].tool_calls[0].function.arguments.items() | list }}{{ messages[2]['tool_calls'][0]['function']['name'] }}
 {{ (messages | first).role }}{{ messages.0.role }}{{ messages[0]["content"] | trim }}{{ messages[0].content | trim ~ 'x' }}
 {% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}{{ system }}{{ messages | length }}
-{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}
+{{ bos_token }}{% for message in messages[1:] %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}
 {% for m in messages if m.role != 'system' %}{{ loop.index }}{{ m.role }}{% endfor %}{{ loop is defined }}
 {{ foo() }}
 {{ messages() }}
@@ -166,8 +172,9 @@ x {%- if true -%}  y  {%- endif -%} z{{- ' a' -}}   b{% if true +%}\nc{% endif %
 {{ a b }}
 {% set 1 = 2 %}
 {% do messages %}
-{{ messages[0].__class__ }}
-{{ ''.__class__ }}
+{{ messages[0].__class__ }}{{ ''.__class__ }}{{ [].append }}
+{{ ''.__class__() }}
+{{ none | map('upper') | list }}{{ none | selectattr('a') | list }}{{ {}.keys() }}{{ {'a': 1}.items() }}
 {% set ns = namespace() %}{% set ns._x = 1 %}
 {{ namespace(_x=1) }}
 {% set d = {} %}{% set d.x = 1 %}
@@ -220,7 +227,7 @@ def reference(template, variables):
     """What transformers renders: a text, or None where it refuses."""
     try:
         with time_limit(20):
-            return chat_template_utils._compile_jinja_template(template).render(**variables)
+            return chat_template_utils._compile_jinja_template(template).render(**copy.deepcopy(variables))
     except Exception as error:
         reference.error = f"{type(error).__name__}: {error}"
         return None
@@ -259,6 +266,68 @@ def conversations():
     yield "tools, system", {"messages": lists["system"], "tools": [tool], "add_generation_prompt": True}
 
 
+SIGNS = ["", "-", "+"]
+PIECES = ["a", " ", "  ", "\n", "\n\n", "\t", " \n ", "\r\n", "b c", "{", "}", "%", "#"]
+
+
+def random_layouts(count):
+    """Templates that are mostly white space and tags, from a fixed seed."""
+    draw = random.Random(1)
+    for _ in range(count):
+        parts = []
+        for _ in range(draw.randint(2, 9)):
+            begin, end, text = draw.choice(SIGNS), draw.choice(SIGNS), draw.choice(PIECES)
+            parts.append(draw.choice([
+                text, text, text,
+                f"{{%{begin} set x = 1 {end}%}}",
+                f"{{%{begin} if true {end}%}}{text}{{%{draw.choice(SIGNS)} endif {end}%}}",
+                f"{{%{begin} for i in [1, 2] {end}%}}{text}{{%{draw.choice(SIGNS)} endfor {end}%}}",
+                f"{{{{{begin} 'v' {'-' if end else ''}}}}}",
+                f"{{#{begin} c {end}#}}",
+                f"{{%{begin} raw {'-' if end else ''}%}}{text}{{%{draw.choice(SIGNS)} endraw {end}%}}",
+            ]))
+        yield "layout", "".join(parts), VARIABLES
+
+
+VALUES = ["1", "-2", "0", "2.5", "true", "none", "'ab c'", "''", "'x'", "' Ab\\n'", "[1, 'a']", "[]", "(1, 2)", "(3,)",
+          "{'a': 1}", "{}", "missing", "messages[0]", "messages[1].content", "messages", "['b', 'A', 'c']", "'é世'"]
+BINARY = ["+", "-", "*", "/", "//", "%", "~", "==", "!=", "<", "<=", ">", ">=", "in", "not in", "and", "or"]
+FILTERS = ["length", "string", "list", "upper", "trim", "first", "last", "join('-')", "tojson", "int", "float", "abs",
+           "default('d')", "default('d', true)", "sort", "reverse | list", "unique | list", "map('string') | list", "select | list",
+           "replace('a', 'b')", "indent(2)", "title", "capitalize", "batch(2) | list", "sum", "min", "max", "round", "items | list",
+           "dictsort", "wordcount", "tojson(indent=1)", "e", "safe", "center(6)", "truncate(5)", "urlencode", "attr('a')",
+           "selectattr('role') | list", "map(attribute='role') | list", "groupby('role') | length", "slice(2) | list", "lower"]
+SUFFIXES = ["[0]", "[-1]", "[1:]", "[:1]", "[::-1]", ".a", "['a']", ".role", ".strip()", ".split()", ".split(' ', 1)", ".upper()",
+            ".get('a')", ".items()", ".keys() | list", ".format(1)", ".startswith('a')", ".find('b')", ".count('a')", ".title()",
+            ".rsplit(None, 1)", ".splitlines()", ".isdigit()", ".islower()", ".center(5)", ".index('a')", ".copy()", ".lstrip('a')"]
+TESTS = ["defined", "none", "string", "number", "mapping", "iterable", "sequence", "boolean", "integer", "float", "odd", "even",
+         "eq 1", "in [1, 'a']", "lower", "upper", "true", "false", "divisibleby 2", "sameas none", "undefined", "gt 1", "callable"]
+
+
+def random_expression(draw, depth):
+    if depth == 0:
+        return draw.choice(VALUES)
+    inner = random_expression(draw, depth - 1)
+    kind = draw.randrange(9)
+    if kind < 3:
+        return f"({inner} {draw.choice(BINARY)} {random_expression(draw, draw.randrange(depth))})"
+    if kind < 6:
+        return f"({inner} | {draw.choice(FILTERS)})"
+    if kind < 7:
+        return f"({inner}){draw.choice(SUFFIXES)}"
+    if kind < 8:
+        return f"({inner} is {draw.choice(['', 'not '])}{draw.choice(TESTS)})"
+    return f"({inner} if {random_expression(draw, draw.randrange(depth))} else {random_expression(draw, draw.randrange(depth))})"
+
+
+def random_expressions(count):
+    """Expressions of all that there is, from a fixed seed; most are refused."""
+    draw = random.Random(2)
+    for _ in range(count):
+        expression = random_expression(draw, draw.randint(1, 3))
+        yield expression, "{{ " + expression + " }}", VARIABLES
+
+
 def feature_cases():
     """The features; `\\n` and `\\r` that are not in quotes stand for line breaks."""
     for line in FEATURES:
@@ -283,33 +352,36 @@ def write():
     print(f"{len(cases)} cases, of which {sum(case['text'] is None for case in cases)} are refused")
 
 
-def compare(binary, files, verbose):
-    cases = list(feature_cases())
-    features = len(cases)
-    for file in files:
-        template = Path(file).read_bytes().decode()
-        for name, values in conversations():
-            variables = {"documents": None, "bos_token": "<s>", "eos_token": "</s>", **values}
-            cases.append((f"{Path(file).name}: {name}", template, variables))
-    lines = [json.dumps({"template": template, "variables": variables, "now": NOW})
-             for _, template, variables in cases]
-    run = subprocess.run([binary], input="\n".join(lines) + "\n", capture_output=True, text=True, check=True)
-    results = [json.loads(line) for line in run.stdout.split("\n") if line]
-    counts = {"features": [0, 0, 0], "files": [0, 0, 0]}
-    for index, ((name, template, variables), result) in enumerate(zip(cases, results, strict=True)):
-        count = counts["features" if index < features else "files"]
-        expected = reference(template, variables)
-        same = expected == result.get("text")
-        count[0] += same
-        count[1] += same and expected is None
-        count[2] += 1
-        if not same:
-            print(f"- {name}")
-            print(f"    transformers: {repr(expected) if expected is not None else reference.error}"[:verbose])
-            print(f"    quantkit:     {repr(result.get('text', result))}"[:verbose])
-    for what, (same, refused, total) in counts.items():
-        print(f"{what}: {same} of {total} equal, {refused} of them refused by both")
-    return all(same == total for same, _, total in counts.values())
+def compare(binary, files, width):
+    """Shows the differences; gives whether there are none."""
+    groups = {
+        "features": list(feature_cases()),
+        "layouts": list(random_layouts(2000)),
+        "expressions": list(random_expressions(6000)),
+        "files": [
+            (f"{Path(file).name}: {name}", Path(file).read_bytes().decode(),
+             {"documents": None, "bos_token": "<s>", "eos_token": "</s>", **values})
+            for file in files for name, values in conversations()],
+    }
+    all_equal = True
+    for what, cases in groups.items():
+        lines = [json.dumps({"template": template, "variables": variables, "now": NOW})
+                 for _, template, variables in cases]
+        run = subprocess.run([binary], input="".join(line + "\n" for line in lines), capture_output=True, text=True, check=True)
+        results = [json.loads(line) for line in run.stdout.split("\n") if line]
+        same = refused = 0
+        for (name, template, variables), result in zip(cases, results, strict=True):
+            expected = reference(template, variables)
+            equal = expected == result.get("text")
+            same += equal
+            refused += equal and expected is None
+            if not equal:
+                print(f"- {name!r:.{width}} {template!r:.{width}}")
+                print(f"    transformers: {repr(expected) if expected is not None else reference.error}"[:width])
+                print(f"    quantkit:     {repr(result.get('text', result))}"[:width])
+        print(f"{what}: {same} of {len(cases)} equal, {refused} of them refused by both")
+        all_equal &= same == len(cases)
+    return all_equal
 
 
 def main():

@@ -60,3 +60,51 @@ fn variables(
     variables.insert("add_generation_prompt".to_string(), json!(add_generation_prompt));
     variables
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Array, Metadata, Value};
+
+    fn rendered(template: &str, add_bos: bool) -> Result<String, EngineError> {
+        let texts = |texts: &[&str]| {
+            Value::Array(Array::String(texts.iter().map(ToString::to_string).collect()))
+        };
+        let mut metadata = Metadata::new();
+        metadata.set("tokenizer.ggml.model", Value::String("gpt2".into()));
+        metadata.set("tokenizer.ggml.pre", Value::String("gpt-2".into()));
+        metadata.set("tokenizer.ggml.tokens", texts(&["<s>", "</s>", "<pad>"]));
+        metadata.set("tokenizer.ggml.merges", texts(&[]));
+        for (id, role) in [(0, "bos"), (1, "eos"), (2, "padding")] {
+            metadata.set(format!("tokenizer.ggml.{role}_token_id"), Value::U32(id));
+        }
+        metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(add_bos));
+        metadata.set("tokenizer.chat_template", Value::String(template.into()));
+        let vocabulary = Vocabulary::from_metadata(&metadata).unwrap();
+        let messages = [ChatMessage { role: "user".into(), content: "Hi".into() }];
+        render_chat(&vocabulary, &messages, true)
+    }
+
+    #[test]
+    fn a_template_finds_what_transformers_gives_it() {
+        let template = "{{ messages[0].content }} {{ eos_token }} {{ pad_token }} \
+                        {{ unk_token is defined }} {{ tools is none and documents is none }} \
+                        {{ add_generation_prompt }}";
+        assert_eq!(rendered(template, true).unwrap(), "Hi </s> <pad> False True True");
+    }
+
+    #[test]
+    fn the_start_token_appears_once() {
+        let template = "{{ bos_token }}{{ messages[0].content }}";
+        assert_eq!(rendered(template, true).unwrap(), "Hi");
+        assert_eq!(rendered(template, false).unwrap(), "<s>Hi");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_template_is_told() {
+        let error = rendered("{{ messages[0].x.y }}", true).unwrap_err().to_string();
+        assert!(error.starts_with("the model's chat template: \"x\" of a value"), "{error}");
+        let error = rendered("{{ raise_exception('no') }}", true).unwrap_err();
+        assert!(matches!(error, EngineError::Template(_)), "{error}");
+    }
+}

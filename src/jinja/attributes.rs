@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::arguments;
 use super::budget::Budget;
 use super::error::TemplateError;
 use super::methods;
@@ -14,7 +15,7 @@ pub(super) fn attribute(
     budget: &Budget,
 ) -> Result<Value, TemplateError> {
     value.defined()?;
-    if let Some(found) = own_attribute(value, name)? {
+    if let Some(found) = own_attribute(value, name) {
         return Ok(found);
     }
     let found = match value {
@@ -57,9 +58,7 @@ pub(super) fn item(value: &Value, key: &Value, budget: &Budget) -> Result<Value,
         return Ok(found);
     }
     match key {
-        Value::Text(name) => {
-            Ok(own_attribute(value, name)?.unwrap_or_else(|| missing(value, name)))
-        }
+        Value::Text(name) => Ok(own_attribute(value, name).unwrap_or_else(|| missing(value, name))),
         _ => Ok(Value::undefined("what is there under such a key")),
     }
 }
@@ -75,33 +74,33 @@ fn missing(value: &Value, name: &str) -> Value {
 }
 
 /// What belongs to the value itself, not to what it holds.
-fn own_attribute(value: &Value, name: &Rc<str>) -> Result<Option<Value>, TemplateError> {
+fn own_attribute(value: &Value, name: &Rc<str>) -> Option<Value> {
     if let Value::Namespace(namespace) = value {
         let attributes = namespace.attributes.borrow();
         let found = attributes.iter().find(|(known, _)| known == name);
-        return Ok(found.map(|(_, value)| value.clone()));
+        return found.map(|(_, value)| value.clone());
     }
     if let Value::Loop(state) = value
         && let Some(found) = state.attribute(name)
     {
-        return Ok(Some(found));
+        return Some(found);
     }
     if let Value::Macro(known) = value
         && **name == *"name"
     {
-        return Ok(Some(Value::Text(known.definition.name.clone())));
+        return Some(Value::Text(known.definition.name.clone()));
     }
     if methods::changes(value, name) || name.starts_with("__") {
-        return Err(TemplateError::failed(format!(
-            "\"{name}\" of a {} is out of a template's reach",
+        return Some(Value::undefined(&format!(
+            "\"{name}\" of a {}, which is out of a template's reach,",
             value.type_name()
         )));
     }
     if methods::exists(value, name) {
         let method = Method { receiver: value.clone(), name: name.clone() };
-        return Ok(Some(Value::Method(Rc::new(method))));
+        return Some(Value::Method(Rc::new(method)));
     }
-    Ok(None)
+    None
 }
 
 /// `value[start:end:step]`.
@@ -116,32 +115,27 @@ pub(super) fn slice(
             budget.take(text.len() * size_of::<char>())?;
             let characters: Vec<char> = text.chars().collect();
             let places = places(bounds, characters.len())?;
-            let Some(places) = places else { return Ok(Value::undefined("such a slice")) };
             budget.text(places.map(|place| characters[place]).collect::<String>())
         }
         Value::Sequence(sequence) if sequence.kind.is_indexed() => {
             let places = places(bounds, sequence.items.len())?;
-            let Some(places) = places else { return Ok(Value::undefined("such a slice")) };
             let items = places.map(|place| sequence.items[place].clone()).collect();
             budget.sequence(sequence.kind, items)
         }
-        _ => Ok(Value::undefined("a part of such a value")),
+        _ => Err(TemplateError::failed(format!("a {} cannot be cut", value.type_name()))),
     }
 }
 
-/// The places of a slice in order; `None` for bounds that are no numbers.
+/// The places of a slice in order.
 fn places(
     bounds: &[Value; 3],
     length: usize,
-) -> Result<Option<impl Iterator<Item = usize>>, TemplateError> {
+) -> Result<impl Iterator<Item = usize>, TemplateError> {
     let mut numbers = [None; 3];
     for (number, bound) in numbers.iter_mut().zip(bounds) {
         *number = match bound {
             Value::None => None,
-            _ => match bound.as_int() {
-                Some(number) => Some(number),
-                None => return Ok(None),
-            },
+            _ => Some(arguments::int("a slice", Some(bound.clone()), 0)?),
         };
     }
     let length = length as i64;
@@ -159,5 +153,5 @@ fn places(
     let (start, end) = (clamp(numbers[0], first), clamp(numbers[1], end));
     let going = move |&place: &i64| if step > 0 { place < end } else { place > end };
     let next = move |&place: &i64| place.checked_add(step);
-    Ok(Some(std::iter::successors(Some(start), next).take_while(going).map(|place| place as usize)))
+    Ok(std::iter::successors(Some(start), next).take_while(going).map(|place| place as usize))
 }

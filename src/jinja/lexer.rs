@@ -155,6 +155,10 @@ impl<'a> Lexer<'a> {
     }
 
     fn comment(&mut self) -> Result<(), TemplateError> {
+        // Jinja does not mind a comment that ends before it has begun.
+        if self.rest.is_empty() {
+            return Ok(());
+        }
         let end = self.rest.find("#}").ok_or_else(|| self.fail("a comment does not end"))?;
         let sign = self.rest[..end].chars().next_back();
         self.advance(end);

@@ -30,7 +30,8 @@ impl Budget {
         items: Vec<Value>,
     ) -> Result<Value, TemplateError> {
         self.take(items.len() * size_of::<Value>() + size_of::<Sequence>())?;
-        let shape = shape_around(items.iter().map(Value::shape))?;
+        let mut shape = shape_around(items.iter().map(Value::shape))?;
+        shape.unhashable |= matches!(kind, SequenceKind::List | SequenceKind::View(_));
         Ok(Value::Sequence(Rc::new(Sequence::new(kind, items, shape))))
     }
 
@@ -45,7 +46,7 @@ impl Budget {
             dict.set(key, value)?;
         }
         let entries = dict.entries.iter().flat_map(|(key, value)| [key.shape(), value.shape()]);
-        dict.shape = shape_around(entries)?;
+        dict.shape = Shape { unhashable: true, ..shape_around(entries)? };
         Ok(Value::Dict(Rc::new(dict)))
     }
 
@@ -80,6 +81,7 @@ fn shape_around(inner: impl Iterator<Item = Shape>) -> Result<Shape, TemplateErr
     let mut around = Shape::default();
     for shape in inner {
         around.height = around.height.max(shape.height);
+        around.unhashable |= shape.unhashable;
         around.extent = around.extent.saturating_add(shape.extent).saturating_add(ITEM_BYTES);
     }
     around.height += 1;

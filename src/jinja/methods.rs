@@ -81,7 +81,8 @@ pub(super) fn exists(value: &Value, name: &str) -> bool {
         Value::Dict(_) => OF_DICTS.contains(&name),
         Value::Loop(_) => OF_LOOPS.contains(&name),
         _ => match value.sequence_kind() {
-            Some(SequenceKind::List | SequenceKind::Tuple) => OF_LISTS.contains(&name),
+            Some(SequenceKind::List) => OF_LISTS.contains(&name),
+            Some(SequenceKind::Tuple) => name != "copy" && OF_LISTS.contains(&name),
             _ => false,
         },
     }
@@ -124,6 +125,7 @@ fn of_dict(
     if name == "get" {
         let [key, default] = values.bind("get", ["key", "default"])?;
         let key = key.ok_or_else(|| TemplateError::failed("get needs a key"))?;
+        key.hashable()?;
         budget.read(dict.search_cost(&key))?;
         return Ok(dict.get(&key).cloned().or(default).unwrap_or(Value::None));
     }

@@ -243,6 +243,7 @@ pub(super) fn contains(
     budget: &Budget,
 ) -> Result<bool, TemplateError> {
     if let Value::Dict(dict) = container {
+        value.hashable()?;
         budget.read(dict.search_cost(value))?;
         return Ok(dict.get(value).is_some());
     }

@@ -7,7 +7,7 @@ use super::budget::Budget;
 use super::error::TemplateError;
 use super::numbers::{Layout, padded, real, whole};
 use super::text::representation;
-use super::value::Value;
+use super::value::{SequenceKind, Value};
 
 /// The values in their places in a format with `%s` and the like.
 ///
@@ -27,11 +27,21 @@ pub(super) fn format(
         text.push_str(&writer.next()?);
     }
     text.push_str(writer.rest);
-    let is_dict = matches!(&values.positional[..], [Value::Dict(_)]);
-    if writer.used < values.positional.len() && !is_dict {
+    if writer.used < values.positional.len() && !has_items(&values.positional) {
         return Err(TemplateError::failed("a format with % has fewer places than values"));
     }
     Ok(text)
+}
+
+/// Whether the values are one that has items, of which a format need not use any.
+fn has_items(values: &[Value]) -> bool {
+    match values {
+        [Value::Dict(_) | Value::Undefined(_)] => true,
+        [Value::Sequence(sequence)] => {
+            sequence.kind.is_indexed() && sequence.kind != SequenceKind::Tuple
+        }
+        _ => false,
+    }
 }
 
 struct Writer<'a> {

@@ -10,6 +10,33 @@ use super::numbers::{Layout, padded, real, whole};
 use super::text::{float, representation};
 use super::value::Value;
 
+/// Which value stands for the next field without a name.
+#[derive(Default)]
+struct Next {
+    automatic: usize,
+    numbered: bool,
+}
+
+impl Next {
+    /// The place of a field's value; nothing where it has a name.
+    fn index(&mut self, field: &str) -> Result<Option<usize>, TemplateError> {
+        let number = field.parse().ok();
+        if !field.is_empty() {
+            self.numbered |= number.is_some();
+        }
+        if self.numbered && (field.is_empty() || self.automatic > 0) {
+            return Err(TemplateError::failed(
+                "some fields of a format have numbers, and some none",
+            ));
+        }
+        if field.is_empty() {
+            self.automatic += 1;
+            return Ok(Some(self.automatic - 1));
+        }
+        Ok(number)
+    }
+}
+
 /// The values in their places in a format with `{}` and the like.
 ///
 /// # Errors
@@ -21,7 +48,7 @@ pub(super) fn format(
     budget: &Budget,
 ) -> Result<String, TemplateError> {
     budget.take(format.len())?;
-    let mut next = 0;
+    let mut next = Next::default();
     let mut text = String::new();
     let mut rest = format;
     while let Some(start) = rest.find(['{', '}']) {
@@ -62,7 +89,7 @@ fn field_end(text: &str) -> Option<usize> {
 fn replaced(
     field: &str,
     values: &Values,
-    next: &mut usize,
+    next: &mut Next,
     budget: &Budget,
 ) -> Result<String, TemplateError> {
     let (field, spec) = field.split_once(':').unwrap_or((field, ""));
@@ -90,7 +117,7 @@ fn replaced(
 fn nested(
     spec: &str,
     values: &Values,
-    next: &mut usize,
+    next: &mut Next,
     budget: &Budget,
 ) -> Result<String, TemplateError> {
     let mut text = String::new();
@@ -110,17 +137,12 @@ fn nested(
 fn find(
     path: &str,
     values: &Values,
-    next: &mut usize,
+    next: &mut Next,
     budget: &Budget,
 ) -> Result<Value, TemplateError> {
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (first, mut rest) = path.split_at(end);
-    let index = if first.is_empty() {
-        *next += 1;
-        Some(*next - 1)
-    } else {
-        first.parse::<usize>().ok()
-    };
+    let index = next.index(first)?;
     let found = match index {
         Some(index) => values.positional.get(index),
         None => values.named.iter().find(|(name, _)| **name == *first).map(|(_, value)| value),

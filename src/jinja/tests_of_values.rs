@@ -58,7 +58,10 @@ impl Interpreter {
                     || value.as_text().is_some()
             }
             "callable" => {
-                matches!(value, Value::Macro(_) | Value::Function(_) | Value::Method(_))
+                matches!(
+                    value,
+                    Value::Macro(_) | Value::Function(_) | Value::Method(_) | Value::Undefined(_)
+                )
             }
             "odd" => self.remainder_is(value, Value::Int(2), 1)?,
             "even" => self.remainder_is(value, Value::Int(2), 0)?,

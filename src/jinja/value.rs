@@ -81,6 +81,8 @@ pub(super) struct Shape {
     pub height: usize,
     /// How much there is to look through when the value is compared or written, in bytes.
     pub extent: usize,
+    /// Whether it cannot be the key of a dictionary: it is a list or dictionary, or holds one.
+    pub unhashable: bool,
 }
 
 impl Shape {
@@ -108,10 +110,7 @@ impl Dict {
 
     /// Sets the value of a key.
     pub(super) fn set(&mut self, key: Value, value: Value) -> Result<(), TemplateError> {
-        if matches!(&key, Value::Dict(_)) || key.sequence_kind() == Some(SequenceKind::List) {
-            let problem = format!("a {} cannot be the key of a dictionary", key.type_name());
-            return Err(TemplateError::failed(problem));
-        }
+        key.hashable()?;
         match self.entries.iter_mut().find(|(known, _)| known.equals(&key)) {
             Some((_, old)) => *old = value,
             None => self.entries.push((key, value)),
@@ -228,10 +227,21 @@ impl Value {
         }
     }
 
+    /// Whether the value can be looked for in a dictionary.
+    pub(super) fn hashable(&self) -> Result<(), TemplateError> {
+        if self.shape().unhashable {
+            let problem = format!("a {} cannot be the key of a dictionary", self.type_name());
+            return Err(TemplateError::failed(problem));
+        }
+        Ok(())
+    }
+
     /// How large the value is.
     pub(super) fn shape(&self) -> Shape {
         match self {
-            Self::Text(text) | Self::Markup(text) => Shape { height: 0, extent: text.len() },
+            Self::Text(text) | Self::Markup(text) => {
+                Shape { extent: text.len(), ..Shape::default() }
+            }
             Self::Sequence(sequence) => sequence.shape,
             Self::Dict(dict) => dict.shape,
             Self::Loop(state) => state.items.shape.one_more(),

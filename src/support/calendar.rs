@@ -1,4 +1,4 @@
-//! Dates for templates and reports, in UTC.
+//! Dates for records and reports, in UTC.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

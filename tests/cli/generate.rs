@@ -205,3 +205,33 @@ fn what_cannot_be_run_is_refused_by_name() {
         assert_refused(&model, &options, &["built without CUDA", "--features cuda"]);
     }
 }
+
+#[test]
+fn what_a_file_says_of_its_tokenizer_and_is_not_done_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = ["--prompt", "the inner on", "--max-tokens", "1"];
+    let without_rule = |metadata: &mut Metadata| {
+        metadata.remove("tokenizer.ggml.pre");
+    };
+    let model = change(directory.path(), without_rule, |_, _| ());
+    generate(&model, &options).success().stderr(predicate::str::contains("tokenizer.ggml.pre"));
+    let model = with_metadata(directory.path(), "tokenizer.ggml.add_eos_token", Value::Bool(true));
+    let told = predicate::str::contains("tokenizer.ggml.add_eos_token");
+    generate(&model, &options).success().stderr(told);
+}
+
+#[test]
+fn a_template_that_asks_for_too_much_ends_with_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let doubling = "{% set ns = namespace(s='aaaaaaaaaaaaaaaa') %}{% for i in range(40) %}\
+                    {% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s | length }}";
+    for (template, told) in [
+        (doubling.to_string(), "MiB of text"),
+        ("{{ '%1000000000s' % 'a' }}".to_string(), "MiB of text"),
+        ("{% if 1 %}".repeat(20_000), "nested more than"),
+    ] {
+        let key = "tokenizer.chat_template";
+        let model = with_metadata(directory.path(), key, Value::String(template));
+        assert_refused(&model, &["--chat", "--prompt", "Hi"], &["chat template", told]);
+    }
+}

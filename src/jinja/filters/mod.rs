@@ -23,6 +23,10 @@ impl Interpreter {
     ) -> Result<Value, TemplateError> {
         self.budget.read(value.shape().extent.min(1 << 20))?;
         match name {
+            // They do not look at what counts as false.
+            "map" | "select" | "reject" | "selectattr" | "rejectattr" if !value.truth() => {
+                self.budget.sequence(SequenceKind::Iterator, Vec::new())
+            }
             "map" => self.map(&value, values),
             "select" | "reject" | "selectattr" | "rejectattr" => self.select(name, &value, values),
             "default" | "d" => {

@@ -105,6 +105,15 @@ struct Keys {
     case_sensitive: bool,
 }
 
+/// How keys are compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    /// As lists, of which equal items are passed over.
+    AsLists,
+    /// One by one: two that have no order are an error even if they are equal.
+    Alone,
+}
+
 impl Keys {
     fn of(
         attribute: Option<Value>,
@@ -150,6 +159,7 @@ impl Keys {
 /// Puts items in the order of their keys; equal ones stay in the order in which they came.
 fn sort_by_keys(
     keyed: &mut [(Vec<Value>, Value)],
+    compared: Compared,
     reverse: bool,
     budget: &Budget,
 ) -> Result<(), TemplateError> {
@@ -158,7 +168,7 @@ fn sort_by_keys(
         if failed.is_some() {
             return Ordering::Equal;
         }
-        let order = compare_keys(left, right, budget).unwrap_or_else(|error| {
+        let order = compare_keys(left, right, compared, budget).unwrap_or_else(|error| {
             failed = Some(error);
             Ordering::Equal
         });
@@ -170,11 +180,12 @@ fn sort_by_keys(
 fn compare_keys(
     left: &[Value],
     right: &[Value],
+    compared: Compared,
     budget: &Budget,
 ) -> Result<Ordering, TemplateError> {
     for (left, right) in left.iter().zip(right) {
         budget.read(left.shape().extent.min(right.shape().extent))?;
-        if !left.equals(right) {
+        if compared == Compared::Alone || !left.equals(right) {
             // Nothing is said of what is no number.
             return Ok(operators::ordering(left, right)?.unwrap_or(Ordering::Equal));
         }
@@ -186,7 +197,12 @@ fn sort(value: &Value, values: Values, budget: &Budget) -> Result<Value, Templat
     let names = ["reverse", "case_sensitive", "attribute"];
     let [reverse, case_sensitive, attribute] = values.bind("sort", names)?;
     let mut keyed = Keys::of(attribute, case_sensitive, None, budget)?.keyed(value, budget)?;
-    sort_by_keys(&mut keyed, reverse.is_some_and(|reverse| reverse.truth()), budget)?;
+    sort_by_keys(
+        &mut keyed,
+        Compared::AsLists,
+        reverse.is_some_and(|reverse| reverse.truth()),
+        budget,
+    )?;
     budget.list(keyed.into_iter().map(|(_, item)| item).collect())
 }
 
@@ -204,7 +220,12 @@ fn dict_sort(value: &Value, values: Values, budget: &Budget) -> Result<Value, Te
     let pairs = items(value, budget)?;
     let keys = Keys::of(Some(Value::Int(index)), case_sensitive, None, budget)?;
     let mut keyed = keys.keyed(&pairs, budget)?;
-    sort_by_keys(&mut keyed, reverse.is_some_and(|reverse| reverse.truth()), budget)?;
+    sort_by_keys(
+        &mut keyed,
+        Compared::Alone,
+        reverse.is_some_and(|reverse| reverse.truth()),
+        budget,
+    )?;
     budget.list(keyed.into_iter().map(|(_, item)| item).collect())
 }
 
@@ -216,6 +237,7 @@ fn unique(value: &Value, values: Values, budget: &Budget) -> Result<Value, Templ
         Keys::of(attribute, case_sensitive, None, budget)?.keyed(value, budget)?
     {
         let Some(key) = key.pop() else { continue };
+        key.hashable()?;
         budget.read((64 + key.shape().extent).saturating_mul(seen.len()))?;
         if !seen.iter().any(|known| known.equals(&key)) {
             seen.push(key);
@@ -236,7 +258,7 @@ fn extreme(
     let mut best: Option<(Vec<Value>, Value)> = None;
     for (key, item) in Keys::of(attribute, case_sensitive, None, budget)?.keyed(value, budget)? {
         let better = match &best {
-            Some((known, _)) => compare_keys(&key, known, budget)? == wanted,
+            Some((known, _)) => compare_keys(&key, known, Compared::Alone, budget)? == wanted,
             None => true,
         };
         if better {
@@ -266,7 +288,7 @@ fn group_by(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
         case_sensitive: case_sensitive.is_some_and(|case| case.truth()),
     };
     let mut keyed = keys.keyed(value, budget)?;
-    sort_by_keys(&mut keyed, false, budget)?;
+    sort_by_keys(&mut keyed, Compared::Alone, false, budget)?;
     let same = |(left, _): &(Vec<Value>, Value), (right, _): &(Vec<Value>, Value)| {
         left.iter().zip(right).all(|(left, right)| left.equals(right))
     };

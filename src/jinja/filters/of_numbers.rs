@@ -17,12 +17,14 @@ pub(super) fn filter(
     Ok(Known::Value(match name {
         "int" => {
             let [default, base] = values.bind(name, ["default", "base"])?;
+            value.defined()?;
             let base = arguments::int(name, base, 10)?;
             let number = int(value, base, budget)?;
             number.map_or_else(|| default.unwrap_or(Value::Int(0)), Value::Int)
         }
         "float" => {
             let [default] = values.bind(name, ["default"])?;
+            value.defined()?;
             let number = value.as_float().or_else(|| value.as_text().and_then(parsed));
             number.map_or_else(|| default.unwrap_or(Value::Float(0.0)), Value::Float)
         }

@@ -169,12 +169,16 @@ fn truncate(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
     let leeway = leeway.filter(|leeway| !matches!(leeway, Value::None));
     let leeway = usize::try_from(arguments::int("truncate", leeway, 5)?).unwrap_or(0);
     let end = end.map_or_else(|| Ok("...".into()), |end| arguments::text("truncate", &end))?;
+    let leeway = length.saturating_add(leeway);
+    if value.as_text().is_none() && value.length(budget)? <= leeway {
+        return Ok(value.clone());
+    }
     let text = arguments::text("truncate", value)?;
     let kept = length
         .checked_sub(end.chars().count())
         .ok_or_else(|| TemplateError::failed("truncate is to make a text shorter than its end"))?;
     budget.take(text.len())?;
-    if text.chars().count() <= length.saturating_add(leeway) {
+    if text.chars().count() <= leeway {
         return Ok(value.clone());
     }
     let cut = text.char_indices().nth(kept).map_or(&*text, |(offset, _)| &text[..offset]);
@@ -187,16 +191,38 @@ fn truncate(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
 
 fn url_encode(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [] = values.bind("urlencode", [])?;
-    let text = arguments::text("urlencode", value)?;
-    budget.take(3 * text.len())?;
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' | b'/' => {
-                encoded.push(byte.into());
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
+    let pairs = match value {
+        Value::Dict(_) => methods::call(value, "items", Values::default(), budget)?,
+        Value::Sequence(_) | Value::Undefined(_) => value.clone(),
+        _ => return budget.text(url_quoted(&value.display(budget)?, false, budget)?),
+    };
+    let mut encoded = String::new();
+    for (index, pair) in pairs.iterate(budget)?.items.iter().enumerate() {
+        let pair = pair.iterate(budget)?;
+        let [key, value] = &pair.items[..] else {
+            return Err(TemplateError::failed("urlencode wants pairs of a key and a value"));
+        };
+        encoded.push_str(if index == 0 { "" } else { "&" });
+        encoded.push_str(&url_quoted(&key.display(budget)?, true, budget)?);
+        encoded.push('=');
+        encoded.push_str(&url_quoted(&value.display(budget)?, true, budget)?);
     }
     budget.text(encoded)
+}
+
+/// A text as URLs write it; within a query, spaces are `+`, and slashes are escaped too.
+fn url_quoted(text: &str, in_query: bool, budget: &Budget) -> Result<String, TemplateError> {
+    budget.take(3 * text.len())?;
+    let mut quoted = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' => {
+                quoted.push(byte.into());
+            }
+            b'/' if !in_query => quoted.push('/'),
+            b' ' if in_query => quoted.push('+'),
+            _ => quoted.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Ok(quoted)
 }
