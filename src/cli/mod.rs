@@ -28,8 +28,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::support::{interrupt, progress};
 use crate::support::redact::shown;
+use crate::support::{interrupt, progress};
 use options::GlobalOptions;
 
 /// Quantize language models, and measure what is lost and what is gained.
