@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::support::redact::shown;
 use crate::support::{bus_error, interrupt, open_files, printable, progress};
 use options::GlobalOptions;
 
@@ -109,9 +110,9 @@ pub fn main() -> ExitCode {
 }
 
 /// An error and its causes on one line. Many of our errors say their cause in their own words, so a
-/// cause that has been said is not said again.
+/// cause that has been said is not said again. What a user typed may be an address with a password.
 fn message(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| {
+    let said = error.chain().map(ToString::to_string).fold(String::new(), |said, cause| {
         if said.is_empty() {
             cause
         } else if said.ends_with(&cause) {
@@ -119,7 +120,8 @@ fn message(error: &anyhow::Error) -> String {
         } else {
             format!("{said}: {cause}")
         }
-    })
+    });
+    shown(&said)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::split::{self, PartFacts};
 use super::{GgufError, Metadata, TensorInfo};
 use crate::support::input_file::{InputFile, Inputs};
 use crate::support::mapped::{expect, release};
+use crate::support::printable::one_line;
 use crate::support::units;
 
 /// A model in mapped GGUF files whose directories have been checked against their lengths: one file,
@@ -206,7 +207,7 @@ impl GgufFile {
         tracing::info!(
             "{} opened: {}, {} tensors ({}), {}",
             self.path().display(),
-            self.metadata().string("general.architecture").unwrap_or("no architecture"),
+            one_line(self.metadata().string("general.architecture").unwrap_or("no architecture")),
             self.tensors().len(),
             types.join(", "),
             units::bytes(self.file_bytes())

@@ -21,6 +21,7 @@ use crate::gguf::{
     remove_split_keys,
 };
 use crate::support::path_text;
+use crate::support::printable::one_line;
 use crate::support::same_file::is_same_file;
 
 /// What was done to one tensor.
@@ -276,7 +277,7 @@ fn log_choices(selection: &Selection, choices: &[Choice]) {
     tracing::info!("{}: formats chosen for {} tensors", selection.name(), choices.len());
     for Choice { tensor, format, reason } in choices {
         if *reason != Reason::Default {
-            tracing::info!("{}: {format}, {reason}", tensor.name);
+            tracing::info!("{}: {format}, {reason}", one_line(&tensor.name));
         }
     }
 }

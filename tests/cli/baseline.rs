@@ -143,8 +143,10 @@ fn a_run_against_a_baseline_is_what_compare_makes_of_the_two() {
     let verdict = comparison["verdict"].as_str().unwrap().trim_start_matches("tiny.Q4_0");
     assert!(report["headline"][0].as_str().unwrap().ends_with(verdict), "{verdict}");
 
-    // A later run without a baseline leaves no comparison behind.
+    // The same run without a baseline is shown as it is; one that replaces it leaves no comparison behind.
     place.score("tiny.Q4_0.gguf", "q4", &CLOZE).success();
+    assert!(place.path("q4/comparison.json").exists());
+    place.score("tiny.Q4_0.gguf", "q4", &[&CLOZE[..], &["--overwrite"]].concat()).success();
     assert!(!place.path("q4/comparison.json").exists());
 }
 

@@ -40,7 +40,7 @@ fn what_is_not_read_is_named_with_the_cure() {
         ("id_int_twice.parquet", "rows 0 and 2 have the same id, \"1\": give each question an id"),
         ("brotli.parquet", "is compressed with BROTLI"),
         ("brotli.parquet", "write the file with Snappy, zstd, gzip or LZ4"),
-        ("delta.parquet", "column question: it is encoded as DELTA_BYTE_ARRAY"),
+        ("delta.parquet", "column \"question\": it is encoded as DELTA_BYTE_ARRAY"),
     ] {
         show(&data(name)).failure().stderr(contains(name).and(contains(message)));
     }
@@ -58,7 +58,7 @@ fn answers_that_may_count_from_1_are_pointed_out() {
 fn what_steers_a_terminal_is_shown_escaped() {
     let shown = show(&data("esc.jsonl")).success();
     let shown = String::from_utf8(shown.get_output().stdout.clone()).unwrap();
-    assert!(shown.contains("q\\u{1b}[2J") && shown.contains("s\\u{1b}[2J"), "{shown:?}");
+    assert!(shown.contains("q \\u{1b}[2J") && shown.contains("s\\u{1b}[2J"), "{shown:?}");
     assert!(shown.chars().all(|c| !c.is_control() || c == '\n'), "{shown:?}");
 
     let dir = tempfile::tempdir().unwrap();

@@ -28,8 +28,7 @@ pub(super) fn finished(
     settings: &Settings,
     baseline: Option<&Baseline>,
 ) -> Result<Option<Evaluated>, EvalError> {
-    let under_way = journal::peek(output.directory())?.is_some();
-    if options.earlier != Earlier::Resume || under_way {
+    if options.earlier != Earlier::Resume || journal::peek(output.directory())?.is_some() {
         return Ok(None);
     }
     let Some(directory) = finished_directory(&options.output)? else { return Ok(None) };
