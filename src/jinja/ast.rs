@@ -51,7 +51,7 @@ pub(super) struct ForLoop {
 #[derive(Debug)]
 pub(super) struct MacroDefinition {
     pub name: Rc<str>,
-    pub parameters: Vec<(Rc<str>, Option<Expression>)>,
+    pub parameters: Vec<Parameter>,
     pub body: Body,
     /// Whether the body speaks of them: else more arguments than parameters are an error.
     pub uses_varargs: bool,
@@ -119,6 +119,9 @@ pub(super) enum Operator {
     Modulo,
     Power,
 }
+
+/// A macro's parameter and what it is where a call does not give it.
+pub(super) type Parameter = (Rc<str>, Option<Expression>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Comparison {

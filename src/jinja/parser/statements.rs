@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{Mentions, Parser};
 use crate::jinja::ast::{
-    Arguments, Body, Expression, Filter, ForLoop, MacroDefinition, Statement, Target,
+    Arguments, Body, Expression, Filter, ForLoop, MacroDefinition, Parameter, Statement, Target,
 };
 use crate::jinja::error::TemplateError;
 use crate::jinja::lexer::TokenKind;
@@ -141,7 +141,7 @@ impl Parser {
     fn definition(
         &mut self,
         name: Rc<str>,
-        parameters: Vec<(Rc<str>, Option<Expression>)>,
+        parameters: Vec<Parameter>,
         end: &str,
     ) -> Result<MacroDefinition, TemplateError> {
         self.macros.push(Mentions::default());
@@ -161,9 +161,9 @@ impl Parser {
         })
     }
 
-    fn parameters(&mut self) -> Result<Vec<(Rc<str>, Option<Expression>)>, TemplateError> {
+    fn parameters(&mut self) -> Result<Vec<Parameter>, TemplateError> {
         self.expect_sign("(")?;
-        let mut parameters: Vec<(Rc<str>, Option<Expression>)> = Vec::new();
+        let mut parameters: Vec<Parameter> = Vec::new();
         while !self.is_sign(")") {
             if !parameters.is_empty() {
                 self.expect_sign(",")?;
