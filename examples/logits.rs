@@ -30,7 +30,8 @@ fn main() -> Result<()> {
     let bytes = std::fs::read(input).context(input.clone())?;
     let tokens: Vec<u32> =
         bytes.as_chunks().0.iter().map(|four| u32::from_le_bytes(*four)).collect();
-    let mut engine = Engine::load(Path::new(model), EngineOptions { device, kv_type: None })?;
+    let mut engine =
+        Engine::load(Path::new(model), EngineOptions { device, ..EngineOptions::default() })?;
     let sequence = engine.start(tokens.len());
     let mut bytes = Vec::new();
     for tokens in tokens.chunks(tokens_a_step.unwrap_or(tokens.len().max(1))) {
