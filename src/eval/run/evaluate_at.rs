@@ -78,7 +78,7 @@ pub fn evaluate_at(
     score(&server, endpoint.concurrency, &mut session, &mut next)?;
     if let (Some(problem), None) = (session.nothing_scored(), options.shard) {
         return Err(EvalError::Unusable(format!(
-            "{}: {problem} (--restart asks again)",
+            "{}: {problem} (--overwrite asks again)",
             server.client.address()
         )));
     }
