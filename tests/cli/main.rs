@@ -27,6 +27,7 @@ mod perplexity;
 mod profile;
 mod protocols;
 mod quantize;
+mod quantize_formats;
 mod quantize_reference;
 mod quantize_sources;
 mod question_sets;

@@ -64,8 +64,7 @@ fn score(server: &Server, job: &Job) -> Result<JobResult, Refusal> {
     })
 }
 
-const UNCERTAIN: &str =
-    "the choices differ inside a character, and the server does not tell which tokens are the same";
+const UNCERTAIN: &str = "the choices differ or end inside a character, and the server does not tell which tokens these are";
 
 /// That tokens' names do not tell them apart matters to a question only.
 fn uncertain(refusal: Refusal) -> Refusal {

@@ -31,7 +31,7 @@ pub(super) struct Text {
     places: Vec<Vec<Span>>,
 }
 
-/// Two tokens have the same name, and may be two all the same.
+/// Two tokens have the same name, and may be two all the same; or a last one may be missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Uncertain;
 
@@ -68,6 +68,26 @@ impl Text {
         self.tokens.len() == ids.len()
     }
 
+    /// Whether names alone tell of the last character, and of fewer parts of it than it has bytes. The
+    /// last part may be missing then, as it is where a server cuts texts.
+    fn may_be_cut(&self) -> bool {
+        let Some(last) = self.text.chars().next_back() else { return false };
+        let start = self.text.len() - last.len_utf8();
+        let mut parts = 0;
+        for (token, places) in self.tokens.iter().zip(&self.places).rev() {
+            if places.iter().all(|span| span.end <= start) {
+                break;
+            }
+            match &token.name {
+                Name::Text(name) if token.id.is_none() && !name.ends_with(last) => {
+                    parts += name.matches(char::REPLACEMENT_CHARACTER).count().max(1);
+                }
+                _ => return false,
+            }
+        }
+        parts < last.len_utf8()
+    }
+
     /// Whether two texts that are the same up to a token have it in common too.
     fn same(&self, other: &Self, index: usize) -> Result<bool, Uncertain> {
         let (mine, theirs) = (&self.tokens[index], &other.tokens[index]);
@@ -97,8 +117,11 @@ impl Text {
 /// How many tokens all texts begin with.
 ///
 /// # Errors
-/// The names do not tell.
+/// The names do not tell; or they do not tell whether a text's last token is there.
 pub(super) fn common(texts: &[Text]) -> Result<usize, Uncertain> {
+    if texts.iter().any(Text::may_be_cut) {
+        return Err(Uncertain);
+    }
     let shortest = texts.iter().map(|text| text.tokens.len()).min().unwrap_or(0);
     for index in 0..shortest {
         let same: Vec<_> = texts[1..].iter().map(|text| text.same(&texts[0], index)).collect();
@@ -157,11 +180,11 @@ pub(super) mod tests {
 
     #[test]
     fn tokens_are_the_same_by_number_or_else_by_what_they_spell() {
-        let day = [("<s>", None), ("�", Some(-1.0)), ("�", Some(-2.0))];
-        let [day, earth, same] = ["天", "地", "天"].map(|text| named(text, &day).unwrap());
+        let day = [("<s>", None), ("�", Some(-1.0)), ("�", Some(-2.0)), ("!", Some(-3.0))];
+        let [day, earth, same] = ["天!", "地!", "天!"].map(|text| named(text, &day).unwrap());
         // The names are the same, the bytes differ from the first token on: E5 A4 and E5 9C.
         assert_eq!(common(&[day.clone(), earth.clone()]), Ok(1));
-        assert_eq!(common(&[day.clone(), same]), Ok(3));
+        assert_eq!(common(&[day.clone(), same]), Ok(4));
         // With three tokens the first is E5 in both.
         let each = [("�", None), ("�", Some(-1.0)), ("�", Some(-2.0))];
         let [day, mut earth] = ["天", "地"].map(|text| named(text, &each).unwrap());
@@ -174,12 +197,29 @@ pub(super) mod tests {
 
     #[test]
     fn names_that_stand_for_several_tokens_are_uncertain() {
-        let parts = [("", None), ("", Some(-1.0))];
-        let [mut day, mut earth] = ["天", "地"].map(|text| named(text, &parts).unwrap());
+        let parts = [("", None), ("", Some(-1.0)), ("!", Some(-2.0))];
+        let [mut day, mut earth] = ["天!", "地!"].map(|text| named(text, &parts).unwrap());
         assert_eq!(common(&[day.clone(), earth.clone()]), Err(Uncertain));
-        assert_eq!(common(&[day.clone(), day.clone()]), Ok(2));
-        assert!(day.number(&[7, 8]) && earth.number(&[7, 9]));
+        assert_eq!(common(&[day.clone(), day.clone()]), Ok(3));
+        assert!(day.number(&[7, 8, 3]) && earth.number(&[7, 9, 3]));
         assert_eq!(common(&[day, earth]), Ok(1));
+    }
+
+    #[test]
+    fn a_last_character_in_parts_may_be_cut() {
+        let cut = |text: &str, names: &[&str]| {
+            let tokens: Vec<_> = names.iter().map(|name| (*name, Some(-1.0))).collect();
+            named(text, &tokens).unwrap().may_be_cut()
+        };
+        assert!(cut("a天", &["a", "�", "�"]));
+        assert!(cut("a天", &["a", "", ""]));
+        for names in [&["a", "�", "�", "�"][..], &["a", "�", "��"], &["a", "天"], &["a", "", "天"]]
+        {
+            assert!(!cut("a天", names), "{names:?}");
+        }
+        assert!(!cut("天a", &["�", "�", "a"]));
+        let mut numbered = named("天", &[("�", None), ("�", Some(-1.0))]).unwrap();
+        assert!(numbered.number(&[7, 8]) && !numbered.may_be_cut());
     }
 
     #[test]
