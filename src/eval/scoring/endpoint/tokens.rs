@@ -208,7 +208,8 @@ pub(super) mod tests {
     #[test]
     fn a_last_character_in_parts_may_be_cut() {
         let cut = |text: &str, names: &[&str]| {
-            let tokens: Vec<_> = names.iter().map(|name| (*name, Some(-1.0))).collect();
+            let values = (1..).map(|count| Some(-f64::from(count)));
+            let tokens: Vec<_> = names.iter().copied().zip(values).collect();
             named(text, &tokens).unwrap().may_be_cut()
         };
         assert!(cut("a天", &["a", "�", "�"]));
