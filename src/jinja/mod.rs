@@ -2,7 +2,7 @@
 //! bounds of steps, memory and depth.
 //!
 //! Templates come from model files, so that nothing in them is believed: every text and list is
-//! paid for before it is made ([`budget`]), and parsing and running stop at a depth for which the
+//! paid for before it is made (`budget`), and parsing and running stop at a depth for which the
 //! thread has room. Whatever is not known is an error that names it, never another prompt.
 
 mod arguments;

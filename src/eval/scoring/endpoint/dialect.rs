@@ -40,6 +40,9 @@ pub(in crate::eval) struct Server {
 /// What a server is asked first, to see what it tells.
 const PROBE: [&str; 3] = ["The sky is blue", "The sky is red", "The sky is very high"];
 
+/// What is put behind a text to see where its tokens end: by itself it is one token or more.
+const BEHIND: &str = " a";
+
 /// Larger than the difference of any two logits.
 const BIAS: f64 = 1e6;
 
@@ -134,6 +137,17 @@ impl Server {
                 let problem = "the server makes other tokens of the same text the second time";
                 return Err(Refusal::Wrong(problem.to_string()));
             }
+        }
+        Ok(())
+    }
+
+    /// Asks for texts of which a last token may be missing with something behind them, which shows
+    /// whether one is.
+    pub(super) fn confirm_ends(&self, texts: &mut [Text]) -> Result<(), Refusal> {
+        for text in texts.iter_mut().filter(|text| text.may_be_cut()) {
+            let longer = format!("{}{BEHIND}", text.text());
+            let longer = self.dialect.completion(&self.client, &self.model, &longer)?;
+            text.compare_with_longer(&longer);
         }
         Ok(())
     }

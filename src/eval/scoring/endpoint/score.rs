@@ -3,7 +3,7 @@
 use super::choices::compare;
 use super::client::Refusal;
 use super::dialect::{Server, Texts};
-use super::tokens::{Uncertain, common};
+use super::tokens::{Text, Uncertain, common};
 use crate::eval::scoring::scored::Scored;
 
 /// A question to be scored.
@@ -43,10 +43,7 @@ fn score(server: &Server, job: &Job) -> Result<JobResult, Refusal> {
     let Texts { mut texts, tokens_run } = server.score(&job.texts)?;
     let shared = match common(&texts) {
         Ok(shared) => shared,
-        Err(Uncertain) => {
-            server.number(&mut texts).map_err(uncertain)?;
-            common(&texts).map_err(|Uncertain| Refusal::Unscorable(UNCERTAIN.to_string()))?
-        }
+        Err(Uncertain) => settle(server, &mut texts)?,
     };
     let (context_tokens, sums) = compare(&texts, shared)?;
     let lengths = || texts.iter().map(|text| text.tokens().len());
@@ -62,6 +59,19 @@ fn score(server: &Server, job: &Job) -> Result<JobResult, Refusal> {
         tokens_run,
         tokens_naive: lengths().map(|length| length as u64 - 1).sum(),
     })
+}
+
+/// How many tokens all texts begin with, of texts whose names alone do not tell.
+fn settle(server: &Server, texts: &mut [Text]) -> Result<usize, Refusal> {
+    let unknown = match server.number(texts).map_err(uncertain) {
+        Ok(()) => Refusal::Unscorable(UNCERTAIN.to_string()),
+        Err(Refusal::Unscorable(reason)) => {
+            server.confirm_ends(texts)?;
+            Refusal::Unscorable(reason)
+        }
+        Err(other) => return Err(other),
+    };
+    common(texts).map_err(|Uncertain| unknown)
 }
 
 const UNCERTAIN: &str = "the choices differ or end inside a character, and the server does not tell which tokens these are";

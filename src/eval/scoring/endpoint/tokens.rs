@@ -29,6 +29,8 @@ pub(super) struct Text {
     tokens: Vec<Token>,
     /// For each token, where it may lie: see [`lay`].
     places: Vec<Vec<Span>>,
+    /// Whether more has shown that no token is missing at the end.
+    is_whole: bool,
 }
 
 /// Two tokens have the same name, and may be two all the same; or a last one may be missing.
@@ -44,7 +46,7 @@ impl Text {
         let names: Vec<Name> = tokens.iter().map(|token| token.name.clone()).collect();
         let places = lay(&names, text)?;
         check_values(tokens.iter().filter_map(|token| token.log_probability))?;
-        Ok(Self { text: text.to_string(), tokens, places })
+        Ok(Self { text: text.to_string(), tokens, places, is_whole: false })
     }
 
     pub fn text(&self) -> &str {
@@ -70,8 +72,10 @@ impl Text {
 
     /// Whether names alone tell of the last character, and of fewer parts of it than it has bytes. The
     /// last part may be missing then, as it is where a server cuts texts.
-    fn may_be_cut(&self) -> bool {
-        let Some(last) = self.text.chars().next_back() else { return false };
+    pub fn may_be_cut(&self) -> bool {
+        let Some(last) = self.text.chars().next_back().filter(|_| !self.is_whole) else {
+            return false;
+        };
         let start = self.text.len() - last.len_utf8();
         let mut parts = 0;
         for (token, places) in self.tokens.iter().zip(&self.places).rev() {
@@ -86,6 +90,18 @@ impl Text {
             }
         }
         parts < last.len_utf8()
+    }
+
+    /// Takes note of a text that begins with this one: where its tokens begin with this one's, and the
+    /// others lie behind them, none of this one's is missing.
+    pub fn compare_with_longer(&mut self, longer: &Self) {
+        let count = self.tokens.len();
+        let names = |text: &Self| -> Vec<Name> {
+            text.tokens.iter().take(count).map(|token| token.name.clone()).collect()
+        };
+        let next = longer.places.get(count);
+        let follows = next.is_some_and(|spans| spans.iter().all(|it| it.start == self.text.len()));
+        self.is_whole |= follows && names(self) == names(longer);
     }
 
     /// Whether two texts that are the same up to a token have it in common too.
@@ -221,6 +237,22 @@ pub(super) mod tests {
         assert!(!cut("天a", &["�", "�", "a"]));
         let mut numbered = named("天", &[("�", None), ("�", Some(-1.0))]).unwrap();
         assert!(numbered.number(&[7, 8]) && !numbered.may_be_cut());
+    }
+
+    #[test]
+    fn what_comes_behind_a_text_shows_that_it_is_whole() {
+        let own = [("a", None), ("�", Some(-1.0)), ("�", Some(-2.0))];
+        let whole_by = |longer: &[(&str, Option<f64>)]| {
+            let mut text = named("a天", &own).unwrap();
+            assert!(text.may_be_cut());
+            text.compare_with_longer(&named("a天 b", longer).unwrap());
+            !text.may_be_cut()
+        };
+        let behind = (" b", Some(-3.0));
+        assert!(whole_by(&[own[0], own[1], own[2], behind]));
+        // One more was missing; a token holds the end and what comes behind it.
+        assert!(!whole_by(&[own[0], own[1], own[2], ("�", Some(-2.5)), behind]));
+        assert!(!whole_by(&[own[0], own[1], ("� b", Some(-2.5))]));
     }
 
     #[test]
