@@ -48,9 +48,9 @@ pub fn evaluate_at(
     let client = Client::new(endpoint);
     let model = match &endpoint.model {
         Some(model) => model.clone(),
-        None => client.only_model().map_err(EvalError::Unusable)?,
+        None => client.only_model().map_err(unusable)?,
     };
-    let dialect = Dialect::find(&client, &model).map_err(EvalError::Unusable)?;
+    let dialect = Dialect::find(&client, &model).map_err(unusable)?;
     tracing::info!("{}: {model}, by way of {dialect:?}", client.address());
     let settings = Settings {
         model: model.clone(),
@@ -83,6 +83,14 @@ pub fn evaluate_at(
         )));
     }
     session.finish(baseline.as_ref())
+}
+
+/// A server of which nothing can come, unless it is the user who stopped the asking.
+fn unusable(problem: String) -> EvalError {
+    match interrupt::check() {
+        Err(stop) => stop.into(),
+        Ok(()) => EvalError::Unusable(problem),
+    }
 }
 
 /// Asks this many questions at once, and keeps the results as they come. The workers are not waited for

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::Refusal;
+use super::client::{Refusal, SHOWN_CHARACTERS};
 use super::spelling::Name;
 use super::tokens::{Text, Token, check_values};
 
@@ -52,7 +52,8 @@ impl Completions {
     /// The first choice.
     fn choice(&mut self) -> Result<Choice, Refusal> {
         if let Some(error) = &self.error {
-            return Err(Refusal::Malformed(format!("the answer is an error: {error}")));
+            let said: String = error.to_string().chars().take(SHOWN_CHARACTERS).collect();
+            return Err(Refusal::Malformed(format!("the answer is an error: {said}")));
         }
         if self.choices.is_empty() {
             return Err(Refusal::Malformed("the answer has no choices".to_string()));

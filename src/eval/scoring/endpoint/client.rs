@@ -27,7 +27,7 @@ const ANSWER_BYTES_A_BYTE: u64 = 512;
 const LARGEST_LIST: u64 = 1 << 20;
 
 /// How much of an answer that is no success an error message repeats.
-const SHOWN_CHARACTERS: usize = 300;
+pub(super) const SHOWN_CHARACTERS: usize = 300;
 
 /// A key that is shorter is a placeholder, and could be part of any word.
 const SHORTEST_KEY: usize = 4;
