@@ -172,6 +172,8 @@ x {%- if true -%}  y  {%- endif -%} z{{- ' a' -}}   b{% if true +%}\nc{% endif %
 {{ a b }}
 {% set 1 = 2 %}
 {% do messages %}
+{% break %}
+{% for x in [1, 2] %}{{ x }}{% with y = x %}{% break %}{% endwith %}{% endfor %}
 {{ messages[0].__class__ }}{{ ''.__class__ }}{{ [].append }}
 {{ ''.__class__() }}
 {{ none | map('upper') | list }}{{ none | selectattr('a') | list }}{{ {}.keys() }}{{ {'a': 1}.items() }}

@@ -68,6 +68,12 @@ fn errors_name_the_line_and_what_is_not_known() {
         ("{{ messages }}\n\n{{ x.y }}", ErrorKind::Failed, "x is undefined (line 3"),
         ("\n{% if true %}", ErrorKind::Syntax, "endif"),
         ("{{ 'a' | frobnicate }}", ErrorKind::Failed, "\"frobnicate\" is no filter"),
+        ("{% break %}", ErrorKind::Syntax, "no loop around"),
+        (
+            "{% for x in [1] %}{% set y %}{% break %}{% endset %}{% endfor %}",
+            ErrorKind::Syntax,
+            "no loop around",
+        ),
         ("{% include 'other' %}", ErrorKind::Syntax, "another template"),
         ("{{ [].append(1) }}", ErrorKind::Failed, "\"append\""),
         ("{% for a in 1 %}{% endfor %}", ErrorKind::Failed, "type int has no items"),
@@ -76,6 +82,14 @@ fn errors_name_the_line_and_what_is_not_known() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(named), "{error}");
     }
+}
+
+#[test]
+fn what_is_no_number_sorts_without_a_panic() {
+    let numbers = "range(200) | map('string') | map('replace', '7', 'nan') | map('float')";
+    let sorted = rendered(&format!("{{{{ {numbers} | sort | length }}}}")).unwrap();
+    assert_eq!(sorted, "200");
+    assert!(rendered(&format!("{{{{ ({numbers} | list + ['a']) | sort }}}}")).is_err());
 }
 
 #[test]

@@ -158,23 +158,38 @@ impl Keys {
 
 /// Puts items in the order of their keys; equal ones stay in the order in which they came.
 fn sort_by_keys(
-    keyed: &mut [(Vec<Value>, Value)],
+    keyed: &mut Vec<(Vec<Value>, Value)>,
     compared: Compared,
     reverse: bool,
     budget: &Budget,
 ) -> Result<(), TemplateError> {
-    let mut failed = None;
-    keyed.sort_by(|(left, _), (right, _)| {
-        if failed.is_some() {
-            return Ordering::Equal;
-        }
-        let order = compare_keys(left, right, compared, budget).unwrap_or_else(|error| {
-            failed = Some(error);
-            Ordering::Equal
-        });
-        if reverse { order.reverse() } else { order }
-    });
-    failed.map_or(Ok(()), Err)
+    let wanted = if reverse { Ordering::Greater } else { Ordering::Less };
+    merge_sort(keyed, &mut |(left, _), (right, _)| {
+        Ok(compare_keys(left, right, compared, budget)? == wanted)
+    })
+}
+
+/// Sorts by whether one item goes before another. (The standard library's sort does not take a
+/// comparison that may fail, or that contradicts itself, as that of what is no number does.)
+fn merge_sort<T>(
+    items: &mut Vec<T>,
+    before: &mut impl FnMut(&T, &T) -> Result<bool, TemplateError>,
+) -> Result<(), TemplateError> {
+    if items.len() < 2 {
+        return Ok(());
+    }
+    let mut behind = items.split_off(items.len() / 2);
+    merge_sort(items, before)?;
+    merge_sort(&mut behind, before)?;
+    let mut left = std::mem::take(items).into_iter().peekable();
+    let mut right = behind.into_iter().peekable();
+    while let (Some(one), Some(other)) = (left.peek(), right.peek()) {
+        let next = if before(other, one)? { right.next() } else { left.next() };
+        items.extend(next);
+    }
+    items.extend(left);
+    items.extend(right);
+    Ok(())
 }
 
 fn compare_keys(

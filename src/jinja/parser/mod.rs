@@ -18,7 +18,7 @@ const DEPTH: usize = 150;
 /// Text that is no template.
 pub(super) fn parse(source: &str) -> Result<Body, TemplateError> {
     let tokens = tokens(source)?;
-    let mut parser = Parser { tokens, next: 0, depth: 0, macros: Vec::new() };
+    let mut parser = Parser { tokens, next: 0, depth: 0, loops: 0, macros: Vec::new() };
     let body = parser.body(&[])?;
     match parser.peek() {
         TokenKind::End => Ok(body),
@@ -30,6 +30,8 @@ struct Parser {
     tokens: Vec<Token>,
     next: usize,
     depth: usize,
+    /// Loops around that `break` can leave.
+    loops: usize,
     /// What the macros around speak of, the innermost last.
     macros: Vec<Mentions>,
 }
@@ -86,6 +88,17 @@ impl Parser {
         self.depth += 1;
         let result = part(self);
         self.depth -= 1;
+        result
+    }
+
+    /// Runs a part of the parser that `break` and `continue` do not reach out of.
+    fn apart<T>(
+        &mut self,
+        part: impl FnOnce(&mut Self) -> Result<T, TemplateError>,
+    ) -> Result<T, TemplateError> {
+        let loops = std::mem::take(&mut self.loops);
+        let result = part(self);
+        self.loops = loops;
         result
     }
 

@@ -63,14 +63,17 @@ impl Parser {
             "call" => self.call_block(),
             "filter" => {
                 let filters = self.filters(true)?;
-                let (body, _) = self.block(&["endfilter"])?;
+                let (body, _) = self.apart(|parser| parser.block(&["endfilter"]))?;
                 Ok(Statement::FilterBlock(filters, body))
             }
             "with" => self.with(),
             // What the assistant says, which training looks for: a scope of its own.
             "generation" => {
-                let (body, _) = self.block(&["endgeneration"])?;
+                let (body, _) = self.apart(|parser| parser.block(&["endgeneration"]))?;
                 Ok(Statement::With(Vec::new(), body))
+            }
+            "break" | "continue" if self.loops == 0 => {
+                Err(self.fail(format!("\"{name}\" has no loop around it that it could reach")))
             }
             "break" => Ok(Statement::Break),
             "continue" => Ok(Statement::Continue),
@@ -87,7 +90,7 @@ impl Parser {
             return Ok(Statement::Set(target, self.tuple(true, &[])?));
         }
         let filters = self.filters(false)?;
-        let (body, _) = self.block(&["endset"])?;
+        let (body, _) = self.apart(|parser| parser.block(&["endset"]))?;
         Ok(Statement::SetBlock { target, filters, body })
     }
 
@@ -116,7 +119,9 @@ impl Parser {
         let items = self.tuple(false, &["recursive"])?;
         let condition = if self.skip_name("if") { Some(self.expression()?) } else { None };
         let recursive = self.skip_name("recursive");
+        self.loops += 1;
         let (body, end) = self.block(&["endfor", "else"])?;
+        self.loops -= 1;
         let otherwise = if *end == *"else" { self.block(&["endfor"])?.0 } else { Vec::new() };
         let parts = ForLoop { target, items, condition, recursive, body, otherwise };
         Ok(Statement::For(Rc::new(parts)))
@@ -145,7 +150,7 @@ impl Parser {
         end: &str,
     ) -> Result<MacroDefinition, TemplateError> {
         self.macros.push(Mentions::default());
-        let block = self.block(&[end]);
+        let block = self.apart(|parser| parser.block(&[end]));
         let mentions = self.macros.pop().unwrap_or_default();
         if let Some(around) = self.macros.last_mut() {
             around.add(mentions);
