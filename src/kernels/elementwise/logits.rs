@@ -1,6 +1,6 @@
 //! What becomes of logits before they are compared.
 
-use super::activation::exponential;
+use super::exponential::exponential;
 use crate::kernels::dispatch::for_each_instruction_set;
 
 for_each_instruction_set! {

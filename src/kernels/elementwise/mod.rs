@@ -4,6 +4,7 @@
 //! instruction set; the widest that the machine has is picked at run time.
 
 mod activation;
+mod exponential;
 mod log_softmax;
 mod logits;
 mod norm;

@@ -1,4 +1,7 @@
-//! The functions in plain Rust: what they compute, in which order.
+//! The functions in plain Rust, as they are compiled for each instruction set: what they compute, and
+//! in which order.
+
+use crate::kernels::elementwise::exponential::exponential_in_range;
 
 /// See [`super::log_sum_exp`].
 #[inline(always)]
@@ -95,28 +98,10 @@ fn sum_of_exponentials(block: &[f32], largest: f32) -> f64 {
     lanes.iter().copied().map(f64::from).sum::<f64>() + rest
 }
 
-/// `e^x` for `x` ≤ 0 without branches or calls, so that a loop over it is vectorised.
-///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2; `e^r` is its Taylor polynomial of degree 7 (error below
-/// 1e-8), and 2^n is made from its exponent bits.
+/// `e^x` for `x` ≤ 0; below −86, where it is under 1e-37, that of −86.
 #[inline(always)]
 fn exponential(x: f32) -> f32 {
-    // Adding 1.5·2²³ leaves the nearest integer in the low bits of the significand.
-    const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts, the first with few enough bits that n times it is exact.
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // Below, the result is under 1e-37 and would leave the range of the exponent.
-    let x = if x < -86.0 { -86.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
-    let mut power = 1.0 / 5040.0;
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        power = power * r + coefficient;
-    }
-    // A product and not a sum of exponent bits, so that a NaN stays one.
-    power * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
+    exponential_in_range(if x < -86.0 { -86.0 } else { x })
 }
 
 #[cfg(test)]
