@@ -63,14 +63,16 @@ fn assert_close(actual: &[f32], expected: &[f32], tolerance: f32) {
     assert!(actual.iter().all(|value| value.is_finite()));
 }
 
-/// The reference models of all families (scripts/tiny_reference_models.py).
-fn family_models() -> Vec<PathBuf> {
+/// The names of the reference models of all families (scripts/tiny_reference_models.py).
+fn family_models() -> Vec<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let mut models: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|it| it == "gguf")).collect();
-    models.sort();
-    models
+    let names = std::fs::read_dir(directory).unwrap().filter_map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name.strip_suffix(".gguf").map(str::to_string)
+    });
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
 }
 
 /// The largest difference of a log-probability.
@@ -94,16 +96,12 @@ fn every_family_has_the_log_probabilities_of_transformers() {
     let models = family_models();
     assert!(models.len() > 35, "{}", models.len());
     let mut problems = Vec::new();
-    for path in models {
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let file = GgufFile::open(&path).unwrap();
-        let tokens = file.metadata().integers("reference.tokens").unwrap();
-        let tokens: Vec<u32> = tokens.iter().map(|&token| token as u32).collect();
-        let logits = file.metadata().floats("reference.logits").unwrap().to_vec();
+    for name in models {
+        let (tokens, logits) = reference(&name);
         let width = logits.len() / tokens.len();
         // Weights are F16 on both sides; candle's back end rounds activations and caches to it too.
         for (back_end, bar) in BACK_ENDS.into_iter().zip([5e-3, 6e-2]) {
-            let mut decoder = match load(&path, back_end) {
+            let mut decoder = match load(&model_path(&name), back_end) {
                 Ok(decoder) => decoder,
                 Err(problem) => {
                     problems.push(format!("{name}: {problem}"));
@@ -173,13 +171,9 @@ fn a_batch_gives_each_sequence_the_logits_that_it_gets_alone() {
 /// LongRoPE: the original context is 32 tokens, the reference has more.
 #[test]
 fn a_sequence_is_short_or_long_from_its_first_token_on() {
-    let path = family_models().into_iter().find(|path| path.ends_with("phi3-longrope.gguf"));
-    let path = path.unwrap();
-    let file = GgufFile::open(&path).unwrap();
-    let tokens = file.metadata().integers("reference.tokens").unwrap();
-    let tokens: Vec<u32> = tokens.iter().map(|&token| token as u32).collect();
+    let (tokens, _) = reference("phi3-longrope");
     for back_end in BACK_ENDS {
-        let mut decoder = load(&path, back_end).unwrap();
+        let mut decoder = load(&model_path("phi3-longrope"), back_end).unwrap();
         assert_eq!(decoder.original_context(), Some(32));
         let (mut short, mut long) = (SequenceCache::new(32), SequenceCache::new(33));
         let of_short = run(&mut decoder, &mut short, &tokens[..20]);
@@ -291,7 +285,15 @@ fn run_in_stages(decoder: &mut Decoder, tokens: &[u32], at: usize) -> Vec<f32> {
 
 #[test]
 fn a_forward_pass_in_stages_gives_the_same_logits() {
-    for name in ["llama", "llama-llama3", "qwen2", "qwen3"] {
+    for name in [
+        "llama",
+        "llama-linear",
+        "llama-yarn",
+        "llama-yarn-factor",
+        "llama-llama3",
+        "qwen2",
+        "qwen3",
+    ] {
         let (tokens, _) = reference(name);
         let expected = run(&mut tiny(name), &mut SequenceCache::new(0), &tokens);
         let mut decoder = tiny(name);
