@@ -78,9 +78,6 @@ impl Kind {
     }
 }
 
-const EOS_IS_LEFT_OUT: &str = "the file says that texts end with the end-of-sequence token \
-     (tokenizer.ggml.add_eos_token). Prompts and texts that are scored go on, so it is left out";
-
 /// Roles besides `bos` and `eos`: transformers' names, and those of their ids in GGUF.
 const ROLES: [(&str, &str); 4] = [
     ("unk_token", "unknown"),
@@ -165,15 +162,13 @@ impl Vocabulary {
                  is missing",
             ));
         }
-        let mut roles = Vec::new();
-        roles.extend(bos.map(|id| ("bos_token", id)));
-        roles.extend(eos.map(|id| ("eos_token", id)));
-        for (role, name) in ROLES {
-            roles.extend(keys.id(name, pieces.len())?.map(|id| (role, id)));
-        }
         let says_eos = keys.truth("add_eos_token")?;
         if says_eos == Some(true) && kind != Kind::Unigram {
-            tracing::warn!("{}", EOS_IS_LEFT_OUT);
+            tracing::warn!(
+                "the file says that texts end with the end-of-sequence token \
+                 (tokenizer.ggml.add_eos_token). Prompts and texts that are scored go on, so it is \
+                 left out"
+            );
         }
         Ok(Self {
             end_of_generation: end_of_generation(keys, pieces, eos)?,
@@ -183,7 +178,7 @@ impl Vocabulary {
             eos,
             add_bos,
             add_eos: says_eos.unwrap_or(kind == Kind::Unigram),
-            roles,
+            roles: roles(keys, pieces.len(), bos, eos)?,
             chat_template: chat_template(metadata)?,
             kind,
             pieces: pieces.to_vec(),
@@ -259,6 +254,22 @@ fn chat_template(metadata: &Metadata) -> Result<Option<String>, TokenizerError> 
             value.value_type().name()
         ))),
     }
+}
+
+/// The tokens with a role, of `count` tokens.
+fn roles(
+    keys: TokenizerKeys<'_>,
+    count: usize,
+    bos: Option<u32>,
+    eos: Option<u32>,
+) -> Result<Vec<(&'static str, u32)>, TokenizerError> {
+    let mut roles = Vec::new();
+    roles.extend(bos.map(|id| ("bos_token", id)));
+    roles.extend(eos.map(|id| ("eos_token", id)));
+    for (role, name) in ROLES {
+        roles.extend(keys.id(name, count)?.map(|id| (role, id)));
+    }
+    Ok(roles)
 }
 
 fn end_of_generation(
