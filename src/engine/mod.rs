@@ -167,7 +167,7 @@ impl Engine {
             |problem: String| EngineError::Unusable(format!("{}: {problem}", path.display()));
         let vocabulary = Vocabulary::from_metadata(file.metadata())
             .map_err(|error| unusable(error.to_string()))?;
-        let decoder = Decoder::load(file, &device, options.of_kernels())?;
+        let decoder = Decoder::load(file, &device, options.kernel_options())?;
         if vocabulary.size != decoder.vocabulary() {
             return Err(unusable(format!(
                 "the tokenizer has {} tokens, but the model's embedding has {}",

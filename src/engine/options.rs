@@ -49,8 +49,8 @@ impl EngineOptions {
         }
     }
 
-    /// What they say to quantkit's own kernels.
-    pub(super) fn of_kernels(&self) -> KernelOptions {
+    /// The part of them that quantkit's own kernels go by.
+    pub(super) fn kernel_options(&self) -> KernelOptions {
         KernelOptions { kv_type: self.kv_type.unwrap_or_default(), activations: self.activations }
     }
 
