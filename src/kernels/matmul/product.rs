@@ -117,11 +117,12 @@ fn multiply_directly(
     output: &Output<'_>,
 ) {
     let rows = matrix.kernel.panel_rows;
+    let largest = matrix.kernel.tile / inputs.terms;
     let mut totals = [0.0; MAX_TILE * FLOAT_ROWS];
     for panel in panels {
         // SAFETY: no other task has this panel together with these tokens.
         let destination = unsafe { Destination::new(output, 0, panel * rows..(panel + 1) * rows) };
-        for tile in tiles(tokens.clone(), matrix.kernel.tile / inputs.terms) {
+        for tile in tiles(tokens.clone(), largest) {
             let inputs = inputs.tokens(tile.clone());
             let totals = &mut totals[..inputs.rows * rows];
             matrix.kernel.multiply(matrix.panel(panel), matrix.columns, inputs, totals);
@@ -190,7 +191,7 @@ impl Scratch {
     }
 }
 
-/// Cuts tokens into tiles of at most so many, as equal as can be, larger ones first.
+/// Cuts tokens into tiles of at most `largest`, as equal as can be, larger ones first.
 pub(super) fn tiles(tokens: Range<usize>, largest: usize) -> impl Iterator<Item = Range<usize>> {
     let count = tokens.len().div_ceil(largest);
     let (least, more) = (tokens.len() / count.max(1), tokens.len() % count.max(1));

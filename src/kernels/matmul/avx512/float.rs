@@ -107,7 +107,7 @@ fn multiply_strip(
     assert!(totals.len() >= 2 * FLOAT_ROWS * tokens.rows, "the totals have room");
     let before = range.start * 2 * FLOAT_ROWS;
     let weights = Unpacked { strip: strip.as_ptr().cast::<f32>().wrapping_sub(before) };
-    for tile_range in tiles(0..tokens.rows, STRIP_TILE) {
+    for tile_range in tiles(0..tokens.count(), STRIP_TILE) {
         let tokens = tokens.tokens(tile_range.clone());
         // Sums wait for the next columns, if any.
         let at = if range.len() == columns_of_panels { 0 } else { tile_range.start };
