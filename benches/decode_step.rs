@@ -41,7 +41,7 @@ fn model(directory: &Path, format: &str) -> Engine {
     Engine::load(&path, EngineOptions::default()).expect("a model of our own")
 }
 
-/// A sequence of so many tokens; no two begin alike.
+/// A sequence of `context` tokens; no two begin alike.
 fn sequence(engine: &mut Engine, index: usize, context: usize) -> SequenceId {
     let tokens: Vec<u32> = (0..context).map(|i| ((index + i * 7) % 200 + 3) as u32).collect();
     let sequence = engine.start(context);
@@ -78,7 +78,7 @@ fn decode(criterion: &mut Criterion) {
     }
 }
 
-/// The time of so many steps of sequences that begin with what their parents hold.
+/// The time of `steps` steps of sequences that begin with what their parents hold.
 fn run(engine: &mut Engine, parents: &[SequenceId], steps: u64) -> Duration {
     let mut time = Duration::ZERO;
     let mut left = steps as usize;

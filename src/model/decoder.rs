@@ -44,7 +44,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads the model of a GGUF file: on the CPU for quantkit's own kernels, elsewhere for
-    /// candle's, which know no `options`: the key-value cache holds f16.
+    /// candle's, which ignore `options`: their key-value cache holds f16.
     ///
     /// # Errors
     /// An unknown architecture, metadata or tensors that do not fit together, and formats that

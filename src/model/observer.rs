@@ -6,7 +6,7 @@ pub trait ActivationObserver: Send {
     /// their input. On a device, the activations are copied only if it is.
     fn wants(&self, tensors: &[String]) -> bool;
 
-    /// Each of the matrices named `tensors` is multiplied with `activations`: a row of so many
-    /// columns a token.
+    /// Each of the matrices named `tensors` is multiplied with `activations`: a row of
+    /// `columns` elements a token.
     fn observe(&mut self, tensors: &[String], activations: &[f32], columns: usize);
 }

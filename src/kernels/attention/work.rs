@@ -55,7 +55,7 @@ pub(super) trait Element: Copy {
     /// `LANES` pairs.
     ///
     /// # Safety
-    /// `V`'s instruction set; so many pairs are there.
+    /// `V`'s instruction set; `source` points to that many pairs.
     unsafe fn load_pairs<V: Vector>(source: *const Self) -> V::Pairs;
 }
 
@@ -204,7 +204,7 @@ impl StoredBlock<'_> {
 /// Widens integers, a multiple of a tile of them.
 ///
 /// # Safety
-/// `V`'s instruction set; so many integers are there.
+/// `V`'s instruction set; `source` points to `elements` integers.
 #[inline(always)]
 unsafe fn widen<V: Vector>(source: *const i8, elements: usize, target: &mut Lines) {
     target.grow(elements / 2);

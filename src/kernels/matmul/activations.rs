@@ -6,8 +6,8 @@
 //!
 //! With 16 bits, 32 columns become whole numbers up to 32,512 with an f32 scale, and each of these
 //! numbers is written as `255 · high + low`, both within ±127. A token is then two rows, of all high
-//! and of all low codes, in the very form of 8 bits: the kernels multiply each for itself, and what
-//! they give is added up ([`Prepared::add_terms`]).
+//! and of all low codes, in the very form of 8 bits: the kernels multiply each row on its own, and
+//! the results are added up ([`Prepared::add_terms`]).
 
 use half::f16;
 
@@ -60,7 +60,7 @@ impl ActivationBits {
         }
     }
 
-    /// How often each quantized weight is multiplied for a token.
+    /// How many times each quantized weight is multiplied for a token.
     pub fn terms(self) -> usize {
         ActivationKind::of(self).terms()
     }
@@ -73,7 +73,7 @@ pub(super) enum ActivationKind {
     Float,
     /// The codes of all blocks, then the parts above.
     Quantized,
-    /// Two rows of such: a token is their sum.
+    /// Two such rows, whose sum is the token.
     QuantizedTwice,
 }
 
@@ -81,7 +81,7 @@ impl ActivationKind {
     /// All of them, in the enum's order.
     pub(super) const ALL: [Self; 3] = [Self::Float, Self::Quantized, Self::QuantizedTwice];
 
-    /// That of so many bits.
+    /// How quantized weights read inputs that are rounded to `bits`.
     pub(super) const fn of(bits: ActivationBits) -> Self {
         match bits {
             ActivationBits::Eight => Self::Quantized,
@@ -149,7 +149,7 @@ pub(super) struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// So many tokens of so many columns, prepared as the kind says.
+    /// `tokens` tokens of `columns` columns, prepared as the kind says.
     pub(super) fn new(
         kind: ActivationKind,
         tokens: usize,
@@ -245,8 +245,8 @@ fn quantize(values: &[f32; BLOCK]) -> QuantizedBlock {
 pub(super) const HIGH: f32 = 255.0;
 /// The largest whole number that both codes spell.
 pub(super) const MOST_STEPS: f32 = 127.0 * HIGH + 127.0;
-/// A block without a larger magnitude is zero, so that the factor that makes whole numbers of its
-/// values is finite.
+/// A block whose largest magnitude is no larger than this becomes zero. In all others, the factor that
+/// makes whole numbers of the values is finite.
 pub(super) const SMALLEST: f32 = 1e-30;
 
 /// Sixteen bits: the specification. The values are the sum of both blocks.

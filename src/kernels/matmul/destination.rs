@@ -40,7 +40,7 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// The target of a matrix of so many rows.
+    /// The target of a matrix with `rows` rows.
     pub(super) fn new(target: &'a mut Target<'_>, rows: usize) -> Self {
         let Target { values, bias, update } = target;
         Self { values: Shared::of(values), rows, bias: *bias, update: *update }

@@ -202,7 +202,7 @@ macro_rules! unrolled {
 ///
 /// # Safety
 /// `V`'s instruction set; `panel` has `quantized_bytes::<F>(columns)` bytes, each of `tokens` the
-/// words of a token of so many columns, `totals` room for `T` × 16 values.
+/// words of a token with `columns` columns, `totals` room for `T` × 16 values.
 #[inline(always)]
 pub(super) unsafe fn quantized_tile<
     V: RowVector,

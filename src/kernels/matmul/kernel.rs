@@ -15,7 +15,7 @@ use super::{avx2, avx512, avx512_plain};
 use crate::gguf::GgmlType;
 use crate::support::processor::{InstructionSet, Level};
 
-/// Tokens in the largest tile of any instruction set.
+/// Rows of activations in the largest tile of any instruction set.
 pub(super) const MAX_TILE: usize = 8;
 
 /// How one type of weights is packed and multiplied on one instruction set.
@@ -23,13 +23,13 @@ pub(super) const MAX_TILE: usize = 8;
 pub(super) struct Kernel {
     /// Rows in a panel.
     pub(super) panel_rows: usize,
-    /// What it reads, where the inputs are rounded to eight bits.
+    /// How inputs are prepared for it. A matrix of quantized weights may ask for 16 bits instead of 8.
     pub(super) activations: ActivationKind,
-    /// Bytes of a panel of so many columns.
+    /// Bytes of a panel with this number of columns.
     pub(super) panel_bytes: fn(usize) -> usize,
-    /// Packs rows in ggml's layout, of so many columns, into a zeroed panel.
+    /// Packs rows in ggml's layout, with this number of columns, into a zeroed panel.
     pub(super) pack: fn(&[u8], usize, &mut [u8]),
-    /// Tokens that it multiplies at a time, at most.
+    /// Rows of activations that it multiplies at a time, at most.
     pub(super) tile: usize,
     multiply: Multiply,
     /// What is faster with more tokens than that.

@@ -75,7 +75,7 @@ impl AlignedBytes {
         Some(Self { region: Some(Region::new(length)?), start: 0, length })
     }
 
-    /// At least so many bytes of working memory, without which there is no way on.
+    /// At least this many bytes of working memory, without which there is no way on.
     ///
     /// # Panics
     /// If there is no memory.
@@ -96,7 +96,7 @@ impl AlignedBytes {
     }
 
     pub(super) fn as_slice(&self) -> &[u8] {
-        // SAFETY: the region has so many bytes there, which nobody else has.
+        // SAFETY: the region has this many bytes there, which nobody else has.
         unsafe { std::slice::from_raw_parts(self.pointer(), self.length) }
     }
 

@@ -123,8 +123,8 @@ impl PackedMatrix {
         Ok(Self { rows, columns, level, kernel, panel_bytes, panels })
     }
 
-    /// The matrix, for inputs that are rounded to so many bits; as it is packed, they are eight. If
-    /// its weights are floating-point, inputs are not rounded at all.
+    /// The same matrix, for inputs that are rounded to `bits` bits; without this, it is eight. Inputs
+    /// of floating-point weights are never rounded.
     #[must_use]
     pub fn with_activations(mut self, bits: ActivationBits) -> Self {
         if self.kernel.activations != ActivationKind::Float {

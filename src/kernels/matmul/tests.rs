@@ -80,7 +80,7 @@ fn expected(ggml_type: GgmlType, columns: usize, rows: &[u8], inputs: &[f32]) ->
     products
 }
 
-/// The largest whole number that so many bits hold.
+/// The largest whole number that `bits` bits hold.
 fn most(bits: ActivationBits) -> f32 {
     match bits {
         ActivationBits::Eight => 127.0,
@@ -88,7 +88,7 @@ fn most(bits: ActivationBits) -> f32 {
     }
 }
 
-/// Inputs that so many bits hold exactly: whole numbers, the largest among each block.
+/// Inputs that `bits` bits hold exactly: whole numbers, the largest among each block.
 fn exact_inputs(
     numbers: &mut Numbers,
     bits: ActivationBits,

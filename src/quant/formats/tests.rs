@@ -207,7 +207,7 @@ fn tolerance(format: GgmlType, block: &[f32]) -> f32 {
         GgmlType::Q3_K => largest / 4.0 * 1.5,
         // The first trial's grid spans the weights, and a step s of it is at most 2 L/15 or 2 L/31. It
         // loses up to s/2, and another trial is taken only where the sum of w · e² is smaller, whose
-        // w = σ + |x| (σ is the root of the mean square) are at least σ and 64 σ in all. Hence no
+        // w = σ + |x| (σ is the root of the mean square) are at least σ each and at most 64 σ in all. Hence no
         // weight loses more than √64 · s/2 = 4 s. Rounding scales and minimums to six bits costs
         // up to 31/126 of the largest scale and 1/126 of the largest minimum: less than one step.
         GgmlType::Q4_K => largest * 2.0 / 15.0 * 5.0,

@@ -65,7 +65,7 @@ impl<F> Copy for Packed<F> {}
 
 impl<F: QuantizedFormat> Packed<F> {
     /// # Safety
-    /// `panel` points to a panel of so many columns.
+    /// `panel` points to a panel with `columns` columns.
     pub(super) unsafe fn new(panel: *const u8, columns: usize) -> Self {
         const {
             assert!(has_offsets::<F>() == matches!(F::ZERO, Zero::None), "one or the other");
@@ -129,13 +129,13 @@ impl<const GROUPS: usize, const OFFSETS: bool> Unpacked<GROUPS, OFFSETS> {
     /// Elements that the factors of a group take.
     const FACTORS: usize = 2 * QUANTIZED_ROWS * if OFFSETS { 3 } else { 2 };
 
-    /// Bytes of a strip of so many columns.
+    /// Bytes of a strip with `columns` columns.
     pub(super) const fn bytes(columns: usize) -> usize {
         columns / BLOCK * (CODE_BYTES + GROUPS * Self::FACTORS * size_of::<f32>())
     }
 
     /// # Safety
-    /// `strip` points to [`Self::bytes`] for so many columns, at the beginning of a cache line.
+    /// `strip` points to [`Self::bytes`] for `columns` columns, at the beginning of a cache line.
     pub(super) unsafe fn new(strip: *mut u8, columns: usize, zero: Zero) -> Self {
         // SAFETY: the scales are inside the strip.
         let scales = unsafe { strip.add(columns / BLOCK * CODE_BYTES).cast() };
