@@ -29,25 +29,7 @@ static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, content)) = bytes.split_first() else { return };
-    let metadata = match kind {
-        b'g' => match Directory::parse(Path::new("fuzz.gguf"), content) {
-            Ok(directory) => directory.metadata,
-            Err(_) => return,
-        },
-        b'j' => match converted("tokenizer.json", content) {
-            Some(metadata) => metadata,
-            None => return,
-        },
-        b'c' => match converted("tokenizer_config.json", content) {
-            Some(metadata) => metadata,
-            None => return,
-        },
-        b'm' => match converted("tokenizer.model", content) {
-            Some(metadata) => metadata,
-            None => return,
-        },
-        _ => return,
-    };
+    let Some(metadata) = metadata(*kind, content) else { return };
     let Ok(vocabulary) = Vocabulary::from_metadata(&metadata) else { return };
     for text in TEXTS {
         for special in [false, true] {
@@ -63,19 +45,30 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = to_checkpoint::tokenizer_config(&vocabulary, &metadata, None);
 });
 
+/// The metadata of a file of this kind, if it is sound.
+fn metadata(kind: u8, content: &[u8]) -> Option<Metadata> {
+    match kind {
+        b'g' => Some(Directory::parse(Path::new("fuzz.gguf"), content).ok()?.metadata),
+        b'j' => converted("tokenizer.json", content),
+        b'c' => converted("tokenizer_config.json", content),
+        b'm' => converted("tokenizer.model", content),
+        _ => None,
+    }
+}
+
 /// The metadata of a checkpoint with this file.
 fn converted(name: &str, content: &[u8]) -> Option<Metadata> {
-    for (file, sound) in [("tokenizer.json", JSON), ("tokenizer_config.json", CONFIG)] {
-        let is_model = name == "tokenizer.model" && file == "tokenizer.json";
-        let path = DIRECTORY.join(file);
-        if is_model {
-            let _ = std::fs::remove_file(path);
-        } else {
-            std::fs::write(path, sound).expect("room for files");
-        }
+    for file in ["tokenizer.json", "tokenizer.model"] {
+        let _ = std::fs::remove_file(DIRECTORY.join(file));
     }
-    let _ = std::fs::remove_file(DIRECTORY.join("tokenizer.model"));
-    std::fs::write(DIRECTORY.join(name), content).expect("room for files");
+    let write = |name: &str, content: &[u8]| {
+        std::fs::write(DIRECTORY.join(name), content).expect("room for files");
+    };
+    write("tokenizer_config.json", CONFIG);
+    if name != "tokenizer.model" {
+        write("tokenizer.json", JSON);
+    }
+    write(name, content);
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", Value::String("llama".into()));
     from_checkpoint::append(&mut metadata, &DIRECTORY, 64).ok()?;

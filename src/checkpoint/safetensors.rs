@@ -23,8 +23,8 @@ use crate::support::mapped::{expect, release};
 const LENGTH_BYTES: usize = 8;
 /// The longest header that the specification allows.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// The most tensors of a file, and the most entries of its text: far above every use. What is known and
-/// shown of each takes many times its bytes.
+/// The most tensors, and the most entries of text, that a file may have: far more than any model needs.
+/// Each takes many times its bytes when it is read and shown.
 const MAX_TENSORS: usize = 1 << 18;
 const MAX_TEXTS: usize = 1 << 16;
 /// The header's key for free-form text about the file.
@@ -417,7 +417,7 @@ fn check_count<E: serde::de::Error>(count: usize, most: usize, what: &str) -> Re
     if count <= most {
         return Ok(());
     }
-    Err(E::custom(format!("more than {most} {what}; no model needs so many")))
+    Err(E::custom(format!("too many {what} (quantkit reads at most {most})")))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use crate::support::units;
 
 /// Divide a GGUF file into parts, PREFIX-00001-of-00003.gguf and so on
 ///
-/// The parts are those of llama.cpp's llama-gguf-split, byte by byte, but for a key that they have in
-/// common. Every command reads a model in parts when it is given the first one.
+/// The parts are byte for byte those of llama.cpp's llama-gguf-split, except for a key that tells
+/// which parts belong together. Every command reads a model in parts when it is given the first one.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  quantkit split model.Q4_K_M.gguf parts/model.Q4_K_M --max-size 2G"

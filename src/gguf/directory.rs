@@ -31,9 +31,9 @@ const MAX_ALIGNMENT: u64 = 1 << 20;
 /// take some 20 MiB; without a limit, a sparse file could ask for any amount of memory.
 const MAX_DIRECTORY_BYTES: usize = 1 << 26;
 
-/// The most metadata entries and tensors of a file. Both are far above every use: some hundreds of
-/// entries, and some ten thousand tensors where every expert has its own. What is known and shown of
-/// each takes many times its bytes.
+/// The most metadata entries and tensors that a file may have. Models have some hundreds of entries,
+/// and some ten thousand tensors where every expert has its own. Each takes many times its bytes when
+/// it is read and shown.
 const MAX_ENTRIES: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 18;
 
@@ -206,7 +206,7 @@ fn check_count(count: u64, most: u64, what: &str) -> Result<(), String> {
     if count <= most {
         return Ok(());
     }
-    Err(format!("has {count} {what}, but quantkit reads up to {most}; no model needs so many"))
+    Err(format!("has {count} {what}, but quantkit reads at most {most}, and no model has more"))
 }
 
 fn read_version(cursor: &mut Cursor<'_>, bytes: &[u8]) -> Result<u32, String> {

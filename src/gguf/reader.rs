@@ -292,7 +292,7 @@ fn check_part(part: &Part, expected: &PartFacts, first: &Part) -> Result<(), Ggu
         Some(found) if found.identity != expected.identity => {
             return Err(part.malformed(format!(
                 "this part and {} were not written together: the run that wrote one of them was \
-                 stopped at its end, or the parts are of two models; make or download all of them \
+                 stopped as it finished, or they belong to two models; make or download all parts \
                  again",
                 first.path().display()
             )));

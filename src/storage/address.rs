@@ -40,7 +40,7 @@ impl Address {
             // What follows may be a part of the secret.
             return Err(StorageError::Address {
                 address: format!("{SCHEME}…"),
-                problem: "keys do not belong into an address, but into AWS_ACCESS_KEY_ID and \
+                problem: "keys do not belong in an address; put them in AWS_ACCESS_KEY_ID and \
                           AWS_SECRET_ACCESS_KEY"
                     .to_string(),
             });

@@ -86,9 +86,8 @@ fn fetch_one(
     if is_complete(target, object) {
         return Ok(());
     }
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).map_err(StorageError::io(parent))?;
-    }
+    let directory = directory_of(target);
+    fs::create_dir_all(directory).map_err(StorageError::io(directory))?;
     let lock_file = beside(target, "lock");
     let _lock = lock(&lock_file, StorageError::io(&lock_file))?;
     if is_complete(target, object) {

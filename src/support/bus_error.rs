@@ -1,4 +1,4 @@
-//! A mapped file that is cut while it is read: the system then sends SIGBUS, which would end the
+//! A mapped file that is cut short while it is read: the system then sends SIGBUS, which would end the
 //! process without a word.
 
 /// The status of a process that a cut file has ended: `EX_IOERR` of sysexits.h.
@@ -7,7 +7,7 @@ const STATUS: i32 = 74;
 
 #[cfg(target_os = "linux")]
 const MESSAGE: &[u8] =
-    b"quantkit: error: a file was cut, or its disk failed, while it was being read; \
+    b"quantkit: error: a file was cut short, or its disk failed, while it was being read; \
     nothing was written: restore the file and start again\n";
 
 /// Ends the process with a message and a status of its own when a mapped file turns out to be shorter

@@ -1,4 +1,4 @@
-//! Directories as the keepers of names: a name that is on the disk, one writer at a time.
+//! Directories: bringing their entries to the disk, and letting in one writer at a time.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -16,7 +16,8 @@ pub fn directory_of(path: &Path) -> &Path {
     }
 }
 
-/// Makes names that have been given or taken in a directory last, where the system can.
+/// Brings a directory's entries to the disk, where the system can: files that were renamed or removed
+/// stay so after a crash.
 pub fn sync_directory(directory: &Path) {
     if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
         tracing::debug!("{}: cannot be synced: {error}", directory.display());

@@ -35,8 +35,8 @@ pub fn first_difference(checks: &[(bool, &'static str)]) -> Option<&'static str>
 /// Why a result is not replaced, and what to do about it.
 pub fn refusal(place: &Path, difference: &str) -> String {
     format!(
-        "{}: holds a finished result, and it is not the one that is asked for: {difference}; give \
-         another --output, or replace it with --overwrite",
+        "{}: holds a finished result that is not the one asked for: {difference}; give another \
+         --output, or replace it with --overwrite",
         place.display()
     )
 }

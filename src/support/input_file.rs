@@ -14,6 +14,7 @@ use memmap2::Mmap;
 use super::hash::sha256_open;
 use super::mapped::map_open;
 use super::regular_file::open_regular;
+use super::same_file::file_identity;
 
 /// An input that cannot be read, or is no longer what it was.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +35,7 @@ impl InputError {
 /// What tells a file from another one, and from itself once it has been written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileState {
-    /// Device and inode; zeros where the system has none.
-    identity: (u64, u64),
+    identity: Option<(u64, u64)>,
     length: u64,
     modified: SystemTime,
 }
@@ -51,14 +51,14 @@ impl FileState {
 
     fn of(metadata: &Metadata) -> io::Result<Self> {
         Ok(Self {
-            identity: identity(metadata),
+            identity: file_identity(metadata),
             length: metadata.len(),
             modified: metadata.modified()?,
         })
     }
 
-    /// Finds out whether a path still leads to the same file, and nothing has been written to it. Who
-    /// opens a file twice asks before and after.
+    /// Finds out whether a path still leads to the same file, and nothing has been written to it: for
+    /// those who open a file twice.
     ///
     /// # Errors
     /// Another file, or one that has been written to.
@@ -71,17 +71,6 @@ impl FileState {
              writes to it",
         )))
     }
-}
-
-#[cfg(unix)]
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt;
-    (metadata.dev(), metadata.ino())
-}
-
-#[cfg(not(unix))]
-fn identity(_: &Metadata) -> (u64, u64) {
-    (0, 0)
 }
 
 /// An open file that a result is made from.
@@ -167,7 +156,7 @@ impl InputFile {
                 _ => return Err(self.changed()),
             }
         }
-        let at_path = fs::metadata(&self.path).map(|found| identity(&found)).ok();
+        let at_path = fs::metadata(&self.path).map(|found| file_identity(&found)).ok();
         if at_path != Some(now.identity) && !self.replaced.swap(true, Ordering::Relaxed) {
             let sha256 = self.sha256.get().map(|sha256| format!(" (SHA-256 {sha256})"));
             tracing::warn!(
@@ -214,7 +203,7 @@ fn known_hashes<T>(with: impl FnOnce(&mut HashMap<(PathBuf, FileState), String>)
 pub struct Inputs(Vec<Arc<InputFile>>);
 
 impl Inputs {
-    /// These and those.
+    /// The files of both.
     pub fn and(mut self, others: &Self) -> Self {
         self.0.extend(others.0.iter().cloned());
         self

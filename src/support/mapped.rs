@@ -26,9 +26,9 @@ pub fn map_file(path: &Path) -> io::Result<Mmap> {
 /// What the system says.
 pub fn map_open(file: &File) -> io::Result<Mmap> {
     // SAFETY: the map is read-only and private. Another process that shortens or rewrites the file
-    // meanwhile can end (see `bus_error`) or confuse this one, as it can with every program that maps model files;
-    // quantkit itself only replaces files by renaming, which leaves existing maps intact, and who keeps
-    // results asks before whether the file was written to (`InputFile::check`).
+    // meanwhile can end (see `bus_error`) or confuse this one, as it can with every program that maps
+    // model files. quantkit itself only replaces files by renaming, which leaves existing maps intact.
+    // Before a result is kept, `InputFile::check` finds out whether the file was written to.
     unsafe { Mmap::map(file) }
 }
 

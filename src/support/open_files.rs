@@ -8,7 +8,7 @@ const WANTED: u64 = 1 << 17;
 /// written, and the usual limits of 256 and 1,024 are meant for programs that wait with `select`.
 pub fn raise_limit() {
     #[cfg(unix)]
-    // SAFETY: both calls only read or write the structure, which is theirs for so long.
+    // SAFETY: both calls only read or write the structure, which outlives them.
     unsafe {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {

@@ -1,9 +1,9 @@
 //! What is under construction: it stands beside its place as `<name>.partial-<8 hexadecimal digits>`.
 //!
-//! The digits are random and the name is taken exclusively, so that neither another process, which in
-//! another container may have the same number, nor a link that somebody has put there comes into
-//! play. Whoever is at work holds a lock, which ends with the process: what nobody has locked has
-//! been left by one that was killed, and goes when the same place is written again.
+//! The digits are random and the file must be new, so that the name is neither that of another
+//! process, which may have the same number in another container, nor a link that somebody has put
+//! there. Whoever is at work holds a lock, which ends with the process. What nobody has locked was
+//! left by a process that was killed, and is removed when the same place is written again.
 
 use std::fs::{self, File};
 use std::io;

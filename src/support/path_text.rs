@@ -1,4 +1,4 @@
-//! Paths in JSON, which is UTF-8: what is none in a path becomes "\u{FFFD}". For serde's
+//! Paths in JSON, which is UTF-8: bytes of a path that are not become U+FFFD. For serde's
 //! `serialize_with`.
 
 use std::path::{Path, PathBuf};

@@ -25,7 +25,7 @@ pub fn json(document: &str) -> Cow<'_, str> {
     })
 }
 
-/// Control characters, and those that write the text after them from the other side.
+/// Control characters, and those that change the direction of the text after them.
 fn steers(character: char) -> bool {
     character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

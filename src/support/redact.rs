@@ -1,6 +1,6 @@
 //! Addresses as messages and records show them: without secrets.
 
-/// What the name of a query field says if its value is a secret.
+/// A query field whose name contains one of these has a secret as its value.
 const SECRETS: [&str; 9] =
     ["key", "token", "secret", "passw", "pwd", "signature", "credential", "auth", "session"];
 

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+const DIRECTORY: &str = "this is a directory; name a file to read";
+
 /// Opens a file to read.
 ///
 /// # Errors
@@ -15,13 +17,13 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
         return Ok(file);
     }
     let problem = match kind.is_dir() {
-        true => "this is a directory; name a file to read",
+        true => DIRECTORY,
         false => "this is no regular file but a device, a pipe or a socket; name a file to read",
     };
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 
-/// Opens a file of any kind: a pipe that nobody writes to, too, as it is looked at only then.
+/// Opens a file of any kind. A pipe that nobody writes to does not keep the process waiting.
 #[cfg(unix)]
 fn open_without_waiting(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -29,12 +31,11 @@ fn open_without_waiting(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// Directories cannot be opened here as files can, so they are told apart before.
+/// On other systems a directory cannot be opened like a file, so it is looked for first.
 #[cfg(not(unix))]
 fn open_without_waiting(path: &Path) -> io::Result<File> {
     if path.is_dir() {
-        let problem = "this is a directory; name a file to read";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, DIRECTORY));
     }
     File::open(path)
 }

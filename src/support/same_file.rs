@@ -1,6 +1,19 @@
 //! Whether two paths are one file, by links of either kind too.
 
+use std::fs::Metadata;
 use std::path::Path;
+
+/// Device and inode; `None` where the system has none.
+#[cfg(unix)]
+pub(super) fn file_identity(metadata: &Metadata) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+pub(super) fn file_identity(_: &Metadata) -> Option<(u64, u64)> {
+    None
+}
 
 /// Whether both paths lead to the same existing file. Paths that cannot be looked at are not the
 /// same: whoever opens them gets the error.
@@ -22,19 +35,11 @@ pub fn is_same_place(a: &Path, b: &Path) -> bool {
     is_same_file(a, b) || place(a).is_some_and(|a| Some(a) == place(b))
 }
 
-#[cfg(unix)]
+/// Where files have no identity, hard links are rare, and replacing one name of a file leaves the
+/// others as they are.
 fn is_hard_link(a: &Path, b: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (a.metadata(), b.metadata()) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    }
-}
-
-/// Elsewhere hard links are rare, and replacing one name of a file leaves the others as they are.
-#[cfg(not(unix))]
-fn is_hard_link(_: &Path, _: &Path) -> bool {
-    false
+    let identity = |path: &Path| file_identity(&path.metadata().ok()?);
+    identity(a).is_some_and(|a| Some(a) == identity(b))
 }
 
 #[cfg(test)]

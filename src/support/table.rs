@@ -16,7 +16,7 @@ pub enum Align {
     Right,
 }
 
-/// Stands for a figure that there is not.
+/// Stands in for a figure that is missing.
 pub const ABSENT: &str = "–";
 
 /// Rows of text under named, aligned columns.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::table::ABSENT;
+
 /// `1536` → `1.50 KiB`.
 pub fn bytes(count: u64) -> String {
     const STEPS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -89,7 +91,7 @@ pub fn percent(share: f64) -> String {
 
 /// [`duration`] of seconds that may come from a file, and be anything.
 pub fn seconds(seconds: f64) -> String {
-    Duration::try_from_secs_f64(seconds).map_or("–".to_string(), duration)
+    Duration::try_from_secs_f64(seconds).map_or(ABSENT.to_string(), duration)
 }
 
 /// A duration with three figures that matter: `12.3 ms`, `4.56 s`, `3 min 20 s`.

@@ -17,6 +17,7 @@ use super::error::FetchError;
 use super::transfer::{Client, Expected, Meter, Request, Server, header, parse_content_range};
 use super::{FetchedFile, recognised};
 use crate::support::atomic_file::AtomicFile;
+use crate::support::directory::directory_of;
 use crate::support::hash::sha256_file;
 use crate::support::progress::{Progress, Unit};
 use crate::support::redact::shown;
@@ -270,9 +271,8 @@ fn enter_snapshot(
 /// that it takes its room only once; a copy otherwise.
 fn place(blob: &Path, size: u64, target: &Path) -> Result<(), FetchError> {
     let failed = || FetchError::io(target);
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).map_err(FetchError::io(parent))?;
-    }
+    let directory = directory_of(target);
+    fs::create_dir_all(directory).map_err(FetchError::io(directory))?;
     if size > LINK_ABOVE {
         // Not yet there under this name, or else wrong or already the same file.
         match fs::remove_file(target) {

@@ -143,9 +143,8 @@ impl Client {
         target: &Path,
         meter: Meter<'_>,
     ) -> Result<String, FetchError> {
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).map_err(FetchError::io(parent))?;
-        }
+        let directory = directory_of(target);
+        fs::create_dir_all(directory).map_err(FetchError::io(directory))?;
         let lock_file = beside(target, "lock");
         let _lock = lock(&lock_file, FetchError::io(&lock_file))?;
         let part = beside(target, "part");

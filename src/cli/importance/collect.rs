@@ -57,8 +57,8 @@ pub(super) struct Arguments {
           value_parser = clap::value_parser!(u32).range(1..))]
     save_every: u32,
 
-    /// Go on from what a stopped run has left beside the output, or from what a complete one in GGUF
-    /// has written
+    /// Go on from what a stopped run has left beside the output, or from the GGUF file of a complete
+    /// run
     #[arg(long)]
     resume: bool,
 
@@ -102,7 +102,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let mut engine = Engine::load_file(file, arguments.device.options())?;
     let chunk_tokens = chunk_tokens(arguments, &engine)?;
     let names: Vec<_> = arguments.text.iter().map(|path| path.display().to_string()).collect();
-    let goes_on = earlier.as_ref().is_some_and(|earlier| earlier.path != output);
+    let mut has_begun = earlier.as_ref().is_some_and(|earlier| earlier.path != output);
     let mut sums = match earlier {
         Some(Earlier { sums, path }) => continued(sums, &names, chunk_tokens)
             .with_context(|| format!("{} cannot be continued", path.display()))?,
@@ -118,7 +118,6 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     };
     let resumed_chunks = sums.chunks();
     let started = Instant::now();
-    let mut has_begun = goes_on;
     let mut save = |sums: &ActivationSums| {
         identity.inputs.check()?;
         if !std::mem::replace(&mut has_begun, true) {
@@ -127,6 +126,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         run_record::keep(sums, output)
     };
     let result = collect(&mut engine, &options, &mut sums, &mut save);
+    // A stopped run keeps the chunks since the last save, too.
     let wanted = result.as_ref().map_or(u32::MAX, |&chunks| chunks as u32);
     if (resumed_chunks + 1..wanted).contains(&sums.chunks()) {
         save(&sums)?;

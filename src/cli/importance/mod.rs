@@ -16,8 +16,9 @@ use super::options::GlobalOptions;
 /// of every input channel is collected. Files are llama.cpp's importance files (imatrix), GGUF or
 /// legacy .dat, in both directions.
 ///
-/// What is done is kept in OUTPUT.unfinished, when Ctrl-C stops the run too; the same command with
-/// --resume goes on from there, and ends with the file that an undisturbed run would have written.
+/// Until the run is complete, OUTPUT.unfinished holds what is done, also when Ctrl-C stops it. The same
+/// command with --resume goes on from there, and writes the file that an undisturbed run would have
+/// written.
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
