@@ -35,6 +35,9 @@ pub enum Earlier {
     Discard,
 }
 
+/// What is said of results that another build has made.
+pub(super) const OTHER_BUILD: &str = "it is of another build of quantkit, or of other kernels";
+
 /// A journal's header, of which it can be told whether a run may go on from it.
 pub(crate) trait JournalHeader: Serialize + DeserializeOwned {
     /// What follows the header, a line each.
