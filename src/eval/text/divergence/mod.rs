@@ -106,7 +106,6 @@ pub struct DivergenceSummary {
     /// Tokens in a window.
     pub context: usize,
     /// At most this many windows.
-    #[serde(default)]
     pub chunk_limit: Option<usize>,
     /// Windows scored.
     pub chunks: usize,
