@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::options::{EngineFlags, GlobalOptions, model_sha256, print_json, print_text, say};
+use super::options::{EngineFlags, GlobalOptions, model_sha256, print_outcome, print_text, say};
 use crate::bench::{
     self, BenchOptions, BenchSummary, Distribution, LevelSummary, PeakScope, Spread, WantedBench,
     Workload,
 };
-use crate::support::finished::{self, NOTE, Outcome};
+use crate::support::finished::{self, Outcome};
 use crate::support::machine::Machine;
 use crate::support::table::{ABSENT, Align, Table};
 use crate::support::units;
@@ -81,22 +81,22 @@ impl From<&WorkloadOptions> for Workload {
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let earlier = if arguments.overwrite { None } else { earlier(arguments)? };
-    let reused = earlier.is_some();
-    let summary = match earlier {
-        Some(summary) => summary,
-        None => bench::run(&BenchOptions {
-            model: arguments.model.clone(),
-            workload: Workload::from(&arguments.workload),
-            output: arguments.output.clone(),
-            engine: arguments.engine.options(),
-        })?,
+    let outcome = match earlier {
+        Some(result) => Outcome { result, reused: true },
+        None => {
+            let result = bench::run(&BenchOptions {
+                model: arguments.model.clone(),
+                workload: Workload::from(&arguments.workload),
+                output: arguments.output.clone(),
+                engine: arguments.engine.options(),
+            })?;
+            Outcome { result, reused: false }
+        }
     };
-    if global.json {
-        return print_json(&Outcome { result: &summary, reused });
-    }
-    print(&summary)?;
-    say!("\nResults: {}", arguments.result().display())?;
-    if reused { say!("{NOTE}") } else { Ok(()) }
+    print_outcome(&outcome, global, |summary| {
+        print(summary)?;
+        say!("\nResults: {}", arguments.result().display())
+    })
 }
 
 impl Arguments {
@@ -105,8 +105,8 @@ impl Arguments {
     }
 }
 
-/// The benchmark that is in the output directory, if it is the one that is asked for. One that was
-/// stopped is in nobody's way.
+/// The benchmark that is in the output directory, if it is the one that is asked for. An unfinished
+/// one is simply replaced.
 fn earlier(arguments: &Arguments) -> Result<Option<BenchSummary>> {
     let path = arguments.result();
     if !path.exists() {
@@ -122,7 +122,8 @@ fn earlier(arguments: &Arguments) -> Result<Option<BenchSummary>> {
         threads: rayon::current_num_threads(),
         machine: &Machine::detect(),
     };
-    let mismatch = |found: &BenchSummary| found.complete.then(|| wanted.mismatch(found)).flatten();
+    let mismatch =
+        |found: &BenchSummary| if found.complete { wanted.mismatch(found) } else { None };
     let found = finished::read(&path, mismatch).map_err(anyhow::Error::msg)?;
     Ok(found.filter(|found| found.complete))
 }

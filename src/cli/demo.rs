@@ -318,13 +318,13 @@ fn key(output: &Path) -> String {
 fn digest(path: &Path) -> Result<String> {
     let failed = || format!("cannot read {}", path.display());
     if path.is_file() {
-        return sha256_once(path).with_context(failed);
+        return Ok(sha256_once(path)?);
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(path).with_context(failed)? {
         let entry = entry.with_context(failed)?;
         if entry.file_type().with_context(failed)?.is_file() {
-            let hash = sha256_once(&entry.path()).with_context(failed)?;
+            let hash = sha256_once(&entry.path())?;
             files.push(format!("{} {hash}\n", entry.file_name().to_string_lossy()));
         }
     }

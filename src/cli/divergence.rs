@@ -1,15 +1,16 @@
 //! `quantkit divergence`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use super::options::{EngineFlags, GlobalOptions, ReadingFlags, model_sha256, print_json, say};
+use super::options::{EngineFlags, GlobalOptions, ReadingFlags, model_sha256, print_outcome, say};
 use crate::eval::statistics::Mean;
+use crate::eval::text::WantedDivergence;
 use crate::eval::text::divergence::{
-    Base, DivergenceOptions, DivergenceSummary, SCHEMA_VERSION, VariantDivergence, measure,
+    Base, DivergenceOptions, DivergenceSummary, VariantDivergence, measure,
 };
-use crate::support::finished::{NOTE, Outcome, first_difference};
+use crate::support::finished::Outcome;
 use crate::support::input_file::sha256_once;
 use crate::support::table::{Align, Table};
 use crate::support::units;
@@ -75,70 +76,36 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         journal: arguments.reading.journal()?,
         engine: arguments.engine.options(),
     };
-    let earlier = arguments.reading.earlier(RESULT, || Wanted::of(&options), Wanted::mismatch)?;
-    let reused = earlier.is_some();
-    let summary = match earlier {
-        Some(summary) => summary,
-        None => {
-            let measured = measure(&options);
-            let summary = measured.map_err(|error| arguments.reading.explain(error))?;
-            arguments.reading.keep(RESULT, &summary)?;
-            summary
-        }
+    let earlier = arguments.reading.earlier(
+        RESULT,
+        || wanted(&options),
+        |found, wanted| wanted.mismatch(found),
+    )?;
+    let outcome = match earlier {
+        Some(result) => Outcome { result, reused: true },
+        None => Outcome { result: read(arguments, &options)?, reused: false },
     };
-    if global.json {
-        return print_json(&Outcome { result: &summary, reused });
-    }
-    print(&summary, arguments.detailed)?;
-    if reused { say!("{NOTE}") } else { Ok(()) }
+    print_outcome(&outcome, global, |summary| print(summary, arguments.detailed))
 }
 
-/// What an earlier result must have been made with to be shown.
-struct Wanted<'a> {
-    options: &'a DivergenceOptions,
-    base_sha256: String,
-    text_sha256: Option<String>,
-    variants_sha256: Vec<String>,
+fn wanted(options: &DivergenceOptions) -> Result<WantedDivergence<'_>> {
+    let variants = options.variants.iter().map(|variant| model_sha256(variant));
+    Ok(WantedDivergence {
+        options,
+        base_sha256: match &options.base {
+            Base::Model { model, .. } => model_sha256(model)?,
+            Base::Logits(file) => sha256_once(file)?,
+        },
+        text_sha256: options.base.text().map(sha256_once).transpose()?,
+        variants_sha256: variants.collect::<Result<_>>()?,
+    })
 }
 
-impl<'a> Wanted<'a> {
-    fn of(options: &'a DivergenceOptions) -> Result<Self> {
-        let hash_file = |file: &Path| {
-            sha256_once(file).with_context(|| format!("cannot read {}", file.display()))
-        };
-        let variants = options.variants.iter().map(|variant| model_sha256(variant));
-        Ok(Self {
-            options,
-            base_sha256: match &options.base {
-                Base::Model { model, .. } => model_sha256(model)?,
-                Base::Logits(file) => hash_file(file)?,
-            },
-            text_sha256: options.base.text().map(hash_file).transpose()?,
-            variants_sha256: variants.collect::<Result<_>>()?,
-        })
-    }
-
-    fn mismatch(found: &DivergenceSummary, wanted: &Self) -> Option<&'static str> {
-        let Self { options, base_sha256, text_sha256, variants_sha256 } = wanted;
-        let variants = found.variants.iter().map(|variant| &variant.model_sha256);
-        // A file of base logits has the length of its windows in it.
-        let same_context = match &options.base {
-            Base::Model { context, .. } => found.context == *context,
-            Base::Logits(_) => true,
-        };
-        first_difference(&[
-            (found.schema_version == SCHEMA_VERSION, "the record's version"),
-            (found.build.is_current(), "the build of quantkit"),
-            (found.base_sha256 == *base_sha256, "the base"),
-            (found.text_sha256 == *text_sha256, "the text"),
-            (variants.eq(variants_sha256), "the variants"),
-            (same_context, "the windows' length"),
-            (found.chunk_limit == options.chunks, "the number of windows"),
-            (found.device == options.engine.device.to_string(), "the device"),
-            (found.kv_type == options.engine.kv_type_name(), "the key-value cache"),
-            (found.activations == options.engine.activations.bits(), "the activations' bits"),
-        ])
-    }
+/// Reads the text, and keeps the result where that is wanted.
+fn read(arguments: &Arguments, options: &DivergenceOptions) -> Result<DivergenceSummary> {
+    let summary = measure(options).map_err(|error| arguments.reading.explain(error))?;
+    arguments.reading.keep(RESULT, &summary)?;
+    Ok(summary)
 }
 
 fn base_and_variants(arguments: &Arguments) -> Result<(Base, Vec<PathBuf>)> {

@@ -41,7 +41,7 @@ pub struct Arguments {
     questions: QuestionOptions,
 
     /// Where the results go [default: a directory in outputs that is
-    /// called after the model, the set, the protocol and the choice of questions]
+    /// named after the model, the set, the protocol and the choice of questions]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
@@ -256,7 +256,7 @@ fn default_output(model: &str, questions: &QuestionOptions, shard: Option<Shard>
     Path::new("outputs").join(words.join("-").replace(['/', '\\'], "-"))
 }
 
-/// What a set is called: its directory, or its file unless that is only called after its split.
+/// A set's name: that of its path, or of the directory above a file that is only named after its split.
 fn set_name(set: &Path) -> String {
     let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let own = name(set).unwrap_or_default();

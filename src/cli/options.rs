@@ -17,7 +17,8 @@ use crate::kernels::matmul::ActivationBits;
 use crate::quant::formats;
 use crate::storage;
 use crate::support::atomic_file::write_atomically;
-use crate::support::{finished, interrupt, printable};
+use crate::support::finished::{self, NOTE, Outcome};
+use crate::support::{interrupt, printable};
 
 /// What a reading that was stopped has so far.
 const JOURNAL_NAME: &str = "journal.jsonl";
@@ -256,6 +257,19 @@ pub(super) use say;
 pub fn print_json(document: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(document).context("cannot write the result as JSON")?;
     print(&printable::json(&(text + "\n")))
+}
+
+/// Prints a result, and whether it was there already.
+pub(super) fn print_outcome<T: Serialize>(
+    outcome: &Outcome<T>,
+    global: &GlobalOptions,
+    print: impl FnOnce(&T) -> Result<()>,
+) -> Result<()> {
+    if global.json {
+        return print_json(outcome);
+    }
+    print(&outcome.result)?;
+    if outcome.reused { say!("{NOTE}") } else { Ok(()) }
 }
 
 /// Logs go to standard error: warnings by default, `-v` information, `-vv` everything of ours.

@@ -1,15 +1,13 @@
 //! `quantkit perplexity`.
 
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use super::options::{EngineFlags, GlobalOptions, ReadingFlags, model_sha256, print_json, say};
-use crate::eval::text::perplexity::{
-    PerplexityOptions, PerplexitySummary, SCHEMA_VERSION, measure,
-};
-use crate::support::finished::{NOTE, Outcome, first_difference};
+use super::options::{EngineFlags, GlobalOptions, ReadingFlags, model_sha256, print_outcome, say};
+use crate::eval::text::WantedPerplexity;
+use crate::eval::text::perplexity::{PerplexityOptions, PerplexitySummary, measure};
+use crate::support::finished::Outcome;
 use crate::support::input_file::sha256_once;
 use crate::support::same_file::is_same_place;
 use crate::support::units;
@@ -74,84 +72,41 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     {
         bail!("{}: the output is one of the inputs; give it another name", output.display());
     }
-    let earlier = arguments.reading.earlier(RESULT, || Wanted::of(arguments), Wanted::mismatch)?;
-    let reused = earlier.is_some();
-    let summary = match earlier {
-        Some(summary) => summary,
-        None => read(arguments)?,
+    let options = PerplexityOptions {
+        model: model.clone(),
+        text: text.clone(),
+        context: arguments.context,
+        stride: arguments.stride.map(|stride| stride as usize),
+        chunks: arguments.chunks.map(|chunks| chunks as usize),
+        save_logits: save_logits.clone(),
+        journal: arguments.reading.journal()?,
+        engine: arguments.engine.options(),
     };
-    if global.json {
-        return print_json(&Outcome { result: &summary, reused });
-    }
-    print(&summary)?;
-    if reused { say!("{NOTE}") } else { Ok(()) }
+    let earlier = arguments.reading.earlier(
+        RESULT,
+        || wanted(&options),
+        |found, wanted| wanted.mismatch(found),
+    )?;
+    let outcome = match earlier {
+        Some(result) => Outcome { result, reused: true },
+        None => Outcome { result: read(arguments, &options)?, reused: false },
+    };
+    print_outcome(&outcome, global, print)
+}
+
+fn wanted(options: &PerplexityOptions) -> Result<WantedPerplexity<'_>> {
+    Ok(WantedPerplexity {
+        options,
+        model_sha256: model_sha256(&options.model)?,
+        text_sha256: sha256_once(&options.text)?,
+    })
 }
 
 /// Reads the text, and keeps the result where that is wanted.
-fn read(arguments: &Arguments) -> Result<PerplexitySummary> {
-    let summary = measure(&PerplexityOptions {
-        model: arguments.model.clone(),
-        text: arguments.text.clone(),
-        context: arguments.context,
-        stride: arguments.stride(),
-        chunks: arguments.chunks(),
-        save_logits: arguments.save_logits.clone(),
-        journal: arguments.reading.journal()?,
-        engine: arguments.engine.options(),
-    })
-    .map_err(|error| arguments.reading.explain(error))?;
+fn read(arguments: &Arguments, options: &PerplexityOptions) -> Result<PerplexitySummary> {
+    let summary = measure(options).map_err(|error| arguments.reading.explain(error))?;
     arguments.reading.keep(RESULT, &summary)?;
     Ok(summary)
-}
-
-impl Arguments {
-    fn stride(&self) -> Option<usize> {
-        self.stride.map(|stride| stride as usize)
-    }
-
-    fn chunks(&self) -> Option<usize> {
-        self.chunks.map(|chunks| chunks as usize)
-    }
-}
-
-/// What an earlier result must have been made with to be shown.
-struct Wanted<'a> {
-    arguments: &'a Arguments,
-    model_sha256: String,
-    text_sha256: String,
-}
-
-impl<'a> Wanted<'a> {
-    fn of(arguments: &'a Arguments) -> Result<Self> {
-        let Arguments { model, text, .. } = arguments;
-        let model_sha256 = model_sha256(model)?;
-        let text_sha256 =
-            sha256_once(text).with_context(|| format!("cannot read {}", text.display()))?;
-        Ok(Self { arguments, model_sha256, text_sha256 })
-    }
-
-    fn mismatch(found: &PerplexitySummary, wanted: &Self) -> Option<&'static str> {
-        let Self { arguments, model_sha256, text_sha256 } = wanted;
-        let engine = arguments.engine.options();
-        let logits = arguments.save_logits.as_ref();
-        let has_logits = logits.is_none_or(|path| {
-            fs::metadata(path).is_ok_and(|file| Some(file.len()) == found.logits_bytes)
-        });
-        let same_logits = found.logits == logits.map(|path| path.display().to_string());
-        first_difference(&[
-            (found.schema_version == SCHEMA_VERSION, "the record's version"),
-            (found.build.is_current(), "the build of quantkit"),
-            (found.model_sha256 == *model_sha256, "the model file"),
-            (found.text_sha256 == *text_sha256, "the text"),
-            (found.context == arguments.context, "the windows' length"),
-            (found.stride == arguments.stride(), "the stride"),
-            (found.chunk_limit == arguments.chunks(), "the number of windows"),
-            (found.device == engine.device.to_string(), "the device"),
-            (found.kv_type == engine.kv_type_name(), "the key-value cache"),
-            (found.activations == engine.activations.bits(), "the activations' bits"),
-            (same_logits && has_logits, "the file of base logits"),
-        ])
-    }
 }
 
 fn print(summary: &PerplexitySummary) -> Result<()> {

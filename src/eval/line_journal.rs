@@ -35,12 +35,15 @@ pub enum Earlier {
     Discard,
 }
 
+/// What is said of results that another build has made.
+pub(super) const OTHER_BUILD: &str = "it is of another build of quantkit, or of other kernels";
+
 /// A journal's header, of which it can be told whether a run may go on from it.
 pub(crate) trait JournalHeader: Serialize + DeserializeOwned {
     /// What follows the header, a line each.
     type Entry: Serialize + DeserializeOwned;
 
-    /// The option with which a command throws away what is there.
+    /// The command-line option that discards an existing journal.
     const DISCARD: &'static str = "--overwrite";
 
     /// The first thing in which this header, which was found, differs from that which the run would
@@ -341,7 +344,7 @@ fn entry<H: JournalHeader>(seal: &Seal, line: &[u8]) -> Option<(u64, H::Entry)> 
 /// What a file is of which nothing says what its lines are results of.
 fn without_header<H: JournalHeader>(lines: &[&[u8]], path: &Path) -> Result<Found<H>, EvalError> {
     // A power loss may leave zeros in the place of what was not written yet.
-    let is_unwritten = lines.concat().iter().all(|&byte| byte == 0);
+    let is_unwritten = lines.iter().copied().flatten().all(|&byte| byte == 0);
     let is_first = lines.len() == 1 && resembles_line(lines[0]) && !lines[0].ends_with(b"\n");
     if is_unwritten || is_first {
         return Ok(Found::Nothing);
@@ -361,8 +364,8 @@ fn without_header<H: JournalHeader>(lines: &[&[u8]], path: &Path) -> Result<Foun
         _ => Err(EvalError::unusable(
             path,
             format!(
-                "is no journal of quantkit's: move it away, give another --output, or throw it away \
-                 with {}",
+                "is not a quantkit journal: move it elsewhere, give another --output, or throw it \
+                 away with {}",
                 H::DISCARD
             ),
         )),
@@ -513,7 +516,7 @@ mod tests {
         let path = directory.path().join("journal.jsonl");
         let old = "{\"build\":\"b\",\"subject\":\"numbers\"}\n[0,0.5]\n";
         for (content, expected) in
-            [(old, "another version of quantkit"), ("bread\nmilk", "is no journal")]
+            [(old, "another version of quantkit"), ("bread\nmilk", "is not a quantkit journal")]
         {
             fs::write(&path, content).unwrap();
             let error = LineJournal::open(&path, header(), Earlier::Resume).unwrap_err();

@@ -22,10 +22,8 @@ const FILE_NAME: &str = "divergence.json";
 /// What an interrupted reading of several variants has so far, in the output directory.
 const JOURNAL_NAME: &str = "divergence.journal.jsonl";
 
-/// A variant's reading of the text beside the baseline's: the content of `divergence.json`.
-///
-/// It is no [`DivergenceSummary`], whose flattened figures serde can write and not read back: a
-/// dependency has serde_json keep numbers as they are written.
+/// A variant's reading of the text beside the baseline's: the content of `divergence.json`. It is one
+/// variant of a [`DivergenceSummary`], so that each can be reused without the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Reading {
     /// Version of [`Divergence`]'s fields.
@@ -57,12 +55,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(
-        summary: &DivergenceSummary,
-        variant: &VariantDivergence,
-        text_sha256: &str,
-        limit: Option<usize>,
-    ) -> Self {
+    fn of(summary: &DivergenceSummary, variant: &VariantDivergence, text_sha256: &str) -> Self {
         Self {
             schema_version: summary.schema_version,
             quantkit_version: summary.quantkit_version.clone(),
@@ -71,7 +64,7 @@ impl Reading {
             model_sha256: variant.model_sha256.clone(),
             text_sha256: text_sha256.to_string(),
             context: summary.context,
-            chunk_limit: limit,
+            chunk_limit: summary.chunk_limit,
             chunks: summary.chunks,
             device: summary.device.clone(),
             kv_type: summary.kv_type.clone(),
@@ -153,7 +146,7 @@ pub(super) fn read_text(
         runs::check_same(&models[baseline].path, wanted.base_sha256, &summary.base_sha256)?;
         for (&index, variant) in missing.iter().zip(&summary.variants) {
             runs::check_same(&models[index].path, &models[index].sha256, &variant.model_sha256)?;
-            let reading = Reading::of(&summary, variant, wanted.text_sha256, text.chunks);
+            let reading = Reading::of(&summary, variant, wanted.text_sha256);
             keep(&place(&models[index]), &reading)?;
             found[index] = Some((reading, false));
         }

@@ -335,7 +335,7 @@ mod tests {
         let notes = directory.path().join("notes.txt");
         std::fs::write(&notes, "shopping list\n").unwrap();
         let error = refused(&notes, identity("text"));
-        assert!(error.contains("is no journal"), "{error}");
+        assert!(error.contains("is not a quantkit journal"), "{error}");
         assert_eq!(std::fs::read(&notes).unwrap(), b"shopping list\n");
     }
 }

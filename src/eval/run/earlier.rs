@@ -8,11 +8,12 @@ use super::comparison::RunComparison;
 use super::found::{copied, is_of_a_run};
 use super::journal;
 use super::options::EvalOptions;
-use super::record::{Settings, differences};
+use super::record::{RunRecord, Settings, differences};
 use super::results::{self, Results};
 use super::session::{Evaluated, against};
+use super::summary::EvalSummary;
 use crate::eval::EvalError;
-use crate::eval::line_journal::Earlier;
+use crate::eval::line_journal::{Earlier, OTHER_BUILD};
 use crate::storage::{Output, StorageError};
 use crate::support::finished::refusal;
 
@@ -31,12 +32,13 @@ pub(super) fn finished(
     if options.earlier != Earlier::Resume || journal::peek(output.directory())?.is_some() {
         return Ok(None);
     }
-    let Some(directory) = finished_directory(&options.output)? else { return Ok(None) };
-    check_settings(&directory, &options.output, settings)?;
-    let results = Results::read(&directory).map_err(|error| unreadable(&options.output, &error))?;
+    let place = &options.output;
+    let Some((directory, run, summary)) = same_run(place, settings)? else { return Ok(None) };
+    let questions = results::read_questions(&directory, &summary);
+    let questions = questions.map_err(|error| unreadable(place, &error))?;
+    let results = Results { run, questions, summary };
     if !results.summary.build.is_current() {
-        let what = "it is of another build of quantkit, or of other kernels";
-        return Err(EvalError::Unusable(refusal(&options.output, what)));
+        return Err(EvalError::Unusable(refusal(place, OTHER_BUILD)));
     }
     let comparison = match baseline {
         None => results::read_comparison(&directory)?,
@@ -51,16 +53,20 @@ pub(super) fn finished(
 /// # Errors
 /// There is one, or one that cannot be read.
 pub(super) fn check_replaceable(place: &Path, settings: &Settings) -> Result<(), EvalError> {
-    match finished_directory(place)? {
-        None => Ok(()),
-        Some(directory) => check_settings(&directory, place, settings),
-    }
+    same_run(place, settings).map(drop)
 }
 
-fn check_settings(directory: &Path, place: &Path, wanted: &Settings) -> Result<(), EvalError> {
-    let (run, _) = results::read_records(directory).map_err(|error| unreadable(place, &error))?;
+/// The finished run of a place, if there is one: the directory here that holds it, and its records.
+/// One of other settings is an error.
+fn same_run<'a>(
+    place: &'a Path,
+    wanted: &Settings,
+) -> Result<Option<(Cow<'a, Path>, RunRecord, EvalSummary)>, EvalError> {
+    let Some(directory) = finished_directory(place)? else { return Ok(None) };
+    let records = results::read_records(&directory);
+    let (run, summary) = records.map_err(|error| unreadable(place, &error))?;
     match differences(&run.settings, wanted).first() {
-        None => Ok(()),
+        None => Ok(Some((directory, run, summary))),
         Some(difference) => Err(EvalError::Unusable(refusal(place, difference))),
     }
 }

@@ -85,7 +85,7 @@ pub fn evaluate_at(
     session.finish(baseline.as_ref())
 }
 
-/// A server of which nothing can come, unless it is the user who stopped the asking.
+/// The error for a server that cannot be used, or for Ctrl-C if that is what ended the request.
 fn unusable(problem: String) -> EvalError {
     match interrupt::check() {
         Err(stop) => stop.into(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::record::{Settings, differences};
 use crate::engine::Build;
 use crate::eval::EvalError;
-use crate::eval::line_journal::{self, Earlier, JournalHeader, LineJournal, Lines};
+use crate::eval::line_journal::{self, Earlier, JournalHeader, LineJournal, Lines, OTHER_BUILD};
 use crate::eval::scoring::Scored;
 
 /// The journal's file in a run's directory.
@@ -55,7 +55,7 @@ impl JournalHeader for Header {
             return Some(difference);
         }
         let rebuilt = self.build != wanted.build;
-        rebuilt.then(|| "it is of another build of quantkit, or of other kernels".to_string())
+        rebuilt.then(|| OTHER_BUILD.to_string())
     }
 
     fn amount(entries: &[Entry]) -> String {

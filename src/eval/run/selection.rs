@@ -20,8 +20,8 @@ pub(super) fn shots(options: &EvalOptions) -> usize {
     if options.protocol.takes_shots() { options.shots } else { 0 }
 }
 
-/// Every K-th row, of these the wanted subjects, of these the first so many of each subject, as
-/// lm-evaluation-harness limits each of its tasks, or those drawn.
+/// Chooses the questions: takes every K-th row, keeps the wanted subjects, and then either the first N
+/// questions of each subject, as lm-evaluation-harness limits each of its tasks, or N that are drawn.
 ///
 /// # Errors
 /// A subject that the set does not have; no question left.

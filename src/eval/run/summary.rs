@@ -44,7 +44,7 @@ pub struct EvalSummary {
     pub protocol: Protocol,
     /// Shots before each question.
     pub shots: usize,
-    /// `--limit`: at most so many of each subject.
+    /// `--limit`: at most this many questions of each subject.
     pub limit: Option<usize>,
     /// `--limit-seeded`.
     pub limit_seeded: Option<usize>,

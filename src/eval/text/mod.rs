@@ -9,10 +9,12 @@ pub mod calibration;
 pub mod divergence;
 pub mod perplexity;
 mod text_file;
+mod wanted;
 mod window_journal;
 mod window_run;
 pub mod windows;
 
 pub use base_logits::{BaseLogits, CodedRow, CodedRows};
 pub use text_file::TextFile;
+pub use wanted::{WantedDivergence, WantedPerplexity};
 pub use window_journal::WindowJournalOptions;

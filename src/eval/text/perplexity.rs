@@ -72,7 +72,6 @@ pub struct PerplexitySummary {
     /// Tokens from one window's beginning to the next one's, where windows overlap.
     pub stride: Option<usize>,
     /// At most this many windows.
-    #[serde(default)]
     pub chunk_limit: Option<usize>,
     /// Windows scored.
     pub chunks: usize,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Build;
 use crate::eval::EvalError;
-use crate::eval::line_journal::{Earlier, JournalHeader, LineJournal};
+use crate::eval::line_journal::{Earlier, JournalHeader, LineJournal, OTHER_BUILD};
 use crate::support::input_file::Inputs;
 
 /// Version of the journal's lines.
@@ -87,7 +87,7 @@ impl<T: Serialize + DeserializeOwned> JournalHeader for Header<T> {
         let (there, here) = (&self.reading, &wanted.reading);
         let differences = [
             (self.version != wanted.version, "it is of another version of quantkit"),
-            (self.build != wanted.build, "it is of another build of quantkit, or of other kernels"),
+            (self.build != wanted.build, OTHER_BUILD),
             (there.models_sha256 != here.models_sha256, "it is of other models"),
             (there.text_sha256 != here.text_sha256, "it is of another text"),
             (there.context != here.context, "its windows have another length"),

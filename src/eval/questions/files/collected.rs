@@ -14,7 +14,7 @@ use crate::support::units;
 /// All of MMLU takes 13 MB.
 pub(super) const MOST_BYTES: usize = 512 << 20;
 
-/// As many answers that count from 0 are looked at before it is odd that none is 0.
+/// How many answers that should count from 0 there must be before it is odd that none is 0.
 const FEW_ANSWERS: usize = 4;
 
 /// The questions that have been read.

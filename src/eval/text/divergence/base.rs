@@ -50,7 +50,7 @@ impl Base {
         }
     }
 
-    /// The text, unless the file of logits says what it was.
+    /// The text's path; none for a file of logits, which holds the text's tokens.
     pub fn text(&self) -> Option<&Path> {
         match self {
             Self::Model { text, .. } => Some(text),
@@ -123,7 +123,7 @@ pub(super) enum LoadedBase {
 }
 
 impl LoadedBase {
-    /// What is read, where the base does not hold it.
+    /// The text; none for a file of logits, which holds the text's tokens.
     pub(super) fn text(&self) -> Option<&TextFile> {
         match self {
             Self::Model { text, .. } => Some(text),

@@ -106,7 +106,6 @@ pub struct DivergenceSummary {
     /// Tokens in a window.
     pub context: usize,
     /// At most this many windows.
-    #[serde(default)]
     pub chunk_limit: Option<usize>,
     /// Windows scored.
     pub chunks: usize,
@@ -135,8 +134,7 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
     let base_identity = base.identify()?;
     let identities = variants.iter().map(gguf::identify).collect::<Result<Vec<_>, _>>()?;
     let mut base = base.load(options.engine)?;
-    let text = base.text().map(|text| (text.path().to_path_buf(), text.sha256().to_string()));
-    let (text, text_sha256) = text.unzip();
+    let text_sha256 = base.text().map(|text| text.sha256().to_string());
     let context = base.context();
     let load = |model: GgufFile| load_for_windows(model, options.engine, context);
     let mut variants = variants.into_iter().map(load).collect::<Result<Vec<_>, _>>()?;
@@ -183,7 +181,7 @@ pub fn measure(options: &DivergenceOptions) -> Result<DivergenceSummary, EvalErr
         base_kind: options.base.kind(),
         base_sha256: base_identity.sha256,
         base_bytes: base_identity.bytes,
-        text: text.map(|path| path.display().to_string()),
+        text: options.base.text().map(|path| path.display().to_string()),
         text_sha256,
         context,
         chunk_limit: options.chunks,

@@ -22,7 +22,7 @@ const DEEPEST: usize = 8;
 /// Finds out whether the wanted columns, given by their outermost names, may be unpacked.
 ///
 /// # Errors
-/// They would take more than [`MOST_BYTES`], or nobody can tell; says what to do.
+/// They would take more than [`MOST_BYTES`], or their size cannot be told; says what to do.
 pub(super) fn check(
     metadata: &ParquetMetaData,
     file: &[u8],
@@ -79,8 +79,8 @@ fn check_column(
         }
         if page.encoding == DELTA_BYTE_ARRAY {
             return Err(
-                "it is encoded as DELTA_BYTE_ARRAY, of which nobody can tell how much text \
-                        it is: write it with another encoding"
+                "it is encoded as DELTA_BYTE_ARRAY, which does not show how much text it unpacks to: \
+                 write it with another encoding"
                     .to_string(),
             );
         }
