@@ -14,6 +14,10 @@ use crate::gguf::{Array, GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, V
 use crate::kernels::attention::KvType;
 use crate::kernels::matmul::ActivationBits;
 
+/// Models of llama's layers, with each kind of rotary scaling.
+const LLAMA_LIKE: [&str; 7] =
+    ["llama", "llama-linear", "llama-yarn", "llama-yarn-factor", "llama-llama3", "qwen2", "qwen3"];
+
 /// Keys, values and perhaps activations are rounded to 16 bits; logits of these models reach 4.
 const AGAINST_REFERENCE: f32 = 1e-2;
 
@@ -89,6 +93,18 @@ fn largest_difference(ours: &[f32], theirs: &[f32], width: usize) -> f64 {
     });
     // A NaN counts as the largest.
     differences.fold(0.0, |largest, next| if next <= largest { largest } else { next })
+}
+
+#[test]
+fn every_scaling_has_the_logits_of_transformers_on_both_back_ends() {
+    for name in LLAMA_LIKE {
+        let (tokens, logits) = reference(name);
+        for back_end in BACK_ENDS {
+            let mut decoder = load(&model_path(name), back_end).unwrap();
+            let ours = run(&mut decoder, &mut SequenceCache::new(0), &tokens);
+            assert_close(&ours, &logits, AGAINST_REFERENCE);
+        }
+    }
 }
 
 #[test]
@@ -285,15 +301,7 @@ fn run_in_stages(decoder: &mut Decoder, tokens: &[u32], at: usize) -> Vec<f32> {
 
 #[test]
 fn a_forward_pass_in_stages_gives_the_same_logits() {
-    for name in [
-        "llama",
-        "llama-linear",
-        "llama-yarn",
-        "llama-yarn-factor",
-        "llama-llama3",
-        "qwen2",
-        "qwen3",
-    ] {
+    for name in LLAMA_LIKE {
         let (tokens, _) = reference(name);
         let expected = run(&mut tiny(name), &mut SequenceCache::new(0), &tokens);
         let mut decoder = tiny(name);

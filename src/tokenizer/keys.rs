@@ -69,6 +69,17 @@ impl<'a> TokenizerKeys<'a> {
 
     /// The id under `<name>_token_id`; it is below `count`.
     pub(super) fn id(self, name: &str, count: usize) -> Result<Option<u32>, TokenizerError> {
+        let Some(number) = self.stated_id(name)? else { return Ok(None) };
+        match u32::try_from(number) {
+            Ok(id) if (id as usize) < count => Ok(Some(id)),
+            _ => Err(TokenizerError::vocabulary(format!(
+                "tokenizer.ggml.{name}_token_id is {number}, but there are {count} tokens"
+            ))),
+        }
+    }
+
+    /// The number under `<name>_token_id`, whether or not there is such a token.
+    pub(super) fn stated_id(self, name: &str) -> Result<Option<i128>, TokenizerError> {
         let key = format!("{name}_token_id");
         let number = self.read(&key, "a whole number", |value| match *value {
             Value::U8(number) => Some(number.into()),
@@ -81,17 +92,8 @@ impl<'a> TokenizerKeys<'a> {
             Value::I64(number) => Some(i128::from(number)),
             _ => None,
         })?;
-        match number {
-            // An absent token is sometimes written as −1, or as the largest number.
-            None | Some(-1) => Ok(None),
-            Some(number) if number == u32::MAX.into() => Ok(None),
-            Some(number) => match u32::try_from(number) {
-                Ok(id) if (id as usize) < count => Ok(Some(id)),
-                _ => Err(TokenizerError::vocabulary(format!(
-                    "tokenizer.ggml.{key} is {number}, but there are {count} tokens"
-                ))),
-            },
-        }
+        // An absent token is sometimes written as −1, or as the largest number.
+        Ok(number.filter(|&number| number != -1 && number != u32::MAX.into()))
     }
 
     /// The score of each of `count` tokens.

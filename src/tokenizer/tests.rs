@@ -324,3 +324,18 @@ fn keys_of_a_wrong_type_are_refused_by_name() {
         assert!(error.contains(&key) && error.contains("found a value of type"), "{error}");
     }
 }
+
+#[test]
+fn a_role_that_templates_alone_read_may_name_no_token() {
+    let mut metadata = changed_sentencepiece(|_| {}).unwrap();
+    let role = |metadata: &Metadata, name| {
+        let vocabulary = Vocabulary::from_metadata(metadata).unwrap();
+        vocabulary.roles.iter().find(|(role, _)| *role == name).map(|&(_, id)| id)
+    };
+    metadata.set("tokenizer.ggml.padding_token_id", Value::U32(3));
+    assert_eq!(role(&metadata, "pad_token"), Some(3));
+    metadata.set("tokenizer.ggml.padding_token_id", Value::U32(1_000_000));
+    assert_eq!(role(&metadata, "pad_token"), None);
+    metadata.set("tokenizer.ggml.eos_token_id", Value::U32(1_000_000));
+    assert!(Vocabulary::from_metadata(&metadata).is_err());
+}

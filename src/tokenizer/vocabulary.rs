@@ -267,7 +267,15 @@ fn roles(
     roles.extend(bos.map(|id| ("bos_token", id)));
     roles.extend(eos.map(|id| ("eos_token", id)));
     for (role, name) in ROLES {
-        roles.extend(keys.id(name, count)?.map(|id| (role, id)));
+        let Some(number) = keys.stated_id(name)? else { continue };
+        match u32::try_from(number) {
+            Ok(id) if (id as usize) < count => roles.push((role, id)),
+            // Chat templates alone read these, and a model runs without them.
+            _ => tracing::warn!(
+                "tokenizer.ggml.{name}_token_id is {number}, but there are {count} tokens: chat \
+                 templates get no {role}"
+            ),
+        }
     }
     Ok(roles)
 }

@@ -224,7 +224,7 @@ fn what_fails_for_a_moment_is_asked_again() {
         .score(&server, "impatient", &["--retries", "1"])
         .failure()
         .stderr(contains("status 503"))
-        .stderr(contains("asked once, 1 times again"));
+        .stderr(contains("asked 2 times"));
     assert!(!place.path("impatient").exists());
 }
 

@@ -1,16 +1,17 @@
 //! A small HTTP server on this machine, for tests of downloads: it serves what it is told to, and
-//! misbehaves where it is told to.
+//! misbehaves where it is told to. The servers of objects and of models take their requests and send
+//! their answers by the functions at its end.
 
 #![allow(dead_code)] // Each test file uses its own part.
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// A request that came in.
-#[derive(Debug, Clone, Default)]
+/// What a request asked for.
+#[derive(Debug, Clone)]
 pub struct Received {
     /// Path and query.
     pub path: String,
@@ -20,6 +21,18 @@ pub struct Received {
     pub if_range: Option<String>,
     /// The bearer token that was shown.
     pub token: Option<String>,
+}
+
+impl From<&Request> for Received {
+    fn from(request: &Request) -> Self {
+        let token = request.header("authorization").and_then(|key| key.strip_prefix("Bearer "));
+        Self {
+            path: request.target.clone(),
+            range: request.range_start(),
+            if_range: request.header("if-range").map(str::to_string),
+            token: token.map(str::to_string),
+        }
+    }
 }
 
 /// What a path answers.
@@ -93,17 +106,10 @@ pub struct Server {
 impl Server {
     /// Starts on a free port, without pages.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        let (listener, address) = bind();
         let server = Self { address, pages: Arc::default(), log: Arc::default() };
-        let accepting = server.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let server = accepting.clone();
-                // A client that goes away in the middle is no concern of the server's.
-                thread::spawn(move || server.answer(&stream));
-            }
-        });
+        let serving = server.clone();
+        accept(listener, move |stream| serving.answer(stream));
         server
     }
 
@@ -127,7 +133,7 @@ impl Server {
     }
 
     fn answer(&self, stream: &TcpStream) -> Option<()> {
-        let request = read_request(stream)?;
+        let request = Received::from(&read_request(stream)?);
         self.log.lock().ok()?.push(request.clone());
         let path = request.path.split('?').next()?;
         let (page, drop_after) = {
@@ -165,43 +171,84 @@ impl Server {
     }
 }
 
+/// A request as it came in.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// By name, in lower case.
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// The first byte that was asked for, if a range was.
+    pub fn range_start(&self) -> Option<usize> {
+        self.header("range")?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
+    }
+}
+
+/// A free port of this machine, and its address: `http://127.0.0.1:PORT`.
+pub fn bind() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    (listener, address)
+}
+
+/// Serves each connection in a thread of its own, until the test process ends. A client that goes away
+/// in the middle is no concern of the server's.
+pub fn accept(
+    listener: TcpListener,
+    serve: impl Fn(&TcpStream) -> Option<()> + Clone + Send + 'static,
+) {
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = serve.clone();
+            thread::spawn(move || serve(&stream));
+        }
+    });
+}
+
+pub fn read_request(stream: &TcpStream) -> Option<Request> {
+    let mut reader = BufReader::new(stream);
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        Some(line.trim_end().to_string())
+    };
+    let first = line()?;
+    let mut words = first.split(' ').map(str::to_string);
+    let (method, target) = (words.next()?, words.next()?);
+    let mut request = Request { method, target, ..Request::default() };
+    while let Some((name, value)) = line()?.split_once(':') {
+        request.headers.insert(name.to_ascii_lowercase(), value.trim().to_string());
+    }
+    let length = request.header("content-length").and_then(|text| text.parse().ok());
+    request.body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut request.body).ok()?;
+    Some(request)
+}
+
 /// Sends an answer, of its body only so many bytes.
-fn respond(
+pub fn respond(
     mut stream: &TcpStream,
     status: u16,
-    headers: &[(String, String)],
+    headers: &[(impl AsRef<str>, String)],
     body: &[u8],
     sent: usize,
 ) -> Option<()> {
     let mut head = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
+        head += &format!("{}: {value}\r\n", name.as_ref());
     }
     head += "Connection: close\r\n\r\n";
     stream.write_all(head.as_bytes()).ok()?;
     stream.write_all(&body[..sent.min(body.len())]).ok()?;
     stream.flush().ok()?;
     stream.shutdown(Shutdown::Both).ok()
-}
-
-fn read_request(stream: &TcpStream) -> Option<Received> {
-    let mut lines = BufReader::new(stream).lines();
-    let path = lines.next()?.ok()?.split(' ').nth(1)?.to_string();
-    let mut request = Received { path, ..Received::default() };
-    for line in lines {
-        let line = line.ok()?;
-        let Some((name, value)) = line.split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "range" => {
-                let range = value.trim().strip_prefix("bytes=")?;
-                request.range = range.split('-').next()?.parse().ok();
-            }
-            "if-range" => request.if_range = Some(value.trim().to_string()),
-            "authorization" => {
-                request.token = value.trim().strip_prefix("Bearer ").map(str::to_string);
-            }
-            _ => {}
-        }
-    }
-    Some(request)
 }

@@ -12,7 +12,9 @@ use quantkit::quant::importance::{ActivationSums, FileFormat, Importance, Tensor
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::support::{TinyModel, quantkit, send};
+use super::support::{TinyModel, quantkit};
+#[cfg(unix)]
+use super::support::{send, start_until};
 
 /// Of letters that the tiny vocabulary merges into nothing: each byte is the token 3 + byte.
 const ALPHABET: &[u8] = b"bcdfgjkl";
@@ -155,25 +157,19 @@ fn a_collection_goes_on_to_the_bytes_of_one_in_one_piece() {
 #[cfg(unix)]
 #[test]
 fn a_stopped_collection_is_saved_and_goes_on() {
-    use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
     let model = TinyModel { hidden: 256, feed_forward: 512, layers: 4, ..TinyModel::default() };
     let bench = Bench::of(&model, 400 * CHUNK);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_quantkit"))
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"));
+    command
         .current_dir(bench.directory.path())
         .args(["--quiet", "--threads", "2", "importance", "model.gguf", "--text", "text.txt"])
-        .args(["--output", "parts.gguf", "--context", "64", "--save-every", "1"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .args(["--output", "parts.gguf", "--context", "64", "--save-every", "1"]);
     let started = Instant::now();
-    while !bench.path("parts.gguf.unfinished").exists()
-        && started.elapsed() < Duration::from_secs(60)
-    {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let mut child = start_until(&mut command, || {
+        bench.path("parts.gguf.unfinished").exists() || started.elapsed() >= Duration::from_secs(60)
+    });
     send(&child, libc::SIGTERM);
     let mut message = String::new();
     std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut message).unwrap();

@@ -1,8 +1,8 @@
 //! A server of completions on this machine whose model is a hash of what comes before a token. It has
 //! faults, and mishaps befall it, where it is told to.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use super::http_server::{Request, accept, bind, read_request, respond};
 
 /// The number of the token that begins every text at a [`Kind::Llama`].
 const BEGIN: u64 = 1;
@@ -89,12 +91,6 @@ pub struct ModelServer {
     before: Arc<Mutex<String>>,
 }
 
-struct Request {
-    path: String,
-    key: String,
-    body: Value,
-}
-
 impl ModelServer {
     pub fn start(kind: Kind) -> Self {
         Self::start_with(kind, None)
@@ -106,9 +102,9 @@ impl ModelServer {
     }
 
     fn start_with(kind: Kind, fault: Option<(Fault, &'static str)>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (listener, address) = bind();
         let server = Self {
-            address: format!("http://{}", listener.local_addr().unwrap()),
+            address,
             kind,
             requests: Arc::default(),
             in_flight: Arc::default(),
@@ -118,13 +114,8 @@ impl ModelServer {
             fault,
             before: Arc::default(),
         };
-        let accepting = server.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let server = accepting.clone();
-                thread::spawn(move || server.serve(&stream));
-            }
-        });
+        let serving = server.clone();
+        accept(listener, move |stream| serving.serve(stream));
         server
     }
 
@@ -143,15 +134,14 @@ impl ModelServer {
                 self.befall(mishap, stream, &request)
             }
             _ => {
-                let (status, answer) = self.answer(&request.path, &request.body);
+                let body = serde_json::from_slice(&request.body).unwrap_or_default();
+                let (status, answer) = self.answer(&request.target, &body);
                 Some((status, answer.to_string()))
             }
         };
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         let (status, text) = answer?;
-        let mut stream = stream;
-        let head = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n", text.len());
-        stream.write_all(format!("{head}Connection: close\r\n\r\n{text}").as_bytes()).ok()
+        respond(stream, status, &[] as &[(&str, String)], text.as_bytes(), text.len())
     }
 
     fn befall(
@@ -180,7 +170,10 @@ impl ModelServer {
                 None
             }
             Mishap::Flood(bytes) => Some((200, " ".repeat(bytes))),
-            Mishap::RepeatedKey => Some((401, format!("no such key: {}", request.key))),
+            Mishap::RepeatedKey => {
+                let key = request.header("authorization").unwrap_or_default();
+                Some((401, format!("no such key: {key}")))
+            }
         }
     }
 
@@ -360,25 +353,4 @@ pub fn log_probabilities(text: &str) -> Vec<Option<f64>> {
     (0..numbers.len())
         .map(|index| (index > 0).then(|| log_probability(&numbers[..index], numbers[index])))
         .collect()
-}
-
-fn read_request(stream: &TcpStream) -> Option<Request> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let path = line.split(' ').nth(1)?.to_string();
-    let (mut length, mut key) = (0, String::new());
-    loop {
-        line.clear();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = value.trim().parse().ok()?,
-            "authorization" => key = value.trim().to_string(),
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some(Request { path, key, body: serde_json::from_slice(&body).unwrap_or_default() })
 }

@@ -2,12 +2,12 @@
 //! conditions and ranges that S3 knows, and mishaps where it is told to.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
 
 use quantkit::support::hash::sha256_bytes;
+
+use super::http_server::{Request, accept, bind, read_request, respond};
 
 /// The key that opens the server.
 pub const KEY: &str = "test-key";
@@ -28,20 +28,27 @@ pub enum Mishap {
 }
 
 /// A request that came in.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Received {
-    pub method: String,
+    request: Request,
     /// Path, without the query.
     pub path: String,
     query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
 }
 
 impl Received {
+    fn new(request: Request) -> Self {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name.to_string(), decoded(value))
+        });
+        Self { path: decoded(path), query: pairs.collect(), request }
+    }
+
     /// The first byte that was asked for, if a range was.
     pub fn range_start(&self) -> Option<usize> {
-        self.headers.get("range")?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
+        self.request.range_start()
     }
 }
 
@@ -74,16 +81,10 @@ pub struct ObjectServer {
 impl ObjectServer {
     /// Starts on a free port, with an empty bucket.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        let (listener, address) = bind();
         let server = Self { address, state: Arc::default() };
-        let accepting = server.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let server = accepting.clone();
-                thread::spawn(move || server.serve(&stream));
-            }
-        });
+        let serving = server.clone();
+        accept(listener, move |stream| serving.serve(stream));
         server
     }
 
@@ -127,7 +128,7 @@ impl ObjectServer {
 
     /// The requests so far of a method for paths that end so.
     pub fn requests(&self, method: &str, path_end: &str) -> Vec<Received> {
-        let wanted = |one: &&Received| one.method == method && one.path.ends_with(path_end);
+        let wanted = |one: &&Received| one.request.method == method && one.path.ends_with(path_end);
         self.state().log.iter().filter(wanted).cloned().collect()
     }
 
@@ -135,8 +136,8 @@ impl ObjectServer {
         self.state.lock().expect("no panic while held")
     }
 
-    fn serve(&self, mut stream: &TcpStream) -> Option<()> {
-        let request = read_request(stream)?;
+    fn serve(&self, stream: &TcpStream) -> Option<()> {
+        let request = Received::new(read_request(stream)?);
         let (answer, cut) = {
             let mut state = self.state();
             state.log.push(request.clone());
@@ -152,17 +153,8 @@ impl ObjectServer {
             (answer, cut)
         };
         let Answer { status, headers, body } = answer;
-        let mut head = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n", body.len());
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).ok()?;
-        if request.method != "HEAD" {
-            let sent = cut.unwrap_or(body.len()).min(body.len());
-            stream.write_all(&body[..sent]).ok()?;
-        }
-        stream.flush().ok()?;
-        stream.shutdown(Shutdown::Both).ok()
+        let sent = if request.request.method == "HEAD" { 0 } else { cut.unwrap_or(body.len()) };
+        respond(stream, status, &headers, &body, sent)
     }
 }
 
@@ -189,7 +181,7 @@ impl State {
     fn mishap(&mut self, request: &Received) -> Option<Mishap> {
         let found = self.planned.iter_mut().find(|planned| {
             planned.times > 0
-                && planned.method == request.method
+                && planned.method == request.request.method
                 && request.path.ends_with(&planned.path_end)
         })?;
         if found.after > 0 {
@@ -200,13 +192,14 @@ impl State {
         Some(found.mishap)
     }
 
-    fn answer(&mut self, request: &Received) -> Answer {
-        let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
+    fn answer(&mut self, received: &Received) -> Answer {
+        let Received { request, path, query } = received;
+        let header = |name: &str| request.header(name).unwrap_or_default();
         let signed = format!("AWS4-HMAC-SHA256 Credential={KEY}/");
         if !header("authorization").starts_with(&signed) {
             return error(403, "InvalidAccessKeyId", "The key does not exist in our records.");
         }
-        let path = request.path.trim_start_matches('/');
+        let path = path.trim_start_matches('/');
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
         if bucket != BUCKET {
             return error(404, "NoSuchBucket", "The specified bucket does not exist");
@@ -222,7 +215,7 @@ impl State {
                 self.objects.remove(key);
                 answer(204, "")
             }
-            "GET" if key.is_empty() => self.listing(&request.query),
+            "GET" if key.is_empty() => self.listing(query),
             "GET" | "HEAD" => match self.objects.get(key) {
                 None => error(404, "NoSuchKey", "The specified key does not exist."),
                 Some(bytes) => content(bytes, request),
@@ -260,9 +253,9 @@ impl State {
 }
 
 /// An object, or the range of it that was asked for.
-fn content(bytes: &[u8], request: &Received) -> Answer {
+fn content(bytes: &[u8], request: &Request) -> Answer {
     let etag = tag(bytes);
-    if request.headers.get("if-match").is_some_and(|wanted| *wanted != etag) {
+    if request.header("if-match").is_some_and(|wanted| wanted != etag) {
         return error(412, "PreconditionFailed", "The tag is another one.");
     }
     let mut headers = vec![
@@ -279,32 +272,6 @@ fn content(bytes: &[u8], request: &Received) -> Answer {
     let length = bytes.len();
     headers.push(("Content-Range", format!("bytes {start}-{}/{length}", length - 1)));
     Answer { status: 206, headers, body: bytes[start..].to_vec() }
-}
-
-fn read_request(stream: &TcpStream) -> Option<Received> {
-    let mut reader = BufReader::new(stream);
-    let mut line = || {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        Some(line.trim_end().to_string())
-    };
-    let first = line()?;
-    let mut words = first.split(' ');
-    let method = words.next()?.to_string();
-    let target = words.next()?;
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut request = Received { method, path: decoded(path), ..Received::default() };
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        request.query.insert(name.to_string(), decoded(value));
-    }
-    while let Some((name, value)) = line()?.split_once(':') {
-        request.headers.insert(name.to_ascii_lowercase(), value.trim().to_string());
-    }
-    let length = request.headers.get("content-length").and_then(|text| text.parse().ok());
-    request.body = vec![0; length.unwrap_or(0)];
-    reader.read_exact(&mut request.body).ok()?;
-    Some(request)
 }
 
 /// Text without its percent signs.

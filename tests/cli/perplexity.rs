@@ -10,7 +10,9 @@ use predicates::str::contains;
 use quantkit::engine::{Engine, EngineOptions, LogitsFor, StepItem};
 use serde_json::Value;
 
-use super::support::{TinyModel, VariantBench, count_lines, quantkit, send};
+use super::support::{TinyModel, VariantBench, quantkit};
+#[cfg(unix)]
+use super::support::{count_lines, files_in, send, start_until};
 
 struct Bench(VariantBench);
 
@@ -233,24 +235,15 @@ fn a_stopped_run_leaves_no_file() {
     let bench = Bench::new();
     let text: String = (0..200_000).map(|n| format!("the {} on a tin\n", n * n % 97)).collect();
     fs::write(bench.path("text.txt"), text).unwrap();
-    let names = || {
-        let entries = fs::read_dir(bench.path("")).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
+    let names = || files_in(&bench.path(""));
     let before = names();
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"))
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"));
+    command
         .current_dir(bench.path(""))
         .args(["--quiet", "--threads", "1", "perplexity", "f16.gguf", "--text", "text.txt"])
-        .args(["--save-logits", "base.logits"])
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+        .args(["--save-logits", "base.logits"]);
     // The file under construction says that work has begun.
-    while names() == before && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    let child = start_until(&mut command, || names() != before);
     send(&child, libc::SIGINT);
     let finished = child.wait_with_output().unwrap();
     assert_eq!(finished.status.code(), Some(130), "{finished:?}");
@@ -262,18 +255,10 @@ fn a_stopped_run_leaves_no_file() {
 #[cfg(unix)]
 fn stop(bench: &Bench, arguments: &[&str], output: &str) {
     let journal = bench.path(output).join("journal.jsonl");
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"))
-        .current_dir(bench.path(""))
-        .args(["--quiet", "--threads", "1"])
-        .args(arguments)
-        .args(["--output", output])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    while count_lines(&journal) < 2 && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"));
+    command.current_dir(bench.path("")).args(["--quiet", "--threads", "1"]);
+    command.args(arguments).args(["--output", output]);
+    let child = start_until(&mut command, || count_lines(&journal) >= 2);
     send(&child, libc::SIGTERM);
     let finished = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&finished.stderr);

@@ -7,7 +7,9 @@ use quantkit::gguf::{GgmlType, GgufFile, GgufWriter, Metadata, TensorPlan, Value
 use quantkit::quant::formats;
 use tempfile::TempDir;
 
-use crate::support::{TinyModel, files_in, quantkit, send};
+use crate::support::{TinyModel, files_in, quantkit};
+#[cfg(unix)]
+use crate::support::{send, start_until};
 
 /// Four layers whose rows are whole super-blocks.
 pub fn wide_model() -> TinyModel {
@@ -351,16 +353,11 @@ fn an_interrupted_run_leaves_nothing_half_written() {
         let directory = tempfile::tempdir().unwrap();
         let (input, output) = (directory.path().join("in.gguf"), directory.path().join("out.gguf"));
         write_sparse(&input, &[4096, 1 << 18]);
-        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"))
-            .args(["--quiet", "--threads", "1", "quantize", "--type", "Q4_K_S"])
-            .args([&input, &output])
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"));
+        command.args(["--quiet", "--threads", "1", "quantize", "--type", "Q4_K_S"]);
+        command.args([&input, &output]);
         // The output under construction says that work has begun.
-        while files_in(directory.path()).len() < 2 && child.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
-        }
+        let child = start_until(&mut command, || files_in(directory.path()).len() >= 2);
         for _ in 0..signals {
             send(&child, libc::SIGINT);
             std::thread::sleep(std::time::Duration::from_millis(1));

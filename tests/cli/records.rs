@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command as Process, Stdio};
-use std::time::Duration;
+#[cfg(unix)]
+use std::process::{Child, Command as Process};
 
 use assert_cmd::Command;
 use predicates::prelude::*;
@@ -12,7 +12,9 @@ use quantkit::eval::questions::{Form, Question, write_questions};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::support::{TinyModel, count_lines, quantkit, send};
+use super::support::{TinyModel, quantkit};
+#[cfg(unix)]
+use super::support::{count_lines, send, start_until};
 
 /// A tiny model, and a set of so many questions on three subjects.
 pub struct Place {
@@ -57,21 +59,21 @@ impl Place {
         serde_json::from_slice(&fs::read(self.path(file)).unwrap()).unwrap()
     }
 
+    /// Starts a run on so many threads, and comes back once its journal has so many lines, or it has
+    /// ended.
+    #[cfg(unix)]
+    pub fn start(&self, output: &str, more: &[&str], threads: &str, lines: usize) -> Child {
+        let journal = self.path(output).join("journal.jsonl");
+        let mut command = Process::new(env!("CARGO_BIN_EXE_quantkit"));
+        command.args(["--quiet", "--threads", threads]).args(self.arguments(output, more));
+        start_until(&mut command, || count_lines(&journal) >= lines)
+    }
+
     /// Starts a run and gives it a signal once its journal has so many lines. Whether it was still
     /// running then.
     #[cfg(unix)]
     pub fn stop(&self, output: &str, more: &[&str], lines: usize, signal: i32) -> bool {
-        let journal = self.path(output).join("journal.jsonl");
-        let mut child = Process::new(env!("CARGO_BIN_EXE_quantkit"))
-            .args(["--quiet", "--threads", "2"])
-            .args(self.arguments(output, more))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        while count_lines(&journal) < lines && child.try_wait().unwrap().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let child = self.start(output, more, "2", lines);
         send(&child, signal);
         let ended = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&ended.stderr);
@@ -83,7 +85,7 @@ impl Place {
     }
 }
 
-fn question(row: usize) -> Question {
+pub fn question(row: usize) -> Question {
     Question {
         row,
         id: None,

@@ -11,15 +11,12 @@ use predicates::str::contains;
 use quantkit::gguf::{GgmlType, GgufWriter, Metadata, TensorPlan, Value};
 use serde_json::Value as Json;
 
-use super::support::{TinyModel, quantkit};
+#[cfg(unix)]
+use super::support::start_until;
+use super::support::{TinyModel, quantkit, stdout_of};
 
 /// Text that would turn a terminal red, move its cursor and end its line.
 const ESCAPES: &str = "a\x1b[31mred\u{9b}2J\x07\r\nb";
-
-fn stdout_of(command: &mut Command) -> String {
-    let assert = command.assert().success();
-    String::from_utf8(assert.get_output().stdout.clone()).expect("text")
-}
 
 /// A GGUF file with one tensor, under this name, whose F32 weights are all zero; they take no room on
 /// the disk.
@@ -230,19 +227,15 @@ fn start_quantizing(input: &Path, output: &Path) -> std::process::Child {
     metadata.set("general.architecture", Value::String("llama".to_string()));
     metadata.set("llama.block_count", Value::U32(1));
     write_sparse(input, &metadata, "blk.0.ffn_up.weight", 1 << 15);
-    let child = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"))
-        .args(["--quiet", "--threads", "1", "quantize"])
-        .args([input, output])
-        .args(["--type", "Q4_K_M"])
-        .stderr(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quantkit"));
+    command.args(["--quiet", "--threads", "1", "quantize"]).args([input, output]);
+    command.args(["--type", "Q4_K_M"]);
     let started = std::time::Instant::now();
-    while partial_files(output).is_empty() {
+    let child = start_until(&mut command, || {
         assert!(started.elapsed() < Duration::from_secs(60), "nothing is written");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+        !partial_files(output).is_empty()
+    });
+    assert!(!partial_files(output).is_empty(), "nothing is being written");
     child
 }
 

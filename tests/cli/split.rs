@@ -7,7 +7,7 @@ use quantkit::gguf::{Directory, GgufFile, GgufWriter, TensorPlan, Value, part_pa
 use quantkit::support::hash::sha256_file;
 use tempfile::TempDir;
 
-use crate::support::{TinyModel, files_in, quantkit};
+use crate::support::{TinyModel, files_in, quantkit, stdout_of};
 
 /// A directory with a tiny model, and the path of its first part of three.
 fn split_model() -> (TempDir, PathBuf, PathBuf) {
@@ -24,11 +24,6 @@ fn split_model() -> (TempDir, PathBuf, PathBuf) {
         .stdout(predicate::str::contains("1 file -> 3 files: 20 tensors"));
     let first = part_path(&prefix, 0, 3);
     (directory, whole, first)
-}
-
-fn stdout_of(command: &mut assert_cmd::Command) -> String {
-    let assert = command.assert().success();
-    String::from_utf8_lossy(&assert.get_output().stdout).into_owned()
 }
 
 #[test]

@@ -2,18 +2,18 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command as Process, Stdio};
-use std::time::Duration;
+use std::process::{Command as Process, Stdio};
 
 use assert_cmd::assert::Assert;
 use predicates::prelude::*;
 use predicates::str::contains;
-use quantkit::eval::questions::{Form, Question, write_questions};
+use quantkit::eval::questions::{Question, write_questions};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::object_server::{KEY, Mishap, ObjectServer};
-use super::support::{TinyModel, count_lines, quantkit, send};
+use super::records::question;
+use super::support::{TinyModel, count_lines, quantkit, send, start_until};
 
 const MODEL: &str = "s3://data/models/tiny.gguf";
 
@@ -99,18 +99,11 @@ impl Place {
     /// running then.
     #[cfg(unix)]
     fn stop(&self, output: &str, lines: usize) -> bool {
-        let child = Process::new(env!("CARGO_BIN_EXE_quantkit"))
-            .args(["--quiet", "--threads", "2"])
-            .args(score_arguments(output))
-            .envs(self.environment())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut child: Child = child.unwrap();
+        let mut command = Process::new(env!("CARGO_BIN_EXE_quantkit"));
+        command.args(["--quiet", "--threads", "2"]).args(score_arguments(output));
+        command.envs(self.environment());
         let written = || self.journals().iter().map(count_lines).max().unwrap_or(0);
-        while written() < lines && child.try_wait().unwrap().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let child = start_until(&mut command, || written() >= lines);
         send(&child, libc::SIGTERM);
         let ended = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&ended.stderr);
@@ -126,20 +119,6 @@ impl Place {
 fn score_arguments(output: &str) -> [&str; 8] {
     let set = "s3://data/sets/three";
     ["mmlu-eval", MODEL, "--set", set, "--output", output, "--shots", "1"]
-}
-
-fn question(row: usize) -> Question {
-    Question {
-        row,
-        id: None,
-        form: Form::default(),
-        question: format!("Is {} the answer to number {row} here?", row * 37 % 11),
-        subject: ["astronomy", "virology", "sociology"][row % 3].to_string(),
-        choices: ["the one", "another one in a hat", "no", "none on a tin"]
-            .map(|choice| format!("{choice} {}", row % 5))
-            .to_vec(),
-        answer: row % 4,
-    }
 }
 
 #[test]

@@ -4,7 +4,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command as Process, Stdio};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use half::f16;
@@ -18,6 +19,22 @@ use tempfile::TempDir;
 pub fn send(child: &Child, signal: i32) {
     // SAFETY: the child was not waited for yet, so its number is its own.
     unsafe { libc::kill(child.id() as i32, signal) };
+}
+
+/// Starts a run, and comes back once it has got so far, or has ended.
+#[cfg(unix)]
+pub fn start_until(command: &mut Process, so_far: impl Fn() -> bool) -> Child {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !so_far() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+/// What a command that succeeds prints.
+pub fn stdout_of(command: &mut Command) -> String {
+    let assert = command.assert().success();
+    String::from_utf8(assert.get_output().stdout.clone()).expect("text")
 }
 
 /// Line breaks in a file; 0 where there is none.

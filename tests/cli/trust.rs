@@ -4,7 +4,7 @@
 #[cfg(unix)]
 use std::fs;
 #[cfg(unix)]
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 #[cfg(unix)]
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ use super::records::Place;
 #[cfg(unix)]
 use super::records::same_results;
 #[cfg(unix)]
-use super::support::{TinyModel, count_lines, send};
+use super::support::{TinyModel, send};
 
 /// Whatever becomes of the lines of a journal, the run ends in the files of one that was never stopped.
 #[test]
@@ -74,18 +74,8 @@ fn a_journal_of_an_earlier_quantkit_is_no_damaged_one() {
 /// A run that stands still once its model is loaded and it has begun to score.
 #[cfg(unix)]
 fn paused(place: &Place, output: &str) -> Child {
-    let journal = place.path(output).join("journal.jsonl");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_quantkit"))
-        .args(["--quiet", "--threads", "1"])
-        .args(place.arguments(output, &["--protocol", "cloze"]))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    while count_lines(&journal) < 2 {
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be paused");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let mut child = place.start(output, &["--protocol", "cloze"], "1", 2);
+    assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be paused");
     send(&child, libc::SIGSTOP);
     child
 }

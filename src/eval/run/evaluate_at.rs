@@ -13,7 +13,7 @@ use super::session::{Evaluated, Session};
 use crate::eval::EvalError;
 use crate::eval::asking::Protocol;
 use crate::eval::scoring::endpoint::{
-    Client, Dialect, EndpointOptions, Job, JobResult, Server, score_job,
+    Client, Dialect, EndpointOptions, Job, JobResult, Refusal, Server, score_job,
 };
 use crate::storage::Output;
 use crate::support::input_file::Inputs;
@@ -48,9 +48,9 @@ pub fn evaluate_at(
     let client = Client::new(endpoint);
     let model = match &endpoint.model {
         Some(model) => model.clone(),
-        None => client.only_model().map_err(unusable)?,
+        None => client.only_model()?,
     };
-    let dialect = Dialect::find(&client, &model).map_err(unusable)?;
+    let dialect = Dialect::find(&client, &model)?;
     tracing::info!("{}: {model}, by way of {dialect:?}", client.address());
     let settings = Settings {
         model: model.clone(),
@@ -85,11 +85,12 @@ pub fn evaluate_at(
     session.finish(baseline.as_ref())
 }
 
-/// The error for a server that cannot be used, or for Ctrl-C if that is what ended the request.
-fn unusable(problem: String) -> EvalError {
-    match interrupt::check() {
-        Err(stop) => stop.into(),
-        Ok(()) => EvalError::Unusable(problem),
+impl From<Refusal> for EvalError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Interrupted(stop) => stop.into(),
+            refusal => Self::Unusable(refusal.to_string()),
+        }
     }
 }
 

@@ -14,19 +14,18 @@ use crate::support::interrupt::{self, Interrupted};
 use crate::support::redact::shown;
 use crate::support::retry::{Failure, Patience, loss_passes, retry, status_passes};
 
-/// The wait before the first retry; it doubles with each further one, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// An answer is no larger than this and so many bytes for each byte of the request: a token of the text
-/// takes less than that in an answer, and has at least one byte.
+/// The most that an answer may take is this, plus so many bytes for each byte of the request: a token of
+/// the text stands for at least one byte there, and takes fewer than these in the answer.
 const LARGEST_ANSWER: u64 = 64 << 10;
 const ANSWER_BYTES_A_BYTE: u64 = 512;
 
 /// A list of models is no larger than this.
 const LARGEST_LIST: u64 = 1 << 20;
 
-/// How much of an answer that is no success an error message repeats.
+/// How much of an unsuccessful answer an error message repeats.
 pub(super) const SHOWN_CHARACTERS: usize = 300;
 
 /// A key that is shorter is a placeholder, and could be part of any word.
@@ -107,19 +106,15 @@ impl Client {
     }
 
     /// The name of the first model that the server lists.
-    pub fn only_model(&self) -> Result<String, String> {
+    pub fn only_model(&self) -> Result<String, Refusal> {
         let request = Request { path: "/v1/models", body: None, largest: LARGEST_LIST };
-        let first = |models: Models| {
-            let first = models.data.into_iter().next().map(|model| model.id);
-            let none = || {
-                let url = self.shown(request.path);
-                Refusal::Failed(format!(
-                    "{url}: lists no model; name the model with --endpoint-model"
-                ))
-            };
-            first.ok_or_else(none)
-        };
-        self.answer(&request, first).map_err(|error| error.to_string())
+        self.answer(&request, |models: Models| match models.data.into_iter().next() {
+            Some(model) => Ok(model.id),
+            None => Err(Refusal::Failed(format!(
+                "{}: lists no model; name the model with --endpoint-model",
+                self.shown(request.path)
+            ))),
+        })
     }
 
     /// Posts a document to a path and reads what comes back. A malformed answer is asked for once more.
@@ -149,6 +144,10 @@ impl Client {
                 Ok(answer.and_then(&read)?)
             });
             answer.map_err(|failure| {
+                // What fails after Ctrl-C may have failed because of it.
+                if let Err(stop) = interrupt::check() {
+                    return Failure::lasting(stop.into());
+                }
                 let again = second_chance && matches!(failure.error, Refusal::Malformed(_));
                 second_chance &= !again;
                 let (error, passes) = (self.without_key(failure.error), failure.passes || again);
@@ -163,7 +162,7 @@ impl Client {
         let url = self.shown(request.path);
         let tried = match attempt {
             1 => "asked once".to_string(),
-            _ => format!("asked once, {} times again", attempt - 1),
+            _ => format!("asked {attempt} times"),
         };
         let lost = |error| self.lost(&error, request, &tried);
         let mut answer = self.call(request).map_err(lost)?;

@@ -50,22 +50,24 @@ impl Dialect {
     const ALL: [Self; 4] = [Self::EchoNumbered, Self::Echo, Self::PromptLogprobs, Self::Llama];
 
     /// Finds out how a server tells log-probabilities.
-    pub fn find(client: &Client, model: &str) -> Result<Self, String> {
+    pub fn find(client: &Client, model: &str) -> Result<Self, Refusal> {
         let probe = PROBE.map(str::to_string);
         let mut refusals = String::new();
         for dialect in Self::ALL {
             match dialect.try_on(client, model, &probe) {
                 Ok(()) => return Ok(dialect),
                 // It will not answer otherwise either.
-                Err(Refusal::Unreachable(error)) => return Err(error),
+                Err(refusal @ (Refusal::Unreachable(_) | Refusal::Interrupted(_))) => {
+                    return Err(refusal);
+                }
                 Err(refusal) => refusals += &format!("; {}: {refusal}", dialect.described()),
             }
         }
-        Err(format!(
+        Err(Refusal::Failed(format!(
             "{}: gives no log-probabilities of a text that it is sent, or none that can be believed, \
              and nothing can be scored without{refusals}",
             client.address(),
-        ))
+        )))
     }
 
     /// Whether texts can be compared by what the server tells.
@@ -141,8 +143,8 @@ impl Server {
         Ok(())
     }
 
-    /// Asks for texts of which a last token may be missing with something behind them, which shows
-    /// whether one is.
+    /// Asks again for each text whose last token may be missing, with something behind it: this shows
+    /// whether the token is missing.
     pub(super) fn confirm_ends(&self, texts: &mut [Text]) -> Result<(), Refusal> {
         for text in texts.iter_mut().filter(|text| text.may_be_cut()) {
             let longer = format!("{}{BEHIND}", text.text());

@@ -14,7 +14,7 @@ mod score;
 mod spelling;
 mod tokens;
 
-pub(in crate::eval) use client::Client;
+pub(in crate::eval) use client::{Client, Refusal};
 pub(in crate::eval) use dialect::{Dialect, Server};
 pub use options::EndpointOptions;
 pub(in crate::eval) use score::{Job, JobResult, score_job};

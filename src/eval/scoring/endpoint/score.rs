@@ -61,27 +61,20 @@ fn score(server: &Server, job: &Job) -> Result<JobResult, Refusal> {
     })
 }
 
-/// How many tokens all texts begin with, of texts whose names alone do not tell.
+/// How many tokens all texts begin with, where the tokens' names alone do not tell: by their numbers, or
+/// else by what the server makes of longer texts.
 fn settle(server: &Server, texts: &mut [Text]) -> Result<usize, Refusal> {
-    let unknown = match server.number(texts).map_err(uncertain) {
-        Ok(()) => Refusal::Unscorable(UNCERTAIN.to_string()),
-        Err(Refusal::Unscorable(reason)) => {
+    let problem = match server.number(texts) {
+        Ok(()) => UNCERTAIN.to_string(),
+        // A server that numbers no tokens can still score other questions.
+        Err(Refusal::Failed(reason) | Refusal::Unscorable(reason)) => {
             server.confirm_ends(texts)?;
-            Refusal::Unscorable(reason)
+            format!("{UNCERTAIN}: {reason}")
         }
         Err(other) => return Err(other),
     };
-    common(texts).map_err(|Uncertain| unknown)
+    common(texts).map_err(|Uncertain| Refusal::Unscorable(problem))
 }
 
-const UNCERTAIN: &str = "the choices differ or end inside a character, and the server does not tell which tokens these are";
-
-/// That tokens' names do not tell them apart matters to a question only.
-fn uncertain(refusal: Refusal) -> Refusal {
-    match refusal {
-        Refusal::Failed(reason) | Refusal::Unscorable(reason) => {
-            Refusal::Unscorable(format!("{UNCERTAIN}: {reason}"))
-        }
-        other => other,
-    }
-}
+const UNCERTAIN: &str = "the choices differ or end inside a character, and the server does not tell \
+                         which tokens these are";

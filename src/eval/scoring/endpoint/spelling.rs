@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-/// Tokens that a server puts before a text are no more than these.
+/// A server puts no more tokens than this before a text.
 const MOST_ADDED: usize = 2;
 
 /// A name with "�" is no longer than this, in bytes.
@@ -38,10 +38,13 @@ pub(super) type Span = Range<usize>;
 ///
 /// # Errors
 /// Tokens that do not spell the text; says where.
-pub(super) fn lay(names: &[Name], text: &str) -> Result<Vec<Vec<Span>>, String> {
-    let mut places: Vec<Vec<Span>> = Vec::with_capacity(names.len());
+pub(super) fn lay<'a>(
+    names: impl IntoIterator<Item = &'a Name>,
+    text: &str,
+) -> Result<Vec<Vec<Span>>, String> {
+    let mut places: Vec<Vec<Span>> = Vec::new();
     let mut starts = vec![0];
-    for (index, name) in names.iter().enumerate() {
+    for (index, name) in names.into_iter().enumerate() {
         let spans: Vec<Span> = starts
             .iter()
             .flat_map(|&start| {
@@ -131,7 +134,7 @@ fn spelt(name: &str, text: &str, start: usize) -> Vec<usize> {
     if bytes[named..].starts_with(name.as_bytes()) && end > start { vec![end] } else { Vec::new() }
 }
 
-/// Whether a span has no whole character, and is within one.
+/// Whether a span is within a character, and not all of it.
 fn is_part_of_character(text: &str, span: Span) -> bool {
     let whole = text.is_char_boundary(span.start) && text.is_char_boundary(span.end);
     !whole && !(span.start + 1..span.end).any(|at| text.is_char_boundary(at))

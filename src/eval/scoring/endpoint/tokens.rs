@@ -5,10 +5,10 @@ use super::spelling::{Name, Span, lay};
 /// Log-probabilities above this are no rounding errors.
 const LARGEST: f64 = 1e-4;
 
-/// What servers put for −∞, which JSON has not.
+/// What servers write for −∞, which JSON cannot express.
 const NO_PROBABILITY: f64 = -9999.0;
 
-/// So many log-probabilities are never all the same.
+/// A model never gives so many log-probabilities that are all the same.
 const MANY: usize = 3;
 
 /// A token of a text.
@@ -29,11 +29,11 @@ pub(super) struct Text {
     tokens: Vec<Token>,
     /// For each token, where it may lie: see [`lay`].
     places: Vec<Vec<Span>>,
-    /// Whether more has shown that no token is missing at the end.
+    /// Whether a longer text has shown that no token is missing at the end.
     is_whole: bool,
 }
 
-/// Two tokens have the same name, and may be two all the same; or a last one may be missing.
+/// Two tokens have the same name and may still be different ones; or the last token may be missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Uncertain;
 
@@ -43,8 +43,7 @@ impl Text {
     /// # Errors
     /// Tokens that do not spell the text, log-probabilities that cannot be.
     pub fn new(text: &str, tokens: Vec<Token>) -> Result<Self, String> {
-        let names: Vec<Name> = tokens.iter().map(|token| token.name.clone()).collect();
-        let places = lay(&names, text)?;
+        let places = lay(tokens.iter().map(|token| &token.name), text)?;
         check_values(tokens.iter().filter_map(|token| token.log_probability))?;
         Ok(Self { text: text.to_string(), tokens, places, is_whole: false })
     }
@@ -57,7 +56,7 @@ impl Text {
         &self.tokens
     }
 
-    /// Enters what a token's log-probability is.
+    /// Enters a token's log-probability.
     pub fn enter(&mut self, index: usize, log_probability: f64) {
         self.tokens[index].log_probability = Some(log_probability);
     }
@@ -70,8 +69,8 @@ impl Text {
         self.tokens.len() == ids.len()
     }
 
-    /// Whether names alone tell of the last character, and of fewer parts of it than it has bytes. The
-    /// last part may be missing then, as it is where a server cuts texts.
+    /// Whether a last token may be missing, as it is where a server cuts texts: the last character is in
+    /// parts that are known by their names alone, and there are fewer of them than it has bytes.
     pub fn may_be_cut(&self) -> bool {
         let Some(last) = self.text.chars().next_back().filter(|_| !self.is_whole) else {
             return false;
@@ -92,16 +91,13 @@ impl Text {
         parts < last.len_utf8()
     }
 
-    /// Takes note of a text that begins with this one: where its tokens begin with this one's, and the
-    /// others lie behind them, none of this one's is missing.
+    /// Learns from a text that begins with this one. Where its tokens begin with this one's, and the next
+    /// one begins where this text ends, no token of this one is missing.
     pub fn compare_with_longer(&mut self, longer: &Self) {
-        let count = self.tokens.len();
-        let names = |text: &Self| -> Vec<Name> {
-            text.tokens.iter().take(count).map(|token| token.name.clone()).collect()
-        };
-        let next = longer.places.get(count);
-        let follows = next.is_some_and(|spans| spans.iter().all(|it| it.start == self.text.len()));
-        self.is_whole |= follows && names(self) == names(longer);
+        let Some(next) = longer.places.get(self.tokens.len()) else { return };
+        let follows = next.iter().all(|span| span.start == self.text.len());
+        let mut pairs = self.tokens.iter().zip(&longer.tokens);
+        self.is_whole |= follows && pairs.all(|(own, other)| own.name == other.name);
     }
 
     /// Whether two texts that are the same up to a token have it in common too.
@@ -122,7 +118,7 @@ impl Text {
         }
     }
 
-    /// All bytes that some places take in.
+    /// All bytes that some places cover.
     fn bytes(&self, places: &[Span]) -> &[u8] {
         let start = places.iter().map(|span| span.start).min().unwrap_or(0);
         let end = places.iter().map(|span| span.end).max().unwrap_or(start);
@@ -133,7 +129,7 @@ impl Text {
 /// How many tokens all texts begin with.
 ///
 /// # Errors
-/// The names do not tell; or they do not tell whether a text's last token is there.
+/// The names do not tell, or do not tell whether a text's last token is missing.
 pub(super) fn common(texts: &[Text]) -> Result<usize, Uncertain> {
     if texts.iter().any(Text::may_be_cut) {
         return Err(Uncertain);
@@ -168,7 +164,7 @@ pub(super) fn check_values(values: impl Iterator<Item = f64> + Clone) -> Result<
     }
 }
 
-/// The value that so many are that no model can have given them.
+/// The value that all of them have, where they are too many for a model to have given them.
 pub(super) fn all_alike(mut values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
     let many = values.clone().nth(MANY - 1).is_some();
     let first = values.next()?;
