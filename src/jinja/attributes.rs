@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::arguments;
 use super::budget::Budget;
 use super::error::TemplateError;
-use super::methods;
+use super::method_names;
 use super::value::{Method, Value};
 
 /// `value.name`: a method or attribute, or else the item with that name.
@@ -90,13 +90,13 @@ fn own_attribute(value: &Value, name: &Rc<str>) -> Option<Value> {
     {
         return Some(Value::Text(known.definition.name.clone()));
     }
-    if methods::changes(value, name) || name.starts_with("__") {
+    if method_names::changes(value, name) || name.starts_with("__") {
         return Some(Value::undefined(&format!(
             "\"{name}\" of a {}, which is out of a template's reach,",
             value.type_name()
         )));
     }
-    if methods::exists(value, name) {
+    if method_names::exists(value, name) {
         let method = Method { receiver: value.clone(), name: name.clone() };
         return Some(Value::Method(Rc::new(method)));
     }

@@ -14,6 +14,7 @@ mod filters;
 mod interpreter;
 mod lexer;
 mod make;
+mod method_names;
 mod methods;
 mod numbers;
 mod operators;

@@ -19,7 +19,7 @@ pub(super) fn format(
     budget: &Budget,
 ) -> Result<String, TemplateError> {
     budget.take(format.len())?;
-    let mut writer = Writer { rest: format, values, used: 0, by_name: false, budget };
+    let mut writer = Writer { rest: format, values, used: 0, budget };
     let mut text = String::new();
     while let Some(start) = writer.rest.find('%') {
         text.push_str(&writer.rest[..start]);
@@ -48,7 +48,6 @@ struct Writer<'a> {
     rest: &'a str,
     values: &'a Values,
     used: usize,
-    by_name: bool,
     budget: &'a Budget,
 }
 
@@ -130,8 +129,7 @@ impl Writer<'_> {
         value.ok_or_else(|| TemplateError::failed("a format with % has more places than values"))
     }
 
-    fn named(&mut self, name: &str) -> Result<Value, TemplateError> {
-        self.by_name = true;
+    fn named(&self, name: &str) -> Result<Value, TemplateError> {
         let found = self.values.named.iter().find(|(known, _)| **known == *name);
         let missing = || TemplateError::failed(format!("a format asks for {name}"));
         found.map(|(_, value)| value.clone()).ok_or_else(missing)
