@@ -50,6 +50,14 @@ impl Budget {
         Ok(Value::Dict(Rc::new(dict)))
     }
 
+    /// The entries of a dictionary as tuples of key and value.
+    pub(super) fn pairs(&self, dict: &Dict) -> Result<Vec<Value>, TemplateError> {
+        let pair = |(key, value): &(Value, Value)| {
+            self.sequence(SequenceKind::Tuple, vec![key.clone(), value.clone()])
+        };
+        dict.entries.iter().map(pair).collect()
+    }
+
     /// A value from outside.
     pub(super) fn json(&self, json: &Json) -> Result<Value, TemplateError> {
         Ok(match json {

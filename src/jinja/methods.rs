@@ -5,7 +5,7 @@ use super::budget::Budget;
 use super::error::TemplateError;
 use super::numbers::{Layout, padded};
 use super::str_format;
-use super::text::{is_space, representation};
+use super::text::{first_characters, is_space, representation};
 use super::value::{Dict, LoopState, Sequence, SequenceKind, Value};
 
 /// Calls a method.
@@ -17,7 +17,7 @@ pub(super) fn call(
 ) -> Result<Value, TemplateError> {
     match value {
         Value::Text(text) | Value::Markup(text) => of_text(text, name, values, budget),
-        Value::Dict(_) => of_dict(value, name, values, budget),
+        Value::Dict(dict) => of_dict(value, dict, name, values, budget),
         Value::Sequence(sequence) => of_list(value, sequence, name, values, budget),
         Value::Loop(state) => of_loop(state, name, values, budget),
         _ => Err(unknown(value, name)),
@@ -30,11 +30,11 @@ fn unknown(value: &Value, name: &str) -> TemplateError {
 
 fn of_dict(
     value: &Value,
+    dict: &Dict,
     name: &str,
     values: Values,
     budget: &Budget,
 ) -> Result<Value, TemplateError> {
-    let Value::Dict(dict) = value else { return Err(unknown(value, name)) };
     if name == "get" {
         let [key, default] = values.bind("get", ["key", "default"])?;
         let key = key.ok_or_else(|| TemplateError::failed("get needs a key"))?;
@@ -43,23 +43,13 @@ fn of_dict(
         return Ok(dict.get(&key).cloned().or(default).unwrap_or(Value::None));
     }
     let [] = values.bind(name, [])?;
-    let items = match name {
+    let entries = dict.entries.iter();
+    let (kind, items) = match name {
         "copy" => return Ok(value.clone()),
-        "keys" => dict.entries.iter().map(|(key, _)| key.clone()).collect(),
-        "values" => dict.entries.iter().map(|(_, value)| value.clone()).collect(),
-        "items" => {
-            let pairs = dict.entries.iter();
-            let pair = |(key, value): &(Value, Value)| {
-                budget.sequence(SequenceKind::Tuple, vec![key.clone(), value.clone()])
-            };
-            pairs.map(pair).collect::<Result<Vec<_>, _>>()?
-        }
+        "keys" => ("dict_keys", entries.map(|(key, _)| key.clone()).collect()),
+        "values" => ("dict_values", entries.map(|(_, value)| value.clone()).collect()),
+        "items" => ("dict_items", budget.pairs(dict)?),
         _ => return Err(unknown(value, name)),
-    };
-    let kind = match name {
-        "keys" => "dict_keys",
-        "values" => "dict_values",
-        _ => "dict_items",
     };
     budget.sequence(SequenceKind::View(kind), items)
 }
@@ -172,20 +162,9 @@ fn in_case(text: &str, name: &str, budget: &Budget) -> Result<Value, TemplateErr
     Ok(match name {
         "upper" => Value::Text(text.to_uppercase().into()),
         "lower" | "casefold" => Value::Text(text.to_lowercase().into()),
-        "swapcase" => {
-            let swapped = text.chars().flat_map(|c| {
-                if c.is_uppercase() {
-                    c.to_lowercase().to_string()
-                } else {
-                    c.to_uppercase().to_string()
-                }
-                .chars()
-                .collect::<Vec<_>>()
-            });
-            Value::Text(swapped.collect::<String>().into())
-        }
+        "swapcase" => Value::Text(case_swapped(text).into()),
         "capitalize" => Value::Text(capitalized(text).into()),
-        "title" => Value::Text(titled(text).into()),
+        "title" => Value::Text(titled(text, char::is_alphabetic).into()),
         "isascii" => Value::Bool(text.is_ascii()),
         "isspace" => all(is_space),
         "isalpha" => all(char::is_alphabetic),
@@ -194,7 +173,7 @@ fn in_case(text: &str, name: &str, budget: &Budget) -> Result<Value, TemplateErr
         "isprintable" => Value::Bool(!text.chars().any(char::is_control)),
         "islower" => Value::Bool(cased && !text.chars().any(char::is_uppercase)),
         "isupper" => Value::Bool(cased && !text.chars().any(char::is_lowercase)),
-        "istitle" => Value::Bool(cased && titled(text) == text),
+        "istitle" => Value::Bool(cased && titled(text, char::is_alphabetic) == text),
         "isidentifier" => {
             let first = text.chars().next().is_some_and(|c| c == '_' || c.is_alphabetic());
             Value::Bool(first && text.chars().all(|c| c == '_' || c.is_alphanumeric()))
@@ -210,8 +189,20 @@ pub(super) fn capitalized(text: &str) -> String {
     first.unwrap_or_default() + &characters.as_str().to_lowercase()
 }
 
+/// Lower case where there was upper case, and the other way round.
+fn case_swapped(text: &str) -> String {
+    let mut swapped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_uppercase() {
+            true => swapped.extend(character.to_lowercase()),
+            false => swapped.extend(character.to_uppercase()),
+        }
+    }
+    swapped
+}
+
 /// Each word's first letter in upper case, the others in lower case.
-fn titled(text: &str) -> String {
+pub(super) fn titled(text: &str, is_of_word: impl Fn(char) -> bool) -> String {
     let mut titled = String::with_capacity(text.len());
     let mut in_word = false;
     for character in text.chars() {
@@ -219,7 +210,7 @@ fn titled(text: &str) -> String {
             true => titled.extend(character.to_lowercase()),
             false => titled.extend(character.to_uppercase()),
         }
-        in_word = character.is_alphabetic();
+        in_word = is_of_word(character);
     }
     titled
 }
@@ -336,7 +327,7 @@ fn ends_line(character: char) -> bool {
 
 fn split_lines(text: &str, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [keep_ends] = values.bind("splitlines", ["keepends"])?;
-    let keep_ends = keep_ends.is_some_and(|keep| keep.truth());
+    let keep_ends = arguments::truth(keep_ends);
     budget.take(text.len() * size_of::<&str>())?;
     let mut lines = Vec::new();
     let mut rest = text;
@@ -415,17 +406,14 @@ fn between<'a>(
     }
     let length = text.chars().count() as i64;
     let place = |bound: Option<Value>, default: i64| -> Result<i64, TemplateError> {
-        let bound = bound.filter(|bound| !matches!(bound, Value::None));
-        let bound = arguments::int(name, bound, default)?;
+        let bound = arguments::int(name, arguments::unless_none(bound), default)?;
         Ok(if bound < 0 { bound.saturating_add(length).max(0) } else { bound })
     };
     let (start, end) = (place(start, 0)?, place(end, length)?.min(length));
     if start > end {
         return Ok(None);
     }
-    let offset = |place: i64| {
-        text.char_indices().nth(place as usize).map_or(text.len(), |(offset, _)| offset)
-    };
+    let offset = |place: i64| first_characters(text, place as usize).len();
     Ok(Some(&text[offset(start)..offset(end)]))
 }
 
@@ -464,7 +452,7 @@ fn justified(
 ) -> Result<Value, TemplateError> {
     let [width, fill] = values.bind(name, ["width", "fillchar"])?;
     let width = width.ok_or_else(|| TemplateError::failed(format!("{name} needs a width")))?;
-    let width = usize::try_from(arguments::int(name, Some(width), 0)?).unwrap_or(0);
+    let width = arguments::count(name, Some(width), 0)?;
     if name == "zfill" {
         let layout = Layout { width, fill: Some('0'), align: Some('='), ..Layout::default() };
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);

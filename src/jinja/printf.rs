@@ -6,7 +6,7 @@ use super::arguments::Values;
 use super::budget::Budget;
 use super::error::TemplateError;
 use super::numbers::{Layout, padded, real, whole};
-use super::text::representation;
+use super::text::{first_characters, representation};
 use super::value::{SequenceKind, Value};
 
 /// The values in their places in a format with `%s` and the like.
@@ -147,8 +147,7 @@ impl Writer<'_> {
             padded(&sign, &digits, &Layout { align, fill, ..layout }, '>', self.budget)
         };
         let textual = |text: &str| {
-            let end = layout.precision.and_then(|most| text.char_indices().nth(most));
-            let text = end.map_or(text, |(end, _)| &text[..end]);
+            let text = layout.precision.map_or(text, |most| first_characters(text, most));
             padded("", text, &Layout { fill: None, ..layout }, '>', self.budget)
         };
         match kind {

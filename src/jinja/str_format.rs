@@ -6,8 +6,8 @@ use super::arguments::Values;
 use super::attributes;
 use super::budget::Budget;
 use super::error::TemplateError;
-use super::numbers::{Layout, padded, real, whole};
-use super::text::{float, representation};
+use super::numbers::{Layout, float, padded, real, whole};
+use super::text::{first_characters, representation};
 use super::value::Value;
 
 /// Which value stands for the next field without a name.
@@ -100,7 +100,7 @@ fn replaced(
     let value = find(path, values, next, budget)?;
     let value = match conversion {
         None => value,
-        Some("s") => budget.text(&*value.display(budget)?)?,
+        Some("s") => Value::Text(value.display(budget)?),
         Some("r" | "a") => budget.text(representation(&value, budget)?)?,
         Some(other) => {
             return Err(TemplateError::failed(format!("a format has no conversion !{other}")));
@@ -183,8 +183,7 @@ fn written(value: &Value, spec: &str, budget: &Budget) -> Result<String, Templat
         if !matches!(kind, None | Some('s')) || layout.align == Some('=') {
             return Err(wrong());
         }
-        let end = layout.precision.and_then(|most| text.char_indices().nth(most));
-        let text = end.map_or(text, |(end, _)| &text[..end]);
+        let text = layout.precision.map_or(text, |most| first_characters(text, most));
         return padded("", text, &layout, '<', budget);
     }
     let (sign, digits) = match (value.as_int(), value.as_float(), kind) {

@@ -6,6 +6,7 @@ use regex::Regex;
 
 use super::budget::Budget;
 use super::error::TemplateError;
+use super::numbers::float;
 use super::value::{SequenceKind, Value};
 
 /// The value as Python's `repr` writes it.
@@ -96,27 +97,6 @@ fn nested(value: &Value, budget: &Budget, text: &mut String) -> Result<(), Templ
     let written = represent(value, budget, text);
     budget.leave();
     written
-}
-
-/// A float as Python writes it: the shortest digits that give it back.
-pub(super) fn float(number: f64) -> String {
-    if number.is_nan() {
-        return "nan".to_string();
-    }
-    if number.is_infinite() {
-        return if number > 0.0 { "inf" } else { "-inf" }.to_string();
-    }
-    let magnitude = number.abs();
-    if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
-        let text = format!("{number:e}");
-        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, exponent) = match exponent.strip_prefix('-') {
-            Some(exponent) => ('-', exponent),
-            None => ('+', exponent),
-        };
-        return format!("{digits}e{sign}{exponent:0>2}");
-    }
-    format!("{number:?}")
 }
 
 /// Characters that Python's `repr` does not write as they are.
@@ -305,6 +285,11 @@ impl JsonWriter<'_> {
 /// What Python takes for white space: Unicode's, and the four ASCII separators.
 pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
+}
+
+/// The first so many characters of a text, or all of it.
+pub(super) fn first_characters(text: &str, count: usize) -> &str {
+    text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Text with HTML's characters written as entities.
