@@ -22,7 +22,11 @@ pub(super) enum Statement {
     For(Rc<ForLoop>),
     Macro(Rc<MacroDefinition>),
     /// A call with a body, which the macro that is called can call in turn.
-    CallBlock(Rc<MacroDefinition>, Expression),
+    CallBlock {
+        body: Rc<MacroDefinition>,
+        callee: Expression,
+        arguments: Arguments,
+    },
     FilterBlock(Vec<Filter>, Body),
     With(Vec<(Target, Expression)>, Body),
     Break,

@@ -122,13 +122,10 @@ impl<'a> Lexer<'a> {
             self.push(TokenKind::Data(text));
             return Ok(());
         };
-        let sign = self.rest[start + 2..].chars().next();
+        let (sign, _) = split_sign(&self.rest[start + 2..]);
         let text = strip(&self.rest[..start], sign, tag != Tag::Print, self.at_line_start);
         self.push_data(text);
-        self.advance(start + 2);
-        if matches!(sign, Some('-' | '+')) {
-            self.advance(1);
-        }
+        self.advance(start + 2 + usize::from(sign.is_some()));
         match tag {
             Tag::Comment => self.comment(),
             Tag::Block => match self.raw_begin() {
@@ -195,14 +192,11 @@ impl<'a> Lexer<'a> {
     fn raw(&mut self) -> Result<(), TemplateError> {
         let mut from = 0;
         while let Some(start) = self.rest[from..].find("{%").map(|start| from + start) {
-            let tag = &self.rest[start + 2..];
-            let sign = tag.chars().next().filter(|sign| matches!(sign, '-' | '+'));
-            let name = tag[sign.map_or(0, char::len_utf8)..].trim_start_matches(is_space);
             from = start + 2;
+            let (sign, name) = split_sign(&self.rest[from..]);
+            let name = name.trim_start_matches(is_space);
             let Some(behind) = name.strip_prefix("endraw") else { continue };
-            let behind = behind.trim_start_matches(is_space);
-            let closing = behind.chars().next().filter(|sign| matches!(sign, '-' | '+'));
-            let end = &behind[closing.map_or(0, char::len_utf8)..];
+            let (closing, end) = split_sign(behind.trim_start_matches(is_space));
             if end.starts_with("%}") {
                 let text = strip(&self.rest[..start], sign, true, self.at_line_start);
                 self.push_data(text);
@@ -221,11 +215,11 @@ impl<'a> Lexer<'a> {
         loop {
             self.skip_spaces();
             if open.is_empty() {
-                let sign = self.rest.chars().next().filter(|sign| matches!(sign, '-' | '+'));
-                let sign = sign.filter(|&sign| sign == '-' || end_kind == TokenKind::BlockEnd);
-                if self.rest[sign.map_or(0, char::len_utf8)..].starts_with(end) {
+                let (sign, behind) = split_sign(self.rest);
+                let can_close = sign != Some('+') || end_kind == TokenKind::BlockEnd;
+                if can_close && behind.starts_with(end) {
                     self.push(end_kind.clone());
-                    self.advance(sign.map_or(0, char::len_utf8));
+                    self.advance(usize::from(sign.is_some()));
                     match (&end_kind, sign) {
                         (TokenKind::PrintEnd, None) => {
                             self.advance(2);
@@ -255,8 +249,7 @@ impl<'a> Lexer<'a> {
             return self.number();
         }
         if first == '_' || first.is_alphanumeric() {
-            let is_part = |c: char| c == '_' || c.is_alphanumeric();
-            let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+            let length = length_of(rest, |c| c == '_' || c.is_alphanumeric());
             self.push(TokenKind::Name(rest[..length].into()));
             self.advance(length);
             return Ok(());
@@ -356,6 +349,14 @@ fn next_tag(text: &str) -> Option<(usize, Tag)> {
         };
         Some((start, tag))
     })
+}
+
+/// The sign for white space that a text begins with, and what stands behind it.
+fn split_sign(text: &str) -> (Option<char>, &str) {
+    match text.chars().next() {
+        sign @ Some('-' | '+') => (sign, &text[1..]),
+        _ => (None, text),
+    }
 }
 
 /// The text before a tag, less the white space that the tag's sign takes, or that indents a block.

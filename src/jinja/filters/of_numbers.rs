@@ -1,6 +1,6 @@
 //! Filters that give numbers.
 
-use super::Known;
+use super::known::Known;
 use crate::jinja::arguments::{self, Values};
 use crate::jinja::budget::Budget;
 use crate::jinja::error::TemplateError;
