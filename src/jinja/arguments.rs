@@ -30,7 +30,7 @@ impl Values {
     ) -> Result<[Option<Value>; N], TemplateError> {
         if self.positional.len() > N {
             return Err(TemplateError::failed(format!(
-                "{of} takes at most {N} arguments, and {} are given",
+                "{of} takes at most {N} arguments, but {} are given",
                 self.positional.len()
             )));
         }
@@ -73,7 +73,7 @@ pub(super) fn int(of: &str, value: Option<Value>, default: i64) -> Result<i64, T
     match value {
         None => Ok(default),
         Some(value) => value.as_int().ok_or_else(|| {
-            TemplateError::failed(format!("{of} wants a whole number, not a {}", value.type_name()))
+            TemplateError::failed(format!("{of} needs a whole number, not {}", value.a_type()))
         }),
     }
 }
@@ -82,7 +82,7 @@ pub(super) fn int(of: &str, value: Option<Value>, default: i64) -> Result<i64, T
 pub(super) fn text(of: &str, value: &Value) -> Result<Rc<str>, TemplateError> {
     match value {
         Value::Text(text) | Value::Markup(text) => Ok(text.clone()),
-        _ => Err(TemplateError::failed(format!("{of} wants a text, not a {}", value.type_name()))),
+        _ => Err(TemplateError::failed(format!("{of} needs a string, not {}", value.a_type()))),
     }
 }
 

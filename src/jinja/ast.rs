@@ -57,7 +57,8 @@ pub(super) struct MacroDefinition {
     pub name: Rc<str>,
     pub parameters: Vec<Parameter>,
     pub body: Body,
-    /// Whether the body speaks of them: else more arguments than parameters are an error.
+    /// Whether the body mentions `varargs`, `kwargs` and `caller`. Where it does not, arguments for
+    /// them are an error.
     pub uses_varargs: bool,
     pub uses_kwargs: bool,
     pub uses_caller: bool,

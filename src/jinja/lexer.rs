@@ -42,7 +42,7 @@ impl TokenKind {
             Self::BlockBegin => "{%".to_string(),
             Self::BlockEnd => "%}".to_string(),
             Self::Name(name) => format!("\"{name}\""),
-            Self::Text(_) => "a text".to_string(),
+            Self::Text(_) => "a string".to_string(),
             Self::Int(_) | Self::Float(_) => "a number".to_string(),
             Self::Sign(sign) => format!("\"{sign}\""),
             Self::End => "the end of the template".to_string(),
@@ -99,7 +99,7 @@ impl<'a> Lexer<'a> {
         TemplateError::syntax(self.line, problem)
     }
 
-    /// Goes on by so many bytes.
+    /// Goes on by `bytes` bytes.
     fn advance(&mut self, bytes: usize) -> &'a str {
         let (passed, rest) = self.rest.split_at(bytes);
         self.rest = rest;
@@ -286,7 +286,7 @@ impl<'a> Lexer<'a> {
                 let length = 2 + length_of(&rest[2..], |c| c.is_digit(radix) || c == '_');
                 let digits = rest[2..length].replace('_', "");
                 let number = i64::from_str_radix(&digits, radix);
-                let number = number.map_err(|_| self.fail("a number that cannot be read"))?;
+                let number = number.map_err(|_| self.fail("a number cannot be read"))?;
                 self.push(TokenKind::Int(number));
                 self.advance(length);
                 return Ok(());
@@ -295,7 +295,7 @@ impl<'a> Lexer<'a> {
         let digits = |text: &str| length_of(text, |c| c.is_ascii_digit() || c == '_');
         let mut length = digits(rest);
         let mut is_float = false;
-        // The number behind a dot is an index, and what follows another one.
+        // A number after a dot is an index: the next dot does not make it a fraction.
         let after_dot =
             matches!(self.tokens.last(), Some(Token { kind: TokenKind::Sign("."), .. }));
         if let Some(fraction) = rest[length..].strip_prefix('.').filter(|_| !after_dot)
@@ -330,7 +330,7 @@ impl<'a> Lexer<'a> {
             escaped = c == '\\' && !escaped;
             ends
         });
-        let end = end.ok_or_else(|| self.fail("a text in quotes does not end"))?;
+        let end = end.ok_or_else(|| self.fail("a string does not end"))?;
         let content = unescaped(&self.rest[1..=end]).map_err(|problem| self.fail(problem))?;
         self.push(TokenKind::Text(content.into()));
         self.advance(end + 2);
@@ -351,7 +351,7 @@ fn next_tag(text: &str) -> Option<(usize, Tag)> {
     })
 }
 
-/// The sign for white space that a text begins with, and what stands behind it.
+/// The sign for white space at the start of a text, and the rest.
 fn split_sign(text: &str) -> (Option<char>, &str) {
     match text.chars().next() {
         sign @ Some('-' | '+') => (sign, &text[1..]),
@@ -387,7 +387,7 @@ fn unescaped(text: &str) -> Result<String, String> {
         result.push_str(&rest[..start]);
         let escape = &rest[start + 1..];
         let Some(kind) = escape.chars().next() else {
-            return Err("a text in quotes ends within an escape".to_string());
+            return Err("a string ends in the middle of an escape".to_string());
         };
         rest = &escape[kind.len_utf8()..];
         let numbered = match kind {
@@ -399,8 +399,11 @@ fn unescaped(text: &str) -> Result<String, String> {
         if let Some(digits) = numbered {
             let number = rest.get(..digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
             let character = number.and_then(char::from_u32);
-            let unknown =
-                || format!("\\{kind} should be followed by a character's {digits} digits");
+            let unknown = || {
+                format!(
+                    "\\{kind} should be followed by the {digits} hexadecimal digits of a character"
+                )
+            };
             result.push(character.ok_or_else(unknown)?);
             rest = &rest[digits..];
             continue;

@@ -81,7 +81,7 @@ impl Budget {
     }
 }
 
-/// What a value costs that is in another one, besides its text.
+/// What each value costs besides its text.
 const ITEM_BYTES: usize = 32;
 
 /// The shape of something that holds values of these shapes.
@@ -94,7 +94,7 @@ fn shape_around(inner: impl Iterator<Item = Shape>) -> Result<Shape, TemplateErr
     }
     around.height += 1;
     if around.height > NESTING {
-        return Err(TemplateError::limit(format!("its lists are more than {NESTING} deep")));
+        return Err(TemplateError::limit(format!("its lists are nested more than {NESTING} deep")));
     }
     Ok(around)
 }

@@ -25,7 +25,7 @@ pub(super) fn call(
 }
 
 fn unknown(value: &Value, name: &str) -> TemplateError {
-    TemplateError::failed(format!("{name} of a {} cannot be called", value.type_name()))
+    TemplateError::failed(format!("{name} of {} cannot be called", value.a_type()))
 }
 
 fn of_dict(
@@ -72,7 +72,7 @@ fn of_list(
         "index" => {
             let [wanted] = values.bind_all("index", ["value"])?;
             let index = list.items.iter().position(|item| item.equals(&wanted));
-            let missing = || TemplateError::failed("index looks for what is not in the list");
+            let missing = || TemplateError::failed("index cannot find the value in the list");
             index.map(|index| Value::Int(index as i64)).ok_or_else(missing)
         }
         _ => Err(unknown(value, name)),
@@ -90,7 +90,7 @@ fn of_loop(
         let index = state.index.get().checked_rem(count);
         return index
             .map(|index| values.positional[index].clone())
-            .ok_or_else(|| TemplateError::failed("cycle needs something to go through"));
+            .ok_or_else(|| TemplateError::failed("cycle needs at least one argument"));
     }
     let asked = budget.sequence(SequenceKind::Tuple, values.positional)?;
     let asked = Some(representation(&asked, budget)?);
@@ -124,7 +124,7 @@ fn of_text(
         }
         "replace" => {
             let [old, new, count] = values.bind("replace", ["old", "new", "count"])?;
-            let missing = || TemplateError::failed("replace needs what to replace, and by what");
+            let missing = || TemplateError::failed("replace needs an old and a new string");
             let old = arguments::text(name, &old.ok_or_else(missing)?)?;
             let new = arguments::text(name, &new.ok_or_else(missing)?)?;
             let count = arguments::int(name, count, -1)?;
@@ -144,9 +144,9 @@ fn of_text(
         "format" => budget.text(str_format::format(text, &values, budget)?),
         "count" | "find" | "rfind" | "index" | "rindex" => search(text, name, values),
         "center" | "ljust" | "rjust" | "zfill" => justified(text, name, values, budget),
-        "encode" | "translate" | "format_map" | "expandtabs" => {
-            Err(TemplateError::failed(format!("quantkit does not know the method {name} of texts")))
-        }
+        "encode" | "translate" | "format_map" | "expandtabs" => Err(TemplateError::failed(
+            format!("quantkit does not support the method {name} of strings"),
+        )),
         _ => {
             let [] = values.bind(name, [])?;
             in_case(text, name, budget)
@@ -178,7 +178,7 @@ fn in_case(text: &str, name: &str, budget: &Budget) -> Result<Value, TemplateErr
             let first = text.chars().next().is_some_and(|c| c == '_' || c.is_alphabetic());
             Value::Bool(first && text.chars().all(|c| c == '_' || c.is_alphanumeric()))
         }
-        _ => return Err(TemplateError::failed(format!("a text has no method {name}"))),
+        _ => return Err(TemplateError::failed(format!("a string has no method {name}"))),
     })
 }
 
@@ -269,7 +269,9 @@ fn split(text: &str, name: &str, values: Values, budget: &Budget) -> Result<Valu
         Some(separator) => {
             let separator = arguments::text(name, &separator)?;
             if separator.is_empty() {
-                return Err(TemplateError::failed(format!("{name} at an empty text")));
+                return Err(TemplateError::failed(format!(
+                    "{name} needs a separator that is not empty"
+                )));
             }
             match from_end {
                 true => texts(text.rsplitn(most + 1, &*separator), budget)?,
@@ -354,7 +356,7 @@ fn partition(
     let [separator] = values.bind_all(name, ["sep"])?;
     let separator = arguments::text(name, &separator)?;
     if separator.is_empty() {
-        return Err(TemplateError::failed(format!("{name} at an empty text")));
+        return Err(TemplateError::failed(format!("{name} needs a separator that is not empty")));
     }
     let parts = match name {
         "partition" => match text.split_once(&*separator) {
@@ -371,7 +373,8 @@ fn partition(
 
 fn begins_or_ends(text: &str, name: &str, values: Values) -> Result<Value, TemplateError> {
     let [part, start, end] = values.bind(name, ["part", "start", "end"])?;
-    let part = part.ok_or_else(|| TemplateError::failed(format!("{name} needs a text")))?;
+    let part =
+        part.ok_or_else(|| TemplateError::failed(format!("{name} needs a string to look for")))?;
     let text = between(name, text, start, end)?;
     let holds = |part: &Value| -> Result<bool, TemplateError> {
         let part = arguments::text(name, part)?;
@@ -419,7 +422,8 @@ fn between<'a>(
 
 fn search(text: &str, name: &str, values: Values) -> Result<Value, TemplateError> {
     let [part, start, end] = values.bind(name, ["part", "start", "end"])?;
-    let part = part.ok_or_else(|| TemplateError::failed(format!("{name} needs a text")))?;
+    let part =
+        part.ok_or_else(|| TemplateError::failed(format!("{name} needs a string to look for")))?;
     let part = arguments::text(name, &part)?;
     let searched = between(name, text, start, end)?;
     if name == "count" {
@@ -438,7 +442,7 @@ fn search(text: &str, name: &str, values: Values) -> Result<Value, TemplateError
     });
     match found {
         None if name.ends_with("index") => {
-            Err(TemplateError::failed(format!("{name} looks for what is not in the text")))
+            Err(TemplateError::failed(format!("{name} cannot find the string")))
         }
         found => Ok(Value::Int(found.unwrap_or(-1))),
     }
@@ -466,7 +470,11 @@ fn justified(
             let mut characters = fill.chars();
             match (characters.next(), characters.next()) {
                 (Some(only), None) => only,
-                _ => return Err(TemplateError::failed(format!("{name} fills with one character"))),
+                _ => {
+                    return Err(TemplateError::failed(format!(
+                        "{name} needs a single character to fill with"
+                    )));
+                }
             }
         }
     };

@@ -3,7 +3,7 @@
 use super::budget::Budget;
 use super::error::TemplateError;
 
-/// Digits behind the point that can be asked for.
+/// The most digits after the point that can be asked for.
 const DIGITS: usize = 1000;
 
 /// How a number, or a text, is written.
@@ -16,11 +16,11 @@ pub(super) struct Layout {
     pub align: Option<char>,
     /// What stands before a number that is not negative.
     pub plus: Option<char>,
-    /// Digits behind the point, or characters of a text.
+    /// Digits after the point, or characters of a text.
     pub precision: Option<usize>,
     /// Whether a number's base is written before it.
     pub alternate: bool,
-    /// Whether thousands are parted, and by what.
+    /// What separates thousands, if anything.
     pub group: Option<char>,
 }
 

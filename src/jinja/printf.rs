@@ -62,7 +62,8 @@ impl Writer<'_> {
         }
         while self.skip('h') || self.skip('l') || self.skip('L') {}
         let kind = self.rest.chars().next();
-        let kind = kind.ok_or_else(|| TemplateError::failed("a format ends within a %"))?;
+        let kind = kind
+            .ok_or_else(|| TemplateError::failed("a format ends in the middle of a % specifier"))?;
         self.rest = &self.rest[kind.len_utf8()..];
         if kind == '%' {
             return Ok("%".to_string());
@@ -83,7 +84,7 @@ impl Writer<'_> {
     fn name(&mut self) -> Result<Option<Rc<str>>, TemplateError> {
         let Some(behind) = self.rest.strip_prefix('(') else { return Ok(None) };
         let end = behind.find(')');
-        let end = end.ok_or_else(|| TemplateError::failed("a name in a format does not end"))?;
+        let end = end.ok_or_else(|| TemplateError::failed("a name in a format lacks its \")\""))?;
         self.rest = &behind[end + 1..];
         Ok(Some(behind[..end].into()))
     }
@@ -111,7 +112,11 @@ impl Writer<'_> {
         if self.skip('*') {
             let value = self.positional()?;
             let number = value.as_int().and_then(|number| usize::try_from(number).ok());
-            let wrong = || TemplateError::failed("what stands for * in a format is no number");
+            let wrong = || {
+                TemplateError::failed(
+                    "the value for * in a format should be a whole number that is not negative",
+                )
+            };
             return number.map(Some).ok_or_else(wrong);
         }
         let length = self.rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.rest.len());
@@ -120,7 +125,10 @@ impl Writer<'_> {
         if digits.is_empty() {
             return Ok(None);
         }
-        digits.parse().map(Some).map_err(|_| TemplateError::limit("a width that is too large"))
+        digits
+            .parse()
+            .map(Some)
+            .map_err(|_| TemplateError::limit("a width in a format is too large"))
     }
 
     fn positional(&mut self) -> Result<Value, TemplateError> {
@@ -131,13 +139,14 @@ impl Writer<'_> {
 
     fn named(&self, name: &str) -> Result<Value, TemplateError> {
         let found = self.values.named.iter().find(|(known, _)| **known == *name);
-        let missing = || TemplateError::failed(format!("a format asks for {name}"));
+        let missing =
+            || TemplateError::failed(format!("a format asks for \"{name}\", which is not given"));
         found.map(|(_, value)| value.clone()).ok_or_else(missing)
     }
 
     fn write(&self, kind: char, value: &Value, layout: Layout) -> Result<String, TemplateError> {
         let wrong = || {
-            let problem = format!("%{kind} in a format takes no {}", value.type_name());
+            let problem = format!("%{kind} in a format does not take {}", value.a_type());
             TemplateError::failed(problem)
         };
         let numeric = |(sign, digits): (String, String)| {

@@ -26,7 +26,7 @@ impl Next {
         }
         if self.numbered && (field.is_empty() || self.automatic > 0) {
             return Err(TemplateError::failed(
-                "some fields of a format have numbers, and some none",
+                "some fields of a format have numbers and some have none",
             ));
         }
         if field.is_empty() {
@@ -147,7 +147,8 @@ fn find(
         Some(index) => values.positional.get(index),
         None => values.named.iter().find(|(name, _)| **name == *first).map(|(_, value)| value),
     };
-    let missing = || TemplateError::failed(format!("a format asks for \"{first}\""));
+    let missing =
+        || TemplateError::failed(format!("a format asks for \"{first}\", which is not given"));
     let mut value = found.cloned().ok_or_else(missing)?;
     while !rest.is_empty() {
         if let Some(behind) = rest.strip_prefix('[') {
@@ -176,7 +177,7 @@ fn written(value: &Value, spec: &str, budget: &Budget) -> Result<String, Templat
     }
     let (layout, kind) = layout(spec)?;
     let wrong = || {
-        let problem = format!("\"{spec}\" in a format suits no {}", value.type_name());
+        let problem = format!("\"{spec}\" in a format does not fit {}", value.a_type());
         TemplateError::failed(problem)
     };
     if let Some(text) = value.as_text() {
@@ -225,7 +226,7 @@ fn layout(spec: &str) -> Result<(Layout, Option<char>), TemplateError> {
         layout.fill = Some('0');
         layout.align = Some('=');
     }
-    let unreadable = || TemplateError::failed(format!("\"{spec}\" is no layout for a format"));
+    let unreadable = || TemplateError::failed(format!("\"{spec}\" in a format cannot be read"));
     let number = |characters: &mut Vec<char>| -> Result<Option<usize>, TemplateError> {
         let mut digits = String::new();
         while let Some(digit) = characters.pop_if(|character| character.is_ascii_digit()) {

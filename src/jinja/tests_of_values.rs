@@ -1,4 +1,4 @@
-//! Tests: what stands behind `is`.
+//! Jinja's tests: the words after `is`.
 
 use std::rc::Rc;
 

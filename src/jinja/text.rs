@@ -44,7 +44,8 @@ fn represent(value: &Value, budget: &Budget, text: &mut String) -> Result<(), Te
                 }
                 SequenceKind::List => ("[", "]"),
                 SequenceKind::Iterator | SequenceKind::Range => {
-                    let problem = format!("a {} is printed and not a list", value.type_name());
+                    let problem =
+                        format!("{} cannot be printed: make it a list first", value.a_type());
                     return Err(TemplateError::failed(problem));
                 }
             };
@@ -70,7 +71,7 @@ fn represent(value: &Value, budget: &Budget, text: &mut String) -> Result<(), Te
         Value::Loop(state) => text.push_str(&state.representation()),
         Value::Macro(known) => text.push_str(&format!("<Macro '{}'>", known.definition.name)),
         Value::Function(_) | Value::Method(_) => {
-            return Err(TemplateError::failed("a function is printed and not called"));
+            return Err(TemplateError::failed("a function cannot be printed: call it"));
         }
     }
     budget.take(text.len() - before)
@@ -217,9 +218,7 @@ impl JsonWriter<'_> {
         match key {
             Value::Text(text) | Value::Markup(text) => Ok(text.to_string()),
             Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) => self.scalar(key),
-            _ => {
-                Err(TemplateError::failed(format!("a {} cannot be a key in JSON", key.type_name())))
-            }
+            _ => Err(TemplateError::failed(format!("{} cannot be a key in JSON", key.a_type()))),
         }
     }
 
@@ -287,7 +286,7 @@ pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }
 
-/// The first so many characters of a text, or all of it.
+/// The first `count` characters of a text, or all of it.
 pub(super) fn first_characters(text: &str, count: usize) -> &str {
     text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end])
 }

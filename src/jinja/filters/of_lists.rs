@@ -23,7 +23,7 @@ pub(super) fn filter(
             let [] = values.bind(name, [])?;
             let items = value.iterate(budget)?;
             let item = if name == "first" { items.items.first() } else { items.items.last() };
-            item.cloned().unwrap_or_else(|| Value::undefined("an item of nothing"))
+            item.cloned().unwrap_or_else(|| Value::undefined("an item of an empty sequence"))
         }
         "list" => {
             let [] = values.bind(name, [])?;
@@ -71,7 +71,7 @@ fn items(value: &Value, budget: &Budget) -> Result<Value, TemplateError> {
         Value::Undefined(_) => Vec::new(),
         Value::Dict(dict) => budget.pairs(dict)?,
         _ => {
-            let problem = format!("items wants a dictionary, not a {}", value.type_name());
+            let problem = format!("items needs a dictionary, not {}", value.a_type());
             return Err(TemplateError::failed(problem));
         }
     };
@@ -281,7 +281,7 @@ fn extreme(
             best = Some((key, item));
         }
     }
-    Ok(best.map_or_else(|| Value::undefined("an item of nothing"), |(_, item)| item))
+    Ok(best.map_or_else(|| Value::undefined("an item of an empty sequence"), |(_, item)| item))
 }
 
 fn sum(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
@@ -321,7 +321,7 @@ fn group_by(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
 fn count(of: &str, value: Option<Value>) -> Result<usize, TemplateError> {
     let count = arguments::count(of, Some(value.unwrap_or(Value::None)), 0)?;
     if count == 0 {
-        return Err(TemplateError::failed(format!("{of} wants a number above 0")));
+        return Err(TemplateError::failed(format!("{of} needs a number above 0")));
     }
     Ok(count)
 }

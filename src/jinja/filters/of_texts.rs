@@ -55,7 +55,7 @@ pub(super) fn filter(
         }
         "replace" => {
             let [old, new, count] = values.bind(name, ["old", "new", "count"])?;
-            let missing = || TemplateError::failed("replace needs what to replace, and by what");
+            let missing = || TemplateError::failed("replace needs an old and a new string");
             let old = old.ok_or_else(missing)?.display(budget)?;
             let new = new.ok_or_else(missing)?.display(budget)?;
             let count = arguments::int(name, arguments::unless_none(count), -1)?;
@@ -92,7 +92,7 @@ fn to_json(value: &Value, values: Values, budget: &Budget) -> Result<Value, Temp
     if let Some(separators) = arguments::unless_none(separators) {
         let separators = separators.iterate(budget)?;
         let [items, key] = &separators.items[..] else {
-            return Err(TemplateError::failed("tojson takes two separators"));
+            return Err(TemplateError::failed("tojson needs two separators"));
         };
         item_separator = arguments::text("tojson", items)?.to_string();
         key_separator = arguments::text("tojson", key)?.to_string();
@@ -142,7 +142,7 @@ fn truncate(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
     let text = arguments::text("truncate", value)?;
     let kept = length
         .checked_sub(end.chars().count())
-        .ok_or_else(|| TemplateError::failed("truncate is to make a text shorter than its end"))?;
+        .ok_or_else(|| TemplateError::failed("truncate needs a length that its end fits into"))?;
     budget.take(text.len())?;
     if text.chars().count() <= leeway {
         return Ok(value.clone());
@@ -166,7 +166,7 @@ fn url_encode(value: &Value, values: Values, budget: &Budget) -> Result<Value, T
     for (index, pair) in pairs.iterate(budget)?.items.iter().enumerate() {
         let pair = pair.iterate(budget)?;
         let [key, value] = &pair.items[..] else {
-            return Err(TemplateError::failed("urlencode wants pairs of a key and a value"));
+            return Err(TemplateError::failed("urlencode needs pairs of a key and a value"));
         };
         encoded.push_str(if index == 0 { "" } else { "&" });
         encoded.push_str(&url_quoted(&key.display(budget)?, true, budget)?);

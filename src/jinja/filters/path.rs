@@ -27,7 +27,7 @@ impl Path {
             Value::Text(path) | Value::Markup(path) => path.split('.').map(key).collect(),
             Value::Int(_) => vec![attribute.clone()],
             _ => {
-                let problem = format!("an attribute is no {}", attribute.type_name());
+                let problem = format!("an attribute cannot be {}", attribute.a_type());
                 return Err(TemplateError::failed(problem));
             }
         };

@@ -30,7 +30,7 @@ impl Interpreter {
         }
         if let Some(more) = &arguments.more_named {
             let Value::Dict(more) = self.evaluate(more)? else {
-                return Err(TemplateError::failed("what stands behind ** should be a dictionary"));
+                return Err(TemplateError::failed("the argument after ** should be a dictionary"));
             };
             for (key, value) in &more.entries {
                 values.named.push((arguments::text("a name", key)?, value.clone()));
@@ -39,7 +39,7 @@ impl Interpreter {
         Ok(values)
     }
 
-    /// A call block: `caller` is what its body is called by.
+    /// The call of a call block, whose body the macro can call as `caller`.
     pub(super) fn call_with_body(
         &mut self,
         callee: &Expression,
@@ -180,7 +180,7 @@ impl Interpreter {
         };
         let step = arguments::int("range", step, 1)?;
         if step == 0 {
-            return Err(TemplateError::failed("range cannot go in steps of 0"));
+            return Err(TemplateError::failed("range cannot have a step of 0"));
         }
         let distance = if step > 0 { stop.checked_sub(start) } else { start.checked_sub(stop) };
         let count =
@@ -204,7 +204,7 @@ impl Interpreter {
                     for pair in &mapping.iterate(&self.budget)?.items {
                         let pair = pair.iterate(&self.budget)?;
                         let [key, value] = &pair.items[..] else {
-                            let problem = format!("{of} wants pairs of a key and a value");
+                            let problem = format!("{of} needs pairs of a key and a value");
                             return Err(TemplateError::failed(problem));
                         };
                         entries.push((key.clone(), value.clone()));

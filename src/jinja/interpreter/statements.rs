@@ -125,7 +125,7 @@ impl Interpreter {
             Target::Attribute(name, attribute) => {
                 let Some(Value::Namespace(namespace)) = self.scope.get(name) else {
                     return Err(TemplateError::failed(format!(
-                        "{name}.{attribute} cannot be set: {name} is no namespace"
+                        "{name}.{attribute} cannot be set: {name} is not a namespace"
                     )));
                 };
                 Self::check_attribute(attribute)?;
@@ -140,7 +140,7 @@ impl Interpreter {
                 let values = value.iterate(&self.budget)?;
                 if values.items.len() != targets.len() {
                     return Err(TemplateError::failed(format!(
-                        "{} values for {} names",
+                        "{} values cannot be assigned to {} names",
                         values.items.len(),
                         targets.len()
                     )));

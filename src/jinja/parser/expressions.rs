@@ -254,7 +254,7 @@ impl Parser {
                     other => {
                         let found = other.describe();
                         return Err(
-                            self.fail(format!("expected a name behind \".\", found {found}"))
+                            self.fail(format!("expected a name after \".\", found {found}"))
                         );
                     }
                 };
@@ -345,7 +345,7 @@ impl Parser {
     }
 
     fn argument(&mut self, arguments: &mut Arguments) -> Result<(), TemplateError> {
-        let out_of_order = "an argument stands behind others that should come last";
+        let out_of_order = "an argument comes after others that should come last";
         if self.skip_sign("*") {
             if arguments.more.is_some() || arguments.more_named.is_some() {
                 return Err(self.fail(out_of_order));

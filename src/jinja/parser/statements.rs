@@ -114,7 +114,7 @@ impl Parser {
     fn for_(&mut self) -> Result<Statement, TemplateError> {
         let target = self.target(&["in"])?;
         if !self.skip_name("in") {
-            return Err(self.fail("expected \"in\" behind the name that a loop sets"));
+            return Err(self.fail("expected \"in\" after the name that a loop sets"));
         }
         let items = self.tuple(false, &["recursive"])?;
         let condition = if self.skip_name("if") { Some(self.expression()?) } else { None };
