@@ -226,13 +226,12 @@ def time_limit(seconds):
 
 
 def reference(template, variables):
-    """What transformers renders: a text, or None where it refuses."""
+    """What transformers renders, and None; or where it refuses, None and why."""
     try:
         with time_limit(20):
-            return chat_template_utils._compile_jinja_template(template).render(**copy.deepcopy(variables))
+            return chat_template_utils._compile_jinja_template(template).render(**copy.deepcopy(variables)), None
     except Exception as error:
-        reference.error = f"{type(error).__name__}: {error}"
-        return None
+        return None, f"{type(error).__name__}: {error}"
 
 
 def conversations():
@@ -348,7 +347,8 @@ def unescape_behind(part):
 def write():
     cases = []
     for _, template, variables in feature_cases():
-        cases.append({"template": template, "text": reference(template, variables)})
+        text, _ = reference(template, variables)
+        cases.append({"template": template, "text": text})
     document = {"now": NOW, "variables": VARIABLES, "cases": cases}
     DATA.write_text(json.dumps(document, ensure_ascii=False, indent=0) + "\n")
     print(f"{len(cases)} cases, of which {sum(case['text'] is None for case in cases)} are refused")
@@ -373,13 +373,13 @@ def compare(binary, files, width):
         results = [json.loads(line) for line in run.stdout.split("\n") if line]
         same = refused = 0
         for (name, template, variables), result in zip(cases, results, strict=True):
-            expected = reference(template, variables)
+            expected, error = reference(template, variables)
             equal = expected == result.get("text")
             same += equal
             refused += equal and expected is None
             if not equal:
                 print(f"- {name!r:.{width}} {template!r:.{width}}")
-                print(f"    transformers: {repr(expected) if expected is not None else reference.error}"[:width])
+                print(f"    transformers: {repr(expected) if error is None else error}"[:width])
                 print(f"    quantkit:     {repr(result.get('text', result))}"[:width])
         print(f"{what}: {same} of {len(cases)} equal, {refused} of them refused by both")
         all_equal &= same == len(cases)

@@ -44,7 +44,7 @@ pub fn render_chat(
     }
 }
 
-/// What transformers gives a template: tools and documents are there, and none.
+/// What transformers gives a template; `tools` and `documents` are there as `None`.
 fn variables(
     vocabulary: &Vocabulary,
     messages: &[ChatMessage],

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::budget::Budget;
 use super::error::TemplateError;
 use super::value::Value;
 
@@ -29,7 +30,7 @@ impl Values {
     ) -> Result<[Option<Value>; N], TemplateError> {
         if self.positional.len() > N {
             return Err(TemplateError::failed(format!(
-                "{of} takes at most {N} arguments, and {} are given",
+                "{of} takes at most {N} arguments, but {} are given",
                 self.positional.len()
             )));
         }
@@ -72,7 +73,7 @@ pub(super) fn int(of: &str, value: Option<Value>, default: i64) -> Result<i64, T
     match value {
         None => Ok(default),
         Some(value) => value.as_int().ok_or_else(|| {
-            TemplateError::failed(format!("{of} wants a whole number, not a {}", value.type_name()))
+            TemplateError::failed(format!("{of} needs a whole number, not {}", value.a_type()))
         }),
     }
 }
@@ -81,6 +82,36 @@ pub(super) fn int(of: &str, value: Option<Value>, default: i64) -> Result<i64, T
 pub(super) fn text(of: &str, value: &Value) -> Result<Rc<str>, TemplateError> {
     match value {
         Value::Text(text) | Value::Markup(text) => Ok(text.clone()),
-        _ => Err(TemplateError::failed(format!("{of} wants a text, not a {}", value.type_name()))),
+        _ => Err(TemplateError::failed(format!("{of} needs a string, not {}", value.a_type()))),
     }
+}
+
+/// The truth value of an argument; what is not given is false.
+pub(super) fn truth(value: Option<Value>) -> bool {
+    value.is_some_and(|value| value.truth())
+}
+
+/// An argument for which `None` means that it is not given.
+pub(super) fn unless_none(value: Option<Value>) -> Option<Value> {
+    value.filter(|value| !matches!(value, Value::None))
+}
+
+/// The number of characters or items that an argument should be; below 0 it is 0.
+pub(super) fn count(of: &str, value: Option<Value>, default: i64) -> Result<usize, TemplateError> {
+    Ok(usize::try_from(int(of, value, default)?).unwrap_or(0))
+}
+
+/// The indentation that an argument gives: as text, or as a number of spaces.
+pub(super) fn indentation(
+    of: &str,
+    value: Option<Value>,
+    default: i64,
+    budget: &Budget,
+) -> Result<String, TemplateError> {
+    if let Some(Value::Text(indentation)) = value {
+        return Ok(indentation.to_string());
+    }
+    let width = count(of, value, default)?;
+    budget.take(width)?;
+    Ok(" ".repeat(width))
 }

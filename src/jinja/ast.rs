@@ -22,7 +22,11 @@ pub(super) enum Statement {
     For(Rc<ForLoop>),
     Macro(Rc<MacroDefinition>),
     /// A call with a body, which the macro that is called can call in turn.
-    CallBlock(Rc<MacroDefinition>, Expression),
+    CallBlock {
+        body: Rc<MacroDefinition>,
+        callee: Expression,
+        arguments: Arguments,
+    },
     FilterBlock(Vec<Filter>, Body),
     With(Vec<(Target, Expression)>, Body),
     Break,
@@ -53,7 +57,8 @@ pub(super) struct MacroDefinition {
     pub name: Rc<str>,
     pub parameters: Vec<Parameter>,
     pub body: Body,
-    /// Whether the body speaks of them: else more arguments than parameters are an error.
+    /// Whether the body mentions `varargs`, `kwargs` and `caller`. Where it does not, arguments for
+    /// them are an error.
     pub uses_varargs: bool,
     pub uses_kwargs: bool,
     pub uses_caller: bool,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::arguments;
 use super::budget::Budget;
 use super::error::TemplateError;
-use super::methods;
+use super::method_names;
 use super::value::{Method, Value};
 
 /// `value.name`: a method or attribute, or else the item with that name.
@@ -59,7 +59,7 @@ pub(super) fn item(value: &Value, key: &Value, budget: &Budget) -> Result<Value,
     }
     match key {
         Value::Text(name) => Ok(own_attribute(value, name).unwrap_or_else(|| missing(value, name))),
-        _ => Ok(Value::undefined("what is there under such a key")),
+        _ => Ok(Value::undefined("the item with such a key")),
     }
 }
 
@@ -90,13 +90,13 @@ fn own_attribute(value: &Value, name: &Rc<str>) -> Option<Value> {
     {
         return Some(Value::Text(known.definition.name.clone()));
     }
-    if methods::changes(value, name) || name.starts_with("__") {
+    if method_names::changes(value, name) || name.starts_with("__") {
         return Some(Value::undefined(&format!(
-            "\"{name}\" of a {}, which is out of a template's reach,",
-            value.type_name()
+            "\"{name}\" of {}, which templates may not use,",
+            value.a_type()
         )));
     }
-    if methods::exists(value, name) {
+    if method_names::exists(value, name) {
         let method = Method { receiver: value.clone(), name: name.clone() };
         return Some(Value::Method(Rc::new(method)));
     }
@@ -122,7 +122,7 @@ pub(super) fn slice(
             let items = places.map(|place| sequence.items[place].clone()).collect();
             budget.sequence(sequence.kind, items)
         }
-        _ => Err(TemplateError::failed(format!("a {} cannot be cut", value.type_name()))),
+        _ => Err(TemplateError::failed(format!("{} cannot be sliced", value.a_type()))),
     }
 }
 
@@ -141,7 +141,7 @@ fn places(
     let length = length as i64;
     let step = numbers[2].unwrap_or(1);
     if step == 0 {
-        return Err(TemplateError::failed("a slice cannot go in steps of 0"));
+        return Err(TemplateError::failed("a slice cannot have a step of 0"));
     }
     let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
     let clamp = |bound: Option<i64>, default: i64| match bound {

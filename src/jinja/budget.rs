@@ -33,7 +33,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Counts looking through so many bytes.
+    /// Counts looking through `bytes` bytes.
     pub(super) fn read(&self, bytes: usize) -> Result<(), TemplateError> {
         self.step(1 + (bytes / BYTES_A_STEP) as u64)
     }

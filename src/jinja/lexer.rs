@@ -42,7 +42,7 @@ impl TokenKind {
             Self::BlockBegin => "{%".to_string(),
             Self::BlockEnd => "%}".to_string(),
             Self::Name(name) => format!("\"{name}\""),
-            Self::Text(_) => "a text".to_string(),
+            Self::Text(_) => "a string".to_string(),
             Self::Int(_) | Self::Float(_) => "a number".to_string(),
             Self::Sign(sign) => format!("\"{sign}\""),
             Self::End => "the end of the template".to_string(),
@@ -99,7 +99,7 @@ impl<'a> Lexer<'a> {
         TemplateError::syntax(self.line, problem)
     }
 
-    /// Goes on by so many bytes.
+    /// Goes on by `bytes` bytes.
     fn advance(&mut self, bytes: usize) -> &'a str {
         let (passed, rest) = self.rest.split_at(bytes);
         self.rest = rest;
@@ -122,13 +122,10 @@ impl<'a> Lexer<'a> {
             self.push(TokenKind::Data(text));
             return Ok(());
         };
-        let sign = self.rest[start + 2..].chars().next();
+        let (sign, _) = split_sign(&self.rest[start + 2..]);
         let text = strip(&self.rest[..start], sign, tag != Tag::Print, self.at_line_start);
         self.push_data(text);
-        self.advance(start + 2);
-        if matches!(sign, Some('-' | '+')) {
-            self.advance(1);
-        }
+        self.advance(start + 2 + usize::from(sign.is_some()));
         match tag {
             Tag::Comment => self.comment(),
             Tag::Block => match self.raw_begin() {
@@ -195,14 +192,11 @@ impl<'a> Lexer<'a> {
     fn raw(&mut self) -> Result<(), TemplateError> {
         let mut from = 0;
         while let Some(start) = self.rest[from..].find("{%").map(|start| from + start) {
-            let tag = &self.rest[start + 2..];
-            let sign = tag.chars().next().filter(|sign| matches!(sign, '-' | '+'));
-            let name = tag[sign.map_or(0, char::len_utf8)..].trim_start_matches(is_space);
             from = start + 2;
+            let (sign, name) = split_sign(&self.rest[from..]);
+            let name = name.trim_start_matches(is_space);
             let Some(behind) = name.strip_prefix("endraw") else { continue };
-            let behind = behind.trim_start_matches(is_space);
-            let closing = behind.chars().next().filter(|sign| matches!(sign, '-' | '+'));
-            let end = &behind[closing.map_or(0, char::len_utf8)..];
+            let (closing, end) = split_sign(behind.trim_start_matches(is_space));
             if end.starts_with("%}") {
                 let text = strip(&self.rest[..start], sign, true, self.at_line_start);
                 self.push_data(text);
@@ -221,11 +215,11 @@ impl<'a> Lexer<'a> {
         loop {
             self.skip_spaces();
             if open.is_empty() {
-                let sign = self.rest.chars().next().filter(|sign| matches!(sign, '-' | '+'));
-                let sign = sign.filter(|&sign| sign == '-' || end_kind == TokenKind::BlockEnd);
-                if self.rest[sign.map_or(0, char::len_utf8)..].starts_with(end) {
+                let (sign, behind) = split_sign(self.rest);
+                let can_close = sign != Some('+') || end_kind == TokenKind::BlockEnd;
+                if can_close && behind.starts_with(end) {
                     self.push(end_kind.clone());
-                    self.advance(sign.map_or(0, char::len_utf8));
+                    self.advance(usize::from(sign.is_some()));
                     match (&end_kind, sign) {
                         (TokenKind::PrintEnd, None) => {
                             self.advance(2);
@@ -255,8 +249,7 @@ impl<'a> Lexer<'a> {
             return self.number();
         }
         if first == '_' || first.is_alphanumeric() {
-            let is_part = |c: char| c == '_' || c.is_alphanumeric();
-            let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+            let length = length_of(rest, |c| c == '_' || c.is_alphanumeric());
             self.push(TokenKind::Name(rest[..length].into()));
             self.advance(length);
             return Ok(());
@@ -293,7 +286,7 @@ impl<'a> Lexer<'a> {
                 let length = 2 + length_of(&rest[2..], |c| c.is_digit(radix) || c == '_');
                 let digits = rest[2..length].replace('_', "");
                 let number = i64::from_str_radix(&digits, radix);
-                let number = number.map_err(|_| self.fail("a number that cannot be read"))?;
+                let number = number.map_err(|_| self.fail("a number cannot be read"))?;
                 self.push(TokenKind::Int(number));
                 self.advance(length);
                 return Ok(());
@@ -302,7 +295,7 @@ impl<'a> Lexer<'a> {
         let digits = |text: &str| length_of(text, |c| c.is_ascii_digit() || c == '_');
         let mut length = digits(rest);
         let mut is_float = false;
-        // The number behind a dot is an index, and what follows another one.
+        // A number after a dot is an index: the next dot does not make it a fraction.
         let after_dot =
             matches!(self.tokens.last(), Some(Token { kind: TokenKind::Sign("."), .. }));
         if let Some(fraction) = rest[length..].strip_prefix('.').filter(|_| !after_dot)
@@ -337,7 +330,7 @@ impl<'a> Lexer<'a> {
             escaped = c == '\\' && !escaped;
             ends
         });
-        let end = end.ok_or_else(|| self.fail("a text in quotes does not end"))?;
+        let end = end.ok_or_else(|| self.fail("a string does not end"))?;
         let content = unescaped(&self.rest[1..=end]).map_err(|problem| self.fail(problem))?;
         self.push(TokenKind::Text(content.into()));
         self.advance(end + 2);
@@ -356,6 +349,14 @@ fn next_tag(text: &str) -> Option<(usize, Tag)> {
         };
         Some((start, tag))
     })
+}
+
+/// The sign for white space at the start of a text, and the rest.
+fn split_sign(text: &str) -> (Option<char>, &str) {
+    match text.chars().next() {
+        sign @ Some('-' | '+') => (sign, &text[1..]),
+        _ => (None, text),
+    }
 }
 
 /// The text before a tag, less the white space that the tag's sign takes, or that indents a block.
@@ -386,7 +387,7 @@ fn unescaped(text: &str) -> Result<String, String> {
         result.push_str(&rest[..start]);
         let escape = &rest[start + 1..];
         let Some(kind) = escape.chars().next() else {
-            return Err("a text in quotes ends within an escape".to_string());
+            return Err("a string ends in the middle of an escape".to_string());
         };
         rest = &escape[kind.len_utf8()..];
         let numbered = match kind {
@@ -398,8 +399,11 @@ fn unescaped(text: &str) -> Result<String, String> {
         if let Some(digits) = numbered {
             let number = rest.get(..digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
             let character = number.and_then(char::from_u32);
-            let unknown =
-                || format!("\\{kind} should be followed by a character's {digits} digits");
+            let unknown = || {
+                format!(
+                    "\\{kind} should be followed by the {digits} hexadecimal digits of a character"
+                )
+            };
             result.push(character.ok_or_else(unknown)?);
             rest = &rest[digits..];
             continue;

@@ -50,6 +50,14 @@ impl Budget {
         Ok(Value::Dict(Rc::new(dict)))
     }
 
+    /// The entries of a dictionary as tuples of key and value.
+    pub(super) fn pairs(&self, dict: &Dict) -> Result<Vec<Value>, TemplateError> {
+        let pair = |(key, value): &(Value, Value)| {
+            self.sequence(SequenceKind::Tuple, vec![key.clone(), value.clone()])
+        };
+        dict.entries.iter().map(pair).collect()
+    }
+
     /// A value from outside.
     pub(super) fn json(&self, json: &Json) -> Result<Value, TemplateError> {
         Ok(match json {
@@ -73,7 +81,7 @@ impl Budget {
     }
 }
 
-/// What a value costs that is in another one, besides its text.
+/// What each value costs besides its text.
 const ITEM_BYTES: usize = 32;
 
 /// The shape of something that holds values of these shapes.
@@ -86,7 +94,7 @@ fn shape_around(inner: impl Iterator<Item = Shape>) -> Result<Shape, TemplateErr
     }
     around.height += 1;
     if around.height > NESTING {
-        return Err(TemplateError::limit(format!("its lists are more than {NESTING} deep")));
+        return Err(TemplateError::limit(format!("its lists are nested more than {NESTING} deep")));
     }
     Ok(around)
 }

@@ -5,95 +5,8 @@ use super::budget::Budget;
 use super::error::TemplateError;
 use super::numbers::{Layout, padded};
 use super::str_format;
-use super::text::{is_space, representation};
-use super::value::{LoopState, Sequence, SequenceKind, Value};
-
-const OF_TEXTS: [&str; 41] = [
-    "capitalize",
-    "casefold",
-    "center",
-    "count",
-    "endswith",
-    "expandtabs",
-    "find",
-    "format",
-    "format_map",
-    "index",
-    "isalnum",
-    "isalpha",
-    "isascii",
-    "isdecimal",
-    "isdigit",
-    "isidentifier",
-    "islower",
-    "isnumeric",
-    "isprintable",
-    "isspace",
-    "istitle",
-    "isupper",
-    "join",
-    "ljust",
-    "lower",
-    "lstrip",
-    "partition",
-    "removeprefix",
-    "removesuffix",
-    "replace",
-    "rfind",
-    "rjust",
-    "rpartition",
-    "rsplit",
-    "rstrip",
-    "split",
-    "splitlines",
-    "startswith",
-    "strip",
-    "title",
-    "upper",
-];
-const MORE_OF_TEXTS: [&str; 5] = ["swapcase", "zfill", "rindex", "encode", "translate"];
-const OF_LISTS: [&str; 3] = ["copy", "count", "index"];
-const OF_DICTS: [&str; 5] = ["copy", "get", "items", "keys", "values"];
-const OF_LOOPS: [&str; 2] = ["changed", "cycle"];
-/// Methods that change what they belong to: the sandbox of transformers refuses them.
-const CHANGING: [&str; 13] = [
-    "append",
-    "clear",
-    "extend",
-    "insert",
-    "pop",
-    "popitem",
-    "remove",
-    "reverse",
-    "setdefault",
-    "sort",
-    "update",
-    "__setitem__",
-    "__delitem__",
-];
-
-/// Whether a value has a method of this name.
-pub(super) fn exists(value: &Value, name: &str) -> bool {
-    match value {
-        Value::Text(_) | Value::Markup(_) => {
-            OF_TEXTS.contains(&name) || MORE_OF_TEXTS.contains(&name)
-        }
-        Value::Dict(_) => OF_DICTS.contains(&name),
-        Value::Loop(_) => OF_LOOPS.contains(&name),
-        _ => match value.sequence_kind() {
-            Some(SequenceKind::List) => OF_LISTS.contains(&name),
-            Some(SequenceKind::Tuple) => name != "copy" && OF_LISTS.contains(&name),
-            _ => false,
-        },
-    }
-}
-
-/// Whether a value has a method of this name that would change it.
-pub(super) fn changes(value: &Value, name: &str) -> bool {
-    let can_change =
-        matches!(value, Value::Dict(_)) || value.sequence_kind() == Some(SequenceKind::List);
-    can_change && CHANGING.contains(&name)
-}
+use super::text::{first_characters, is_space, representation};
+use super::value::{Dict, LoopState, Sequence, SequenceKind, Value};
 
 /// Calls a method.
 pub(super) fn call(
@@ -104,7 +17,7 @@ pub(super) fn call(
 ) -> Result<Value, TemplateError> {
     match value {
         Value::Text(text) | Value::Markup(text) => of_text(text, name, values, budget),
-        Value::Dict(_) => of_dict(value, name, values, budget),
+        Value::Dict(dict) => of_dict(value, dict, name, values, budget),
         Value::Sequence(sequence) => of_list(value, sequence, name, values, budget),
         Value::Loop(state) => of_loop(state, name, values, budget),
         _ => Err(unknown(value, name)),
@@ -112,16 +25,16 @@ pub(super) fn call(
 }
 
 fn unknown(value: &Value, name: &str) -> TemplateError {
-    TemplateError::failed(format!("{name} of a {} cannot be called", value.type_name()))
+    TemplateError::failed(format!("{name} of {} cannot be called", value.a_type()))
 }
 
 fn of_dict(
     value: &Value,
+    dict: &Dict,
     name: &str,
     values: Values,
     budget: &Budget,
 ) -> Result<Value, TemplateError> {
-    let Value::Dict(dict) = value else { return Err(unknown(value, name)) };
     if name == "get" {
         let [key, default] = values.bind("get", ["key", "default"])?;
         let key = key.ok_or_else(|| TemplateError::failed("get needs a key"))?;
@@ -130,23 +43,13 @@ fn of_dict(
         return Ok(dict.get(&key).cloned().or(default).unwrap_or(Value::None));
     }
     let [] = values.bind(name, [])?;
-    let items = match name {
+    let entries = dict.entries.iter();
+    let (kind, items) = match name {
         "copy" => return Ok(value.clone()),
-        "keys" => dict.entries.iter().map(|(key, _)| key.clone()).collect(),
-        "values" => dict.entries.iter().map(|(_, value)| value.clone()).collect(),
-        "items" => {
-            let pairs = dict.entries.iter();
-            let pair = |(key, value): &(Value, Value)| {
-                budget.sequence(SequenceKind::Tuple, vec![key.clone(), value.clone()])
-            };
-            pairs.map(pair).collect::<Result<Vec<_>, _>>()?
-        }
+        "keys" => ("dict_keys", entries.map(|(key, _)| key.clone()).collect()),
+        "values" => ("dict_values", entries.map(|(_, value)| value.clone()).collect()),
+        "items" => ("dict_items", budget.pairs(dict)?),
         _ => return Err(unknown(value, name)),
-    };
-    let kind = match name {
-        "keys" => "dict_keys",
-        "values" => "dict_values",
-        _ => "dict_items",
     };
     budget.sequence(SequenceKind::View(kind), items)
 }
@@ -169,7 +72,7 @@ fn of_list(
         "index" => {
             let [wanted] = values.bind_all("index", ["value"])?;
             let index = list.items.iter().position(|item| item.equals(&wanted));
-            let missing = || TemplateError::failed("index looks for what is not in the list");
+            let missing = || TemplateError::failed("index cannot find the value in the list");
             index.map(|index| Value::Int(index as i64)).ok_or_else(missing)
         }
         _ => Err(unknown(value, name)),
@@ -187,7 +90,7 @@ fn of_loop(
         let index = state.index.get().checked_rem(count);
         return index
             .map(|index| values.positional[index].clone())
-            .ok_or_else(|| TemplateError::failed("cycle needs something to go through"));
+            .ok_or_else(|| TemplateError::failed("cycle needs at least one argument"));
     }
     let asked = budget.sequence(SequenceKind::Tuple, values.positional)?;
     let asked = Some(representation(&asked, budget)?);
@@ -221,7 +124,7 @@ fn of_text(
         }
         "replace" => {
             let [old, new, count] = values.bind("replace", ["old", "new", "count"])?;
-            let missing = || TemplateError::failed("replace needs what to replace, and by what");
+            let missing = || TemplateError::failed("replace needs an old and a new string");
             let old = arguments::text(name, &old.ok_or_else(missing)?)?;
             let new = arguments::text(name, &new.ok_or_else(missing)?)?;
             let count = arguments::int(name, count, -1)?;
@@ -241,9 +144,9 @@ fn of_text(
         "format" => budget.text(str_format::format(text, &values, budget)?),
         "count" | "find" | "rfind" | "index" | "rindex" => search(text, name, values),
         "center" | "ljust" | "rjust" | "zfill" => justified(text, name, values, budget),
-        "encode" | "translate" | "format_map" | "expandtabs" => {
-            Err(TemplateError::failed(format!("quantkit does not know the method {name} of texts")))
-        }
+        "encode" | "translate" | "format_map" | "expandtabs" => Err(TemplateError::failed(
+            format!("quantkit does not support the method {name} of strings"),
+        )),
         _ => {
             let [] = values.bind(name, [])?;
             in_case(text, name, budget)
@@ -259,20 +162,9 @@ fn in_case(text: &str, name: &str, budget: &Budget) -> Result<Value, TemplateErr
     Ok(match name {
         "upper" => Value::Text(text.to_uppercase().into()),
         "lower" | "casefold" => Value::Text(text.to_lowercase().into()),
-        "swapcase" => {
-            let swapped = text.chars().flat_map(|c| {
-                if c.is_uppercase() {
-                    c.to_lowercase().to_string()
-                } else {
-                    c.to_uppercase().to_string()
-                }
-                .chars()
-                .collect::<Vec<_>>()
-            });
-            Value::Text(swapped.collect::<String>().into())
-        }
+        "swapcase" => Value::Text(case_swapped(text).into()),
         "capitalize" => Value::Text(capitalized(text).into()),
-        "title" => Value::Text(titled(text).into()),
+        "title" => Value::Text(titled(text, char::is_alphabetic).into()),
         "isascii" => Value::Bool(text.is_ascii()),
         "isspace" => all(is_space),
         "isalpha" => all(char::is_alphabetic),
@@ -281,12 +173,12 @@ fn in_case(text: &str, name: &str, budget: &Budget) -> Result<Value, TemplateErr
         "isprintable" => Value::Bool(!text.chars().any(char::is_control)),
         "islower" => Value::Bool(cased && !text.chars().any(char::is_uppercase)),
         "isupper" => Value::Bool(cased && !text.chars().any(char::is_lowercase)),
-        "istitle" => Value::Bool(cased && titled(text) == text),
+        "istitle" => Value::Bool(cased && titled(text, char::is_alphabetic) == text),
         "isidentifier" => {
             let first = text.chars().next().is_some_and(|c| c == '_' || c.is_alphabetic());
             Value::Bool(first && text.chars().all(|c| c == '_' || c.is_alphanumeric()))
         }
-        _ => return Err(TemplateError::failed(format!("a text has no method {name}"))),
+        _ => return Err(TemplateError::failed(format!("a string has no method {name}"))),
     })
 }
 
@@ -297,8 +189,20 @@ pub(super) fn capitalized(text: &str) -> String {
     first.unwrap_or_default() + &characters.as_str().to_lowercase()
 }
 
+/// Lower case where there was upper case, and the other way round.
+fn case_swapped(text: &str) -> String {
+    let mut swapped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_uppercase() {
+            true => swapped.extend(character.to_lowercase()),
+            false => swapped.extend(character.to_uppercase()),
+        }
+    }
+    swapped
+}
+
 /// Each word's first letter in upper case, the others in lower case.
-fn titled(text: &str) -> String {
+pub(super) fn titled(text: &str, is_of_word: impl Fn(char) -> bool) -> String {
     let mut titled = String::with_capacity(text.len());
     let mut in_word = false;
     for character in text.chars() {
@@ -306,7 +210,7 @@ fn titled(text: &str) -> String {
             true => titled.extend(character.to_lowercase()),
             false => titled.extend(character.to_uppercase()),
         }
-        in_word = character.is_alphabetic();
+        in_word = is_of_word(character);
     }
     titled
 }
@@ -365,7 +269,9 @@ fn split(text: &str, name: &str, values: Values, budget: &Budget) -> Result<Valu
         Some(separator) => {
             let separator = arguments::text(name, &separator)?;
             if separator.is_empty() {
-                return Err(TemplateError::failed(format!("{name} at an empty text")));
+                return Err(TemplateError::failed(format!(
+                    "{name} needs a separator that is not empty"
+                )));
             }
             match from_end {
                 true => texts(text.rsplitn(most + 1, &*separator), budget)?,
@@ -423,7 +329,7 @@ fn ends_line(character: char) -> bool {
 
 fn split_lines(text: &str, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [keep_ends] = values.bind("splitlines", ["keepends"])?;
-    let keep_ends = keep_ends.is_some_and(|keep| keep.truth());
+    let keep_ends = arguments::truth(keep_ends);
     budget.take(text.len() * size_of::<&str>())?;
     let mut lines = Vec::new();
     let mut rest = text;
@@ -450,7 +356,7 @@ fn partition(
     let [separator] = values.bind_all(name, ["sep"])?;
     let separator = arguments::text(name, &separator)?;
     if separator.is_empty() {
-        return Err(TemplateError::failed(format!("{name} at an empty text")));
+        return Err(TemplateError::failed(format!("{name} needs a separator that is not empty")));
     }
     let parts = match name {
         "partition" => match text.split_once(&*separator) {
@@ -467,7 +373,8 @@ fn partition(
 
 fn begins_or_ends(text: &str, name: &str, values: Values) -> Result<Value, TemplateError> {
     let [part, start, end] = values.bind(name, ["part", "start", "end"])?;
-    let part = part.ok_or_else(|| TemplateError::failed(format!("{name} needs a text")))?;
+    let part =
+        part.ok_or_else(|| TemplateError::failed(format!("{name} needs a string to look for")))?;
     let text = between(name, text, start, end)?;
     let holds = |part: &Value| -> Result<bool, TemplateError> {
         let part = arguments::text(name, part)?;
@@ -502,23 +409,21 @@ fn between<'a>(
     }
     let length = text.chars().count() as i64;
     let place = |bound: Option<Value>, default: i64| -> Result<i64, TemplateError> {
-        let bound = bound.filter(|bound| !matches!(bound, Value::None));
-        let bound = arguments::int(name, bound, default)?;
+        let bound = arguments::int(name, arguments::unless_none(bound), default)?;
         Ok(if bound < 0 { bound.saturating_add(length).max(0) } else { bound })
     };
     let (start, end) = (place(start, 0)?, place(end, length)?.min(length));
     if start > end {
         return Ok(None);
     }
-    let offset = |place: i64| {
-        text.char_indices().nth(place as usize).map_or(text.len(), |(offset, _)| offset)
-    };
+    let offset = |place: i64| first_characters(text, place as usize).len();
     Ok(Some(&text[offset(start)..offset(end)]))
 }
 
 fn search(text: &str, name: &str, values: Values) -> Result<Value, TemplateError> {
     let [part, start, end] = values.bind(name, ["part", "start", "end"])?;
-    let part = part.ok_or_else(|| TemplateError::failed(format!("{name} needs a text")))?;
+    let part =
+        part.ok_or_else(|| TemplateError::failed(format!("{name} needs a string to look for")))?;
     let part = arguments::text(name, &part)?;
     let searched = between(name, text, start, end)?;
     if name == "count" {
@@ -537,7 +442,7 @@ fn search(text: &str, name: &str, values: Values) -> Result<Value, TemplateError
     });
     match found {
         None if name.ends_with("index") => {
-            Err(TemplateError::failed(format!("{name} looks for what is not in the text")))
+            Err(TemplateError::failed(format!("{name} cannot find the string")))
         }
         found => Ok(Value::Int(found.unwrap_or(-1))),
     }
@@ -551,7 +456,7 @@ fn justified(
 ) -> Result<Value, TemplateError> {
     let [width, fill] = values.bind(name, ["width", "fillchar"])?;
     let width = width.ok_or_else(|| TemplateError::failed(format!("{name} needs a width")))?;
-    let width = usize::try_from(arguments::int(name, Some(width), 0)?).unwrap_or(0);
+    let width = arguments::count(name, Some(width), 0)?;
     if name == "zfill" {
         let layout = Layout { width, fill: Some('0'), align: Some('='), ..Layout::default() };
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -565,7 +470,11 @@ fn justified(
             let mut characters = fill.chars();
             match (characters.next(), characters.next()) {
                 (Some(only), None) => only,
-                _ => return Err(TemplateError::failed(format!("{name} fills with one character"))),
+                _ => {
+                    return Err(TemplateError::failed(format!(
+                        "{name} needs a single character to fill with"
+                    )));
+                }
             }
         }
     };

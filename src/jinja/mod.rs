@@ -1,9 +1,9 @@
 //! The language of chat templates: Jinja as transformers runs it, with Python's values, within fixed
 //! bounds of steps, memory and depth.
 //!
-//! Templates come from model files, so that nothing in them is believed: every text and list is
-//! paid for before it is made (`budget`), and parsing and running stop at a depth for which the
-//! thread has room. Whatever is not known is an error that names it, never another prompt.
+//! Templates come from model files, so nothing in them is trusted: every text and list is paid for
+//! before it is made (`budget`), and parsing and running stop at a depth for which the thread has
+//! room. Whatever is not known is an error that names it, never a different prompt.
 
 mod arguments;
 mod ast;
@@ -14,6 +14,7 @@ mod filters;
 mod interpreter;
 mod lexer;
 mod make;
+mod method_names;
 mod methods;
 mod numbers;
 mod operators;
@@ -40,7 +41,7 @@ const STACK: usize = 64 << 20;
 /// The longest template, in bytes. Those of real models have some ten thousand.
 const LONGEST: usize = 4 << 20;
 
-/// The text that a template makes of the variables. `now` is what `strftime_now` tells.
+/// The text that a template makes of the variables. `now` is the time that `strftime_now` formats.
 ///
 /// # Errors
 /// Text that is no template, what the template raises ([`ErrorKind::Raised`]), what goes wrong in
@@ -51,14 +52,15 @@ pub fn render(
     now: NaiveDateTime,
 ) -> Result<String, TemplateError> {
     if template.len() > LONGEST {
-        let problem = format!("it has more than {} MiB", LONGEST >> 20);
+        let problem = format!("it is longer than {} MiB", LONGEST >> 20);
         return Err(TemplateError::limit(problem));
     }
     let work = || interpreter::run(&parser::parse(template)?, variables, now);
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
-        let thread = thread
-            .map_err(|error| TemplateError::failed(format!("no thread to run it on: {error}")))?;
+        let thread = thread.map_err(|error| {
+            TemplateError::failed(format!("no thread can be started for it: {error}"))
+        })?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

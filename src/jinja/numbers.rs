@@ -1,9 +1,9 @@
-//! Numbers as text with so many digits, and texts in fields of some width.
+//! Numbers as text, and texts in fields of some width.
 
 use super::budget::Budget;
 use super::error::TemplateError;
 
-/// Digits behind the point that can be asked for.
+/// The most digits after the point that can be asked for.
 const DIGITS: usize = 1000;
 
 /// How a number, or a text, is written.
@@ -16,11 +16,11 @@ pub(super) struct Layout {
     pub align: Option<char>,
     /// What stands before a number that is not negative.
     pub plus: Option<char>,
-    /// Digits behind the point, or characters of a text.
+    /// Digits after the point, or characters of a text.
     pub precision: Option<usize>,
     /// Whether a number's base is written before it.
     pub alternate: bool,
-    /// Whether thousands are parted, and by what.
+    /// What separates thousands, if anything.
     pub group: Option<char>,
 }
 
@@ -79,9 +79,27 @@ fn grouped(digits: &str, group: Option<char>) -> String {
     text + &digits[whole..]
 }
 
+/// A float as Python writes it: the shortest digits that give it back.
+pub(super) fn float(number: f64) -> String {
+    if number.is_nan() {
+        return "nan".to_string();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "inf" } else { "-inf" }.to_string();
+    }
+    if number == 0.0 || (1e-4..1e16).contains(&number.abs()) {
+        return format!("{number:?}");
+    }
+    with_signed_exponent(&format!("{number:e}"))
+}
+
 fn exponential(magnitude: f64, precision: usize) -> String {
-    let text = format!("{magnitude:.precision$e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    with_signed_exponent(&format!("{magnitude:.precision$e}"))
+}
+
+/// A number as Rust writes it, `1e5`, with Python's exponent: `1e+05`.
+fn with_signed_exponent(text: &str) -> String {
+    let (digits, exponent) = text.split_once('e').unwrap_or((text, "0"));
     match exponent.strip_prefix('-') {
         Some(exponent) => format!("{digits}e-{exponent:0>2}"),
         None => format!("{digits}e+{exponent:0>2}"),

@@ -46,7 +46,7 @@ fn unsupported(operator: Operator, left: &Value, right: &Value) -> TemplateError
     ))
 }
 
-/// What stands behind `%`: one value, the values of a tuple, or a dictionary by its names.
+/// The operand on the right of `%`: one value, the values of a tuple, or a dictionary by its names.
 fn printf_values(right: &Value) -> Values {
     match right {
         Value::Sequence(sequence) if sequence.kind == SequenceKind::Tuple => {
@@ -122,7 +122,7 @@ fn numeric(operator: Operator, left: &Value, right: &Value) -> Result<Value, Tem
     let (Some(l), Some(r)) = (left.as_float(), right.as_float()) else {
         return Err(unsupported(operator, left, right));
     };
-    let by_zero = || TemplateError::failed("a division by zero");
+    let by_zero = || TemplateError::failed("division by zero");
     Ok(Value::Float(match operator {
         Operator::Add => l + r,
         Operator::Subtract => l - r,
@@ -145,7 +145,7 @@ fn whole(operator: Operator, l: i64, r: i64) -> Result<Value, TemplateError> {
         Operator::Subtract => l.checked_sub(r),
         Operator::Multiply => l.checked_mul(r),
         Operator::Divide | Operator::FloorDivide | Operator::Modulo if r == 0 => {
-            return Err(TemplateError::failed("a division by zero"));
+            return Err(TemplateError::failed("division by zero"));
         }
         Operator::Divide => return Ok(Value::Float(l as f64 / r as f64)),
         Operator::FloorDivide => l.checked_div_euclid(r).map(|quotient| {
@@ -158,7 +158,7 @@ fn whole(operator: Operator, l: i64, r: i64) -> Result<Value, TemplateError> {
         Operator::Power if r < 0 => return Ok(Value::Float((l as f64).powf(r as f64))),
         Operator::Power => u32::try_from(r).ok().and_then(|r| l.checked_pow(r)),
     };
-    let too_large = || TemplateError::failed("a number that is too large: 64 bits are kept");
+    let too_large = || TemplateError::failed("a whole number does not fit into 64 bits");
     number.map(Value::Int).ok_or_else(too_large)
 }
 
@@ -168,9 +168,7 @@ pub(super) fn negative(value: &Value) -> Result<Value, TemplateError> {
     match (value.as_int(), value.as_float()) {
         (Some(number), _) => numeric(Operator::Subtract, &Value::Int(0), &Value::Int(number)),
         (None, Some(number)) => Ok(Value::Float(-number)),
-        (None, None) => {
-            Err(TemplateError::failed(format!("a {} has no negative", value.type_name())))
-        }
+        (None, None) => Err(TemplateError::failed(format!("{} cannot be negated", value.a_type()))),
     }
 }
 
@@ -180,7 +178,7 @@ pub(super) fn positive(value: &Value) -> Result<Value, TemplateError> {
     match (value.as_int(), value) {
         (Some(number), _) => Ok(Value::Int(number)),
         (None, Value::Float(_)) => Ok(value.clone()),
-        _ => Err(TemplateError::failed(format!("a {} is no number", value.type_name()))),
+        _ => Err(TemplateError::failed(format!("{} is not a number", value.a_type()))),
     }
 }
 
@@ -229,9 +227,9 @@ pub(super) fn ordering(left: &Value, right: &Value) -> Result<Option<Ordering>, 
             Ok(Some(l.items.len().cmp(&r.items.len())))
         }
         _ => Err(TemplateError::failed(format!(
-            "a {} and a {} cannot be put in order",
-            left.type_name(),
-            right.type_name()
+            "{} and {} cannot be put in order",
+            left.a_type(),
+            right.a_type()
         ))),
     }
 }
@@ -252,7 +250,7 @@ pub(super) fn contains(
         Value::Text(text) | Value::Markup(text) => match value.as_text() {
             Some(part) => Ok(text.contains(part)),
             None => Err(TemplateError::failed(format!(
-                "a text holds no value of type {}",
+                "a string cannot contain a value of type {}",
                 value.type_name()
             ))),
         },

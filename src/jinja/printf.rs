@@ -6,7 +6,7 @@ use super::arguments::Values;
 use super::budget::Budget;
 use super::error::TemplateError;
 use super::numbers::{Layout, padded, real, whole};
-use super::text::representation;
+use super::text::{first_characters, representation};
 use super::value::{SequenceKind, Value};
 
 /// The values in their places in a format with `%s` and the like.
@@ -19,7 +19,7 @@ pub(super) fn format(
     budget: &Budget,
 ) -> Result<String, TemplateError> {
     budget.take(format.len())?;
-    let mut writer = Writer { rest: format, values, used: 0, by_name: false, budget };
+    let mut writer = Writer { rest: format, values, used: 0, budget };
     let mut text = String::new();
     while let Some(start) = writer.rest.find('%') {
         text.push_str(&writer.rest[..start]);
@@ -48,7 +48,6 @@ struct Writer<'a> {
     rest: &'a str,
     values: &'a Values,
     used: usize,
-    by_name: bool,
     budget: &'a Budget,
 }
 
@@ -63,7 +62,8 @@ impl Writer<'_> {
         }
         while self.skip('h') || self.skip('l') || self.skip('L') {}
         let kind = self.rest.chars().next();
-        let kind = kind.ok_or_else(|| TemplateError::failed("a format ends within a %"))?;
+        let kind = kind
+            .ok_or_else(|| TemplateError::failed("a format ends in the middle of a % specifier"))?;
         self.rest = &self.rest[kind.len_utf8()..];
         if kind == '%' {
             return Ok("%".to_string());
@@ -84,7 +84,7 @@ impl Writer<'_> {
     fn name(&mut self) -> Result<Option<Rc<str>>, TemplateError> {
         let Some(behind) = self.rest.strip_prefix('(') else { return Ok(None) };
         let end = behind.find(')');
-        let end = end.ok_or_else(|| TemplateError::failed("a name in a format does not end"))?;
+        let end = end.ok_or_else(|| TemplateError::failed("a name in a format lacks its \")\""))?;
         self.rest = &behind[end + 1..];
         Ok(Some(behind[..end].into()))
     }
@@ -112,7 +112,11 @@ impl Writer<'_> {
         if self.skip('*') {
             let value = self.positional()?;
             let number = value.as_int().and_then(|number| usize::try_from(number).ok());
-            let wrong = || TemplateError::failed("what stands for * in a format is no number");
+            let wrong = || {
+                TemplateError::failed(
+                    "the value for * in a format should be a whole number that is not negative",
+                )
+            };
             return number.map(Some).ok_or_else(wrong);
         }
         let length = self.rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.rest.len());
@@ -121,7 +125,10 @@ impl Writer<'_> {
         if digits.is_empty() {
             return Ok(None);
         }
-        digits.parse().map(Some).map_err(|_| TemplateError::limit("a width that is too large"))
+        digits
+            .parse()
+            .map(Some)
+            .map_err(|_| TemplateError::limit("a width in a format is too large"))
     }
 
     fn positional(&mut self) -> Result<Value, TemplateError> {
@@ -130,16 +137,16 @@ impl Writer<'_> {
         value.ok_or_else(|| TemplateError::failed("a format with % has more places than values"))
     }
 
-    fn named(&mut self, name: &str) -> Result<Value, TemplateError> {
-        self.by_name = true;
+    fn named(&self, name: &str) -> Result<Value, TemplateError> {
         let found = self.values.named.iter().find(|(known, _)| **known == *name);
-        let missing = || TemplateError::failed(format!("a format asks for {name}"));
+        let missing =
+            || TemplateError::failed(format!("a format asks for \"{name}\", which is not given"));
         found.map(|(_, value)| value.clone()).ok_or_else(missing)
     }
 
     fn write(&self, kind: char, value: &Value, layout: Layout) -> Result<String, TemplateError> {
         let wrong = || {
-            let problem = format!("%{kind} in a format takes no {}", value.type_name());
+            let problem = format!("%{kind} in a format does not take {}", value.a_type());
             TemplateError::failed(problem)
         };
         let numeric = |(sign, digits): (String, String)| {
@@ -149,8 +156,7 @@ impl Writer<'_> {
             padded(&sign, &digits, &Layout { align, fill, ..layout }, '>', self.budget)
         };
         let textual = |text: &str| {
-            let end = layout.precision.and_then(|most| text.char_indices().nth(most));
-            let text = end.map_or(text, |(end, _)| &text[..end]);
+            let text = layout.precision.map_or(text, |most| first_characters(text, most));
             padded("", text, &Layout { fill: None, ..layout }, '>', self.budget)
         };
         match kind {

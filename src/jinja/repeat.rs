@@ -7,10 +7,13 @@ impl LoopState {
     pub(super) fn attribute(&self, name: &str) -> Option<Value> {
         let (index, length) = (self.index.get(), self.items.items.len());
         let number = |number: usize| Some(Value::Int(number as i64));
-        let neighbour = |index: Option<usize>| {
-            let item = index.and_then(|index| self.items.items.get(index)).cloned();
-            Some(item.unwrap_or_else(|| Value::undefined("there is no such item: it")))
-        };
+        let neighbour =
+            |index: Option<usize>| {
+                let item = index.and_then(|index| self.items.items.get(index)).cloned();
+                Some(item.unwrap_or_else(|| {
+                    Value::undefined("the item before the first or after the last")
+                }))
+            };
         match name {
             "index" => number(index + 1),
             "index0" => number(index),

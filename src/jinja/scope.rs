@@ -14,7 +14,7 @@ impl Scope {
     pub(super) fn inside(around: &Rc<Self>) -> Result<Rc<Self>, TemplateError> {
         let depth = around.depth + 1;
         if depth > DEPTH {
-            let problem = format!("its macros and loops are more than {DEPTH} deep");
+            let problem = format!("its macros and loops are nested more than {DEPTH} deep");
             return Err(TemplateError::limit(problem));
         }
         Ok(Rc::new(Self { names: RefCell::default(), around: Some(around.clone()), depth }))

@@ -6,8 +6,8 @@ use super::arguments::Values;
 use super::attributes;
 use super::budget::Budget;
 use super::error::TemplateError;
-use super::numbers::{Layout, padded, real, whole};
-use super::text::{float, representation};
+use super::numbers::{Layout, float, padded, real, whole};
+use super::text::{first_characters, representation};
 use super::value::Value;
 
 /// Which value stands for the next field without a name.
@@ -26,7 +26,7 @@ impl Next {
         }
         if self.numbered && (field.is_empty() || self.automatic > 0) {
             return Err(TemplateError::failed(
-                "some fields of a format have numbers, and some none",
+                "some fields of a format have numbers and some have none",
             ));
         }
         if field.is_empty() {
@@ -100,7 +100,7 @@ fn replaced(
     let value = find(path, values, next, budget)?;
     let value = match conversion {
         None => value,
-        Some("s") => budget.text(&*value.display(budget)?)?,
+        Some("s") => Value::Text(value.display(budget)?),
         Some("r" | "a") => budget.text(representation(&value, budget)?)?,
         Some(other) => {
             return Err(TemplateError::failed(format!("a format has no conversion !{other}")));
@@ -147,7 +147,8 @@ fn find(
         Some(index) => values.positional.get(index),
         None => values.named.iter().find(|(name, _)| **name == *first).map(|(_, value)| value),
     };
-    let missing = || TemplateError::failed(format!("a format asks for \"{first}\""));
+    let missing =
+        || TemplateError::failed(format!("a format asks for \"{first}\", which is not given"));
     let mut value = found.cloned().ok_or_else(missing)?;
     while !rest.is_empty() {
         if let Some(behind) = rest.strip_prefix('[') {
@@ -176,15 +177,14 @@ fn written(value: &Value, spec: &str, budget: &Budget) -> Result<String, Templat
     }
     let (layout, kind) = layout(spec)?;
     let wrong = || {
-        let problem = format!("\"{spec}\" in a format suits no {}", value.type_name());
+        let problem = format!("\"{spec}\" in a format does not fit {}", value.a_type());
         TemplateError::failed(problem)
     };
     if let Some(text) = value.as_text() {
         if !matches!(kind, None | Some('s')) || layout.align == Some('=') {
             return Err(wrong());
         }
-        let end = layout.precision.and_then(|most| text.char_indices().nth(most));
-        let text = end.map_or(text, |(end, _)| &text[..end]);
+        let text = layout.precision.map_or(text, |most| first_characters(text, most));
         return padded("", text, &layout, '<', budget);
     }
     let (sign, digits) = match (value.as_int(), value.as_float(), kind) {
@@ -226,7 +226,7 @@ fn layout(spec: &str) -> Result<(Layout, Option<char>), TemplateError> {
         layout.fill = Some('0');
         layout.align = Some('=');
     }
-    let unreadable = || TemplateError::failed(format!("\"{spec}\" is no layout for a format"));
+    let unreadable = || TemplateError::failed(format!("\"{spec}\" in a format cannot be read"));
     let number = |characters: &mut Vec<char>| -> Result<Option<usize>, TemplateError> {
         let mut digits = String::new();
         while let Some(digit) = characters.pop_if(|character| character.is_ascii_digit()) {

@@ -1,4 +1,4 @@
-//! Tests: what stands behind `is`.
+//! Jinja's tests: the words after `is`.
 
 use std::rc::Rc;
 
@@ -66,7 +66,7 @@ impl Interpreter {
             "odd" => self.remainder_is(value, Value::Int(2), 1)?,
             "even" => self.remainder_is(value, Value::Int(2), 0)?,
             "lower" | "upper" => {
-                let text = self.budget.text(&*value.display(&self.budget)?)?;
+                let text = Value::Text(value.display(&self.budget)?);
                 let method = if name == "lower" { "islower" } else { "isupper" };
                 methods::call(&text, method, Values::default(), &self.budget)?.truth()
             }

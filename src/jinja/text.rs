@@ -6,6 +6,7 @@ use regex::Regex;
 
 use super::budget::Budget;
 use super::error::TemplateError;
+use super::numbers::float;
 use super::value::{SequenceKind, Value};
 
 /// The value as Python's `repr` writes it.
@@ -43,7 +44,8 @@ fn represent(value: &Value, budget: &Budget, text: &mut String) -> Result<(), Te
                 }
                 SequenceKind::List => ("[", "]"),
                 SequenceKind::Iterator | SequenceKind::Range => {
-                    let problem = format!("a {} is printed and not a list", value.type_name());
+                    let problem =
+                        format!("{} cannot be printed: make it a list first", value.a_type());
                     return Err(TemplateError::failed(problem));
                 }
             };
@@ -69,7 +71,7 @@ fn represent(value: &Value, budget: &Budget, text: &mut String) -> Result<(), Te
         Value::Loop(state) => text.push_str(&state.representation()),
         Value::Macro(known) => text.push_str(&format!("<Macro '{}'>", known.definition.name)),
         Value::Function(_) | Value::Method(_) => {
-            return Err(TemplateError::failed("a function is printed and not called"));
+            return Err(TemplateError::failed("a function cannot be printed: call it"));
         }
     }
     budget.take(text.len() - before)
@@ -96,27 +98,6 @@ fn nested(value: &Value, budget: &Budget, text: &mut String) -> Result<(), Templ
     let written = represent(value, budget, text);
     budget.leave();
     written
-}
-
-/// A float as Python writes it: the shortest digits that give it back.
-pub(super) fn float(number: f64) -> String {
-    if number.is_nan() {
-        return "nan".to_string();
-    }
-    if number.is_infinite() {
-        return if number > 0.0 { "inf" } else { "-inf" }.to_string();
-    }
-    let magnitude = number.abs();
-    if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
-        let text = format!("{number:e}");
-        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, exponent) = match exponent.strip_prefix('-') {
-            Some(exponent) => ('-', exponent),
-            None => ('+', exponent),
-        };
-        return format!("{digits}e{sign}{exponent:0>2}");
-    }
-    format!("{number:?}")
 }
 
 /// Characters that Python's `repr` does not write as they are.
@@ -237,9 +218,7 @@ impl JsonWriter<'_> {
         match key {
             Value::Text(text) | Value::Markup(text) => Ok(text.to_string()),
             Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) => self.scalar(key),
-            _ => {
-                Err(TemplateError::failed(format!("a {} cannot be a key in JSON", key.type_name())))
-            }
+            _ => Err(TemplateError::failed(format!("{} cannot be a key in JSON", key.a_type()))),
         }
     }
 
@@ -305,6 +284,11 @@ impl JsonWriter<'_> {
 /// What Python takes for white space: Unicode's, and the four ASCII separators.
 pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
+}
+
+/// The first `count` characters of a text, or all of it.
+pub(super) fn first_characters(text: &str, count: usize) -> &str {
+    text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Text with HTML's characters written as entities.

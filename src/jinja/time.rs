@@ -22,7 +22,7 @@ const MONTHS: [&str; 12] = [
 const WEEKDAYS: [&str; 7] =
     ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-/// The time written by a format. A directive that there is none of stays as it is, as in glibc.
+/// The time written by a format. An unknown directive stays as it is, as in glibc.
 ///
 /// # Errors
 /// A text past the budget.

@@ -227,10 +227,17 @@ impl Value {
         }
     }
 
+    /// The type with its article, for messages: `an int`.
+    pub(super) fn a_type(&self) -> String {
+        let name = self.type_name();
+        let article = if name.starts_with(['i', 'U']) { "an" } else { "a" };
+        format!("{article} {name}")
+    }
+
     /// Whether the value can be looked for in a dictionary.
     pub(super) fn hashable(&self) -> Result<(), TemplateError> {
         if self.shape().unhashable {
-            let problem = format!("a {} cannot be the key of a dictionary", self.type_name());
+            let problem = format!("{} cannot be the key of a dictionary", self.a_type());
             return Err(TemplateError::failed(problem));
         }
         Ok(())
@@ -299,7 +306,7 @@ impl Value {
         }
     }
 
-    /// Something is done with the value that nothing undefined can do.
+    /// Refuses an undefined value, for operations that it does not have.
     pub(super) fn defined(&self) -> Result<(), TemplateError> {
         match self {
             Self::Undefined(name) => Err(TemplateError::failed(format!("{name} is undefined"))),

@@ -1,14 +1,15 @@
 //! Filters: Jinja's own, and transformers' `tojson`.
 
+mod known;
 mod of_lists;
 mod of_numbers;
 mod of_texts;
+mod path;
 
-use std::rc::Rc;
+use known::Known;
+use path::Path;
 
 use super::arguments::{self, Values};
-use super::attributes;
-use super::budget::Budget;
 use super::error::TemplateError;
 use super::interpreter::Interpreter;
 use super::value::{SequenceKind, Value};
@@ -31,7 +32,7 @@ impl Interpreter {
             "select" | "reject" | "selectattr" | "rejectattr" => self.select(name, &value, values),
             "default" | "d" => {
                 let [default, boolean] = values.bind("default", ["default_value", "boolean"])?;
-                let boolean = boolean.is_some_and(|boolean| boolean.truth());
+                let boolean = arguments::truth(boolean);
                 Ok(match value.is_undefined() || (boolean && !value.truth()) {
                     true => default.unwrap_or_else(|| Value::Text("".into())),
                     false => value,
@@ -42,22 +43,15 @@ impl Interpreter {
                 Ok(Value::Int(value.length(&self.budget)? as i64))
             }
             _ => {
-                let known = of_texts::filter(name, &value, values, &self.budget)?;
-                let known = match known {
-                    Known::Value(value) => return Ok(value),
-                    Known::Not(values) => of_lists::filter(name, &value, values, &self.budget)?,
-                };
-                let known = match known {
-                    Known::Value(value) => return Ok(value),
-                    Known::Not(values) => of_numbers::filter(name, &value, values, &self.budget)?,
-                };
-                match known {
-                    Known::Value(value) => Ok(value),
-                    Known::Not(_) => {
-                        let problem = format!("\"{name}\" is no filter that quantkit knows");
-                        Err(TemplateError::failed(problem))
+                let mut values = values;
+                for group in [of_texts::filter, of_lists::filter, of_numbers::filter] {
+                    match group(name, &value, values, &self.budget)? {
+                        Known::Value(value) => return Ok(value),
+                        Known::Not(unused) => values = unused,
                     }
                 }
+                let problem = format!("\"{name}\" is no filter that quantkit knows");
+                Err(TemplateError::failed(problem))
             }
         }
     }
@@ -140,63 +134,5 @@ impl Interpreter {
             }
         }
         self.budget.sequence(SequenceKind::Iterator, selected)
-    }
-}
-
-/// What a filter gives, or the arguments back where the name is another's.
-enum Known {
-    Value(Value),
-    Not(Values),
-}
-
-/// The way from an item to what a filter looks at: `"function.name"`.
-struct Path {
-    keys: Vec<Value>,
-    default: Option<Value>,
-}
-
-impl Path {
-    fn of(
-        attribute: &Value,
-        default: Option<Value>,
-        budget: &Budget,
-    ) -> Result<Self, TemplateError> {
-        budget.take(attribute.shape().extent.saturating_mul(2 * size_of::<Value>()))?;
-        let key = |part: &str| match part.parse::<u32>() {
-            Ok(index) => Value::Int(index.into()),
-            Err(_) => Value::Text(part.into()),
-        };
-        let keys = match attribute {
-            Value::None => Vec::new(),
-            Value::Text(path) | Value::Markup(path) => path.split('.').map(key).collect(),
-            Value::Int(_) => vec![attribute.clone()],
-            _ => {
-                let problem = format!("an attribute is no {}", attribute.type_name());
-                return Err(TemplateError::failed(problem));
-            }
-        };
-        Ok(Self { keys, default })
-    }
-
-    fn find(&self, item: &Value, budget: &Budget) -> Result<Value, TemplateError> {
-        let mut value = item.clone();
-        for key in &self.keys {
-            value = attributes::item(&value, key, budget)?;
-            if let (true, Some(default)) = (value.is_undefined(), &self.default) {
-                value = default.clone();
-            }
-        }
-        Ok(value)
-    }
-}
-
-/// A text in lower case, for comparisons that ignore case; other values as they are.
-fn without_case(value: Value, budget: &Budget) -> Result<Value, TemplateError> {
-    match &value {
-        Value::Text(text) | Value::Markup(text) => {
-            budget.take(3 * text.len())?;
-            Ok(Value::Text(Rc::from(text.to_lowercase())))
-        }
-        _ => Ok(value),
     }
 }

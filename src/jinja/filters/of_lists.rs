@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-use super::{Known, Path, without_case};
+use super::known::Known;
+use super::path::Path;
 use crate::jinja::arguments::{self, Values};
 use crate::jinja::ast::Operator;
 use crate::jinja::attributes;
@@ -22,7 +23,7 @@ pub(super) fn filter(
             let [] = values.bind(name, [])?;
             let items = value.iterate(budget)?;
             let item = if name == "first" { items.items.first() } else { items.items.last() };
-            item.cloned().unwrap_or_else(|| Value::undefined("an item of nothing"))
+            item.cloned().unwrap_or_else(|| Value::undefined("an item of an empty sequence"))
         }
         "list" => {
             let [] = values.bind(name, [])?;
@@ -68,14 +69,9 @@ pub(super) fn filter(
 fn items(value: &Value, budget: &Budget) -> Result<Value, TemplateError> {
     let pairs = match value {
         Value::Undefined(_) => Vec::new(),
-        Value::Dict(dict) => {
-            let pair = |(key, value): &(Value, Value)| {
-                budget.sequence(SequenceKind::Tuple, vec![key.clone(), value.clone()])
-            };
-            dict.entries.iter().map(pair).collect::<Result<_, _>>()?
-        }
+        Value::Dict(dict) => budget.pairs(dict)?,
         _ => {
-            let problem = format!("items wants a dictionary, not a {}", value.type_name());
+            let problem = format!("items needs a dictionary, not {}", value.a_type());
             return Err(TemplateError::failed(problem));
         }
     };
@@ -118,21 +114,19 @@ impl Keys {
     fn of(
         attribute: Option<Value>,
         case_sensitive: Option<Value>,
-        default: Option<Value>,
         budget: &Budget,
     ) -> Result<Self, TemplateError> {
         let paths = match attribute {
             Some(Value::Text(attributes)) => {
                 budget.take(attributes.len() * size_of::<Path>())?;
-                let paths = attributes.split(',').map(|attribute| {
-                    Path::of(&Value::Text(attribute.into()), default.clone(), budget)
-                });
+                let paths = attributes
+                    .split(',')
+                    .map(|attribute| Path::of(&Value::Text(attribute.into()), None, budget));
                 paths.collect::<Result<_, _>>()?
             }
-            attribute => vec![Path::of(&attribute.unwrap_or(Value::None), default, budget)?],
+            attribute => vec![Path::of(&attribute.unwrap_or(Value::None), None, budget)?],
         };
-        let case_sensitive = case_sensitive.is_some_and(|case| case.truth());
-        Ok(Self { paths, case_sensitive })
+        Ok(Self { paths, case_sensitive: arguments::truth(case_sensitive) })
     }
 
     fn find(&self, item: &Value, budget: &Budget) -> Result<Vec<Value>, TemplateError> {
@@ -153,6 +147,17 @@ impl Keys {
         budget.take(items.items.len() * 4 * size_of::<Value>())?;
         let keyed = |item: &Value| Ok((self.find(item, budget)?, item.clone()));
         items.items.iter().map(keyed).collect()
+    }
+}
+
+/// A text in lower case, for comparisons that ignore case; other values as they are.
+fn without_case(value: Value, budget: &Budget) -> Result<Value, TemplateError> {
+    match &value {
+        Value::Text(text) | Value::Markup(text) => {
+            budget.take(3 * text.len())?;
+            Ok(Value::Text(text.to_lowercase().into()))
+        }
+        _ => Ok(value),
     }
 }
 
@@ -211,13 +216,20 @@ fn compare_keys(
 fn sort(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let names = ["reverse", "case_sensitive", "attribute"];
     let [reverse, case_sensitive, attribute] = values.bind("sort", names)?;
-    let mut keyed = Keys::of(attribute, case_sensitive, None, budget)?.keyed(value, budget)?;
-    sort_by_keys(
-        &mut keyed,
-        Compared::AsLists,
-        reverse.is_some_and(|reverse| reverse.truth()),
-        budget,
-    )?;
+    let keys = Keys::of(attribute, case_sensitive, budget)?;
+    sorted(value, &keys, Compared::AsLists, reverse, budget)
+}
+
+/// A list of the items in the order of their keys.
+fn sorted(
+    value: &Value,
+    keys: &Keys,
+    compared: Compared,
+    reverse: Option<Value>,
+    budget: &Budget,
+) -> Result<Value, TemplateError> {
+    let mut keyed = keys.keyed(value, budget)?;
+    sort_by_keys(&mut keyed, compared, arguments::truth(reverse), budget)?;
     budget.list(keyed.into_iter().map(|(_, item)| item).collect())
 }
 
@@ -229,28 +241,17 @@ fn dict_sort(value: &Value, values: Values, budget: &Budget) -> Result<Value, Te
         Some(Some("value")) => 1,
         _ => return Err(TemplateError::failed("dictsort sorts by \"key\" or by \"value\"")),
     };
-    if value.is_undefined() {
-        value.defined()?;
-    }
+    value.defined()?;
     let pairs = items(value, budget)?;
-    let keys = Keys::of(Some(Value::Int(index)), case_sensitive, None, budget)?;
-    let mut keyed = keys.keyed(&pairs, budget)?;
-    sort_by_keys(
-        &mut keyed,
-        Compared::Alone,
-        reverse.is_some_and(|reverse| reverse.truth()),
-        budget,
-    )?;
-    budget.list(keyed.into_iter().map(|(_, item)| item).collect())
+    let keys = Keys::of(Some(Value::Int(index)), case_sensitive, budget)?;
+    sorted(&pairs, &keys, Compared::Alone, reverse, budget)
 }
 
 fn unique(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [case_sensitive, attribute] = values.bind("unique", ["case_sensitive", "attribute"])?;
     let mut seen: Vec<Value> = Vec::new();
     let mut kept = Vec::new();
-    for (mut key, item) in
-        Keys::of(attribute, case_sensitive, None, budget)?.keyed(value, budget)?
-    {
+    for (mut key, item) in Keys::of(attribute, case_sensitive, budget)?.keyed(value, budget)? {
         let Some(key) = key.pop() else { continue };
         key.hashable()?;
         budget.read((64 + key.shape().extent).saturating_mul(seen.len()))?;
@@ -271,7 +272,7 @@ fn extreme(
     let [case_sensitive, attribute] = values.bind(name, ["case_sensitive", "attribute"])?;
     let wanted = if name == "min" { Ordering::Less } else { Ordering::Greater };
     let mut best: Option<(Vec<Value>, Value)> = None;
-    for (key, item) in Keys::of(attribute, case_sensitive, None, budget)?.keyed(value, budget)? {
+    for (key, item) in Keys::of(attribute, case_sensitive, budget)?.keyed(value, budget)? {
         let better = match &best {
             Some((known, _)) => compare_keys(&key, known, Compared::Alone, budget)? == wanted,
             None => true,
@@ -280,7 +281,7 @@ fn extreme(
             best = Some((key, item));
         }
     }
-    Ok(best.map_or_else(|| Value::undefined("an item of nothing"), |(_, item)| item))
+    Ok(best.map_or_else(|| Value::undefined("an item of an empty sequence"), |(_, item)| item))
 }
 
 fn sum(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
@@ -297,10 +298,9 @@ fn group_by(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
     let names = ["attribute", "default", "case_sensitive"];
     let [attribute, default, case_sensitive] = values.bind("groupby", names)?;
     let attribute = attribute.ok_or_else(|| TemplateError::failed("groupby needs an attribute"))?;
-    let path = Path::of(&attribute, default.clone(), budget)?;
     let keys = Keys {
         paths: vec![Path::of(&attribute, default, budget)?],
-        case_sensitive: case_sensitive.is_some_and(|case| case.truth()),
+        case_sensitive: arguments::truth(case_sensitive),
     };
     let mut keyed = keys.keyed(value, budget)?;
     sort_by_keys(&mut keyed, Compared::Alone, false, budget)?;
@@ -310,7 +310,7 @@ fn group_by(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
     let mut groups = Vec::new();
     for group in keyed.chunk_by(same) {
         let items: Vec<Value> = group.iter().map(|(_, item)| item.clone()).collect();
-        let key = path.find(&items[0], budget)?;
+        let key = keys.paths[0].find(&items[0], budget)?;
         let pair = vec![key, budget.list(items)?];
         groups.push(budget.sequence(SequenceKind::Tuple, pair)?);
     }
@@ -318,21 +318,22 @@ fn group_by(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
 }
 
 /// How many items a filter is asked to put together.
-fn count(of: &str, value: Value) -> Result<usize, TemplateError> {
-    let count = usize::try_from(arguments::int(of, Some(value), 0)?).unwrap_or(0);
+fn count(of: &str, value: Option<Value>) -> Result<usize, TemplateError> {
+    let count = arguments::count(of, Some(value.unwrap_or(Value::None)), 0)?;
     if count == 0 {
-        return Err(TemplateError::failed(format!("{of} wants a number above 0")));
+        return Err(TemplateError::failed(format!("{of} needs a number above 0")));
     }
     Ok(count)
 }
 
 fn batch(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [length, fill] = values.bind("batch", ["linecount", "fill_with"])?;
-    let length = count("batch", length.unwrap_or(Value::None))?;
+    let length = count("batch", length)?;
+    let fill = arguments::unless_none(fill);
     let mut batches = Vec::new();
     for items in value.iterate(budget)?.items.chunks(length) {
         let mut items = items.to_vec();
-        if let Some(fill) = fill.as_ref().filter(|fill| !matches!(fill, Value::None)) {
+        if let Some(fill) = &fill {
             let missing = length - items.len();
             budget.take(missing.saturating_mul(size_of::<Value>()))?;
             items.extend(std::iter::repeat_n(fill.clone(), missing));
@@ -344,7 +345,8 @@ fn batch(value: &Value, values: Values, budget: &Budget) -> Result<Value, Templa
 
 fn slice(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [slices, fill] = values.bind("slice", ["slices", "fill_with"])?;
-    let slices = count("slice", slices.unwrap_or(Value::None))?;
+    let slices = count("slice", slices)?;
+    let fill = arguments::unless_none(fill);
     budget.take(slices.saturating_mul(size_of::<Value>()))?;
     let items = value.iterate(budget)?;
     let (each, extra) = (items.items.len() / slices, items.items.len() % slices);
@@ -354,7 +356,7 @@ fn slice(value: &Value, values: Values, budget: &Budget) -> Result<Value, Templa
         let (part, behind) = rest.split_at(each + usize::from(index < extra));
         rest = behind;
         let mut part = part.to_vec();
-        if let Some(fill) = fill.as_ref().filter(|fill| !matches!(fill, Value::None))
+        if let Some(fill) = &fill
             && index >= extra
         {
             part.push(fill.clone());

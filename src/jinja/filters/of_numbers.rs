@@ -1,6 +1,6 @@
 //! Filters that give numbers.
 
-use super::Known;
+use super::known::Known;
 use crate::jinja::arguments::{self, Values};
 use crate::jinja::budget::Budget;
 use crate::jinja::error::TemplateError;
@@ -47,7 +47,7 @@ pub(super) fn filter(
 }
 
 fn wrong(name: &str, value: &Value) -> TemplateError {
-    TemplateError::failed(format!("{name} wants a number, not a {}", value.type_name()))
+    TemplateError::failed(format!("{name} needs a number, not {}", value.a_type()))
 }
 
 /// Python's `float` of a text.
@@ -85,7 +85,7 @@ fn int(value: &Value, base: i64, budget: &Budget) -> Result<Option<i64>, Templat
     Ok(whole.flatten().or_else(|| number().map(|number| number.trunc() as i64)))
 }
 
-/// Digits behind, or with a negative number before, the point that rounding knows.
+/// The most digits after the point, or before it with a negative number, that rounding works with.
 const DIGITS: i64 = 300;
 
 fn round(value: &Value, precision: i64, method: Option<&Value>) -> Result<Value, TemplateError> {

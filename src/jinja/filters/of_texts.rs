@@ -1,12 +1,12 @@
 //! Filters that give texts.
 
-use super::Known;
+use super::known::Known;
 use crate::jinja::arguments::{self, Values};
 use crate::jinja::budget::Budget;
 use crate::jinja::error::TemplateError;
 use crate::jinja::methods;
 use crate::jinja::printf;
-use crate::jinja::text::{JsonLayout, escaped, is_space, json};
+use crate::jinja::text::{JsonLayout, escaped, first_characters, is_space, json};
 use crate::jinja::value::Value;
 
 pub(super) fn filter(
@@ -36,17 +36,17 @@ pub(super) fn filter(
             }
         }
         "upper" | "lower" | "capitalize" => {
-            let text = budget.text(&*value.display(budget)?)?;
-            methods::call(&text, name, values, budget)?
+            methods::call(&Value::Text(value.display(budget)?), name, values, budget)?
         }
         "center" => {
             let [width] = values.bind(name, ["width"])?;
             let width = vec![width.unwrap_or(Value::Int(80))];
-            methods::call(&budget.text(&*value.display(budget)?)?, name, Values::of(width), budget)?
+            methods::call(&Value::Text(value.display(budget)?), name, Values::of(width), budget)?
         }
         "title" => {
             let [] = values.bind(name, [])?;
-            budget.text(titled(&value.display(budget)?))?
+            let in_word = |c| !is_space(c) && !"-({[<".contains(c);
+            budget.text(methods::titled(&value.display(budget)?, in_word))?
         }
         "trim" => {
             let [characters] = values.bind(name, ["chars"])?;
@@ -55,11 +55,10 @@ pub(super) fn filter(
         }
         "replace" => {
             let [old, new, count] = values.bind(name, ["old", "new", "count"])?;
-            let missing = || TemplateError::failed("replace needs what to replace, and by what");
+            let missing = || TemplateError::failed("replace needs an old and a new string");
             let old = old.ok_or_else(missing)?.display(budget)?;
             let new = new.ok_or_else(missing)?.display(budget)?;
-            let count = count.filter(|count| !matches!(count, Value::None));
-            let count = arguments::int(name, count, -1)?;
+            let count = arguments::int(name, arguments::unless_none(count), -1)?;
             let text = value.display(budget)?;
             budget.text(methods::replaced(&text, &old, &new, count, budget)?)?
         }
@@ -84,22 +83,16 @@ pub(super) fn filter(
 fn to_json(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
     let [ascii_only, indent, separators, sort_keys] = values.bind("tojson", names)?;
-    let truth = |value: Option<Value>| value.is_some_and(|value| value.truth());
-    let indent = match indent {
-        None | Some(Value::None) => None,
-        Some(Value::Text(indent)) => Some(indent.to_string()),
-        Some(width) => {
-            let width = usize::try_from(arguments::int("tojson", Some(width), 0)?).unwrap_or(0);
-            budget.take(width)?;
-            Some(" ".repeat(width))
-        }
+    let indent = match arguments::unless_none(indent) {
+        Some(indent) => Some(arguments::indentation("tojson", Some(indent), 0, budget)?),
+        None => None,
     };
     let (mut item_separator, mut key_separator) =
         (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string());
-    if let Some(separators) = separators.filter(|separators| !matches!(separators, Value::None)) {
+    if let Some(separators) = arguments::unless_none(separators) {
         let separators = separators.iterate(budget)?;
         let [items, key] = &separators.items[..] else {
-            return Err(TemplateError::failed("tojson takes two separators"));
+            return Err(TemplateError::failed("tojson needs two separators"));
         };
         item_separator = arguments::text("tojson", items)?.to_string();
         key_separator = arguments::text("tojson", key)?.to_string();
@@ -108,54 +101,28 @@ fn to_json(value: &Value, values: Values, budget: &Budget) -> Result<Value, Temp
         indent,
         item_separator,
         key_separator,
-        ascii_only: truth(ascii_only),
-        sort_keys: truth(sort_keys),
+        ascii_only: arguments::truth(ascii_only),
+        sort_keys: arguments::truth(sort_keys),
     };
     Ok(Value::Text(json(value, &layout, budget)?.into()))
 }
 
-/// Each word with its first letter in upper case, the others in lower case.
-fn titled(text: &str) -> String {
-    let mut titled = String::with_capacity(text.len());
-    let mut in_word = false;
-    for character in text.chars() {
-        let separates = is_space(character) || "-({[<".contains(character);
-        match in_word {
-            _ if separates => titled.push(character),
-            true => titled.extend(character.to_lowercase()),
-            false => titled.extend(character.to_uppercase()),
-        }
-        in_word = !separates;
-    }
-    titled
-}
-
 fn indent(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let [width, first, blank] = values.bind("indent", ["width", "first", "blank"])?;
-    let indention = match width {
-        Some(Value::Text(indention)) => indention.to_string(),
-        width => {
-            let width = usize::try_from(arguments::int("indent", width, 4)?).unwrap_or(0);
-            budget.take(width)?;
-            " ".repeat(width)
-        }
-    };
-    let truth = |value: Option<Value>| value.is_some_and(|value| value.truth());
-    let (first, blank) = (truth(first), truth(blank));
-    let text = value.as_text().ok_or_else(|| {
-        TemplateError::failed(format!("indent wants a text, not a {}", value.type_name()))
-    })?;
-    let ended = budget.text([text, "\n"].concat())?;
+    let indentation = arguments::indentation("indent", width, 4, budget)?;
+    let (first, blank) = (arguments::truth(first), arguments::truth(blank));
+    let text = arguments::text("indent", value)?;
+    let ended = budget.text([&*text, "\n"].concat())?;
     let lines = methods::call(&ended, "splitlines", Values::default(), budget)?;
     let mut indented = String::new();
     for (index, line) in lines.iterate(budget)?.items.iter().enumerate() {
         let line = line.as_text().unwrap_or_default();
-        budget.take(1 + indention.len() + line.len())?;
+        budget.take(1 + indentation.len() + line.len())?;
         if index > 0 {
             indented.push('\n');
         }
         if (index == 0 && first) || (index > 0 && (blank || !line.is_empty())) {
-            indented.push_str(&indention);
+            indented.push_str(&indentation);
         }
         indented.push_str(line);
     }
@@ -165,9 +132,8 @@ fn indent(value: &Value, values: Values, budget: &Budget) -> Result<Value, Templ
 fn truncate(value: &Value, values: Values, budget: &Budget) -> Result<Value, TemplateError> {
     let names = ["length", "killwords", "end", "leeway"];
     let [length, kill_words, end, leeway] = values.bind("truncate", names)?;
-    let length = usize::try_from(arguments::int("truncate", length, 255)?).unwrap_or(0);
-    let leeway = leeway.filter(|leeway| !matches!(leeway, Value::None));
-    let leeway = usize::try_from(arguments::int("truncate", leeway, 5)?).unwrap_or(0);
+    let length = arguments::count("truncate", length, 255)?;
+    let leeway = arguments::count("truncate", arguments::unless_none(leeway), 5)?;
     let end = end.map_or_else(|| Ok("...".into()), |end| arguments::text("truncate", &end))?;
     let leeway = length.saturating_add(leeway);
     if value.as_text().is_none() && value.length(budget)? <= leeway {
@@ -176,13 +142,13 @@ fn truncate(value: &Value, values: Values, budget: &Budget) -> Result<Value, Tem
     let text = arguments::text("truncate", value)?;
     let kept = length
         .checked_sub(end.chars().count())
-        .ok_or_else(|| TemplateError::failed("truncate is to make a text shorter than its end"))?;
+        .ok_or_else(|| TemplateError::failed("truncate needs a length that its end fits into"))?;
     budget.take(text.len())?;
     if text.chars().count() <= leeway {
         return Ok(value.clone());
     }
-    let cut = text.char_indices().nth(kept).map_or(&*text, |(offset, _)| &text[..offset]);
-    let cut = match kill_words.is_some_and(|kill| kill.truth()) {
+    let cut = first_characters(&text, kept);
+    let cut = match arguments::truth(kill_words) {
         true => cut,
         false => cut.rsplit_once(' ').map_or(cut, |(before, _)| before),
     };
@@ -200,7 +166,7 @@ fn url_encode(value: &Value, values: Values, budget: &Budget) -> Result<Value, T
     for (index, pair) in pairs.iterate(budget)?.items.iter().enumerate() {
         let pair = pair.iterate(budget)?;
         let [key, value] = &pair.items[..] else {
-            return Err(TemplateError::failed("urlencode wants pairs of a key and a value"));
+            return Err(TemplateError::failed("urlencode needs pairs of a key and a value"));
         };
         encoded.push_str(if index == 0 { "" } else { "&" });
         encoded.push_str(&url_quoted(&key.display(budget)?, true, budget)?);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::Interpreter;
 use crate::jinja::arguments::{self, Values};
-use crate::jinja::ast::{Arguments, Expression};
+use crate::jinja::ast::{Arguments, Expression, MacroDefinition};
 use crate::jinja::error::TemplateError;
 use crate::jinja::methods;
 use crate::jinja::time;
@@ -30,7 +30,7 @@ impl Interpreter {
         }
         if let Some(more) = &arguments.more_named {
             let Value::Dict(more) = self.evaluate(more)? else {
-                return Err(TemplateError::failed("what stands behind ** should be a dictionary"));
+                return Err(TemplateError::failed("the argument after ** should be a dictionary"));
             };
             for (key, value) in &more.entries {
                 values.named.push((arguments::text("a name", key)?, value.clone()));
@@ -39,15 +39,13 @@ impl Interpreter {
         Ok(values)
     }
 
-    /// A call block: `caller` is what its body is called by.
+    /// The call of a call block, whose body the macro can call as `caller`.
     pub(super) fn call_with_body(
         &mut self,
-        call: &Expression,
+        callee: &Expression,
+        arguments: &Arguments,
         caller: Value,
     ) -> Result<Value, TemplateError> {
-        let Expression::Call(callee, arguments) = call else {
-            return Err(TemplateError::failed("a call block should call something"));
-        };
         let callee = self.evaluate(callee)?;
         let mut values = self.arguments(arguments)?;
         values.named.push(("caller".into(), caller));
@@ -76,60 +74,64 @@ impl Interpreter {
     }
 
     fn call_macro(&mut self, called: &Rc<Macro>, values: Values) -> Result<Value, TemplateError> {
-        let definition = &called.definition;
-        let name = &definition.name;
-        let count = definition.parameters.len();
-        let mut positional = values.positional.into_iter();
-        let mut named = values.named;
-        let given: Vec<Value> = positional.by_ref().take(count).collect();
-        let varargs: Vec<Value> = positional.collect();
-        if !varargs.is_empty() && !definition.uses_varargs {
-            let problem = format!("macro {name} takes not more than {count} arguments");
-            return Err(TemplateError::failed(problem));
-        }
-        let scope = called.scope.clone();
         self.captured(|inner| {
-            inner.in_scope(&scope, |inner| {
-                let caller = named.iter().position(|(name, _)| **name == *"caller");
-                let caller = caller.map(|index| named.remove(index).1);
-                let mut given = given.into_iter();
-                for (parameter, default) in &definition.parameters {
-                    let by_name = named.iter().position(|(name, _)| name == parameter);
-                    let by_name = by_name.map(|index| named.remove(index).1);
-                    let value = match (given.next(), by_name, default) {
-                        (Some(_), Some(_), _) => {
-                            let problem = format!("macro {name} is given {parameter} twice");
-                            return Err(TemplateError::failed(problem));
-                        }
-                        (Some(value), ..) | (None, Some(value), _) => value,
-                        (None, None, Some(default)) => inner.evaluate(default)?,
-                        (None, None, None) => Value::undefined(parameter),
-                    };
-                    inner.scope.set(parameter.clone(), value);
-                }
-                if definition.uses_caller {
-                    let caller = caller.unwrap_or_else(|| Value::undefined("caller"));
-                    inner.scope.set("caller".into(), caller);
-                } else if caller.is_some() {
-                    let problem = format!("macro {name} takes no caller");
-                    return Err(TemplateError::failed(problem));
-                }
-                if definition.uses_varargs {
-                    let varargs = inner.budget.sequence(SequenceKind::Tuple, varargs)?;
-                    inner.scope.set("varargs".into(), varargs);
-                }
-                if definition.uses_kwargs {
-                    let entries = named.drain(..).map(|(name, value)| (Value::Text(name), value));
-                    let kwargs = inner.budget.dict(entries.collect())?;
-                    inner.scope.set("kwargs".into(), kwargs);
-                }
-                if let Some((unknown, _)) = named.first() {
-                    let problem = format!("macro {name} takes no {unknown}");
-                    return Err(TemplateError::failed(problem));
-                }
-                inner.run(&definition.body).map(|_| ())
+            inner.in_scope(&called.scope, |inner| {
+                inner.set_arguments(&called.definition, values)?;
+                inner.run(&called.definition.body).map(|_| ())
             })
         })
+    }
+
+    /// Sets the names that a macro's body finds its arguments under.
+    fn set_arguments(
+        &mut self,
+        definition: &MacroDefinition,
+        values: Values,
+    ) -> Result<(), TemplateError> {
+        let name = &definition.name;
+        let count = definition.parameters.len();
+        let Values { mut positional, mut named } = values;
+        let varargs = positional.split_off(count.min(positional.len()));
+        if !varargs.is_empty() && !definition.uses_varargs {
+            let problem = format!("macro {name} takes at most {count} arguments");
+            return Err(TemplateError::failed(problem));
+        }
+        let caller = take_named(&mut named, "caller");
+        let mut positional = positional.into_iter();
+        for (parameter, default) in &definition.parameters {
+            let by_name = take_named(&mut named, parameter);
+            let value = match (positional.next(), by_name, default) {
+                (Some(_), Some(_), _) => {
+                    let problem = format!("macro {name} is given {parameter} twice");
+                    return Err(TemplateError::failed(problem));
+                }
+                (Some(value), ..) | (None, Some(value), _) => value,
+                (None, None, Some(default)) => self.evaluate(default)?,
+                (None, None, None) => Value::undefined(parameter),
+            };
+            self.scope.set(parameter.clone(), value);
+        }
+        if definition.uses_caller {
+            let caller = caller.unwrap_or_else(|| Value::undefined("caller"));
+            self.scope.set("caller".into(), caller);
+        } else if caller.is_some() {
+            return Err(TemplateError::failed(format!("macro {name} takes no caller")));
+        }
+        if definition.uses_varargs {
+            let varargs = self.budget.sequence(SequenceKind::Tuple, varargs)?;
+            self.scope.set("varargs".into(), varargs);
+        }
+        if definition.uses_kwargs {
+            let entries = named.drain(..).map(|(name, value)| (Value::Text(name), value));
+            let kwargs = self.budget.dict(entries.collect())?;
+            self.scope.set("kwargs".into(), kwargs);
+        }
+        match named.first() {
+            Some((unknown, _)) => {
+                Err(TemplateError::failed(format!("macro {name} takes no {unknown}")))
+            }
+            None => Ok(()),
+        }
     }
 
     fn call_loop(&mut self, state: &Rc<LoopState>, values: Values) -> Result<Value, TemplateError> {
@@ -178,7 +180,7 @@ impl Interpreter {
         };
         let step = arguments::int("range", step, 1)?;
         if step == 0 {
-            return Err(TemplateError::failed("range cannot go in steps of 0"));
+            return Err(TemplateError::failed("range cannot have a step of 0"));
         }
         let distance = if step > 0 { stop.checked_sub(start) } else { start.checked_sub(stop) };
         let count =
@@ -202,7 +204,7 @@ impl Interpreter {
                     for pair in &mapping.iterate(&self.budget)?.items {
                         let pair = pair.iterate(&self.budget)?;
                         let [key, value] = &pair.items[..] else {
-                            let problem = format!("{of} wants pairs of a key and a value");
+                            let problem = format!("{of} needs pairs of a key and a value");
                             return Err(TemplateError::failed(problem));
                         };
                         entries.push((key.clone(), value.clone()));
@@ -229,4 +231,10 @@ impl Interpreter {
         self.namespaces.push(namespace.clone());
         Ok(Value::Namespace(namespace))
     }
+}
+
+/// Takes the value with a name out of the others.
+fn take_named(named: &mut Vec<(Rc<str>, Value)>, name: &str) -> Option<Value> {
+    let index = named.iter().position(|(known, _)| **known == *name)?;
+    Some(named.remove(index).1)
 }

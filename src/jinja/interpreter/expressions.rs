@@ -100,7 +100,7 @@ impl Interpreter {
                 } else {
                     match otherwise {
                         Some(otherwise) => self.evaluate(otherwise)?,
-                        None => Value::undefined("what an if without else gives"),
+                        None => Value::undefined("the value of an if without else"),
                     }
                 }
             }

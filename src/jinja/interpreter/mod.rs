@@ -28,7 +28,7 @@ pub(super) fn run(
         output: String::new(),
         scope: Rc::default(),
         namespaces: Vec::new(),
-        captured: Vec::new(),
+        macro_scopes: Vec::new(),
         now,
     };
     let ran = interpreter.start(variables).and_then(|()| interpreter.run(template));
@@ -51,7 +51,7 @@ pub(super) struct Interpreter {
     /// All namespaces and the scopes of all macros, to be emptied in the end: they may hold one
     /// another.
     namespaces: Vec<Rc<Namespace>>,
-    captured: Vec<Rc<Scope>>,
+    macro_scopes: Vec<Rc<Scope>>,
     now: NaiveDateTime,
 }
 
@@ -113,10 +113,10 @@ impl Drop for Interpreter {
         for namespace in &self.namespaces {
             namespace.attributes.take();
         }
-        for scope in &self.captured {
+        for scope in &self.macro_scopes {
             scope.clear();
         }
-        while self.captured.pop().is_some() {}
+        while self.macro_scopes.pop().is_some() {}
         while self.namespaces.pop().is_some() {}
     }
 }

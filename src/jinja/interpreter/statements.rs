@@ -55,9 +55,9 @@ impl Interpreter {
                 let value = self.macro_here(definition)?;
                 self.scope.set(definition.name.clone(), value);
             }
-            Statement::CallBlock(definition, call) => {
-                let caller = self.macro_here(definition)?;
-                let result = self.call_with_body(call, caller)?;
+            Statement::CallBlock { body, callee, arguments } => {
+                let caller = self.macro_here(body)?;
+                let result = self.call_with_body(callee, arguments, caller)?;
                 let text = result.display(&self.budget)?;
                 self.write(&text)?;
             }
@@ -114,7 +114,7 @@ impl Interpreter {
     fn macro_here(&mut self, definition: &Rc<MacroDefinition>) -> Result<Value, TemplateError> {
         self.budget.take(size_of::<Macro>() + size_of::<Scope>())?;
         let scope = self.scope.clone();
-        self.captured.push(scope.clone());
+        self.macro_scopes.push(scope.clone());
         Ok(Value::Macro(Rc::new(Macro { definition: definition.clone(), scope })))
     }
 
@@ -125,7 +125,7 @@ impl Interpreter {
             Target::Attribute(name, attribute) => {
                 let Some(Value::Namespace(namespace)) = self.scope.get(name) else {
                     return Err(TemplateError::failed(format!(
-                        "{name}.{attribute} cannot be set: {name} is no namespace"
+                        "{name}.{attribute} cannot be set: {name} is not a namespace"
                     )));
                 };
                 Self::check_attribute(attribute)?;
@@ -140,7 +140,7 @@ impl Interpreter {
                 let values = value.iterate(&self.budget)?;
                 if values.items.len() != targets.len() {
                     return Err(TemplateError::failed(format!(
-                        "{} values for {} names",
+                        "{} values cannot be assigned to {} names",
                         values.items.len(),
                         targets.len()
                     )));

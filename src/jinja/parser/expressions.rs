@@ -182,12 +182,12 @@ impl Parser {
                 }
             },
             TokenKind::Text(text) => {
-                let mut whole = text;
+                let mut whole = text.to_string();
                 while let TokenKind::Text(more) = self.peek() {
-                    whole = [&*whole, &**more].concat().into();
+                    whole.push_str(more);
                     self.next += 1;
                 }
-                Expression::Text(whole)
+                Expression::Text(whole.into())
             }
             TokenKind::Int(number) => Expression::Int(number),
             TokenKind::Float(number) => Expression::Float(number),
@@ -227,7 +227,7 @@ impl Parser {
     fn items<T>(
         &mut self,
         close: &str,
-        item: impl Fn(&mut Self) -> Result<T, TemplateError>,
+        mut item: impl FnMut(&mut Self) -> Result<T, TemplateError>,
     ) -> Result<Vec<T>, TemplateError> {
         let mut items = Vec::new();
         while !self.skip_sign(close) {
@@ -254,7 +254,7 @@ impl Parser {
                     other => {
                         let found = other.describe();
                         return Err(
-                            self.fail(format!("expected a name behind \".\", found {found}"))
+                            self.fail(format!("expected a name after \".\", found {found}"))
                         );
                     }
                 };
@@ -340,22 +340,12 @@ impl Parser {
     pub(super) fn arguments(&mut self) -> Result<Arguments, TemplateError> {
         self.expect_sign("(")?;
         let mut arguments = Arguments::default();
-        let mut first = true;
-        while !self.skip_sign(")") {
-            if !first {
-                self.expect_sign(",")?;
-                if self.skip_sign(")") {
-                    break;
-                }
-            }
-            first = false;
-            self.argument(&mut arguments)?;
-        }
+        self.items(")", |parser| parser.argument(&mut arguments))?;
         Ok(arguments)
     }
 
     fn argument(&mut self, arguments: &mut Arguments) -> Result<(), TemplateError> {
-        let out_of_order = "an argument stands behind others that should come last";
+        let out_of_order = "an argument comes after others that should come last";
         if self.skip_sign("*") {
             if arguments.more.is_some() || arguments.more_named.is_some() {
                 return Err(self.fail(out_of_order));

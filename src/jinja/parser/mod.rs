@@ -22,7 +22,7 @@ pub(super) fn parse(source: &str) -> Result<Body, TemplateError> {
     let body = parser.body(&[])?;
     match parser.peek() {
         TokenKind::End => Ok(body),
-        other => Err(parser.fail(format!("{} stands alone", other.describe()))),
+        other => Err(parser.fail(format!("unexpected {}", other.describe()))),
     }
 }
 
@@ -32,7 +32,7 @@ struct Parser {
     depth: usize,
     /// Loops around that `break` can leave.
     loops: usize,
-    /// What the macros around speak of, the innermost last.
+    /// What the enclosing macros mention, the innermost last.
     macros: Vec<Mentions>,
 }
 
@@ -57,7 +57,7 @@ impl Parser {
         self.look(0)
     }
 
-    /// The kind of the token after so many others.
+    /// The kind of the token that comes after `further` others.
     fn look(&self, further: usize) -> &TokenKind {
         self.tokens.get(self.next + further).map_or(&TokenKind::End, |token| &token.kind)
     }

@@ -114,7 +114,7 @@ impl Parser {
     fn for_(&mut self) -> Result<Statement, TemplateError> {
         let target = self.target(&["in"])?;
         if !self.skip_name("in") {
-            return Err(self.fail("expected \"in\" behind the name that a loop sets"));
+            return Err(self.fail("expected \"in\" after the name that a loop sets"));
         }
         let items = self.tuple(false, &["recursive"])?;
         let condition = if self.skip_name("if") { Some(self.expression()?) } else { None };
@@ -135,12 +135,11 @@ impl Parser {
 
     fn call_block(&mut self) -> Result<Statement, TemplateError> {
         let parameters = if self.is_sign("(") { self.parameters()? } else { Vec::new() };
-        let call = self.expression()?;
-        if !matches!(call, Expression::Call(..)) {
+        let Expression::Call(callee, arguments) = self.expression()? else {
             return Err(self.fail("a call block should call something"));
-        }
+        };
         let definition = self.definition("caller".into(), parameters, "endcall")?;
-        Ok(Statement::CallBlock(Rc::new(definition), call))
+        Ok(Statement::CallBlock { body: Rc::new(definition), callee: *callee, arguments })
     }
 
     fn definition(
@@ -224,7 +223,7 @@ impl Parser {
             targets.push(self.one_target()?);
         }
         match targets.pop() {
-            Some(target) if !is_tuple && targets.is_empty() => Ok(target),
+            Some(only) if !is_tuple => Ok(only),
             last => {
                 targets.extend(last);
                 Ok(Target::Tuple(targets))
