@@ -329,7 +329,7 @@ fn digest(path: &Path) -> Result<String> {
         }
     }
     files.sort();
-    hash::sha256_reader(files.concat().as_bytes()).with_context(failed)
+    Ok(hash::sha256_bytes(files.concat().as_bytes()))
 }
 
 #[cfg(test)]

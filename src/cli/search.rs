@@ -17,7 +17,7 @@ use crate::search::{
     measurements_path, search,
 };
 use crate::support::atomic_file::write_atomically;
-use crate::support::table::{Align, Table};
+use crate::support::table::{ABSENT, Align, Table};
 use crate::support::units;
 
 /// How many tensors the table shows.
@@ -346,7 +346,7 @@ fn variant_cells(variant: &Variant, has_held_out: bool) -> Vec<String> {
         variant.name.clone(),
         units::bytes(variant.file_bytes),
         format!("{:.2}", variant.bits_per_weight),
-        variant.predicted_kl.map_or("–".to_string(), |kl| format!("{kl:.5}")),
+        variant.predicted_kl.map_or(ABSENT.to_string(), |kl| format!("{kl:.5}")),
         mean(calibration.kl.mean, calibration.kl.standard_error),
         format!("{:.5}", calibration.kl_p99),
         percent(calibration.same_top.mean),
@@ -357,7 +357,7 @@ fn variant_cells(variant: &Variant, has_held_out: bool) -> Vec<String> {
             format!("{:.5}", held_out.kl_p99),
             percent(held_out.same_top.mean),
         ]),
-        None if has_held_out => cells.extend(["–", "–", "–"].map(String::from)),
+        None if has_held_out => cells.extend([ABSENT; 3].map(String::from)),
         None => {}
     }
     cells

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::files::{self, Kind, Layout};
 use crate::eval::EvalError;
 use crate::storage;
+use crate::support::directory::directory_of;
 
 /// Where sets keep their files on the Hugging Face hub: MMLU, most others, TruthfulQA, WinoGrande.
 const FOLDERS: [&str; 4] = ["all", "data", "multiple_choice", "winogrande_xl"];
@@ -82,10 +83,7 @@ fn find_here(path: &Path) -> Result<Splits, EvalError> {
 
 /// A file to score, with the questions for shots that lie beside it.
 fn file(path: &Path) -> Result<Splits, EvalError> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     let test = vec![path.to_path_buf()];
     let dev = match Kind::of(path)? {
         Kind::Parquet => shots_beside(directory, path, "parquet")?,
