@@ -216,7 +216,7 @@ fn a_file_of_a_million_keys_is_refused_in_little_memory() {
     }
     fs::write(&path, bytes).unwrap();
     let mut command = quantkit();
-    let message = contains("1000000 metadata entries").and(contains("up to 65536"));
+    let message = contains("1000000 metadata entries").and(contains("at most 65536"));
     command.arg("inspect").arg(&path).assert().failure().code(1).stderr(message);
 }
 
