@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use quantkit::engine::{
     Engine, EngineOptions, Event, FinishReason, GenerationUpdate, LogitsFor, Request, RequestId,
-    Sampling, Scheduler, SchedulerOptions, StepItem, generate,
+    Scheduler, SchedulerOptions, StepItem, generate,
 };
 
 use crate::support::TinyModel;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use quantkit::engine::{Engine, EngineOptions, LogitsFor, StepItem};
+use quantkit::gguf::{GgufFile, GgufWriter, TensorPlan};
 use quantkit::kernels::elementwise::log_sum_exp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -408,11 +409,53 @@ fn a_request_keeps_the_name_that_it_came_with() {
     assert_eq!(response.headers()["x-request-id"].len(), 32);
 }
 
+/// A tiny model in which one token is no number.
+fn with_broken_token(path: &Path, token: usize) {
+    let whole = path.with_extension("whole");
+    TinyModel { tied_output: false, ..TinyModel::default() }.write(&whole);
+    let file = GgufFile::open(&whole).unwrap();
+    let plans = file.tensors().iter().map(|tensor| TensorPlan {
+        name: tensor.name.clone(),
+        dimensions: tensor.dimensions.clone(),
+        ggml_type: tensor.ggml_type,
+    });
+    let mut writer = GgufWriter::create(path, file.metadata(), plans.collect()).unwrap();
+    for tensor in file.tensors() {
+        let mut bytes = file.tensor_bytes(tensor).to_vec();
+        if tensor.name == "token_embd.weight" {
+            let row = bytes.len() / tensor.rows();
+            bytes[token * row..(token + 1) * row].fill(0xFF);
+        }
+        writer.write(&bytes).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
 #[test]
-fn a_model_that_gives_no_numbers_fails_that_request_alone() {
-    let server = Serving::start(&[]);
-    // A bias that leaves nothing over is a number; the answer goes on.
-    let body = json!({"prompt": "x", "max_tokens": 2, "logit_bias": {"5": 100}, "temperature": 0,
-                      "ignore_eos": true, "return_token_ids": true});
-    assert_eq!(server.post(COMPLETIONS, &body).1["choices"][0]["token_ids"], json!([5, 5]));
+fn a_sequence_without_numbers_ends_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tiny.gguf");
+    with_broken_token(&path, 77);
+    let server = Serving::start_models(directory, &[path], &[]);
+    let body = |prompt: &[u32]| {
+        json!({"prompt": prompt, "max_tokens": 300, "temperature": 0, "ignore_eos": true,
+               "logit_bias": {"77": -100}, "stream": true})
+    };
+    let mut sound = server.open(COMPLETIONS, &body(&[5, 6]));
+    sound.read_exact(&mut [0; 16]).unwrap();
+    let mut broken = body(&[5, 6, 77]);
+    broken["stream"] = json!(false);
+    let (status, answer) = server.post(COMPLETIONS, &broken);
+    assert_eq!((status, &answer["error"]["type"]), (500, &json!("server_error")), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("not numbers"), "{answer}");
+    let mut rest = String::new();
+    while !rest.contains("[DONE]") {
+        let mut bytes = [0; 4096];
+        let count = sound.read(&mut bytes).unwrap();
+        assert!(count > 0, "{rest}");
+        rest += &String::from_utf8_lossy(&bytes[..count]);
+    }
+    assert!(rest.contains("\"finish_reason\":\"length\"") && !rest.contains("error"), "{rest}");
+    let events = server.stream(COMPLETIONS, &body(&[5, 6]));
+    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
 }
