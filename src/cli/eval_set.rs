@@ -46,7 +46,7 @@ struct Show {
     #[arg(value_name = "SET")]
     set: PathBuf,
 
-    /// Print so many questions, from all over the set
+    /// Print N questions, spread over the set
     #[arg(long, value_name = "N", default_value_t = 2)]
     sample: usize,
 

@@ -11,8 +11,7 @@ use crate::support::units;
 
 /// Download a model or a question set
 ///
-/// Downloads go on where they were broken off, and every file is checked before it is put in
-/// place. Honours HF_TOKEN, HF_HOME, HF_ENDPOINT, PIP_INDEX_URL, HTTP(S)_PROXY, NO_PROXY and
+/// Interrupted downloads resume, and every file is checked before it is put in place. Honours HF_TOKEN, HF_HOME, HF_ENDPOINT, PIP_INDEX_URL, HTTP(S)_PROXY, NO_PROXY and
 /// SSL_CERT_FILE.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  quantkit fetch demo-model\n  quantkit fetch mmlu\n  \

@@ -13,7 +13,7 @@ use crate::eval;
 /// The shards are the directories of `mmlu-eval --shard I/N`, all N of them in any order. DIR gets
 /// the files that the run would have written in one piece. Each may be s3://BUCKET/KEY.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   quantkit mmlu-eval model.gguf --set eval-sets/mmlu --shard 0/2 --output outputs/m-0
   quantkit mmlu-eval model.gguf --set eval-sets/mmlu --shard 1/2 --output outputs/m-1
   quantkit merge outputs/m outputs/m-0 outputs/m-1")]

@@ -22,7 +22,7 @@ use crate::support::units;
 /// JSON lines, or llama.cpp's .bin; `quantkit eval-set` shows and converts sets. DIR gets run.json, summary.json and questions.parquet, which has the
 /// log-probability of every choice, and with --baseline comparison.json. Results are kept as they come: a run that was stopped goes on
 /// when the same command is given again. Model, set, results and baseline may be s3://BUCKET/KEY; docs/evaluation.md
-/// tells the variables.
+/// lists the variables.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   quantkit mmlu-eval model-Q4_0.gguf --set eval-sets/starter
@@ -304,7 +304,7 @@ pub(super) fn print_summary(summary: &EvalSummary) -> Result<()> {
     match &summary.unscored[..] {
         [] => Ok(()),
         [first, ..] => say!(
-            "{} more could not be scored and count nowhere; row {}: {}",
+            "{} more could not be scored and are left out of every figure; row {}: {}",
             units::count(summary.unscored.len() as u64),
             first.row,
             first.reason

@@ -50,7 +50,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", help_heading = "Importance")]
     importance: Option<PathBuf>,
 
-    /// Quantize tensors that the importance file does not know without it
+    /// Quantize tensors that are missing from the importance file without importance
     #[arg(long, requires = "importance", help_heading = "Importance")]
     allow_partial_importance: bool,
 

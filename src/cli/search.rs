@@ -97,11 +97,11 @@ struct FormatOptions {
     #[arg(long, value_name = "REGEX=FORMAT", value_parser = super::quantize::parse_rule)]
     keep: Vec<Rule>,
 
-    /// Importance of the columns, for the formats that heed it; quantize needs the same file
+    /// Importance of the columns, for the formats that use it; quantize needs the same file
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
 
-    /// Quantize tensors that the importance file does not know without it
+    /// Quantize tensors that are missing from the importance file without importance
     #[arg(long, requires = "importance")]
     allow_partial_importance: bool,
 }

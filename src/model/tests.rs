@@ -18,8 +18,10 @@ use crate::kernels::matmul::ActivationBits;
 const LLAMA_LIKE: [&str; 7] =
     ["llama", "llama-linear", "llama-yarn", "llama-yarn-factor", "llama-llama3", "qwen2", "qwen3"];
 
-/// Keys, values and perhaps activations are rounded to 16 bits; logits of these models reach 4.
-const AGAINST_REFERENCE: f32 = 1e-2;
+/// Largest difference of a logit for each of [`BACK_ENDS`]; logits of these models reach 4. Our kernels
+/// round keys and values to 16 bits. Candle's operations round activations too, and add up in an
+/// order that depends on the processor: 1e-2 was seen on an Intel Xeon, 3.5e-2 on an AMD Zen 5.
+const AGAINST_REFERENCE: [f32; 2] = [1e-2, 6e-2];
 
 /// The same sums in another order.
 const AGAINST_ITSELF: f32 = 2e-3;
@@ -99,10 +101,10 @@ fn largest_difference(ours: &[f32], theirs: &[f32], width: usize) -> f64 {
 fn every_scaling_has_the_logits_of_transformers_on_both_back_ends() {
     for name in LLAMA_LIKE {
         let (tokens, logits) = reference(name);
-        for back_end in BACK_ENDS {
+        for (back_end, bar) in BACK_ENDS.into_iter().zip(AGAINST_REFERENCE) {
             let mut decoder = load(&model_path(name), back_end).unwrap();
             let ours = run(&mut decoder, &mut SequenceCache::new(0), &tokens);
-            assert_close(&ours, &logits, AGAINST_REFERENCE);
+            assert_close(&ours, &logits, bar);
         }
     }
 }
@@ -310,7 +312,7 @@ fn a_parent_that_is_forked_at_every_token_stays_in_few_pieces() {
             assert!(parent.segments(0).count() <= 4, "{:?}", parent.segments(0).count());
             forks.push(parent.fork(1));
         }
-        assert_close(&grown, &logits[..grown.len()], AGAINST_REFERENCE);
+        assert_close(&grown, &logits[..grown.len()], AGAINST_REFERENCE[0]);
         assert_eq!((before.len(), parent.length()), (31, 32));
         // What was copied is a part of the parent alone: the forks go on from what they share.
         let mut last = forks[0].fork(1);

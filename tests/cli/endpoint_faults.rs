@@ -61,7 +61,9 @@ fn a_question_with_a_wrong_answer_is_unscored_and_the_run_goes_on() {
         place
             .score(&server, &output, &["--protocol", "cloze"])
             .success()
-            .stdout(contains("1 more could not be scored and count nowhere; row 7: "))
+            .stdout(contains(
+                "1 more could not be scored and are left out of every figure; row 7: ",
+            ))
             .stderr(contains("1 questions could not be scored"));
         let summary = place.summary(&output);
         assert_eq!(summary["overall"]["questions"], 29);

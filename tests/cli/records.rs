@@ -334,10 +334,9 @@ fn a_question_that_does_not_fit_is_listed_and_the_run_goes_on() {
     let mut questions: Vec<Question> = (0..12).map(question).collect();
     questions[5].choices[2] = "word ".repeat(60);
     write_questions(&place.path("set/test.parquet"), &questions).unwrap();
-    place
-        .score("out", &["--protocol", "cloze"])
-        .success()
-        .stderr(contains("1 questions could not be scored and count nowhere (rows 5;"));
+    place.score("out", &["--protocol", "cloze"]).success().stderr(contains(
+        "1 questions could not be scored and are left out of every figure (rows 5;",
+    ));
     let summary = place.json("out/summary.json");
     assert_eq!(summary["overall"]["questions"], 11);
     assert_eq!(summary["unscored"][0]["row"], 5);

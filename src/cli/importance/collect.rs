@@ -48,11 +48,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     from_chunk: u32,
 
-    /// Collect for the output matrix, too
+    /// Also collect for the output matrix
     #[arg(long)]
     process_output: bool,
 
-    /// Save what there is after every N chunks
+    /// Save progress after every N chunks
     #[arg(long, value_name = "N", default_value_t = 10,
           value_parser = clap::value_parser!(u32).range(1..))]
     save_every: u32,

@@ -285,7 +285,7 @@ fn warn_of_long_questions(results: &Results) {
     let unscored: Vec<usize> = results.summary.unscored.iter().map(|one| one.row).collect();
     if !unscored.is_empty() {
         tracing::warn!(
-            "{} questions could not be scored and count nowhere ({}; unscored in summary.json)",
+            "{} questions could not be scored and are left out of every figure ({}; unscored in summary.json)",
             unscored.len(),
             units::rows(&unscored)
         );

@@ -203,6 +203,7 @@ fn tolerance(format: GgmlType, block: &[f32]) -> f32 {
         GgmlType::Q5_0 => largest / 16.0 * 1.01,
         GgmlType::Q4_1 => largest * 2.0 / 15.0 * 0.6,
         GgmlType::Q5_1 => largest * 2.0 / 31.0 * 0.6,
+        // Not derived: the worst of 2.9 million super-blocks of uniform weights was 0.479 of the largest.
         GgmlType::Q2_K => largest * 2.0 / 3.0,
         GgmlType::Q3_K => largest / 4.0 * 1.5,
         // The first trial's grid spans the weights, and a step s of it is at most 2 L/15 or 2 L/31. It
