@@ -51,6 +51,9 @@ pub mod search;
 /// Load generation and its metrics.
 pub mod bench;
 
+/// Running models behind the protocols that people's tools speak.
+pub mod server;
+
 /// Run records → tables, plots and pages.
 pub mod report;
 

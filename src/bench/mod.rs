@@ -47,8 +47,7 @@ use std::time::Instant;
 
 use crate::engine::Build;
 use crate::engine::{
-    Engine, EngineError, EngineOptions, Event, Request, RequestId, Sampling, Scheduler,
-    SchedulerOptions,
+    Engine, EngineError, EngineOptions, Event, Request, RequestId, Scheduler, SchedulerOptions,
 };
 use crate::gguf::{self, GgufFile};
 use crate::support::progress::{Progress, Unit};
@@ -253,15 +252,8 @@ impl Server for Scheduler {
     type Id = RequestId;
 
     fn submit(&mut self, prompt: Vec<u32>, output_tokens: usize) -> Result<RequestId, EngineError> {
-        Scheduler::submit(
-            self,
-            Request {
-                prompt,
-                max_new_tokens: output_tokens,
-                sampling: Sampling::default(),
-                ignore_end: true,
-            },
-        )
+        let request = Request { ignore_end: true, ..Request::new(prompt, output_tokens) };
+        Scheduler::submit(self, request)
     }
 
     fn prompt_progress(&self, request: RequestId) -> usize {
@@ -270,10 +262,12 @@ impl Server for Scheduler {
 
     fn step(&mut self) -> Result<Step<RequestId>, EngineError> {
         let mut step = Step { tokens: Vec::new(), finished: Vec::new() };
-        for event in Scheduler::step(self)? {
+        for event in Scheduler::step(self) {
             match event {
                 Event::Token { request, .. } => step.tokens.push(request),
                 Event::Finished { request, .. } => step.finished.push(request),
+                Event::Failed { error, .. } => return Err(EngineError::Unusable(error)),
+                Event::PromptProbabilities { .. } => {}
             }
         }
         Ok(step)

@@ -108,7 +108,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let prompt = engine.vocabulary().encode(&text, true).context("cannot tokenize the prompt")?;
     let prompt_tokens = prompt.len();
     let max_new_tokens = arguments.max_tokens;
-    let request = Request { prompt, max_new_tokens, sampling, ignore_end: false };
+    let request = Request { sampling, ..Request::new(prompt, max_new_tokens) };
     let Some(generation) = stream(engine, request, !global.json)? else { return Ok(()) };
     let timings = Timings::new(prompt_tokens, &generation, load_time);
     if global.json {

@@ -22,6 +22,7 @@ mod profile;
 mod quantize;
 mod results;
 mod search;
+mod serve;
 mod split;
 
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ enum Command {
     Results(results::Arguments),
     Perplexity(perplexity::Arguments),
     Divergence(divergence::Arguments),
+    Serve(serve::Arguments),
     Bench(bench::Arguments),
     Profile(profile::Arguments),
     Compare(compare::Arguments),
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Results(arguments) => results::run(&arguments, &global),
         Command::Perplexity(arguments) => perplexity::run(&arguments, &global),
         Command::Divergence(arguments) => divergence::run(&arguments, &global),
+        Command::Serve(arguments) => serve::run(&arguments, &global),
         Command::Bench(arguments) => bench::run(&arguments, &global),
         Command::Profile(arguments) => profile::run(&arguments, &global),
         Command::Compare(arguments) => compare::run(&arguments, &global),

@@ -51,7 +51,7 @@ pub fn generate(
     let mut first_token = None;
     loop {
         interrupt::check()?;
-        let events = scheduler.step()?;
+        let events = scheduler.step();
         if let Some(done) = scheduler.prompt_progress(id).filter(|_| first_token.is_none())
             && observe(GenerationUpdate::Prompt(done)).is_break()
         {
@@ -69,6 +69,8 @@ pub fn generate(
                     stream.push(if is_text { bytes } else { &[] })
                 }
                 Event::Finished { .. } => stream.finish(),
+                Event::Failed { error, .. } => return Err(EngineError::Unusable(error.clone())),
+                Event::PromptProbabilities { .. } => continue,
             };
             if !piece.is_empty() {
                 if observe(GenerationUpdate::Text(&piece)).is_break() {

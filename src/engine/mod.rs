@@ -4,8 +4,12 @@ mod build;
 mod chat;
 mod generation;
 mod options;
+mod prefix_cache;
+mod probabilities;
+mod request;
 mod sampler;
 mod scheduler;
+mod service;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,8 +29,14 @@ pub use build::Build;
 pub use chat::{ChatMessage, render_chat};
 pub use generation::{Generation, GenerationUpdate, TextStream, generate};
 pub use options::{DeviceChoice, EngineOptions};
+pub use probabilities::Probabilities;
+pub use request::{EndToken, Event, FinishReason, Progress, Request, RequestId};
 pub use sampler::{Sampler, Sampling};
-pub use scheduler::{Event, FinishReason, Request, RequestId, Scheduler, SchedulerOptions};
+pub use scheduler::{Scheduler, SchedulerOptions};
+pub use service::{
+    EventSink, Facts, Finish, Observer, Refusal, Service, ServiceEvent, ServiceOptions, Slot,
+    Status, Ticket, Timings, Totals,
+};
 
 /// An error of the engine: names the file or the request, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -277,6 +287,36 @@ impl Engine {
         let parent = self.sequences.get_mut(&parent).expect("the sequence has not ended");
         let child = parent.fork(expected_new_tokens);
         self.insert(child)
+    }
+
+    /// [`Engine::fork`] of the first `length` tokens of `parent` alone.
+    ///
+    /// # Panics
+    /// If `parent` has ended or holds fewer.
+    pub fn fork_at(
+        &mut self,
+        parent: SequenceId,
+        length: usize,
+        expected_new_tokens: usize,
+    ) -> SequenceId {
+        let parent = self.sequences.get_mut(&parent).expect("the sequence has not ended");
+        let child = parent.fork_at(length, expected_new_tokens);
+        self.insert(child)
+    }
+
+    /// Says anew how many tokens a sequence will get, which saves copying.
+    pub fn expect(&mut self, sequence: SequenceId, new_tokens: usize) {
+        if let Some(cache) = self.sequences.get_mut(&sequence) {
+            cache.expect(new_tokens);
+        }
+    }
+
+    /// The pieces of memory that a sequence's keys and values lie in: each by a number that no other
+    /// has, with its bytes. Forks share pieces.
+    pub fn memory_of(&self, sequence: SequenceId) -> impl Iterator<Item = (usize, u64)> {
+        let token = self.cache_bytes_per_token() as u64;
+        let held = self.sequences.get(&sequence).into_iter().flat_map(SequenceCache::held);
+        held.map(move |(piece, tokens)| (piece, tokens as u64 * token))
     }
 
     fn insert(&mut self, cache: SequenceCache) -> SequenceId {

@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -12,7 +12,7 @@ use crate::kernels::elementwise::position_of_largest;
 
 /// How tokens are chosen. The default is greedy: always the most likely token.
 ///
-/// The filters act in the order repeat penalty, top-k, top-p, min-p, temperature: top-p and min-p
+/// Before all else, biases are added and penalties taken off. The filters act in the order top-k, top-p, min-p, temperature: top-p and min-p
 /// see the model's own probabilities, before the temperature flattens or sharpens them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -28,6 +28,12 @@ pub struct Sampling {
     pub repeat_penalty: f32,
     /// How many of the last tokens the penalty looks at.
     pub repeat_window: usize,
+    /// Taken off the logit of each token that was generated before; 0 does nothing.
+    pub presence_penalty: f32,
+    /// Taken off a token's logit for each time that it was generated before; 0 does nothing.
+    pub frequency_penalty: f32,
+    /// Added to the logits of tokens; −∞ forbids one.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Seed of the draws: the same seed and logits give the same tokens.
     pub seed: u64,
 }
@@ -41,6 +47,9 @@ impl Default for Sampling {
             min_p: 0.0,
             repeat_penalty: 1.0,
             repeat_window: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
             seed: 0,
         }
     }
@@ -57,13 +66,28 @@ impl Sampling {
             ("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and up to 1"),
             ("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
             ("repeat-penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0"),
+            ("presence-penalty", self.presence_penalty, true, "a number"),
+            ("frequency-penalty", self.frequency_penalty, true, "a number"),
         ];
         for (name, value, in_range, range) in rules {
             if !in_range || !value.is_finite() {
                 return Err(EngineError::Unusable(format!("{name} must be {range}, not {value}")));
             }
         }
-        Ok(())
+        match self.logit_bias.iter().find(|(_, bias)| bias.is_nan()) {
+            Some((token, _)) => Err(EngineError::Unusable(format!(
+                "logit-bias must be a number, not that of the token {token}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether logits stay as they are.
+    fn changes_nothing(&self) -> bool {
+        self.repeat_penalty == 1.0
+            && self.presence_penalty == 0.0
+            && self.frequency_penalty == 0.0
+            && self.logit_bias.is_empty()
     }
 }
 
@@ -73,6 +97,8 @@ pub struct Sampler {
     sampling: Sampling,
     random: StdRng,
     recent: VecDeque<u32>,
+    /// How often each token was generated, where that counts.
+    generated: HashMap<u32, u32>,
     candidates: Vec<Candidate>,
 }
 
@@ -93,6 +119,7 @@ impl Sampler {
         Ok(Self {
             random: StdRng::seed_from_u64(sampling.seed),
             recent: recent.copied().collect(),
+            generated: HashMap::new(),
             candidates: Vec::new(),
             sampling,
         })
@@ -101,7 +128,8 @@ impl Sampler {
     /// Chooses a token from a row of logits (natural logarithms, any constant offset) and
     /// remembers it.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        let token = if self.sampling.temperature == 0.0 && self.sampling.repeat_penalty == 1.0 {
+        let is_plain = self.sampling.temperature == 0.0 && self.sampling.changes_nothing();
+        let token = if is_plain {
             position_of_largest(logits) as u32
         } else {
             self.collect_candidates(logits);
@@ -112,6 +140,9 @@ impl Sampler {
     }
 
     fn remember(&mut self, token: u32) {
+        if self.sampling.presence_penalty != 0.0 || self.sampling.frequency_penalty != 0.0 {
+            *self.generated.entry(token).or_default() += 1;
+        }
         if self.recent.len() == self.sampling.repeat_window {
             self.recent.pop_front();
         }
@@ -120,8 +151,8 @@ impl Sampler {
         }
     }
 
-    /// Copies the logits, with those of recent tokens lowered: a positive one is divided by the
-    /// penalty, a negative one multiplied (Keskar et al. 2019, CTRL, section 4.1).
+    /// Copies the logits, with biases added and those of recent tokens lowered: a positive one is
+    /// divided by the repeat penalty, a negative one multiplied (Keskar et al. 2019, CTRL, section 4.1).
     fn collect_candidates(&mut self, logits: &[f32]) {
         self.candidates.clear();
         self.candidates.extend(
@@ -130,6 +161,17 @@ impl Sampler {
                 .enumerate()
                 .map(|(token, &logit)| Candidate { token: token as u32, logit }),
         );
+        for &(token, bias) in &self.sampling.logit_bias {
+            if let Some(candidate) = self.candidates.get_mut(token as usize) {
+                candidate.logit += bias;
+            }
+        }
+        for (&token, &count) in &self.generated {
+            if let Some(candidate) = self.candidates.get_mut(token as usize) {
+                let Sampling { presence_penalty, frequency_penalty, .. } = self.sampling;
+                candidate.logit -= presence_penalty + frequency_penalty * count as f32;
+            }
+        }
         let penalty = self.sampling.repeat_penalty;
         if penalty == 1.0 {
             return;
@@ -299,6 +341,19 @@ mod tests {
     fn the_repeat_penalty_makes_way_for_others() {
         let sampling = Sampling { repeat_penalty: 2.0, repeat_window: 2, ..Sampling::default() };
         assert_eq!(draws(sampling, &[1.0, 0.9, 0.8], 4), [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn penalties_count_what_was_generated_and_biases_come_first() {
+        let presence = Sampling { presence_penalty: 0.15, ..Sampling::default() };
+        assert_eq!(draws(presence, &[1.0, 0.9, 0.8], 4), [0, 1, 0, 0]);
+        let frequency = Sampling { frequency_penalty: 0.15, ..Sampling::default() };
+        assert_eq!(draws(frequency, &[1.0, 0.9, 0.8], 5), [0, 1, 0, 2, 1]);
+        let bias = vec![(2, 5.0), (0, f32::NEG_INFINITY), (9, 1.0)];
+        let biased = Sampling { logit_bias: bias, ..Sampling::default() };
+        assert_eq!(draws(biased, &[1.0, 0.9, 0.8], 1), [2]);
+        let broken = Sampling { logit_bias: vec![(2, f32::NAN)], ..Sampling::default() };
+        assert!(broken.check().is_err());
     }
 
     #[test]

@@ -2,64 +2,21 @@
 
 use std::collections::VecDeque;
 
-use serde::Serialize;
+use rayon::prelude::*;
 
-use super::{Engine, EngineError, Logits, LogitsFor, Sampler, Sampling, SequenceId, StepItem};
+use super::prefix_cache::{Kept, PrefixCache, SHORTEST_SHARED, common};
+use super::{
+    EndToken, Engine, EngineError, Event, FinishReason, Logits, LogitsFor, Probabilities, Progress,
+    Request, RequestId, Sampler, SequenceId, StepItem,
+};
 use crate::kernels::elementwise::has_nan;
-
-/// A prompt to continue.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The prompt's tokens; at least one.
-    pub prompt: Vec<u32>,
-    /// How many tokens to generate at most.
-    pub max_new_tokens: usize,
-    /// How to choose them.
-    pub sampling: Sampling,
-    /// Goes on past tokens that end a turn, to exactly `max_new_tokens`.
-    pub ignore_end: bool,
-}
 
 /// New tokens that a sequence gets room for when it starts. More room follows as it grows, so that
 /// a limit that no text will ever reach costs no memory: in huge pages, room is taken as a whole.
 const FIRST_ROOM: usize = 1024;
 
-/// A handle to a submitted request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(u64);
-
-/// Why a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FinishReason {
-    /// The model gave a token that ends its turn; that token is not reported.
-    EndOfGeneration,
-    /// `max_new_tokens` were generated.
-    Length,
-    /// The context is full.
-    ContextFull,
-}
-
-/// What a step brought about.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A request got its next token.
-    Token {
-        /// The request.
-        request: RequestId,
-        /// The token.
-        token: u32,
-        /// The bytes that it stands for; they need not be whole UTF-8 characters.
-        bytes: Vec<u8>,
-    },
-    /// A request is complete and has left the batch.
-    Finished {
-        /// The request.
-        request: RequestId,
-        /// Why.
-        reason: FinishReason,
-    },
-}
+/// At most about this many bytes of logits come out of a step for one prompt.
+const PROMPT_LOGITS_BYTES: usize = 128 << 20;
 
 /// Limits of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +26,24 @@ pub struct SchedulerOptions {
     /// Prompt tokens that one step may prefill, over all sequences. A smaller chunk lets running
     /// sequences decode more often while others prefill; a larger one prefills faster.
     pub prefill_chunk: usize,
+    /// Tokens of a sequence at most; the model's context is a limit too.
+    pub context: usize,
+    /// Bytes of keys and values of finished sequences that are kept for prompts that begin like them.
+    pub cache_bytes: u64,
+    /// Bytes of keys and values that all requests that run at once may come to need. One that does
+    /// not fit beside the others waits for them.
+    pub memory_bytes: u64,
 }
 
 impl Default for SchedulerOptions {
     fn default() -> Self {
-        Self { max_batch: 8, prefill_chunk: 512 }
+        Self {
+            max_batch: 8,
+            prefill_chunk: 512,
+            context: usize::MAX,
+            cache_bytes: 0,
+            memory_bytes: u64::MAX,
+        }
     }
 }
 
@@ -87,6 +57,7 @@ pub struct Scheduler {
     options: SchedulerOptions,
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
+    cache: PrefixCache,
     next_id: u64,
 }
 
@@ -103,153 +74,20 @@ struct Running {
     request: Request,
     sampler: Sampler,
     sequence: SequenceId,
+    /// The prompt, then what was generated.
+    tokens: Vec<u32>,
     prefilled: usize,
-    generated: usize,
-    /// The token to decode next; `None` while the prompt is not yet through.
-    next: Option<u32>,
+    cached: usize,
+    is_long: bool,
+    /// What its keys and values may come to need.
+    bytes: u64,
 }
 
-impl Scheduler {
-    /// A scheduler with nothing to do. The engine may hold other sequences; they stay untouched.
-    ///
-    /// # Panics
-    /// If a limit is 0.
-    pub fn new(engine: Engine, options: SchedulerOptions) -> Self {
-        assert!(options.max_batch > 0 && options.prefill_chunk > 0, "a limit of 0 runs nothing");
-        Self { engine, options, waiting: VecDeque::new(), running: Vec::new(), next_id: 0 }
-    }
-
-    /// The engine that it runs.
-    pub fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    /// Queues a request.
-    ///
-    /// # Errors
-    /// An empty prompt, one longer than the context, or sampling options out of their range.
-    pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
-        self.engine.check_prompt(&request.prompt)?;
-        let sampler = Sampler::new(request.sampling.clone(), &request.prompt)?;
-        let id = RequestId(self.next_id);
-        self.next_id += 1;
-        self.waiting.push_back(Waiting { id, request, sampler });
-        Ok(id)
-    }
-
-    /// How many tokens of its prompt a running request has behind it; `None` if it waits or has
-    /// finished.
-    pub fn prompt_progress(&self, request: RequestId) -> Option<usize> {
-        self.running.iter().find(|running| running.id == request).map(|running| running.prefilled)
-    }
-
-    /// Admits what the batch has room for, runs one step of the engine and reports what came of
-    /// it, in the order in which the requests were admitted. Does nothing when idle.
-    ///
-    /// # Errors
-    /// Those of [`Engine::step`]; the requests stay as they were. Logits that are not numbers; the
-    /// requests cannot go on after that.
-    pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
-        self.admit();
-        let shares = self.shares();
-        if shares.is_empty() {
-            return Ok(Vec::new());
-        }
-        let items: Vec<StepItem<'_>> =
-            shares.iter().map(|share| self.running[share.index].item(share)).collect();
-        let logits = self.engine.step(&items)?;
-        if has_nan(logits.values()) {
-            return Err(EngineError::Unusable(
-                "the model's logits are not numbers; the model file may be damaged".to_string(),
-            ));
-        }
-        let tokens: Vec<Option<u32>> = shares
-            .iter()
-            .enumerate()
-            .map(|(item, share)| self.running[share.index].sample(logits.item(item)))
-            .collect();
-        let mut events = Vec::new();
-        let mut finished = Vec::new();
-        for (share, token) in shares.iter().zip(tokens) {
-            if let Some(reason) = self.advance(share, token, &mut events) {
-                finished.push((share.index, reason));
-            }
-        }
-        for &(index, reason) in finished.iter().rev() {
-            let running = self.running.remove(index);
-            self.engine.end(running.sequence);
-            let event = Event::Finished { request: running.id, reason };
-            // Behind the request's own last token, which is what came before it.
-            let after = events.iter().rposition(|event| event.request() == running.id);
-            events.insert(after.map_or(0, |position| position + 1), event);
-        }
-        Ok(events)
-    }
-
-    fn admit(&mut self) {
-        while self.running.len() < self.options.max_batch {
-            let Some(Waiting { id, request, sampler }) = self.waiting.pop_front() else { return };
-            let context = self.engine.context_length();
-            let with_new = |tokens| request.prompt.len().saturating_add(tokens).min(context);
-            let longest = with_new(request.max_new_tokens);
-            let room = with_new(request.max_new_tokens.min(FIRST_ROOM));
-            let sequence = self.engine.start_with_room(longest, room);
-            let (prefilled, generated, next) = (0, 0, None);
-            let running = Running { id, request, sampler, sequence, prefilled, generated, next };
-            self.running.push(running);
-        }
-    }
-
-    /// What each running sequence contributes to the next step.
-    fn shares(&self) -> Vec<Share> {
-        let mut budget = self.options.prefill_chunk;
-        let mut shares = Vec::with_capacity(self.running.len());
-        for (index, running) in self.running.iter().enumerate() {
-            let left = running.request.prompt.len() - running.prefilled;
-            if left == 0 {
-                shares.push(Share { index, prompt_tokens: 0 });
-            } else if budget > 0 {
-                let prompt_tokens = left.min(budget);
-                budget -= prompt_tokens;
-                shares.push(Share { index, prompt_tokens });
-            }
-        }
-        shares
-    }
-
-    /// Takes one sequence past a step; gives the reason if that was its last.
-    fn advance(
-        &mut self,
-        share: &Share,
-        token: Option<u32>,
-        events: &mut Vec<Event>,
-    ) -> Option<FinishReason> {
-        let running = &mut self.running[share.index];
-        running.prefilled += share.prompt_tokens;
-        if running.prefilled < running.request.prompt.len() {
-            return None;
-        }
-        // Only a request for no tokens at all gets none after its prompt.
-        let Some(token) = token else { return Some(FinishReason::Length) };
-        let vocabulary = self.engine.vocabulary();
-        if !running.request.ignore_end && vocabulary.end_of_generation.contains(&token) {
-            return Some(FinishReason::EndOfGeneration);
-        }
-        running.next = Some(token);
-        running.generated += 1;
-        events.push(Event::Token {
-            request: running.id,
-            token,
-            bytes: vocabulary.token_bytes(token),
-        });
-        if running.generated == running.request.max_new_tokens {
-            Some(FinishReason::Length)
-        } else if self.engine.length(running.sequence) == self.engine.context_length() {
-            Some(FinishReason::ContextFull)
-        } else {
-            None
-        }
-    }
+/// Where a new sequence finds its beginning computed.
+#[derive(Debug, Clone, Copy)]
+enum Beginning {
+    Kept(usize),
+    Running(usize),
 }
 
 /// A running sequence's part of a step: a decode token if `prompt_tokens` is 0.
@@ -258,31 +96,399 @@ struct Share {
     prompt_tokens: usize,
 }
 
-impl Running {
-    fn item(&self, share: &Share) -> StepItem<'_> {
-        let tokens = match &self.next {
-            Some(token) => std::slice::from_ref(token),
-            None => &self.request.prompt[self.prefilled..self.prefilled + share.prompt_tokens],
+/// What a step gave to one sequence.
+enum Outcome {
+    Computed { prompt: Vec<Probabilities>, next: Option<(u32, Option<Probabilities>)> },
+    Failed(String),
+}
+
+/// How a sequence leaves the batch.
+enum Ending {
+    Finished(FinishReason),
+    Ended(EndToken),
+    Failed(String),
+}
+
+impl Scheduler {
+    /// A scheduler with nothing to do. The engine may hold other sequences; they stay untouched.
+    ///
+    /// # Panics
+    /// If a limit on the batch is 0.
+    pub fn new(engine: Engine, options: SchedulerOptions) -> Self {
+        assert!(options.max_batch > 0 && options.prefill_chunk > 0, "a limit of 0 runs nothing");
+        let cache = PrefixCache::new(options.cache_bytes);
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Self { engine, options, waiting, running, cache, next_id: 0 }
+    }
+
+    /// The engine that it runs.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Tokens of a sequence at most.
+    pub fn context(&self) -> usize {
+        self.options.context.min(self.engine.context_length())
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// An empty prompt, one longer than the context, sampling options out of their range, and more keys
+    /// and values than there is memory for.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
+        self.engine.check_prompt(&request.prompt)?;
+        if request.prompt.len() > self.context() {
+            return Err(EngineError::Unusable(format!(
+                "the prompt has {} tokens, but the context holds {}",
+                request.prompt.len(),
+                self.context()
+            )));
+        }
+        if self.bytes_for(&request) > self.options.memory_bytes {
+            return Err(EngineError::Unusable(format!(
+                "the request's keys and values would take {} bytes, and there are {}",
+                self.bytes_for(&request),
+                self.options.memory_bytes
+            )));
+        }
+        let sampler = Sampler::new(request.sampling.clone(), &request.prompt)?;
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.waiting.push_back(Waiting { id, request, sampler });
+        Ok(id)
+    }
+
+    /// Ends a request without an event; false if it has ended already.
+    pub fn cancel(&mut self, request: RequestId) -> bool {
+        let waiting = self.waiting.len();
+        self.waiting.retain(|waiting| waiting.id != request);
+        if let Some(index) = self.running.iter().position(|running| running.id == request) {
+            self.leave(index, true);
+            return true;
+        }
+        self.waiting.len() < waiting
+    }
+
+    /// The running requests, in the order in which they were admitted.
+    pub fn running(&self) -> impl ExactSizeIterator<Item = Progress> {
+        self.running.iter().map(Running::progress)
+    }
+
+    /// How many requests wait for room in the batch.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many tokens of its prompt a running request has behind it; `None` if it waits or has
+    /// finished.
+    pub fn prompt_progress(&self, request: RequestId) -> Option<usize> {
+        self.running.iter().find(|running| running.id == request).map(|running| running.prefilled)
+    }
+
+    /// Sequences that are kept for prompts that begin like them, and the bytes that they take.
+    pub fn kept(&self) -> (usize, u64) {
+        (self.cache.len(), self.cache.bytes())
+    }
+
+    /// Bytes that the running requests' keys and values may come to need.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.running.iter().map(|running| running.bytes).sum()
+    }
+
+    /// Admits what the batch has room for, runs one step of the engine and reports what came of
+    /// it, in the order in which the requests were admitted. Does nothing when idle.
+    ///
+    /// A request whose step fails, or whose logits are not numbers, ends with [`Event::Failed`]; the
+    /// others go on.
+    pub fn step(&mut self) -> Vec<Event> {
+        self.admit();
+        let shares = self.shares();
+        let outcomes = self.run(&shares);
+        let mut events = Vec::new();
+        let mut over = Vec::new();
+        for (share, outcome) in shares.iter().zip(outcomes) {
+            if let Some(ending) = self.advance(share, outcome, &mut events) {
+                over.push((share.index, ending));
+            }
+        }
+        for (index, ending) in over.into_iter().rev() {
+            let progress = self.running[index].progress();
+            let request = progress.request;
+            self.leave(index, !matches!(ending, Ending::Failed(_)));
+            let event = match ending {
+                Ending::Finished(reason) => {
+                    Event::Finished { request, reason, end: None, progress }
+                }
+                Ending::Ended(end) => {
+                    let reason = FinishReason::EndOfGeneration;
+                    Event::Finished { request, reason, end: Some(end), progress }
+                }
+                Ending::Failed(error) => Event::Failed { request, error, progress },
+            };
+            // Behind the request's own last event, which is what came before it.
+            let after = events.iter().rposition(|event: &Event| event.request() == request);
+            events.insert(after.map_or(0, |position| position + 1), event);
+        }
+        events
+    }
+
+    /// Takes a sequence out of the batch. What it has computed is kept for others if `is_sound`.
+    fn leave(&mut self, index: usize, is_sound: bool) {
+        let Running { mut tokens, sequence, request, is_long, .. } = self.running.remove(index);
+        if is_sound && request.use_cache {
+            tokens.truncate(self.engine.length(sequence));
+            self.cache.keep(&mut self.engine, Kept::new(tokens, sequence, is_long));
+        } else {
+            self.engine.end(sequence);
+        }
+    }
+
+    fn bytes_for(&self, request: &Request) -> u64 {
+        (self.longest(request) as u64).saturating_mul(self.engine.cache_bytes_per_token() as u64)
+    }
+
+    /// The length that a request's sequence may come to have.
+    fn longest(&self, request: &Request) -> usize {
+        request.prompt.len().saturating_add(request.max_new_tokens).min(self.context())
+    }
+
+    fn is_long(&self, request: &Request) -> bool {
+        let longest = self.longest(request);
+        self.engine.original_context().is_some_and(|most| longest > most)
+    }
+
+    /// Admits waiting requests, first come first served. One whose prompt another is about to compute
+    /// lets later ones pass.
+    fn admit(&mut self) {
+        let mut index = 0;
+        while self.running.len() < self.options.max_batch && index < self.waiting.len() {
+            let request = &self.waiting[index].request;
+            let bytes = self.bytes_for(request);
+            if self.reserved_bytes().saturating_add(bytes) > self.options.memory_bytes {
+                return;
+            }
+            let found = self.beginning(request);
+            if self.is_about_to_be_computed(request, found.map_or(0, |(_, length)| length)) {
+                index += 1;
+                continue;
+            }
+            let Some(waiting) = self.waiting.remove(index) else { return };
+            self.start(waiting, found, bytes);
+        }
+    }
+
+    fn start(&mut self, waiting: Waiting, found: Option<(Beginning, usize)>, bytes: u64) {
+        let Waiting { id, request, sampler } = waiting;
+        let (longest, is_long) = (self.longest(&request), self.is_long(&request));
+        let prompt = request.prompt.len();
+        let room = prompt.saturating_add(request.max_new_tokens.min(FIRST_ROOM)).min(longest);
+        let engine = &mut self.engine;
+        let (sequence, cached) = match found {
+            None => (engine.start_with_room(longest, room), 0),
+            Some((Beginning::Kept(index), length)) => {
+                (self.cache.begin(engine, (index, length), room - length), length)
+            }
+            Some((Beginning::Running(index), length)) => {
+                let parent = self.running[index].sequence;
+                (engine.fork_at(parent, length, room - length), length)
+            }
         };
-        let prompt_done = self.prefilled + share.prompt_tokens == self.request.prompt.len();
-        let logits = if prompt_done { LogitsFor::Last } else { LogitsFor::None };
+        let mut tokens = Vec::with_capacity(room);
+        tokens.extend_from_slice(&request.prompt);
+        let prefilled = cached;
+        let running =
+            Running { id, request, sampler, sequence, tokens, prefilled, cached, is_long, bytes };
+        self.running.push(running);
+    }
+
+    /// The longest beginning of a prompt that is computed already. At least one token is left, whose
+    /// logits are needed.
+    fn beginning(&self, request: &Request) -> Option<(Beginning, usize)> {
+        let prompt = self.reusable(request)?;
+        let is_long = self.is_long(request);
+        let kept = self.cache.longest(prompt, is_long);
+        let kept = kept.map(|(index, length)| (Beginning::Kept(index), length));
+        let running = self.running.iter().enumerate().filter(|(_, r)| r.is_long == is_long);
+        let running = running.map(|(index, running)| {
+            let computed = &running.tokens[..self.engine.length(running.sequence)];
+            (Beginning::Running(index), common(computed, prompt))
+        });
+        // Of equals the kept one, which is the last: no running sequence has to be cut for it.
+        let longest = running.chain(kept).max_by_key(|&(_, length)| length);
+        longest.filter(|&(_, length)| length >= SHORTEST_SHARED)
+    }
+
+    /// The part of a prompt that may be taken from elsewhere.
+    fn reusable<'a>(&self, request: &'a Request) -> Option<&'a [u32]> {
+        let may =
+            self.cache.is_on() && request.use_cache && request.prompt_log_probabilities.is_none();
+        may.then(|| &request.prompt[..request.prompt.len() - 1])
+    }
+
+    /// Whether a running request will soon have computed more of a prompt than the `there` tokens that
+    /// are computed now.
+    fn is_about_to_be_computed(&self, request: &Request, there: usize) -> bool {
+        let Some(prompt) = self.reusable(request) else { return false };
+        let is_long = self.is_long(request);
+        self.running.iter().any(|running| {
+            running.is_long == is_long
+                && running.prefilled < running.request.prompt.len()
+                && common(&running.request.prompt, prompt) >= there + SHORTEST_SHARED
+        })
+    }
+
+    /// What each running sequence contributes to the next step.
+    fn shares(&self) -> Vec<Share> {
+        let mut budget = self.options.prefill_chunk;
+        let row_bytes = self.engine.vocabulary().size.max(1) * size_of::<f32>();
+        let most_rows = (PROMPT_LOGITS_BYTES / row_bytes).max(1);
+        let mut shares = Vec::with_capacity(self.running.len());
+        for (index, running) in self.running.iter().enumerate() {
+            let left = running.request.prompt.len() - running.prefilled;
+            if left == 0 {
+                shares.push(Share { index, prompt_tokens: 0 });
+            } else if budget > 0 {
+                let gives_rows = running.request.prompt_log_probabilities.is_some();
+                let most = if gives_rows { most_rows } else { usize::MAX };
+                let prompt_tokens = left.min(budget).min(most);
+                budget -= prompt_tokens;
+                shares.push(Share { index, prompt_tokens });
+            }
+        }
+        shares
+    }
+
+    /// Runs a step. Where it fails as a whole, each sequence runs alone, so that only those fail that
+    /// are to blame.
+    fn run(&mut self, shares: &[Share]) -> Vec<Outcome> {
+        if shares.is_empty() {
+            return Vec::new();
+        }
+        let items: Vec<StepItem<'_>> =
+            shares.iter().map(|share| self.running[share.index].item(share)).collect();
+        let error = match self.engine.step(&items) {
+            Ok(logits) => {
+                let outcomes = shares.iter().enumerate().map(|(item, share)| {
+                    self.running[share.index].outcome(share, logits.item(item))
+                });
+                return outcomes.collect();
+            }
+            Err(error) => error,
+        };
+        match shares {
+            [_] => vec![Outcome::Failed(error.to_string())],
+            _ => shares.iter().flat_map(|share| self.run(std::slice::from_ref(share))).collect(),
+        }
+    }
+
+    /// Takes one sequence past a step; says how it ends if that was its last.
+    fn advance(
+        &mut self,
+        share: &Share,
+        outcome: Outcome,
+        events: &mut Vec<Event>,
+    ) -> Option<Ending> {
+        let context = self.context();
+        let running = &mut self.running[share.index];
+        let request = running.id;
+        let (prompt, next) = match outcome {
+            Outcome::Failed(error) => return Some(Ending::Failed(error)),
+            Outcome::Computed { prompt, next } => (prompt, next),
+        };
+        running.prefilled += share.prompt_tokens;
+        if !prompt.is_empty() {
+            events.push(Event::PromptProbabilities { request, tokens: prompt });
+        }
+        if running.prefilled < running.request.prompt.len() {
+            return None;
+        }
+        // Only a request for no tokens at all gets none after its prompt.
+        let Some((token, probabilities)) = next else {
+            return Some(Ending::Finished(FinishReason::Length));
+        };
+        let vocabulary = self.engine.vocabulary();
+        if !running.request.ignore_end && vocabulary.end_of_generation.contains(&token) {
+            return Some(Ending::Ended(EndToken { token, probabilities }));
+        }
+        running.tokens.push(token);
+        let bytes = vocabulary.token_bytes(token);
+        events.push(Event::Token { request, token, bytes, probabilities });
+        if running.generated() == running.request.max_new_tokens {
+            Some(Ending::Finished(FinishReason::Length))
+        } else if self.engine.length(running.sequence) >= context {
+            Some(Ending::Finished(FinishReason::ContextFull))
+        } else {
+            None
+        }
+    }
+}
+
+impl Running {
+    fn generated(&self) -> usize {
+        self.tokens.len() - self.request.prompt.len()
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            request: self.id,
+            prompt_tokens: self.request.prompt.len(),
+            prompt_done: self.prefilled,
+            cached_tokens: self.cached,
+            generated: self.generated(),
+        }
+    }
+
+    fn ends_prompt(&self, share: &Share) -> bool {
+        self.prefilled + share.prompt_tokens == self.request.prompt.len()
+    }
+
+    fn item(&self, share: &Share) -> StepItem<'_> {
+        let tokens = match share.prompt_tokens {
+            0 => &self.tokens[self.tokens.len() - 1..],
+            count => &self.tokens[self.prefilled..self.prefilled + count],
+        };
+        let asks_for_prompt = self.request.prompt_log_probabilities.is_some();
+        let logits = match share.prompt_tokens {
+            0 => LogitsFor::Last,
+            _ if asks_for_prompt => LogitsFor::All,
+            _ if self.ends_prompt(share) => LogitsFor::Last,
+            _ => LogitsFor::None,
+        };
         StepItem { sequence: self.sequence, tokens, logits }
     }
-}
 
-impl Running {
-    /// The next token, if the step gave logits and one is wanted.
-    fn sample(&mut self, logits: Logits<'_>) -> Option<u32> {
-        let wanted = logits.rows() > 0 && self.generated < self.request.max_new_tokens;
-        wanted.then(|| self.sampler.sample(logits.row(0)))
-    }
-}
-
-impl Event {
-    /// The request that the event is about.
-    pub fn request(&self) -> RequestId {
-        match *self {
-            Self::Token { request, .. } | Self::Finished { request, .. } => request,
+    /// What comes of a step's logits.
+    fn outcome(&mut self, share: &Share, logits: Logits<'_>) -> Outcome {
+        if has_nan(logits.values) {
+            let problem = "the model's logits are not numbers; the model file may be damaged";
+            return Outcome::Failed(problem.to_string());
         }
+        let prompt = match self.request.prompt_log_probabilities {
+            Some(top) => self.prompt_probabilities(share, logits, top),
+            None => Vec::new(),
+        };
+        let wanted = self.ends_prompt(share) && self.generated() < self.request.max_new_tokens;
+        let next = wanted.then(|| {
+            let row = logits.row(logits.rows() - 1);
+            let token = self.sampler.sample(row);
+            let told = self.request.log_probabilities;
+            (token, told.map(|top| Probabilities::of(row, token, top)))
+        });
+        Outcome::Computed { prompt, next }
+    }
+
+    /// Each row of logits is about the token that follows.
+    fn prompt_probabilities(
+        &self,
+        share: &Share,
+        logits: Logits<'_>,
+        top: usize,
+    ) -> Vec<Probabilities> {
+        let following = &self.request.prompt[self.prefilled..];
+        let following = &following[..(share.prompt_tokens + 1).min(following.len())];
+        let following = following.get(1..).unwrap_or_default();
+        let of = |(row, &token): (usize, &u32)| Probabilities::of(logits.row(row), token, top);
+        following.par_iter().enumerate().map(of).collect()
     }
 }

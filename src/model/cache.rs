@@ -105,11 +105,25 @@ impl BatchItem<'_> {
     }
 }
 
+/// The beginning of a filled segment, or all of it. Forks may hold it too, so it never changes.
+#[derive(Debug, Clone)]
+struct Shared {
+    segment: Arc<Segment>,
+    /// Positions that the sequence sees; at most those that are filled.
+    length: usize,
+}
+
+impl Shared {
+    fn whole(segment: Segment) -> Self {
+        Self { length: segment.length, segment: Arc::new(segment) }
+    }
+}
+
 /// What a sequence remembers. Forks share what the parent held at that time.
 #[derive(Debug)]
 pub struct SequenceCache {
-    /// Filled segments, oldest first. Forks may hold them too, so they never change.
-    shared: Vec<Arc<Segment>>,
+    /// Oldest first.
+    shared: Vec<Shared>,
     /// The segment that grows.
     tail: Option<Segment>,
     length: usize,
@@ -138,16 +152,48 @@ impl SequenceCache {
     /// may go on growing; both then do so in segments of their own. The new one is taken for a sequence of
     /// the same length as this one, unless that holds nothing yet.
     pub fn fork(&mut self, expected_new_tokens: usize) -> Self {
-        if let Some(tail) = self.tail.take() {
-            self.shared.push(Arc::new(tail));
+        self.fork_at(self.length, expected_new_tokens)
+    }
+
+    /// [`SequenceCache::fork`] that begins with the first `length` tokens alone.
+    ///
+    /// # Panics
+    /// If the sequence holds fewer.
+    pub fn fork_at(&mut self, length: usize, expected_new_tokens: usize) -> Self {
+        assert!(length <= self.length, "{length} of {} tokens", self.length);
+        self.shared.extend(self.tail.take().map(Shared::whole));
+        let mut left = length;
+        let mut shared = Vec::with_capacity(self.shared.len());
+        for part in &self.shared {
+            let seen = part.length.min(left);
+            if seen > 0 {
+                shared.push(Shared { segment: Arc::clone(&part.segment), length: seen });
+            }
+            left -= seen;
         }
         Self {
-            shared: self.shared.clone(),
+            shared,
             tail: None,
-            length: self.length,
-            expected: self.length.saturating_add(expected_new_tokens),
-            taken_for: if self.length == 0 { expected_new_tokens } else { self.taken_for },
+            length,
+            expected: length.saturating_add(expected_new_tokens),
+            taken_for: if length == 0 { expected_new_tokens } else { self.taken_for },
         }
+    }
+
+    /// Says anew how many tokens are to come, so that there will be room for them in one piece.
+    pub fn expect(&mut self, new_tokens: usize) {
+        self.expected = self.length.saturating_add(new_tokens);
+    }
+
+    /// The segments that the sequence holds, each by a number that no other has, with the positions
+    /// that it has room for.
+    pub fn held(&self) -> impl Iterator<Item = (usize, usize)> {
+        let shared = self.shared.iter().map(|part| {
+            (std::ptr::from_ref::<Segment>(&part.segment).addr(), part.segment.capacity)
+        });
+        // Nobody else holds the tail.
+        let own = self.tail.iter().map(|tail| (std::ptr::from_ref(self).addr(), tail.capacity));
+        shared.chain(own)
     }
 
     /// The length that the sequence is taken for, if it goes on with `count` tokens.
@@ -177,17 +223,17 @@ impl SequenceCache {
         if self.tail.as_ref().is_some_and(has_room) {
             return Ok(());
         }
-        self.shared.extend(self.tail.take().filter(|tail| tail.length > 0).map(Arc::new));
+        self.shared.extend(self.tail.take().filter(|tail| tail.length > 0).map(Shared::whole));
         let expected = self.expected.saturating_sub(self.length);
         let wanted = if expected > 0 { expected } else { self.length.max(SMALLEST_SEGMENT) };
         let limit = context_length.saturating_sub(self.length);
         let merged = self.shared.len() - self.short_segments();
-        let copied: usize = self.shared[merged..].iter().map(|segment| segment.length).sum();
+        let copied: usize = self.shared[merged..].iter().map(|part| part.length).sum();
         let capacity = copied + wanted.min(limit).max(count);
         let (mut storage, mut length) = (memory.allocate(capacity)?, 0);
-        for segment in &self.shared[merged..] {
-            memory.copy(&mut storage, length, segment.storage()?, segment.length)?;
-            length += segment.length;
+        for part in &self.shared[merged..] {
+            memory.copy(&mut storage, length, part.segment.storage()?, part.length)?;
+            length += part.length;
         }
         self.shared.truncate(merged);
         self.tail = Some(Segment { storage: Box::new(storage), capacity, length });
@@ -196,17 +242,19 @@ impl SequenceCache {
 
     /// How many short segments at the end have become too many; 0 if they have not.
     fn short_segments(&self) -> usize {
-        let is_short = |segment: &&Arc<Segment>| segment.length <= SHORT_SEGMENT;
+        let is_short = |part: &&Shared| part.length <= SHORT_SEGMENT;
         let count = self.shared.iter().rev().take_while(is_short).count();
         if count >= MOST_SHORT_SEGMENTS { count } else { 0 }
     }
 
-    /// The last shared segment, if no fork holds it any more.
+    /// The last shared segment, if no fork holds it any more. What lies behind the part that this
+    /// sequence sees is written over.
     fn take_back_last(&mut self) -> Option<Segment> {
-        match Arc::try_unwrap(self.shared.pop()?) {
-            Ok(segment) => Some(segment),
-            Err(held) => {
-                self.shared.push(held);
+        let Shared { segment, length } = self.shared.pop()?;
+        match Arc::try_unwrap(segment) {
+            Ok(segment) => Some(Segment { length, ..segment }),
+            Err(segment) => {
+                self.shared.push(Shared { segment, length });
                 None
             }
         }
@@ -222,7 +270,7 @@ impl SequenceCache {
 
     /// All segments, oldest first, each with its filled positions, `pending` more in the tail.
     pub(super) fn segments(&self, pending: usize) -> impl Iterator<Item = (&Segment, usize)> {
-        let shared = self.shared.iter().map(|segment| (&**segment, segment.length));
+        let shared = self.shared.iter().map(|part| (&*part.segment, part.length));
         shared.chain(self.tail.as_ref().map(|tail| (tail, tail.length + pending)))
     }
 }

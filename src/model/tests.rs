@@ -266,6 +266,38 @@ fn forks_and_their_parent_go_on_as_fresh_sequences_would() {
 }
 
 #[test]
+fn a_fork_at_any_length_goes_on_as_a_fresh_sequence_would() {
+    for (back_end, bar) in BACK_ENDS.into_iter().zip(AGAINST_REFERENCE) {
+        let mut decoder = load(&model_path("llama"), back_end).unwrap();
+        let (tokens, logits) = reference("llama");
+        let width = decoder.vocabulary();
+        let mut parent = SequenceCache::new(tokens.len());
+        run(&mut decoder, &mut parent, &tokens[..20]);
+        for length in [0, 1, 7, 15, 16, 17, 20] {
+            let mut fork = parent.fork_at(length, tokens.len() - length);
+            // The parent goes on in between, in segments that the fork does not see.
+            run(&mut decoder, &mut parent, &tokens[3..4]);
+            let grown = run(&mut decoder, &mut fork, &tokens[length..]);
+            assert_close(&grown, &logits[length * width..], bar);
+            // The last one that holds a segment writes over what it does not see of it.
+            let mut again = fork.fork_at(length + 1, 4);
+            drop(fork);
+            let grown = run(&mut decoder, &mut again, &tokens[length + 1..]);
+            assert_close(&grown, &logits[(length + 1) * width..], bar);
+        }
+        let pieces: Vec<_> = parent.held().collect();
+        assert!(pieces.iter().map(|piece| piece.1).sum::<usize>() >= parent.length());
+        let mut alone = SequenceCache::new(tokens.len());
+        run(&mut decoder, &mut alone, &tokens[..20]);
+        let mut only = alone.fork_at(5, tokens.len() - 5);
+        drop(alone);
+        let grown = run(&mut decoder, &mut only, &tokens[5..]);
+        assert_close(&grown, &logits[5 * width..], bar);
+        assert_eq!(only.held().count(), 1, "the segment is its own again");
+    }
+}
+
+#[test]
 fn a_parent_that_is_forked_at_every_token_stays_in_few_pieces() {
     for back_end in BACK_ENDS {
         let mut decoder = load(&model_path("llama"), back_end).unwrap();

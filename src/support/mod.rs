@@ -30,4 +30,5 @@ pub mod same_file;
 pub mod sealed_line;
 pub mod table;
 pub mod team;
+pub mod turns;
 pub mod units;

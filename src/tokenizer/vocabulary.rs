@@ -195,13 +195,24 @@ impl Vocabulary {
     /// with something else. (llama.cpp does not generate or measure with files that say so;
     /// lm-evaluation-harness would count a wrong token.)
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_with(text, special, special)
+    }
+
+    /// [`Vocabulary::encode`] with its two halves apart: whether `bos` is put first where the model
+    /// expects it, and whether text that spells a special token becomes that token.
+    pub fn encode_with(
+        &self,
+        text: &str,
+        add_bos: bool,
+        special: bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
         let tokenizer = if special { &self.tokenizer } else { self.literal() };
         let encoding = tokenizer.encode_fast(text, false).map_err(|error| {
             TokenizerError::vocabulary(format!("the text cannot be tokenized: {error}"))
         })?;
         let tokens = encoding.get_ids();
         match self.bos {
-            Some(bos) if special && self.add_bos && tokens.first() != Some(&bos) => {
+            Some(bos) if add_bos && self.add_bos && tokens.first() != Some(&bos) => {
                 Ok([&[bos], tokens].concat())
             }
             _ => Ok(tokens.to_vec()),

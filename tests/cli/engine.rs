@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use quantkit::engine::{
     Engine, EngineOptions, Event, FinishReason, GenerationUpdate, LogitsFor, Request, RequestId,
-    Sampling, Scheduler, SchedulerOptions, StepItem, generate,
+    Scheduler, SchedulerOptions, StepItem, generate,
 };
 
 use crate::support::TinyModel;
@@ -23,7 +23,7 @@ fn prompt(length: usize, seed: usize) -> Vec<u32> {
 }
 
 fn request(prompt: Vec<u32>, max_new_tokens: usize) -> Request {
-    Request { prompt, max_new_tokens, sampling: Sampling::default(), ignore_end: true }
+    Request { ignore_end: true, ..Request::new(prompt, max_new_tokens) }
 }
 
 /// Runs until `count` requests have finished; gives their tokens and reasons.
@@ -31,17 +31,18 @@ fn finish(scheduler: &mut Scheduler, count: usize) -> HashMap<RequestId, (Vec<u3
     let mut tokens: HashMap<RequestId, Vec<u32>> = HashMap::new();
     let mut finished = HashMap::new();
     while finished.len() < count {
-        for event in scheduler.step().unwrap() {
+        for event in scheduler.step() {
             match event {
-                Event::Token { request, token, bytes } => {
+                Event::Token { request, token, bytes, .. } => {
                     assert!(!finished.contains_key(&request), "a token after the end");
                     assert_eq!(bytes, scheduler.engine().vocabulary().token_bytes(token));
                     tokens.entry(request).or_default().push(token);
                 }
-                Event::Finished { request, reason } => {
+                Event::Finished { request, reason, .. } => {
                     let tokens = tokens.remove(&request).unwrap_or_default();
                     assert!(finished.insert(request, (tokens, reason)).is_none());
                 }
+                event => panic!("{event:?} was not asked for"),
             }
         }
     }
@@ -51,8 +52,10 @@ fn finish(scheduler: &mut Scheduler, count: usize) -> HashMap<RequestId, (Vec<u3
 #[test]
 fn a_crowd_gets_the_tokens_that_each_gets_alone() {
     let lengths = [1, 40, 7, 100, 3, 64, 12];
-    let mut scheduler =
-        Scheduler::new(engine(512), SchedulerOptions { max_batch: 1, prefill_chunk: 512 });
+    let mut scheduler = Scheduler::new(
+        engine(512),
+        SchedulerOptions { max_batch: 1, ..SchedulerOptions::default() },
+    );
     let alone: Vec<Vec<u32>> = lengths
         .iter()
         .map(|&length| {
@@ -60,7 +63,8 @@ fn a_crowd_gets_the_tokens_that_each_gets_alone() {
             finish(&mut scheduler, 1).remove(&id).unwrap().0
         })
         .collect();
-    let options = SchedulerOptions { max_batch: 3, prefill_chunk: 16 };
+    let options =
+        SchedulerOptions { max_batch: 3, prefill_chunk: 16, ..SchedulerOptions::default() };
     let mut scheduler = Scheduler::new(engine(512), options);
     let ids = lengths
         .map(|length| scheduler.submit(request(prompt(length, length), 64 + length % 4)).unwrap());
@@ -72,17 +76,18 @@ fn a_crowd_gets_the_tokens_that_each_gets_alone() {
 
 #[test]
 fn requests_start_in_their_order_and_share_the_batch() {
-    let options = SchedulerOptions { max_batch: 2, prefill_chunk: 8 };
+    let options =
+        SchedulerOptions { max_batch: 2, prefill_chunk: 8, ..SchedulerOptions::default() };
     let mut scheduler = Scheduler::new(engine(512), options);
     let ids = [20, 4, 4].map(|length| scheduler.submit(request(prompt(length, 1), 4)).unwrap());
     // 8 of the first prompt's 20 tokens; then 8 more; then its last 4 and the second prompt.
-    assert_eq!(scheduler.step().unwrap(), []);
+    assert_eq!(scheduler.step(), []);
     assert_eq!(scheduler.prompt_progress(ids[0]), Some(8));
     assert_eq!(scheduler.prompt_progress(ids[2]), None, "the batch is full");
-    assert_eq!(scheduler.step().unwrap(), []);
+    assert_eq!(scheduler.step(), []);
     let requests = |events: Vec<Event>| events.iter().map(Event::request).collect::<Vec<_>>();
-    assert_eq!(requests(scheduler.step().unwrap()), ids[..2]);
-    assert_eq!(requests(scheduler.step().unwrap()), ids[..2]);
+    assert_eq!(requests(scheduler.step()), ids[..2]);
+    assert_eq!(requests(scheduler.step()), ids[..2]);
     let finished = finish(&mut scheduler, 3);
     assert!(ids.iter().all(|id| finished.contains_key(id)));
 }
@@ -98,7 +103,7 @@ fn every_end_has_its_reason() {
     assert_eq!((results[&full].0.len(), results[&full].1), (3, FinishReason::ContextFull));
     assert_eq!((results[&exact].0.len(), results[&exact].1), (24, FinishReason::Length));
     assert_eq!(results[&none], (vec![], FinishReason::Length));
-    assert!(scheduler.step().unwrap().is_empty());
+    assert!(scheduler.step().is_empty());
 }
 
 #[test]
@@ -109,14 +114,14 @@ fn prompts_that_cannot_run_are_refused_at_once() {
     assert!(long.contains("33 tokens") && long.contains("32"), "{long}");
     assert!(refusal(vec![]).contains("empty"));
     assert!(refusal(vec![3, 100_000]).contains("100000"));
-    assert!(scheduler.step().unwrap().is_empty(), "nothing was queued");
+    assert!(scheduler.step().is_empty(), "nothing was queued");
 }
 
 #[test]
 fn a_limit_that_no_text_reaches_costs_no_memory() {
     let mut scheduler = Scheduler::new(engine(u32::MAX as usize), SchedulerOptions::default());
     let id = scheduler.submit(request(prompt(3, 1), usize::MAX)).unwrap();
-    let events = scheduler.step().unwrap();
+    let events = scheduler.step();
     assert!(matches!(events[..], [Event::Token { request, .. }] if request == id), "{events:?}");
 }
 

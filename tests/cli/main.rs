@@ -34,6 +34,8 @@ mod question_sets;
 mod records;
 mod robust;
 mod search;
+mod serve;
+mod service;
 mod split;
 #[cfg(feature = "s3")]
 mod storage;

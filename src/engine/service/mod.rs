@@ -1,0 +1,285 @@
+//! The engine on a thread of its own: requests go in, events come out, and whoever stops listening
+//! cancels.
+
+mod event;
+mod status;
+mod worker;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::{Engine, EngineError, Request, Sampler, Scheduler, SchedulerOptions};
+use crate::tokenizer::Vocabulary;
+
+pub use event::{EventSink, Finish, Observer, Refusal, ServiceEvent, Timings};
+pub use status::{Slot, Status, Totals};
+
+/// How a service runs.
+#[derive(Debug, Clone)]
+pub struct ServiceOptions {
+    /// The batch, the context, and what keys and values may take.
+    pub scheduler: SchedulerOptions,
+    /// Requests that wait for room in the batch at most; more are refused.
+    pub max_queue: usize,
+    /// Is told of everything that happens.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self { scheduler: SchedulerOptions::default(), max_queue: 512, observer: None }
+    }
+}
+
+/// What never changes about a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Sequences that run at once.
+    pub max_batch: usize,
+    /// Tokens of a sequence at most, prompt and output together.
+    pub context: usize,
+    /// Tokens that the model was trained for.
+    pub trained_context: usize,
+    /// Bytes of one token's keys and values.
+    pub cache_bytes_per_token: u64,
+    /// Bytes of keys and values that all running requests may need.
+    pub memory_bytes: u64,
+    /// Bytes of keys and values that are kept for later prompts.
+    pub cache_bytes: u64,
+    /// Bytes that the weight matrices take in memory.
+    pub weight_bytes: u64,
+}
+
+/// A handle to a running engine; clones are handles to the same one. With the last one, the service
+/// takes no more requests, finishes those that run and ends.
+#[derive(Debug, Clone)]
+pub struct Service {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    vocabulary: Arc<Vocabulary>,
+    facts: Facts,
+    max_queue: usize,
+    observer: Option<Arc<dyn Observer>>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// What the handles and the engine's thread share.
+#[derive(Debug, Default)]
+struct Shared {
+    inbox: Mutex<Inbox>,
+    arrived: Condvar,
+    status: Mutex<Status>,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    submitted: VecDeque<Submission>,
+    /// Requests that were taken and are not over.
+    in_flight: usize,
+    next_id: u64,
+    is_closed: bool,
+    /// The engine's thread has ended.
+    is_over: bool,
+}
+
+/// A request on its way to the engine's thread.
+struct Submission {
+    id: u64,
+    request: Request,
+    sink: Box<dyn EventSink>,
+    is_cancelled: Arc<AtomicBool>,
+    submitted: Instant,
+}
+
+impl std::fmt::Debug for Submission {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Submission").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A request that was taken. Dropping it cancels the request within a step.
+#[derive(Debug)]
+pub struct Ticket {
+    id: u64,
+    is_cancelled: Arc<AtomicBool>,
+}
+
+impl Ticket {
+    /// The request's number, unlike any other of this service.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.is_cancelled.store(true, Ordering::Release);
+    }
+}
+
+impl Shared {
+    /// What is locked is whole whatever happened meanwhile.
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.inbox().is_closed = true;
+        self.arrived.notify_all();
+    }
+}
+
+impl Service {
+    /// Puts an engine on a thread of its own.
+    ///
+    /// # Errors
+    /// The system starts no thread.
+    ///
+    /// # Panics
+    /// If a limit on the batch is 0.
+    pub fn start(engine: Engine, options: ServiceOptions) -> Result<Self, EngineError> {
+        let ServiceOptions { scheduler: limits, max_queue, observer } = options;
+        let vocabulary = Arc::new(engine.vocabulary().clone());
+        let facts = Facts {
+            max_batch: limits.max_batch,
+            context: limits.context.min(engine.context_length()),
+            trained_context: engine.context_length(),
+            cache_bytes_per_token: engine.cache_bytes_per_token() as u64,
+            memory_bytes: limits.memory_bytes,
+            cache_bytes: limits.cache_bytes,
+            weight_bytes: engine.packed_bytes(),
+        };
+        let shared = Arc::new(Shared::default());
+        let scheduler = Scheduler::new(engine, limits);
+        let worker = worker::start(scheduler, Arc::clone(&shared), observer.clone())?;
+        let worker = Mutex::new(Some(worker));
+        let handle = Handle { shared, vocabulary, facts, max_queue, observer, worker };
+        Ok(Self { handle: Arc::new(handle) })
+    }
+
+    /// The model's tokenizer.
+    pub fn vocabulary(&self) -> &Arc<Vocabulary> {
+        &self.handle.vocabulary
+    }
+
+    /// What never changes about it.
+    pub fn facts(&self) -> Facts {
+        self.handle.facts
+    }
+
+    /// What it does now, and what it has done.
+    pub fn status(&self) -> Status {
+        let (waiting, is_closed) = {
+            let inbox = self.handle.shared.inbox();
+            (inbox.submitted.len(), inbox.is_closed)
+        };
+        let mut status = self.handle.shared.status().clone();
+        status.waiting += waiting;
+        status.is_closed = is_closed;
+        status
+    }
+
+    /// Queues a request. Its events go to `sink`, on the engine's thread: it must not block. The request
+    /// is cancelled within a step when the ticket is dropped or the sink says that nobody listens.
+    ///
+    /// # Errors
+    /// Why the request cannot be served, now or ever.
+    pub fn submit(
+        &self,
+        request: Request,
+        sink: impl EventSink + 'static,
+    ) -> Result<Ticket, Refusal> {
+        let taken = self.check(&request).and_then(|()| self.enter(request, Box::new(sink)));
+        if let (Err(refusal), Some(observer)) = (&taken, &self.handle.observer) {
+            observer.refused(refusal);
+        }
+        taken
+    }
+
+    /// How many tokens a prompt of so many can be continued by, at most.
+    pub fn room_behind(&self, prompt_tokens: usize) -> usize {
+        let Facts { context, memory_bytes, cache_bytes_per_token, .. } = self.handle.facts;
+        let fitting = memory_bytes.checked_div(cache_bytes_per_token).unwrap_or(u64::MAX);
+        context.min(usize::try_from(fitting).unwrap_or(usize::MAX)).saturating_sub(prompt_tokens)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Refusal> {
+        let Facts { context, memory_bytes, cache_bytes_per_token, .. } = self.handle.facts;
+        let tokens = request.prompt.len();
+        if tokens == 0 {
+            return Err(Refusal::EmptyPrompt);
+        }
+        if tokens > context {
+            return Err(Refusal::TooLong { tokens, context });
+        }
+        let size = self.handle.vocabulary.size;
+        if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= size) {
+            return Err(Refusal::UnknownToken { token, vocabulary: size });
+        }
+        let longest = tokens.saturating_add(request.max_new_tokens).min(context) as u64;
+        let needed = longest.saturating_mul(cache_bytes_per_token);
+        if needed > memory_bytes {
+            return Err(Refusal::NoMemory { needed, available: memory_bytes });
+        }
+        Sampler::new(request.sampling.clone(), &[])
+            .map_err(|error| Refusal::Sampling(error.to_string()))?;
+        Ok(())
+    }
+
+    fn enter(&self, request: Request, sink: Box<dyn EventSink>) -> Result<Ticket, Refusal> {
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let mut inbox = self.handle.shared.inbox();
+        if inbox.is_closed || inbox.is_over {
+            return Err(Refusal::Closing);
+        }
+        let waiting = inbox.in_flight.saturating_sub(self.handle.facts.max_batch);
+        if inbox.in_flight >= self.handle.facts.max_batch.saturating_add(self.handle.max_queue) {
+            return Err(Refusal::QueueFull { waiting });
+        }
+        let id = inbox.next_id;
+        inbox.next_id += 1;
+        inbox.in_flight += 1;
+        inbox.submitted.push_back(Submission {
+            id,
+            request,
+            sink,
+            is_cancelled: Arc::clone(&is_cancelled),
+            submitted: Instant::now(),
+        });
+        drop(inbox);
+        self.handle.shared.arrived.notify_all();
+        Ok(Ticket { id, is_cancelled })
+    }
+
+    /// Takes no more requests; those that were taken go on.
+    pub fn close(&self) {
+        self.handle.shared.close();
+    }
+
+    /// [`Service::close`], and waits until the last request is over and the engine's thread has ended.
+    pub fn finish(&self) {
+        self.close();
+        let worker = self.handle.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(worker) = worker {
+            // Its panics were told as events.
+            let _ = worker.join();
+        }
+    }
+}

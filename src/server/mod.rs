@@ -1,0 +1,202 @@
+//! Models behind the protocols that people's tools speak. A file a protocol; the engines run on threads
+//! of their own, and this room has one or two for all connections together.
+
+mod access;
+mod auth;
+mod errors;
+mod fields;
+mod generate;
+mod limits;
+mod openai;
+mod state;
+mod stop_text;
+mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+
+pub use auth::Keys;
+pub use errors::ApiError;
+pub use limits::LARGEST_BODY;
+pub use state::{About, Served, ServerState};
+
+/// Threads for all connections. The engines need the cores.
+const THREADS: usize = 2;
+
+/// How often somebody looks whether the server is to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// The address to listen at, or a name of it.
+    pub host: String,
+    /// The port; 0 for any that is free.
+    pub port: u16,
+    /// Keys that let a client in; with none, everybody is.
+    pub api_keys: Vec<String>,
+    /// How long a client may take to send the next part of a body, or to read the next part of an answer.
+    pub timeout: Duration,
+    /// Bytes of a request's body at most.
+    pub largest_body: usize,
+    /// The origin whose pages may ask (`Access-Control-Allow-Origin`); none if absent.
+    pub cors: Option<String>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_string(),
+            port: 8080,
+            api_keys: Vec::new(),
+            timeout: Duration::from_secs(600),
+            largest_body: LARGEST_BODY,
+            cors: None,
+        }
+    }
+}
+
+/// Why a server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Nobody can listen at the address.
+    #[error("cannot listen at {address}: {error}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What is wrong.
+        error: std::io::Error,
+    },
+    /// The system gives no threads.
+    #[error("cannot start the server's threads: {0}")]
+    Threads(std::io::Error),
+}
+
+/// A server that listens, but does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    runtime: Runtime,
+    listener: TcpListener,
+    address: SocketAddr,
+    state: Arc<ServerState>,
+}
+
+impl Server {
+    /// Listens at the address that the options say.
+    ///
+    /// # Errors
+    /// It cannot.
+    ///
+    /// # Panics
+    /// If there is no model.
+    pub fn bind(options: ServerOptions, models: Vec<Served>) -> Result<Self, ServerError> {
+        assert!(!models.is_empty(), "a server has a model at least");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .max_blocking_threads(THREADS)
+            .thread_name("quantkit-server")
+            .enable_all()
+            .build()
+            .map_err(ServerError::Threads)?;
+        let place = (options.host.clone(), options.port);
+        let listener = runtime.block_on(TcpListener::bind(place)).and_then(|listener| {
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        });
+        let (listener, address) = listener.map_err(|error| ServerError::Listen {
+            address: format!("{}:{}", options.host, options.port),
+            error,
+        })?;
+        let state = Arc::new(ServerState::new(models, options));
+        Ok(Self { runtime, listener, address, state })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `stops` says so. Requests that were taken are finished.
+    pub fn run(self, stops: impl Fn() -> bool) {
+        let Self { runtime, listener, state, .. } = self;
+        let router = router(&state);
+        runtime.block_on(async {
+            let connections = GracefulShutdown::new();
+            let room = Arc::new(Semaphore::new(limits::CONNECTIONS));
+            loop {
+                // While there is no room, connections wait where the system keeps them.
+                let accepted = async {
+                    let permit = Arc::clone(&room).acquire_owned().await;
+                    (permit, listener.accept().await)
+                };
+                match tokio::time::timeout(LOOK, accepted).await {
+                    Ok((Ok(permit), Ok((stream, _)))) => {
+                        serve(stream, &router, &state, &connections, permit);
+                    }
+                    // Out of file handles, say: some will be free again.
+                    Ok((_, Err(error))) => {
+                        tracing::warn!("a connection was not accepted: {error}");
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    Ok((Err(_), _)) | Err(_) => {}
+                }
+                if stops() {
+                    break;
+                }
+            }
+            drop(listener);
+            state.close();
+            connections.shutdown().await;
+        });
+        for model in &state.models {
+            model.service.finish();
+        }
+    }
+}
+
+/// Answers a connection's requests on a task of its own.
+fn serve(
+    stream: TcpStream,
+    router: &Router,
+    state: &ServerState,
+    connections: &GracefulShutdown,
+    permit: tokio::sync::OwnedSemaphorePermit,
+) {
+    // Events are small and are to arrive at once.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("a connection without TCP_NODELAY: {error}");
+    }
+    let stream = TokioIo::new(limits::Patient::new(stream, state.options.timeout));
+    let service = TowerToHyperService::new(router.clone());
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEADER_TIME)
+        .serve_connection(stream, service);
+    let connection = connections.watch(connection);
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!("a connection has ended: {error}");
+        }
+        drop(permit);
+    });
+}
+
+/// All paths. A protocol's file says its own.
+fn router(state: &Arc<ServerState>) -> Router {
+    let outside = axum::middleware::from_fn_with_state(Arc::clone(state), access::around);
+    Router::new()
+        .merge(openai::routes())
+        .fallback(|| async { ApiError::not_found("there is no such path") })
+        .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
+        .layer(outside)
+        .with_state(Arc::clone(state))
+}
