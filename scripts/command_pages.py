@@ -22,8 +22,8 @@ def help_of(binary: str, *words: str) -> str:
     """The help of a command, at the width that it has where no terminal says otherwise."""
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     done = subprocess.run(
-        [binary, *words, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        env=environment, check=True,
+        ["quantkit", *words, "--help"], executable=binary, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, env=environment, check=True,
     )  # fmt: skip
     return done.stdout
 
