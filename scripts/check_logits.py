@@ -6,7 +6,7 @@ text of a few kilobytes. From the root of the repository, for a checkpoint in ch
     pip install numpy torch transformers
     cargo build --release --bin quantkit --example logits
     target/release/quantkit convert checkpoint --output model.gguf
-    python scripts/check_logits.py checkpoint model.gguf README.md
+    python scripts/check_logits.py checkpoint model.gguf docs/throughput.md
 
 `quantkit fetch` gets a checkpoint. For a GGUF file that has none, `quantkit export model.gguf
 --output checkpoint --dtype f32` writes one. `--tokens N` looks at N tokens of the text instead of

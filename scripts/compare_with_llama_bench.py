@@ -14,7 +14,7 @@ as its own tools or, with nothing but pip, as the library inside llama-cpp-pytho
 `--llama-bin DIR` takes llama-bench and llama-batched-bench from a folder instead. Every run is stored in the
 results as it comes; the same command goes on where it was stopped, and `--jobs 'small/*/short'` does a part.
 Another build of quantkit begins again.
-`--report`, `--pages README.md` and `--plot docs/throughput.svg` turn what is stored into a table, sections
+`--report`, `--pages docs/throughput.md` and `--plot docs/throughput.svg` turn what is stored into a table, sections
 of pages and a picture, without measuring. Python's standard library is all that takes.
 
 A job is `MODEL/FORMAT/short` (prefill of 512 tokens; decode of 64 tokens from an empty context) or
@@ -413,7 +413,7 @@ def main() -> int:
     if options.report or files:
         print("\n" + report(results))
     example = results.document["example"]
-    image = "![Decode tokens/s against the number of sequences](docs/throughput.svg)\n\n"
+    image = "![Decode tokens/s against the number of sequences](throughput.svg)\n\n"
     sections = {
         "throughput": (image if options.plot else "") + report(results),
         "profile": f"```console\n{example}\n```" if example else "",

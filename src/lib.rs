@@ -1,7 +1,7 @@
 //! quantkit: quantize language models, and measure what is lost and what is gained.
 //!
-//! The modules are listed in the order in which data flows. A module may use those above it;
-//! none reaches back down, and [`cli`] alone knows about command lines.
+//! The modules are listed in the order in which data flows. A module may use the modules listed
+//! above it, never those below it. Only [`cli`] knows about command lines.
 
 /// Shared plumbing: progress, tables, hashing, atomically written outputs, interruption.
 pub mod support;
@@ -24,19 +24,19 @@ pub mod quant;
 /// Vocabularies: the tokenizer that a GGUF file and a checkpoint both describe.
 pub mod tokenizer;
 
-/// What is known of each model family: names, fields of its config, tensors, layers.
+/// What quantkit knows about each model family: its names, config fields, tensors and layers.
 pub mod family;
 
-/// Checkpoint → GGUF and GGUF → checkpoint.
+/// Converts a checkpoint to GGUF, and GGUF back to a checkpoint.
 pub mod convert;
 
 /// What a model file holds, and how two of them differ.
 pub mod inspect;
 
-/// CPU compute, a file an instruction set, scalar first, with one place that dispatches.
+/// CPU kernels: a scalar version, one file per instruction set, and one place that picks a set.
 pub mod kernels;
 
-/// The decoder, which runs the layers that families describe; and its KV cache.
+/// The decoder, which runs the layers that [`family`] describes, and its key-value cache.
 pub mod model;
 
 /// Sequences, batches, scheduler, sampler: the only door to a running model.
@@ -51,11 +51,11 @@ pub mod search;
 /// Load generation and its metrics.
 pub mod bench;
 
-/// Running models behind the protocols that people's tools speak.
+/// Serves running models over the protocols that people's tools speak.
 pub mod server;
 
-/// Run records → tables, plots and pages.
+/// Turns the records of runs into tables, plots and pages.
 pub mod report;
 
-/// One file a subcommand: arguments in, a library call, a printed result out.
+/// The command line, one file per subcommand: it parses arguments, calls the library and prints.
 pub mod cli;

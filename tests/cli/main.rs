@@ -7,6 +7,7 @@ mod compare;
 mod convert;
 mod demo;
 mod divergence;
+mod docs;
 mod endpoint;
 mod endpoint_faults;
 mod engine;
