@@ -6,9 +6,9 @@
 use super::activations::{BLOCK, CODE_WORDS, MAGIC, SCALE, SCALED_SUM, ZERO_SUM, part_at};
 use super::float::FloatFormat;
 use super::format::{
-    Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets, scale_bytes,
+    Codes, QuantizedFormat, Scales, Zero, block_columns, has_offsets,
 };
-use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, scales_at};
+use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, codes_at, scales_at};
 
 /// The registers of an instruction set.
 ///
@@ -222,8 +222,8 @@ pub(super) unsafe fn quantized_tile<
             let mut sums = [[V::broadcast(0.0); T]; R];
             for block in 0..blocks {
                 let place = Place {
-                    codes: panel.add(block * QUANTIZED_ROWS * code_bytes::<F>() + 4 * first),
-                    scales: panel.add(scales_at::<F>(columns)),
+                    codes: panel.add(codes_at::<F>(block) + 4 * first),
+                    panel,
                     first,
                     block,
                     blocks,
@@ -248,8 +248,8 @@ pub(super) unsafe fn quantized_tile<
 struct Place {
     /// The block's codes, from the tile's first row on.
     codes: *const u8,
-    /// The whole panel's scales.
-    scales: *const u8,
+    /// The whole panel.
+    panel: *const u8,
     /// The tile's first row.
     first: usize,
     /// Which block …
@@ -281,7 +281,7 @@ unsafe fn add_group<
         let sums = integer_sums::<V, F, T, R, GROUP>(place, tokens);
         for (register, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
             let row = place.first + register * V::LANES;
-            let (scales, offsets) = group_scales::<V, F>(place.scales, block * groups + GROUP, row);
+            let (scales, offsets) = group_scales::<V, F>(place.panel, block * groups + GROUP, row);
             let magic = V::multiply(scales, V::broadcast(-MAGIC));
             for (t, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
                 let scaled = V::multiply_add(V::as_floats(sum), scales, magic);
@@ -410,7 +410,7 @@ unsafe fn quad_codes<V: RowVector, F: QuantizedFormat>(
 /// The scales and offsets of a group, for a register of rows from `row` on.
 #[inline(always)]
 unsafe fn group_scales<V: RowVector, F: QuantizedFormat>(
-    scales: *const u8,
+    panel: *const u8,
     group: usize,
     row: usize,
 ) -> (V::Floats, V::Floats) {
@@ -418,7 +418,7 @@ unsafe fn group_scales<V: RowVector, F: QuantizedFormat>(
     let within = group % groups;
     // SAFETY: each block has scale_bytes × 16 bytes, laid out as `panel` says.
     unsafe {
-        let block = scales.add(group / groups * QUANTIZED_ROWS * scale_bytes::<F>());
+        let block = panel.add(scales_at::<F>(group / groups));
         let halves = block.add(2 * row);
         let factors = block.add(row);
         let none = V::broadcast(0.0);

@@ -3,12 +3,14 @@
 //! A panel is some rows of a matrix, padded with zero rows, stored so that one vector register
 //! holds the same columns of every row and no sum ever runs across a register.
 //!
-//! Quantized: 16 rows. First the codes: for each 32 columns, for each four columns ("quad"), 16 rows
-//! × 4 codes; where codes take fewer than eight bits, quad `q` shares its bytes with quad `q + 4`
-//! and upper bits follow ([`Codes`]). Then, a whole
-//! number of cache lines further, the scales: for each block the f16 (or f32) scales of the 16
-//! rows, their offsets if any, and for each group the rows' factors on the scales and then on the
-//! offsets if the format has such.
+//! Quantized: 16 rows. Scales and codes lie in the order in which a product reads them, so that the
+//! memory sees one stream. A panel is units of one block of the format, or of two where one block's
+//! scales would end within a cache line. A unit begins with the scales: for each block the f16 (or
+//! f32) scales of the 16 rows, their offsets if any, and for each group the rows' factors on the
+//! scales and then on the offsets if the format has such. The codes follow: for each 32 columns, for
+//! each four columns ("quad"), 16 rows × 4 codes; where codes take fewer than eight bits, quad `q`
+//! shares its bytes with quad `q + 4` and upper bits follow ([`Codes`]). A last block without a second
+//! one has the unit's scales and no more codes than its own.
 //!
 //! Floating point: 32 rows; for each column the 32 weights in their own type.
 
@@ -23,15 +25,56 @@ pub(super) const FLOAT_ROWS: usize = 32;
 
 const CACHE_LINE: usize = 64;
 
-/// Where a quantized panel's scales begin.
-pub(super) const fn scales_at<F: QuantizedFormat>(columns: usize) -> usize {
-    (QUANTIZED_ROWS * columns / 32 * code_bytes::<F>()).next_multiple_of(CACHE_LINE)
+/// Blocks of the format in a unit.
+const fn unit_blocks<F: QuantizedFormat>() -> usize {
+    if block_scales::<F>().is_multiple_of(CACHE_LINE) { 1 } else { 2 }
 }
 
-/// Bytes of a quantized panel.
+/// Bytes that a block's scales take in a panel.
+const fn block_scales<F: QuantizedFormat>() -> usize {
+    QUANTIZED_ROWS * scale_bytes::<F>()
+}
+
+/// Bytes that a block's codes take in a panel.
+const fn block_codes<F: QuantizedFormat>() -> usize {
+    block_columns::<F>() / 32 * QUANTIZED_ROWS * code_bytes::<F>()
+}
+
+/// Bytes that a unit's scales take.
+pub(super) const fn unit_scales<F: QuantizedFormat>() -> usize {
+    unit_blocks::<F>() * block_scales::<F>()
+}
+
+/// Bytes of a unit.
+const fn unit_bytes<F: QuantizedFormat>() -> usize {
+    unit_scales::<F>() + unit_blocks::<F>() * block_codes::<F>()
+}
+
+/// 32 columns, as often as a unit has them.
+pub(super) const fn unit_parts<F: QuantizedFormat>() -> usize {
+    unit_blocks::<F>() * block_columns::<F>() / 32
+}
+
+/// Where a panel has the scales of a block of the format.
+#[inline(always)]
+pub(super) const fn scales_at<F: QuantizedFormat>(block: usize) -> usize {
+    let (unit, within) = (block / unit_blocks::<F>(), block % unit_blocks::<F>());
+    unit * unit_bytes::<F>() + within * block_scales::<F>()
+}
+
+/// Where a panel has the codes of 32 columns.
+#[inline(always)]
+pub(super) const fn codes_at<F: QuantizedFormat>(part: usize) -> usize {
+    let (unit, within) = (part / unit_parts::<F>(), part % unit_parts::<F>());
+    let codes = unit * unit_bytes::<F>() + unit_scales::<F>();
+    codes + within * QUANTIZED_ROWS * code_bytes::<F>()
+}
+
+/// Bytes of a quantized panel: a whole number of cache lines.
 pub(super) fn quantized_bytes<F: QuantizedFormat>(columns: usize) -> usize {
-    let scales = QUANTIZED_ROWS * columns / block_columns::<F>() * scale_bytes::<F>();
-    scales_at::<F>(columns) + scales.next_multiple_of(CACHE_LINE)
+    let blocks = columns / block_columns::<F>();
+    let units = blocks.div_ceil(unit_blocks::<F>());
+    units * unit_scales::<F>() + blocks * block_codes::<F>()
 }
 
 /// Bytes of a floating-point panel whose weights take `WIDTH` bytes.
@@ -46,17 +89,14 @@ pub(super) fn float_bytes<const WIDTH: usize>(columns: usize) -> usize {
 pub(super) fn pack_quantized<F: QuantizedFormat>(rows: &[u8], columns: usize, panel: &mut [u8]) {
     let blocks = columns / block_columns::<F>();
     let block_bytes = F::TYPE.block_bytes();
-    let (codes, scales) = panel.split_at_mut(scales_at::<F>(columns));
-    let codes_a_block = QUANTIZED_ROWS * block_columns::<F>() / 32 * code_bytes::<F>();
-    let scales_a_block = QUANTIZED_ROWS * scale_bytes::<F>();
-    let codes = codes.chunks_exact_mut(codes_a_block);
-    let scales = scales.chunks_exact_mut(scales_a_block);
     let mut parts = Parts::new();
-    for (block, (codes, scales)) in codes.zip(scales).enumerate() {
+    for block in 0..blocks {
+        let scales_at = scales_at::<F>(block);
+        let codes_at = codes_at::<F>(block * block_columns::<F>() / 32);
         for (row, bytes) in rows.chunks_exact(blocks * block_bytes).enumerate() {
             F::unpack(&bytes[block * block_bytes..][..block_bytes], &mut parts);
-            place_codes::<F>(&parts, row, codes);
-            place_scales::<F>(&parts, row, scales);
+            place_scales::<F>(&parts, row, &mut panel[scales_at..][..block_scales::<F>()]);
+            place_codes::<F>(&parts, row, &mut panel[codes_at..][..block_codes::<F>()]);
         }
     }
 }

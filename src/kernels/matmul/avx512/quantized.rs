@@ -32,7 +32,7 @@ pub(in crate::kernels::matmul) fn multiply_quantized<F: QuantizedFormat>(
     let totals = totals.as_mut_ptr();
     // SAFETY: the panel, the tokens and the totals are as long as the tile asks: see above.
     unsafe {
-        let weights = Packed::<F>::new(panel.as_ptr(), columns);
+        let weights = Packed::<F>::new(panel.as_ptr());
         match tokens.rows {
             1 => tile::<_, 1, 1>(weights, place, tokens.starts(), totals),
             2 => tile::<_, 1, 2>(weights, place, tokens.starts(), totals),
@@ -82,7 +82,7 @@ fn unpack<F: QuantizedFormat, const GROUPS: usize, const OFFSETS: bool>(
         let strip = Unpacked::<GROUPS, OFFSETS>::new(strip.as_mut_ptr(), range.len(), F::ZERO);
         for (index, panel) in panels.into_iter().enumerate() {
             assert!(panel.len() >= quantized_bytes::<F>(columns), "the panel is whole");
-            let packed = Packed::<F>::new(panel.as_ptr(), columns);
+            let packed = Packed::<F>::new(panel.as_ptr());
             for (block, from) in (range.start / BLOCK..range.end / BLOCK).enumerate() {
                 packed.prefetch(from);
                 strip.fill(index, block, packed, from);

@@ -5,9 +5,11 @@ use std::marker::PhantomData;
 
 use crate::kernels::matmul::activations::{BLOCK, MAGIC, ZERO_SUM};
 use crate::kernels::matmul::format::{
-    Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets, scale_bytes,
+    Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets,
 };
-use crate::kernels::matmul::panel::{QUANTIZED_ROWS, scales_at};
+use crate::kernels::matmul::panel::{
+    QUANTIZED_ROWS, codes_at, scales_at, unit_parts, unit_scales,
+};
 
 /// A group's factors for 16 rows.
 #[derive(Clone, Copy)]
@@ -50,8 +52,7 @@ pub(super) trait Weights: Copy {
 
 /// A panel as it is packed.
 pub(super) struct Packed<F> {
-    codes: *const u8,
-    scales: *const u8,
+    panel: *const u8,
     format: PhantomData<F>,
 }
 
@@ -65,18 +66,16 @@ impl<F> Copy for Packed<F> {}
 
 impl<F: QuantizedFormat> Packed<F> {
     /// # Safety
-    /// `panel` points to a panel with `columns` columns.
-    pub(super) unsafe fn new(panel: *const u8, columns: usize) -> Self {
+    /// `panel` points to a panel.
+    pub(super) unsafe fn new(panel: *const u8) -> Self {
         const {
             assert!(has_offsets::<F>() == matches!(F::ZERO, Zero::None), "one or the other");
         }
-        // SAFETY: the scales are inside the panel.
-        let scales = unsafe { panel.add(scales_at::<F>(columns)) };
-        Self { codes: panel, scales, format: PhantomData }
+        Self { panel, format: PhantomData }
     }
 }
 
-/// How far ahead of the products the memory is asked for the codes of a panel.
+/// How far ahead of the products the memory is asked for what a panel has.
 const AHEAD: usize = 4096;
 
 impl<F: QuantizedFormat> Weights for Packed<F> {
@@ -92,20 +91,24 @@ impl<F: QuantizedFormat> Weights for Packed<F> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn codes(self, _: usize, block: usize, quad: usize) -> __m512i {
         // SAFETY: the caller's.
-        unsafe { quad_codes::<F>(self.codes.add(block * QUANTIZED_ROWS * code_bytes::<F>()), quad) }
+        unsafe { quad_codes::<F>(self.panel.add(codes_at::<F>(block)), quad) }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn scales(self, _: usize, block: usize, group: usize) -> GroupScales {
         // SAFETY: the caller's.
-        unsafe { group_scales::<F>(self.scales, block * Self::GROUPS + group) }
+        unsafe { group_scales::<F>(self.panel, block * Self::GROUPS + group) }
     }
 
     #[inline(always)]
     unsafe fn prefetch(self, block: usize) {
-        let bytes = QUANTIZED_ROWS * code_bytes::<F>();
-        let next = self.codes.wrapping_add(block * bytes + AHEAD);
+        let mut bytes = QUANTIZED_ROWS * code_bytes::<F>();
+        let mut next = self.panel.wrapping_add(codes_at::<F>(block) + AHEAD);
+        if block.is_multiple_of(unit_parts::<F>()) {
+            bytes += unit_scales::<F>();
+            next = next.wrapping_sub(unit_scales::<F>());
+        }
         for line in (0..bytes).step_by(64) {
             // SAFETY: any address may be asked for.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast()) };
@@ -271,12 +274,12 @@ fn bits_to_fifth(bytes: __m512i, bit: usize) -> __m512i {
 /// The scales and offsets of a group, for each row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn group_scales<F: QuantizedFormat>(scales: *const u8, group: usize) -> GroupScales {
+unsafe fn group_scales<F: QuantizedFormat>(panel: *const u8, group: usize) -> GroupScales {
     let groups = block_columns::<F>() / F::GROUP;
     let within = group % groups;
     // SAFETY: each block has scale_bytes × 16 bytes, laid out as `panel` says.
     unsafe {
-        let block = scales.add(group / groups * QUANTIZED_ROWS * scale_bytes::<F>());
+        let block = panel.add(scales_at::<F>(group / groups));
         let halves = |at: usize| _mm512_cvtph_ps(_mm256_loadu_si256(block.add(at).cast()));
         let factors = |at: usize| {
             let bytes = _mm_loadu_si128(block.add(at).cast());
