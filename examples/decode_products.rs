@@ -56,10 +56,8 @@ fn main() -> Result<()> {
         })
         .collect();
     let cores = rayon::current_num_threads();
-    let teams: Vec<Team> = if cores > 1 { vec![1, cores] } else { vec![1] }
-        .into_iter()
-        .map(Team::new)
-        .collect();
+    let teams: Vec<Team> =
+        if cores > 1 { vec![1, cores] } else { vec![1] }.into_iter().map(Team::new).collect();
     println!(
         "{}, {} tokens, {} columns; GB/s of {} MiB and share of reads",
         Level::current().name(),
@@ -74,7 +72,12 @@ fn main() -> Result<()> {
         let mut product = Product::new(&arguments);
         let cached = product.cached_rate(&teams[0], &small, arguments.repeat);
         let weights = (small.rows() * small.columns()) as f64 / small.packed_bytes() as f64;
-        print!("{:8} {:12.1} {:11.1}  ", ggml_type.to_string(), cached / 1e9, cached * weights / 1e9);
+        print!(
+            "{:8} {:12.1} {:11.1}  ",
+            ggml_type.to_string(),
+            cached / 1e9,
+            cached * weights / 1e9
+        );
         for team in &teams {
             let (mut best, mut limit) = (0.0f64, 0.0f64);
             for _ in 0..arguments.repeat {

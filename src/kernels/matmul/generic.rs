@@ -5,9 +5,7 @@
 
 use super::activations::{BLOCK, CODE_WORDS, MAGIC, SCALE, SCALED_SUM, ZERO_SUM, part_at};
 use super::float::FloatFormat;
-use super::format::{
-    Codes, QuantizedFormat, Scales, Zero, block_columns, has_offsets,
-};
+use super::format::{Codes, QuantizedFormat, Scales, Zero, block_columns, has_offsets};
 use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, codes_at, scales_at};
 
 /// The registers of an instruction set.
@@ -42,14 +40,11 @@ pub(super) trait RowVector {
     unsafe fn high_nibbles(bytes: Self::Integers) -> Self::Integers;
     /// The entry of the table for each byte, all of which are below 16.
     unsafe fn look_up(table: &'static [u8; 16], indices: Self::Integers) -> Self::Integers;
-    /// `nibbles` with bit `bit` of `bytes` as the fifth bit, and bit `bit + 1` as the sixth if
-    /// `mask` (of bits 4 and 5) has it.
-    unsafe fn add_upper_bits(
-        nibbles: Self::Integers,
-        bytes: Self::Integers,
-        bit: usize,
-        mask: u8,
-    ) -> Self::Integers;
+    /// Bit `from` of each byte and its neighbours moved to bit `to` and its neighbours, those that
+    /// `mask` has.
+    unsafe fn bits(bytes: Self::Integers, from: usize, to: usize, mask: u8) -> Self::Integers;
+    /// The bits of both.
+    unsafe fn or(a: Self::Integers, b: Self::Integers) -> Self::Integers;
 
     /// Where sums begin that are to be added to `sum`.
     unsafe fn begin(sum: Self::Integers) -> Self::Products;
@@ -67,12 +62,15 @@ pub(super) trait RowVector {
 
     /// The same f32 in each lane.
     unsafe fn broadcast(value: f32) -> Self::Floats;
-    /// f32s from memory, at any address.
-    unsafe fn load_singles(source: *const u8) -> Self::Floats;
+    /// Powers of two whose exponents are bytes in memory: see
+    /// [`crate::quant::formats::mxfp4::half_power_of_two`].
+    unsafe fn load_powers(source: *const u8) -> Self::Floats;
     /// f16s from memory, as f32.
     unsafe fn load_halves(source: *const u8) -> Self::Floats;
     /// i8s from memory, as f32.
     unsafe fn load_factors(source: *const u8) -> Self::Floats;
+    /// The low and the high halves of bytes in memory, as f32.
+    unsafe fn load_nibble_factors(source: *const u8) -> (Self::Floats, Self::Floats);
     /// Weights from memory, as f32.
     unsafe fn load_weights<F: FloatFormat<WIDTH>, const WIDTH: usize>(
         source: *const u8,
@@ -313,6 +311,8 @@ const fn quads_a_run<V: RowVector, F: QuantizedFormat>() -> usize {
     let Some(Limit { largest, products_a_quad }) = V::LIMIT else { return quads };
     let largest_code = match F::CODES {
         _ if codes_are_bytes::<F>() => 128,
+        Codes::TwoBits => 3,
+        Codes::ThreeBits => 56,
         Codes::Nibbles => 15,
         Codes::FiveBits => 31,
         Codes::SixBits => 63,
@@ -388,21 +388,22 @@ unsafe fn quad_codes<V: RowVector, F: QuantizedFormat>(
 ) -> V::Integers {
     // SAFETY: the caller's 32 columns have code_bytes × 16 bytes of codes, laid out as `panel` says.
     unsafe {
-        if let Codes::Bytes = F::CODES {
-            return V::load_bytes(codes.add(64 * quad));
-        }
-        let pairs = V::load_bytes(codes.add(64 * (quad % 4)));
-        let nibbles = if quad < 4 { V::low_nibbles(pairs) } else { V::high_nibbles(pairs) };
+        let stored = |index: usize| V::load_bytes(codes.add(64 * index));
+        let nibbles = || {
+            let pairs = stored(quad % 4);
+            if quad < 4 { V::low_nibbles(pairs) } else { V::high_nibbles(pairs) }
+        };
+        let pair = 2 * (quad % 4);
         match F::CODES {
-            Codes::Bytes | Codes::Nibbles => nibbles,
-            Codes::Indices(table) => V::look_up(table, nibbles),
-            Codes::FiveBits => {
-                V::add_upper_bits(nibbles, V::load_bytes(codes.add(64 * 4)), quad, 0x10)
+            Codes::Bytes => stored(quad),
+            Codes::Nibbles => nibbles(),
+            Codes::Indices(table) => V::look_up(table, nibbles()),
+            Codes::TwoBits => V::bits(stored(quad / 4), pair, 0, 0x03),
+            Codes::ThreeBits => {
+                V::or(V::bits(stored(quad / 4), pair, 3, 0x18), V::bits(stored(2), quad, 5, 0x20))
             }
-            Codes::SixBits => {
-                let bytes = V::load_bytes(codes.add(64 * (4 + quad / 4)));
-                V::add_upper_bits(nibbles, bytes, 2 * (quad % 4), 0x30)
-            }
+            Codes::FiveBits => V::or(nibbles(), V::bits(stored(4), quad, 4, 0x10)),
+            Codes::SixBits => V::or(nibbles(), V::bits(stored(4 + quad / 4), pair, 4, 0x30)),
         }
     }
 }
@@ -423,16 +424,31 @@ unsafe fn group_scales<V: RowVector, F: QuantizedFormat>(
         let factors = block.add(row);
         let none = V::broadcast(0.0);
         match F::SCALES {
-            Scales::Single => (V::load_singles(block.add(4 * row)), none),
+            Scales::PowerOfTwo => (V::load_powers(factors), none),
             Scales::Half => (V::load_halves(halves), none),
             Scales::HalfAndOffset => (V::load_halves(halves), V::load_halves(halves.add(32))),
             Scales::TwoLevel => {
                 let factors = V::load_factors(factors.add(32 + 16 * within));
-                (V::multiply(V::load_halves(halves), factors), none)
+                let halves = V::load_halves(halves);
+                // Exact, so that it does not matter when.
+                let scales = if F::STEP == 1.0 {
+                    halves
+                } else {
+                    V::multiply(halves, V::broadcast(F::STEP))
+                };
+                (V::multiply(scales, factors), none)
             }
             Scales::TwoLevelAndOffset => {
                 let scale_factors = V::load_factors(factors.add(64 + 32 * within));
                 let offset_factors = V::load_factors(factors.add(80 + 32 * within));
+                (
+                    V::multiply(V::load_halves(halves), scale_factors),
+                    V::multiply(V::load_halves(halves.add(32)), offset_factors),
+                )
+            }
+            Scales::TwoLevelAndOffsetInNibbles => {
+                let (scale_factors, offset_factors) =
+                    V::load_nibble_factors(factors.add(64 + 16 * within));
                 (
                     V::multiply(V::load_halves(halves), scale_factors),
                     V::multiply(V::load_halves(halves.add(32)), offset_factors),

@@ -4,13 +4,12 @@
 //! holds the same columns of every row and no sum ever runs across a register.
 //!
 //! Quantized: 16 rows. Scales and codes lie in the order in which a product reads them, so that the
-//! memory sees one stream. A panel is units of one block of the format, or of two where one block's
-//! scales would end within a cache line. A unit begins with the scales: for each block the f16 (or
-//! f32) scales of the 16 rows, their offsets if any, and for each group the rows' factors on the
-//! scales and then on the offsets if the format has such. The codes follow: for each 32 columns, for
-//! each four columns ("quad"), 16 rows × 4 codes; where codes take fewer than eight bits, quad `q`
-//! shares its bytes with quad `q + 4` and upper bits follow ([`Codes`]). A last block without a second
-//! one has the unit's scales and no more codes than its own.
+//! memory sees one stream. A panel is units of one block of the format, or of as many as make their
+//! scales whole cache lines. A unit begins with the scales: for each block the scales of the 16 rows,
+//! their offsets if any, and for each group the rows' factors on the scales and then on the offsets
+//! if the format has such. The codes follow: for each 32 columns, for each four columns ("quad"), 16
+//! rows × 4 codes; where codes take fewer than eight bits, quads share bytes ([`Codes`]). A last unit
+//! that is not full has room for all scales, but no more codes than its own.
 //!
 //! Floating point: 32 rows; for each column the 32 weights in their own type.
 
@@ -25,9 +24,13 @@ pub(super) const FLOAT_ROWS: usize = 32;
 
 const CACHE_LINE: usize = 64;
 
-/// Blocks of the format in a unit.
+/// Blocks of the format in a unit: one, two or four.
 const fn unit_blocks<F: QuantizedFormat>() -> usize {
-    if block_scales::<F>().is_multiple_of(CACHE_LINE) { 1 } else { 2 }
+    let mut blocks = 1;
+    while !(blocks * block_scales::<F>()).is_multiple_of(CACHE_LINE) {
+        blocks *= 2;
+    }
+    blocks
 }
 
 /// Bytes that a block's scales take in a panel.
@@ -41,7 +44,7 @@ const fn block_codes<F: QuantizedFormat>() -> usize {
 }
 
 /// Bytes that a unit's scales take.
-pub(super) const fn unit_scales<F: QuantizedFormat>() -> usize {
+const fn unit_scales<F: QuantizedFormat>() -> usize {
     unit_blocks::<F>() * block_scales::<F>()
 }
 
@@ -51,7 +54,7 @@ const fn unit_bytes<F: QuantizedFormat>() -> usize {
 }
 
 /// 32 columns, as often as a unit has them.
-pub(super) const fn unit_parts<F: QuantizedFormat>() -> usize {
+const fn unit_parts<F: QuantizedFormat>() -> usize {
     unit_blocks::<F>() * block_columns::<F>() / 32
 }
 
@@ -117,8 +120,22 @@ fn place_codes<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8]) 
 /// One row's share of the bytes of 32 columns, and how many they are.
 fn store_codes<F: QuantizedFormat>(codes: &[u8; 32]) -> ([u8; 32], usize) {
     let mut stored = *codes;
-    if let Codes::Bytes = F::CODES {
-        return (stored, 32);
+    match F::CODES {
+        Codes::Bytes => return (stored, 32),
+        Codes::TwoBits => {
+            store_pairs(codes, &mut stored);
+            return (stored, code_bytes::<F>());
+        }
+        Codes::ThreeBits => {
+            let quants = codes.map(|code| code >> 3);
+            store_pairs(&quants.map(|quant| quant & 3), &mut stored);
+            for j in 0..4 {
+                stored[8 + j] =
+                    (0..8).fold(0, |bits, quad| bits | ((quants[4 * quad + j] >> 2) << quad));
+            }
+            return (stored, code_bytes::<F>());
+        }
+        Codes::Nibbles | Codes::Indices(_) | Codes::FiveBits | Codes::SixBits => {}
     }
     for j in 0..16 {
         stored[j] = (codes[j] & 0x0f) | (codes[j + 16] << 4);
@@ -130,16 +147,18 @@ fn store_codes<F: QuantizedFormat>(codes: &[u8; 32]) -> ([u8; 32], usize) {
                     (0..8).fold(0, |bits, quad| bits | ((codes[4 * quad + j] >> 4) << quad));
             }
         }
-        Codes::SixBits => {
-            for j in 0..8 {
-                let half = &codes[16 * (j / 4)..];
-                stored[16 + j] = (0..4)
-                    .fold(0, |bits, quad| bits | ((half[4 * quad + j % 4] >> 4) << (2 * quad)));
-            }
-        }
-        Codes::Nibbles | Codes::Indices(_) | Codes::Bytes => {}
+        Codes::SixBits => store_pairs(&codes.map(|code| code >> 4), &mut stored[16..]),
+        _ => {}
     }
     (stored, code_bytes::<F>())
+}
+
+/// Puts two bits of each column into eight bytes, four for each half of the columns.
+fn store_pairs(pairs: &[u8; 32], stored: &mut [u8]) {
+    for (j, stored) in stored[..8].iter_mut().enumerate() {
+        let half = &pairs[16 * (j / 4)..];
+        *stored = (0..4).fold(0, |bits, quad| bits | (half[4 * quad + j % 4] << (2 * quad)));
+    }
 }
 
 fn place_scales<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8]) {
@@ -148,9 +167,9 @@ fn place_scales<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8])
         panel[at..at + size].copy_from_slice(&bits.to_le_bytes()[..size]);
     };
     match F::SCALES {
-        Scales::Single => place(0, 4, parts.scale),
+        Scales::PowerOfTwo => place(0, 1, parts.scale),
         Scales::Half | Scales::TwoLevel => place(0, 2, parts.scale),
-        Scales::HalfAndOffset | Scales::TwoLevelAndOffset => {
+        Scales::HalfAndOffset | Scales::TwoLevelAndOffset | Scales::TwoLevelAndOffsetInNibbles => {
             place(0, 2, parts.scale);
             place(2 * QUANTIZED_ROWS, 2, parts.offset);
         }
@@ -162,11 +181,18 @@ fn place_scales<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8])
         }
     };
     match F::SCALES {
-        Scales::Single | Scales::Half | Scales::HalfAndOffset => {}
+        Scales::PowerOfTwo | Scales::Half | Scales::HalfAndOffset => {}
         Scales::TwoLevel => place_factors(2 * QUANTIZED_ROWS, QUANTIZED_ROWS, &parts.scales),
         Scales::TwoLevelAndOffset => {
             place_factors(4 * QUANTIZED_ROWS, 2 * QUANTIZED_ROWS, &parts.scales);
             place_factors(5 * QUANTIZED_ROWS, 2 * QUANTIZED_ROWS, &parts.offsets);
+        }
+        Scales::TwoLevelAndOffsetInNibbles => {
+            let mut both = parts.scales;
+            for (both, offset) in both.iter_mut().zip(parts.offsets) {
+                *both |= offset << 4;
+            }
+            place_factors(4 * QUANTIZED_ROWS, QUANTIZED_ROWS, &both);
         }
     }
 }

@@ -8,6 +8,7 @@ use super::activations::{
 use super::float::FloatFormat;
 use super::format::{Codes, QuantizedFormat, Scales, block_columns, scale_bytes};
 use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, codes_at, scales_at};
+use crate::quant::formats::mxfp4;
 
 /// Tokens that are multiplied at a time, at most.
 pub(super) const TILE: usize = 4;
@@ -72,6 +73,14 @@ fn quad_codes<F: QuantizedFormat>(panel: &[u8], block: usize, quad: usize) -> [u
         std::array::from_fn(|lane| low[lane] | (((bits[lane] >> shift) & mask) << 4))
     };
     match F::CODES {
+        Codes::TwoBits => stored(quad / 4).map(|bits| (bits >> (2 * (quad % 4))) & 3),
+        Codes::ThreeBits => {
+            let (low, high) = (stored(quad / 4), stored(2));
+            std::array::from_fn(|lane| {
+                let low = (low[lane] >> (2 * (quad % 4))) & 3;
+                (low << 3) | (((high[lane] >> quad) & 1) << 5)
+            })
+        }
         Codes::Bytes => stored(quad),
         Codes::Nibbles => nibbles(),
         Codes::Indices(table) => nibbles().map(|index| table[usize::from(index)]),
@@ -91,12 +100,14 @@ fn group_scales<F: QuantizedFormat>(panel: &[u8], group: usize) -> (Lanes, Optio
         })
     };
     let times_factors = |lanes: Lanes, at: usize| -> Lanes {
-        std::array::from_fn(|row| lanes[row] * f32::from(block[at + row] as i8))
+        std::array::from_fn(|row| lanes[row] * F::STEP * f32::from(block[at + row] as i8))
+    };
+    let times_nibbles = |lanes: Lanes, at: usize, shift: usize| -> Lanes {
+        std::array::from_fn(|row| lanes[row] * f32::from((block[at + row] >> shift) & 0x0f))
     };
     match F::SCALES {
-        Scales::Single => {
-            let (scales, _) = block.as_chunks::<4>();
-            (std::array::from_fn(|row| f32::from_le_bytes(scales[row])), None)
+        Scales::PowerOfTwo => {
+            (std::array::from_fn(|row| mxfp4::half_power_of_two(block[row])), None)
         }
         Scales::Half => (halves(0), None),
         Scales::HalfAndOffset => (halves(0), Some(halves(32))),
@@ -104,6 +115,10 @@ fn group_scales<F: QuantizedFormat>(panel: &[u8], group: usize) -> (Lanes, Optio
         Scales::TwoLevelAndOffset => (
             times_factors(halves(0), 64 + 32 * within),
             Some(times_factors(halves(32), 80 + 32 * within)),
+        ),
+        Scales::TwoLevelAndOffsetInNibbles => (
+            times_nibbles(halves(0), 64 + 16 * within, 0),
+            Some(times_nibbles(halves(32), 64 + 16 * within, 4)),
         ),
     }
 }
