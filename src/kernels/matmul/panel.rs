@@ -58,6 +58,11 @@ const fn unit_parts<F: QuantizedFormat>() -> usize {
     unit_blocks::<F>() * block_columns::<F>() / 32
 }
 
+/// Bytes that a product goes on by with 32 columns, on average.
+pub(super) const fn part_bytes<F: QuantizedFormat>() -> usize {
+    unit_bytes::<F>() / unit_parts::<F>()
+}
+
 /// Where a panel has the scales of a block of the format.
 #[inline(always)]
 pub(super) const fn scales_at<F: QuantizedFormat>(block: usize) -> usize {

@@ -86,7 +86,7 @@ fn unpack<F: QuantizedFormat, const GROUPS: usize, const OFFSETS: bool>(
             for (block, from) in (range.start / BLOCK..range.end / BLOCK).enumerate() {
                 let parts = Packed::<F>::PARTS;
                 let (packed_block, part) = (packed.block(from / parts * parts), from % parts);
-                packed.prefetch(packed_block, part);
+                packed.prefetch(from);
                 strip.fill(index, block, packed, packed_block, part);
             }
         }
@@ -182,7 +182,7 @@ unsafe fn tile<W: Weights, const P: usize, const T: usize>(
             let block = weights.block(first);
             for part in 0..W::PARTS {
                 let at = At { block, part, token: place.first + first + part };
-                weights.prefetch(block, part);
+                weights.prefetch(first + part);
                 add_group::<W, P, T, 0>(weights, at, place.blocks, tokens, &mut sums);
                 if W::GROUPS == 2 {
                     add_group::<W, P, T, 1>(weights, at, place.blocks, tokens, &mut sums);

@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 
 use crate::kernels::matmul::activations::{BLOCK, MAGIC, ZERO_SUM};
 use crate::kernels::matmul::format::{
-    Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets, scale_bytes,
+    Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets,
 };
-use crate::kernels::matmul::panel::{QUANTIZED_ROWS, codes_at, scales_at};
+use crate::kernels::matmul::panel::{QUANTIZED_ROWS, codes_at, part_bytes, scales_at};
 
 /// A group's factors for 16 rows.
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ pub(super) trait Weights: Copy {
     /// offsets.
     fn zero_sum(self, group: usize) -> usize;
 
-    /// The block whose first 32 columns are the `first`th. Asks for the scales that are needed soon.
+    /// The block whose first 32 columns are the `first`th.
     ///
     /// # Safety
     /// The weights have such a block; the processor has the instructions.
@@ -58,11 +58,11 @@ pub(super) trait Weights: Copy {
         group: usize,
     ) -> GroupScales;
 
-    /// Has the memory send the codes that are needed soon.
+    /// Has the memory send what is needed some time after the `part`th 32 columns.
     ///
     /// # Safety
-    /// As for [`Self::codes`].
-    unsafe fn prefetch(self, block: Self::Block, part: usize);
+    /// The processor has the instructions.
+    unsafe fn prefetch(self, part: usize);
 }
 
 /// A panel as it is packed.
@@ -90,9 +90,9 @@ impl<F: QuantizedFormat> Packed<F> {
     }
 }
 
-/// How far ahead of the products the memory is asked for what a panel has: all lines of a panel and
-/// those of the next one follow each other.
-const AHEAD: usize = 4096;
+/// How far ahead of the products the memory is asked for what a panel has. The lines of a panel and of
+/// the next one follow each other, and are asked for in this order.
+const AHEAD: usize = 8192;
 
 /// A block of a panel.
 #[derive(Clone, Copy)]
@@ -103,18 +103,6 @@ pub(super) struct PackedBlock {
     /// The scales of the rows, times the format's step.
     scales: __m512,
     offsets: __m512,
-}
-
-impl<F: QuantizedFormat> Packed<F> {
-    /// Asks for some lines.
-    #[inline(always)]
-    fn prefetch_lines(from: *const u8, bytes: usize) {
-        let next = from.wrapping_add(AHEAD);
-        for line in (0..bytes).step_by(64) {
-            // SAFETY: any address may be asked for.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast()) };
-        }
-    }
 }
 
 impl<F: QuantizedFormat> Weights for Packed<F> {
@@ -135,7 +123,6 @@ impl<F: QuantizedFormat> Weights for Packed<F> {
         // SAFETY: the caller's.
         unsafe {
             let scales = self.panel.add(scales_at::<F>(first / Self::PARTS));
-            Self::prefetch_lines(scales, QUANTIZED_ROWS * scale_bytes::<F>());
             let codes = self.panel.add(codes_at::<F>(first));
             let (factors, scales, offsets) = block_scales::<F>(scales);
             PackedBlock { codes, factors, scales, offsets }
@@ -157,9 +144,13 @@ impl<F: QuantizedFormat> Weights for Packed<F> {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(self, block: PackedBlock, part: usize) {
-        let bytes = QUANTIZED_ROWS * code_bytes::<F>();
-        Self::prefetch_lines(block.codes.wrapping_add(part * bytes), bytes);
+    unsafe fn prefetch(self, part: usize) {
+        let step = const { part_bytes::<F>() };
+        let next = self.panel.wrapping_add(part * step + AHEAD);
+        for line in (0..step).step_by(64) {
+            // SAFETY: any address may be asked for.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast()) };
+        }
     }
 }
 
@@ -281,7 +272,7 @@ impl<const GROUPS: usize, const OFFSETS: bool> Weights for Unpacked<GROUPS, OFFS
     }
 
     #[inline(always)]
-    unsafe fn prefetch(self, _: usize, _: usize) {}
+    unsafe fn prefetch(self, _: usize) {}
 }
 
 /// The codes of four columns, for each row.
