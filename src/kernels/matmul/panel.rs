@@ -58,6 +58,10 @@ const fn unit_parts<F: QuantizedFormat>() -> usize {
     unit_blocks::<F>() * block_columns::<F>() / 32
 }
 
+/// How far ahead of the products the memory is asked for what a panel has. The lines of a panel and of
+/// the next one follow each other, and are asked for in this order.
+pub(super) const AHEAD: usize = 8192;
+
 /// Bytes that a product goes on by with 32 columns, on average.
 pub(super) const fn part_bytes<F: QuantizedFormat>() -> usize {
     unit_bytes::<F>() / unit_parts::<F>()

@@ -7,7 +7,7 @@ use crate::kernels::matmul::activations::{BLOCK, MAGIC, ZERO_SUM};
 use crate::kernels::matmul::format::{
     Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets,
 };
-use crate::kernels::matmul::panel::{QUANTIZED_ROWS, codes_at, part_bytes, scales_at};
+use crate::kernels::matmul::panel::{AHEAD, QUANTIZED_ROWS, codes_at, part_bytes, scales_at};
 
 /// A group's factors for 16 rows.
 #[derive(Clone, Copy)]
@@ -89,10 +89,6 @@ impl<F: QuantizedFormat> Packed<F> {
         Self { panel, format: PhantomData }
     }
 }
-
-/// How far ahead of the products the memory is asked for what a panel has. The lines of a panel and of
-/// the next one follow each other, and are asked for in this order.
-const AHEAD: usize = 8192;
 
 /// A block of a panel.
 #[derive(Clone, Copy)]
