@@ -41,6 +41,12 @@ impl<const VNNI: bool> RowVector for Rows<VNNI> {
     type Products = __m256i;
 
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: see above; any address may be asked for.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn splat(integer: i32) -> __m256i {
         // SAFETY: see above.
         unsafe { _mm256_set1_epi32(integer) }
@@ -74,17 +80,23 @@ impl<const VNNI: bool> RowVector for Rows<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn add_upper_bits(nibbles: __m256i, bytes: __m256i, bit: usize, mask: u8) -> __m256i {
+    unsafe fn bits(bytes: __m256i, from: usize, to: usize, mask: u8) -> __m256i {
         // SAFETY: see above.
         unsafe {
             // Bits of neighbouring bytes come along; the mask drops them.
-            let moved = if bit <= 4 {
-                _mm256_sll_epi16(bytes, _mm_cvtsi32_si128(4 - bit as i32))
+            let moved = if from <= to {
+                _mm256_sll_epi16(bytes, _mm_cvtsi32_si128((to - from) as i32))
             } else {
-                _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(bit as i32 - 4))
+                _mm256_srl_epi16(bytes, _mm_cvtsi32_si128((from - to) as i32))
             };
-            _mm256_or_si256(nibbles, _mm256_and_si256(moved, _mm256_set1_epi8(mask as i8)))
+            _mm256_and_si256(moved, _mm256_set1_epi8(mask as i8))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_or_si256(a, b) }
     }
 
     #[inline(always)]
@@ -136,9 +148,17 @@ impl<const VNNI: bool> RowVector for Rows<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn load_singles(source: *const u8) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_loadu_ps(source.cast()) }
+    unsafe fn load_powers(source: *const u8) -> __m256 {
+        // SAFETY: see above; eight bytes are read.
+        unsafe {
+            let exponents = _mm256_cvtepu8_epi32(_mm_loadl_epi64(source.cast()));
+            let normal = _mm256_sub_epi32(exponents, _mm256_set1_epi32(1));
+            let normal = _mm256_slli_epi32::<23>(normal);
+            // Exponents 0 and 1 are those of subnormal numbers.
+            let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), exponents);
+            let is_normal = _mm256_cmpgt_epi32(exponents, _mm256_set1_epi32(1));
+            _mm256_castsi256_ps(_mm256_blendv_epi8(subnormal, normal, is_normal))
+        }
     }
 
     #[inline(always)]
@@ -151,6 +171,16 @@ impl<const VNNI: bool> RowVector for Rows<VNNI> {
     unsafe fn load_factors(source: *const u8) -> __m256 {
         // SAFETY: see above.
         unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(source.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibble_factors(source: *const u8) -> (__m256, __m256) {
+        // SAFETY: see above; eight bytes are read.
+        unsafe {
+            let pairs = _mm256_cvtepu8_epi32(_mm_loadl_epi64(source.cast()));
+            let low = _mm256_and_si256(pairs, _mm256_set1_epi32(0x0f));
+            (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(pairs)))
+        }
     }
 
     #[inline(always)]

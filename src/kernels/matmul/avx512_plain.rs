@@ -32,6 +32,12 @@ impl RowVector for Rows {
     type Products = __m512i;
 
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: see above; any address may be asked for.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn splat(integer: i32) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_set1_epi32(integer) }
@@ -65,17 +71,23 @@ impl RowVector for Rows {
     }
 
     #[inline(always)]
-    unsafe fn add_upper_bits(nibbles: __m512i, bytes: __m512i, bit: usize, mask: u8) -> __m512i {
+    unsafe fn bits(bytes: __m512i, from: usize, to: usize, mask: u8) -> __m512i {
         // SAFETY: see above.
         unsafe {
             // Bits of neighbouring bytes come along; the mask drops them.
-            let moved = if bit <= 4 {
-                _mm512_sll_epi16(bytes, _mm_cvtsi32_si128(4 - bit as i32))
+            let moved = if from <= to {
+                _mm512_sll_epi16(bytes, _mm_cvtsi32_si128((to - from) as i32))
             } else {
-                _mm512_srl_epi16(bytes, _mm_cvtsi32_si128(bit as i32 - 4))
+                _mm512_srl_epi16(bytes, _mm_cvtsi32_si128((from - to) as i32))
             };
-            _mm512_or_si512(nibbles, _mm512_and_si512(moved, _mm512_set1_epi8(mask as i8)))
+            _mm512_and_si512(moved, _mm512_set1_epi8(mask as i8))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_or_si512(a, b) }
     }
 
     #[inline(always)]
@@ -124,9 +136,13 @@ impl RowVector for Rows {
     }
 
     #[inline(always)]
-    unsafe fn load_singles(source: *const u8) -> __m512 {
+    unsafe fn load_powers(source: *const u8) -> __m512 {
         // SAFETY: see above.
-        unsafe { _mm512_loadu_ps(source.cast()) }
+        unsafe {
+            let exponents = _mm512_cvtepu8_epi32(_mm_loadu_si128(source.cast()));
+            let exponents = _mm512_cvtepi32_ps(_mm512_sub_epi32(exponents, _mm512_set1_epi32(128)));
+            _mm512_scalef_ps(_mm512_set1_ps(1.0), exponents)
+        }
     }
 
     #[inline(always)]
@@ -139,6 +155,16 @@ impl RowVector for Rows {
     unsafe fn load_factors(source: *const u8) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(source.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibble_factors(source: *const u8) -> (__m512, __m512) {
+        // SAFETY: see above.
+        unsafe {
+            let pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128(source.cast()));
+            let low = _mm512_and_si512(pairs, _mm512_set1_epi32(0x0f));
+            (_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(pairs)))
+        }
     }
 
     #[inline(always)]

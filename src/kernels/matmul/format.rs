@@ -25,6 +25,12 @@ pub(super) enum Codes {
     /// The low four bits as [`Self::Nibbles`]; then, for each half of the 32 columns, bytes whose
     /// bits `2 q` and `2 q + 1` are the upper bits of that half's quad `q`.
     SixBits,
+    /// Two bits; for each half of the 32 columns, bytes whose bits `2 q` and `2 q + 1` are the code of
+    /// that half's quad `q`.
+    TwoBits,
+    /// Three bits, which are the upper ones of a code of six; the lower two of them as
+    /// [`Self::TwoBits`], then bytes whose bit `q` is the highest bit of quad `q`'s code.
+    ThreeBits,
     /// A byte a code.
     Bytes,
 }
@@ -32,8 +38,8 @@ pub(super) enum Codes {
 /// How the scales of a panel are stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scales {
-    /// f32 scale a block.
-    Single,
+    /// Scale a block that is a power of two, by its exponent in a byte.
+    PowerOfTwo,
     /// f16 scale a block.
     Half,
     /// f16 scale and f16 offset a block.
@@ -42,6 +48,8 @@ pub(super) enum Scales {
     TwoLevel,
     /// f16 scale and f16 offset a block, each times an 8-bit integer a group.
     TwoLevelAndOffset,
+    /// The same with integers of four bits, the scale's in the low half of a byte.
+    TwoLevelAndOffsetInNibbles,
 }
 
 /// The code that means zero. There are few, so that the inputs can be prepared for all of them.
@@ -76,7 +84,7 @@ impl Zero {
 pub(super) struct Parts {
     /// A code (or an index of one) for each of the block's columns.
     pub(super) codes: [u8; MAX_BLOCK],
-    /// Scale of the block: the bits of an f16, or with [`Scales::Single`] of an f32.
+    /// Scale of the block: the bits of an f16, or with [`Scales::PowerOfTwo`] its exponent.
     pub(super) scale: u32,
     /// Offset of the block: the bits of an f16.
     pub(super) offset: u32,
@@ -110,6 +118,8 @@ pub(super) trait QuantizedFormat {
     const SCALES: Scales;
     /// The zero point.
     const ZERO: Zero = Zero::None;
+    /// What the scales are multiplied with where codes are larger than they need be: a power of two.
+    const STEP: f32 = 1.0;
 
     /// Takes a block of [`GgmlType::block_bytes`] bytes apart.
     fn unpack(block: &[u8], parts: &mut Parts);
@@ -123,6 +133,8 @@ pub(super) const fn block_columns<F: QuantizedFormat>() -> usize {
 /// Bytes that 32 columns of a panel's codes take, a row.
 pub(super) const fn code_bytes<F: QuantizedFormat>() -> usize {
     match F::CODES {
+        Codes::TwoBits => 8,
+        Codes::ThreeBits => 12,
         Codes::Nibbles | Codes::Indices(_) => 16,
         Codes::FiveBits => 20,
         Codes::SixBits => 24,
@@ -134,16 +146,21 @@ pub(super) const fn code_bytes<F: QuantizedFormat>() -> usize {
 pub(super) const fn scale_bytes<F: QuantizedFormat>() -> usize {
     let groups = block_columns::<F>() / F::GROUP;
     match F::SCALES {
-        Scales::Single | Scales::HalfAndOffset => 4,
+        Scales::PowerOfTwo => 1,
         Scales::Half => 2,
+        Scales::HalfAndOffset => 4,
         Scales::TwoLevel => 2 + groups,
         Scales::TwoLevelAndOffset => 4 + 2 * groups,
+        Scales::TwoLevelAndOffsetInNibbles => 4 + groups,
     }
 }
 
 /// Whether the format has offsets.
 pub(super) const fn has_offsets<F: QuantizedFormat>() -> bool {
-    matches!(F::SCALES, Scales::HalfAndOffset | Scales::TwoLevelAndOffset)
+    matches!(
+        F::SCALES,
+        Scales::HalfAndOffset | Scales::TwoLevelAndOffset | Scales::TwoLevelAndOffsetInNibbles
+    )
 }
 
 /// The `N` bytes that start at byte `at` of a block.
@@ -297,11 +314,11 @@ pub(super) struct Mxfp4;
 impl QuantizedFormat for Mxfp4 {
     const TYPE: GgmlType = GgmlType::MXFP4;
     const CODES: Codes = Codes::Indices(&MXFP4_CODES);
-    const SCALES: Scales = Scales::Single;
+    const SCALES: Scales = Scales::PowerOfTwo;
     const ZERO: Zero = Zero::OneHundredTwentyEight;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
-        parts.scale = mxfp4::half_power_of_two(block[0]).to_bits();
+        parts.scale = block[0].into();
         nibbles(&block[1..], &mut parts.codes);
     }
 }
@@ -311,8 +328,8 @@ pub(super) struct Q2K;
 impl QuantizedFormat for Q2K {
     const TYPE: GgmlType = GgmlType::Q2_K;
     const GROUP: usize = 16;
-    const CODES: Codes = Codes::SixBits;
-    const SCALES: Scales = Scales::TwoLevelAndOffset;
+    const CODES: Codes = Codes::TwoBits;
+    const SCALES: Scales = Scales::TwoLevelAndOffsetInNibbles;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 80);
@@ -334,9 +351,11 @@ pub(super) struct Q3K;
 impl QuantizedFormat for Q3K {
     const TYPE: GgmlType = GgmlType::Q3_K;
     const GROUP: usize = 16;
-    const CODES: Codes = Codes::SixBits;
+    const CODES: Codes = Codes::ThreeBits;
     const SCALES: Scales = Scales::TwoLevel;
+    // Four, in eighths.
     const ZERO: Zero = Zero::ThirtyTwo;
+    const STEP: f32 = 0.125;
 
     fn unpack(block: &[u8], parts: &mut Parts) {
         parts.scale = half_at(block, 108);
@@ -349,7 +368,7 @@ impl QuantizedFormat for Q3K {
             let codes = parts.codes[16 * group..].iter_mut();
             for (code, (low, high)) in codes.zip(low.iter().zip(high)) {
                 let quant = ((low >> shift) & 3) | (((high >> (group / 2)) & 1) << 2);
-                *code = quant + (32 - 4);
+                *code = quant << 3;
             }
         }
     }

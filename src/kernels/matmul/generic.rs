@@ -5,10 +5,8 @@
 
 use super::activations::{BLOCK, CODE_WORDS, MAGIC, SCALE, SCALED_SUM, ZERO_SUM, part_at};
 use super::float::FloatFormat;
-use super::format::{
-    Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets, scale_bytes,
-};
-use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, scales_at};
+use super::format::{Codes, QuantizedFormat, Scales, Zero, block_columns, has_offsets};
+use super::panel::{AHEAD, FLOAT_ROWS, QUANTIZED_ROWS, codes_at, part_bytes, scales_at};
 
 /// The registers of an instruction set.
 ///
@@ -32,6 +30,10 @@ pub(super) trait RowVector {
     /// Sums of products of some quads on the way to [`Self::Integers`].
     type Products: Copy;
 
+    /// Has the memory send the line of an address, which may be any. Nothing where there is no
+    /// instruction for it.
+    unsafe fn prefetch(_: *const u8) {}
+
     /// The same i32 in each lane.
     unsafe fn splat(integer: i32) -> Self::Integers;
     /// A register of bytes.
@@ -42,14 +44,11 @@ pub(super) trait RowVector {
     unsafe fn high_nibbles(bytes: Self::Integers) -> Self::Integers;
     /// The entry of the table for each byte, all of which are below 16.
     unsafe fn look_up(table: &'static [u8; 16], indices: Self::Integers) -> Self::Integers;
-    /// `nibbles` with bit `bit` of `bytes` as the fifth bit, and bit `bit + 1` as the sixth if
-    /// `mask` (of bits 4 and 5) has it.
-    unsafe fn add_upper_bits(
-        nibbles: Self::Integers,
-        bytes: Self::Integers,
-        bit: usize,
-        mask: u8,
-    ) -> Self::Integers;
+    /// Bit `from` of each byte and its neighbours moved to bit `to` and its neighbours, those that
+    /// `mask` has.
+    unsafe fn bits(bytes: Self::Integers, from: usize, to: usize, mask: u8) -> Self::Integers;
+    /// The bits of both.
+    unsafe fn or(a: Self::Integers, b: Self::Integers) -> Self::Integers;
 
     /// Where sums begin that are to be added to `sum`.
     unsafe fn begin(sum: Self::Integers) -> Self::Products;
@@ -67,12 +66,15 @@ pub(super) trait RowVector {
 
     /// The same f32 in each lane.
     unsafe fn broadcast(value: f32) -> Self::Floats;
-    /// f32s from memory, at any address.
-    unsafe fn load_singles(source: *const u8) -> Self::Floats;
+    /// Powers of two whose exponents are bytes in memory: see
+    /// [`crate::quant::formats::mxfp4::half_power_of_two`].
+    unsafe fn load_powers(source: *const u8) -> Self::Floats;
     /// f16s from memory, as f32.
     unsafe fn load_halves(source: *const u8) -> Self::Floats;
     /// i8s from memory, as f32.
     unsafe fn load_factors(source: *const u8) -> Self::Floats;
+    /// The low and the high halves of bytes in memory, as f32.
+    unsafe fn load_nibble_factors(source: *const u8) -> (Self::Floats, Self::Floats);
     /// Weights from memory, as f32.
     unsafe fn load_weights<F: FloatFormat<WIDTH>, const WIDTH: usize>(
         source: *const u8,
@@ -221,9 +223,12 @@ pub(super) unsafe fn quantized_tile<
         unsafe {
             let mut sums = [[V::broadcast(0.0); T]; R];
             for block in 0..blocks {
+                if first == 0 {
+                    prefetch::<V, F>(panel, block);
+                }
                 let place = Place {
-                    codes: panel.add(block * QUANTIZED_ROWS * code_bytes::<F>() + 4 * first),
-                    scales: panel.add(scales_at::<F>(columns)),
+                    codes: panel.add(codes_at::<F>(block) + 4 * first),
+                    panel,
                     first,
                     block,
                     blocks,
@@ -243,13 +248,27 @@ pub(super) unsafe fn quantized_tile<
     }
 }
 
+/// Has the memory send what a panel, or the next one, has some time after a block.
+///
+/// # Safety
+/// `V`'s instruction set.
+#[inline(always)]
+unsafe fn prefetch<V: RowVector, F: QuantizedFormat>(panel: *const u8, block: usize) {
+    let step = const { part_bytes::<F>() };
+    let next = panel.wrapping_add(block * step + AHEAD);
+    for line in (0..step).step_by(64) {
+        // SAFETY: the caller's.
+        unsafe { V::prefetch(next.wrapping_add(line)) };
+    }
+}
+
 /// A block of a tile's rows.
 #[derive(Clone, Copy)]
 struct Place {
     /// The block's codes, from the tile's first row on.
     codes: *const u8,
-    /// The whole panel's scales.
-    scales: *const u8,
+    /// The whole panel.
+    panel: *const u8,
     /// The tile's first row.
     first: usize,
     /// Which block …
@@ -281,7 +300,7 @@ unsafe fn add_group<
         let sums = integer_sums::<V, F, T, R, GROUP>(place, tokens);
         for (register, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
             let row = place.first + register * V::LANES;
-            let (scales, offsets) = group_scales::<V, F>(place.scales, block * groups + GROUP, row);
+            let (scales, offsets) = group_scales::<V, F>(place.panel, block * groups + GROUP, row);
             let magic = V::multiply(scales, V::broadcast(-MAGIC));
             for (t, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
                 let scaled = V::multiply_add(V::as_floats(sum), scales, magic);
@@ -313,6 +332,8 @@ const fn quads_a_run<V: RowVector, F: QuantizedFormat>() -> usize {
     let Some(Limit { largest, products_a_quad }) = V::LIMIT else { return quads };
     let largest_code = match F::CODES {
         _ if codes_are_bytes::<F>() => 128,
+        Codes::TwoBits => 3,
+        Codes::ThreeBits => 56,
         Codes::Nibbles => 15,
         Codes::FiveBits => 31,
         Codes::SixBits => 63,
@@ -388,21 +409,22 @@ unsafe fn quad_codes<V: RowVector, F: QuantizedFormat>(
 ) -> V::Integers {
     // SAFETY: the caller's 32 columns have code_bytes × 16 bytes of codes, laid out as `panel` says.
     unsafe {
-        if let Codes::Bytes = F::CODES {
-            return V::load_bytes(codes.add(64 * quad));
-        }
-        let pairs = V::load_bytes(codes.add(64 * (quad % 4)));
-        let nibbles = if quad < 4 { V::low_nibbles(pairs) } else { V::high_nibbles(pairs) };
+        let stored = |index: usize| V::load_bytes(codes.add(64 * index));
+        let nibbles = || {
+            let pairs = stored(quad % 4);
+            if quad < 4 { V::low_nibbles(pairs) } else { V::high_nibbles(pairs) }
+        };
+        let pair = 2 * (quad % 4);
         match F::CODES {
-            Codes::Bytes | Codes::Nibbles => nibbles,
-            Codes::Indices(table) => V::look_up(table, nibbles),
-            Codes::FiveBits => {
-                V::add_upper_bits(nibbles, V::load_bytes(codes.add(64 * 4)), quad, 0x10)
+            Codes::Bytes => stored(quad),
+            Codes::Nibbles => nibbles(),
+            Codes::Indices(table) => V::look_up(table, nibbles()),
+            Codes::TwoBits => V::bits(stored(quad / 4), pair, 0, 0x03),
+            Codes::ThreeBits => {
+                V::or(V::bits(stored(quad / 4), pair, 3, 0x18), V::bits(stored(2), quad, 5, 0x20))
             }
-            Codes::SixBits => {
-                let bytes = V::load_bytes(codes.add(64 * (4 + quad / 4)));
-                V::add_upper_bits(nibbles, bytes, 2 * (quad % 4), 0x30)
-            }
+            Codes::FiveBits => V::or(nibbles(), V::bits(stored(4), quad, 4, 0x10)),
+            Codes::SixBits => V::or(nibbles(), V::bits(stored(4 + quad / 4), pair, 4, 0x30)),
         }
     }
 }
@@ -410,7 +432,7 @@ unsafe fn quad_codes<V: RowVector, F: QuantizedFormat>(
 /// The scales and offsets of a group, for a register of rows from `row` on.
 #[inline(always)]
 unsafe fn group_scales<V: RowVector, F: QuantizedFormat>(
-    scales: *const u8,
+    panel: *const u8,
     group: usize,
     row: usize,
 ) -> (V::Floats, V::Floats) {
@@ -418,21 +440,36 @@ unsafe fn group_scales<V: RowVector, F: QuantizedFormat>(
     let within = group % groups;
     // SAFETY: each block has scale_bytes × 16 bytes, laid out as `panel` says.
     unsafe {
-        let block = scales.add(group / groups * QUANTIZED_ROWS * scale_bytes::<F>());
+        let block = panel.add(scales_at::<F>(group / groups));
         let halves = block.add(2 * row);
         let factors = block.add(row);
         let none = V::broadcast(0.0);
         match F::SCALES {
-            Scales::Single => (V::load_singles(block.add(4 * row)), none),
+            Scales::PowerOfTwo => (V::load_powers(factors), none),
             Scales::Half => (V::load_halves(halves), none),
             Scales::HalfAndOffset => (V::load_halves(halves), V::load_halves(halves.add(32))),
             Scales::TwoLevel => {
                 let factors = V::load_factors(factors.add(32 + 16 * within));
-                (V::multiply(V::load_halves(halves), factors), none)
+                let halves = V::load_halves(halves);
+                // Exact, so that it does not matter when.
+                let scales = if F::STEP == 1.0 {
+                    halves
+                } else {
+                    V::multiply(halves, V::broadcast(F::STEP))
+                };
+                (V::multiply(scales, factors), none)
             }
             Scales::TwoLevelAndOffset => {
                 let scale_factors = V::load_factors(factors.add(64 + 32 * within));
                 let offset_factors = V::load_factors(factors.add(80 + 32 * within));
+                (
+                    V::multiply(V::load_halves(halves), scale_factors),
+                    V::multiply(V::load_halves(halves.add(32)), offset_factors),
+                )
+            }
+            Scales::TwoLevelAndOffsetInNibbles => {
+                let (scale_factors, offset_factors) =
+                    V::load_nibble_factors(factors.add(64 + 16 * within));
                 (
                     V::multiply(V::load_halves(halves), scale_factors),
                     V::multiply(V::load_halves(halves.add(32)), offset_factors),

@@ -71,17 +71,18 @@ impl<const DOT: bool> RowVector for Rows<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn add_upper_bits(
-        nibbles: uint8x16_t,
-        bytes: uint8x16_t,
-        bit: usize,
-        mask: u8,
-    ) -> uint8x16_t {
+    unsafe fn bits(bytes: uint8x16_t, from: usize, to: usize, mask: u8) -> uint8x16_t {
         // SAFETY: see above.
         unsafe {
-            let moved = vshlq_u8(bytes, vdupq_n_s8(4 - bit as i8));
-            vorrq_u8(nibbles, vandq_u8(moved, vdupq_n_u8(mask)))
+            let moved = vshlq_u8(bytes, vdupq_n_s8(to as i8 - from as i8));
+            vandq_u8(moved, vdupq_n_u8(mask))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
+        // SAFETY: see above.
+        unsafe { vorrq_u8(a, b) }
     }
 
     #[inline(always)]
@@ -143,9 +144,17 @@ impl<const DOT: bool> RowVector for Rows<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn load_singles(source: *const u8) -> float32x4_t {
-        // SAFETY: see above.
-        unsafe { vreinterpretq_f32_u8(vld1q_u8(source)) }
+    unsafe fn load_powers(source: *const u8) -> float32x4_t {
+        // SAFETY: see above; four bytes are read.
+        unsafe {
+            let exponents = widened(source);
+            let normal = vshlq_n_u32::<23>(vsubq_u32(exponents, vdupq_n_u32(1)));
+            // Exponents 0 and 1 are those of subnormal numbers.
+            let shifts = vreinterpretq_s32_u32(exponents);
+            let subnormal = vshlq_u32(vdupq_n_u32(0x0020_0000), shifts);
+            let is_normal = vcgtq_u32(exponents, vdupq_n_u32(1));
+            vreinterpretq_f32_u32(vbslq_u32(is_normal, normal, subnormal))
+        }
     }
 
     #[inline(always)]
@@ -161,6 +170,16 @@ impl<const DOT: bool> RowVector for Rows<DOT> {
             let bytes = vdup_n_u32(source.cast::<u32>().read_unaligned());
             let words = vmovl_s8(vreinterpret_s8_u32(bytes));
             vcvtq_f32_s32(vmovl_s16(vget_low_s16(words)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibble_factors(source: *const u8) -> (float32x4_t, float32x4_t) {
+        // SAFETY: see above; four bytes are read.
+        unsafe {
+            let pairs = widened(source);
+            let low = vandq_u32(pairs, vdupq_n_u32(0x0f));
+            (vcvtq_f32_u32(low), vcvtq_f32_u32(vshrq_n_u32::<4>(pairs)))
         }
     }
 
@@ -194,6 +213,19 @@ impl<const DOT: bool> RowVector for Rows<DOT> {
     unsafe fn store(values: float32x4_t, target: *mut f32) {
         // SAFETY: see above.
         unsafe { vst1q_f32(target, values) }
+    }
+}
+
+/// Four bytes from memory, a lane each.
+///
+/// # Safety
+/// They can be read; inlined into a function that was compiled for NEON.
+#[inline(always)]
+unsafe fn widened(source: *const u8) -> uint32x4_t {
+    // SAFETY: the caller's.
+    unsafe {
+        let bytes = vdup_n_u32(source.cast::<u32>().read_unaligned());
+        vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(bytes))))
     }
 }
 

@@ -3,12 +3,13 @@
 //! A panel is some rows of a matrix, padded with zero rows, stored so that one vector register
 //! holds the same columns of every row and no sum ever runs across a register.
 //!
-//! Quantized: 16 rows. First the codes: for each 32 columns, for each four columns ("quad"), 16 rows
-//! × 4 codes; where codes take fewer than eight bits, quad `q` shares its bytes with quad `q + 4`
-//! and upper bits follow ([`Codes`]). Then, a whole
-//! number of cache lines further, the scales: for each block the f16 (or f32) scales of the 16
-//! rows, their offsets if any, and for each group the rows' factors on the scales and then on the
-//! offsets if the format has such.
+//! Quantized: 16 rows. Scales and codes lie in the order in which a product reads them, so that the
+//! memory sees one stream. A panel is units of one block of the format, or of as many as make their
+//! scales whole cache lines. A unit begins with the scales: for each block the scales of the 16 rows,
+//! their offsets if any, and for each group the rows' factors on the scales and then on the offsets
+//! if the format has such. The codes follow: for each 32 columns, for each four columns ("quad"), 16
+//! rows × 4 codes; where codes take fewer than eight bits, quads share bytes ([`Codes`]). A last unit
+//! that is not full has room for all scales, but no more codes than its own.
 //!
 //! Floating point: 32 rows; for each column the 32 weights in their own type.
 
@@ -23,15 +24,69 @@ pub(super) const FLOAT_ROWS: usize = 32;
 
 const CACHE_LINE: usize = 64;
 
-/// Where a quantized panel's scales begin.
-pub(super) const fn scales_at<F: QuantizedFormat>(columns: usize) -> usize {
-    (QUANTIZED_ROWS * columns / 32 * code_bytes::<F>()).next_multiple_of(CACHE_LINE)
+/// Blocks of the format in a unit: one, two or four.
+const fn unit_blocks<F: QuantizedFormat>() -> usize {
+    let mut blocks = 1;
+    while !(blocks * block_scales::<F>()).is_multiple_of(CACHE_LINE) {
+        blocks *= 2;
+    }
+    blocks
 }
 
-/// Bytes of a quantized panel.
+/// Bytes that a block's scales take in a panel.
+const fn block_scales<F: QuantizedFormat>() -> usize {
+    QUANTIZED_ROWS * scale_bytes::<F>()
+}
+
+/// Bytes that a block's codes take in a panel.
+const fn block_codes<F: QuantizedFormat>() -> usize {
+    block_columns::<F>() / 32 * QUANTIZED_ROWS * code_bytes::<F>()
+}
+
+/// Bytes that a unit's scales take.
+const fn unit_scales<F: QuantizedFormat>() -> usize {
+    unit_blocks::<F>() * block_scales::<F>()
+}
+
+/// Bytes of a unit.
+const fn unit_bytes<F: QuantizedFormat>() -> usize {
+    unit_scales::<F>() + unit_blocks::<F>() * block_codes::<F>()
+}
+
+/// 32 columns, as often as a unit has them.
+const fn unit_parts<F: QuantizedFormat>() -> usize {
+    unit_blocks::<F>() * block_columns::<F>() / 32
+}
+
+/// How far ahead of the products the memory is asked for what a panel has. The lines of a panel and of
+/// the next one follow each other, and are asked for in this order.
+pub(super) const AHEAD: usize = 8192;
+
+/// Bytes that a product goes on by with 32 columns, on average.
+pub(super) const fn part_bytes<F: QuantizedFormat>() -> usize {
+    unit_bytes::<F>() / unit_parts::<F>()
+}
+
+/// Where a panel has the scales of a block of the format.
+#[inline(always)]
+pub(super) const fn scales_at<F: QuantizedFormat>(block: usize) -> usize {
+    let (unit, within) = (block / unit_blocks::<F>(), block % unit_blocks::<F>());
+    unit * unit_bytes::<F>() + within * block_scales::<F>()
+}
+
+/// Where a panel has the codes of 32 columns.
+#[inline(always)]
+pub(super) const fn codes_at<F: QuantizedFormat>(part: usize) -> usize {
+    let (unit, within) = (part / unit_parts::<F>(), part % unit_parts::<F>());
+    let codes = unit * unit_bytes::<F>() + unit_scales::<F>();
+    codes + within * QUANTIZED_ROWS * code_bytes::<F>()
+}
+
+/// Bytes of a quantized panel: a whole number of cache lines.
 pub(super) fn quantized_bytes<F: QuantizedFormat>(columns: usize) -> usize {
-    let scales = QUANTIZED_ROWS * columns / block_columns::<F>() * scale_bytes::<F>();
-    scales_at::<F>(columns) + scales.next_multiple_of(CACHE_LINE)
+    let blocks = columns / block_columns::<F>();
+    let units = blocks.div_ceil(unit_blocks::<F>());
+    units * unit_scales::<F>() + blocks * block_codes::<F>()
 }
 
 /// Bytes of a floating-point panel whose weights take `WIDTH` bytes.
@@ -46,17 +101,14 @@ pub(super) fn float_bytes<const WIDTH: usize>(columns: usize) -> usize {
 pub(super) fn pack_quantized<F: QuantizedFormat>(rows: &[u8], columns: usize, panel: &mut [u8]) {
     let blocks = columns / block_columns::<F>();
     let block_bytes = F::TYPE.block_bytes();
-    let (codes, scales) = panel.split_at_mut(scales_at::<F>(columns));
-    let codes_a_block = QUANTIZED_ROWS * block_columns::<F>() / 32 * code_bytes::<F>();
-    let scales_a_block = QUANTIZED_ROWS * scale_bytes::<F>();
-    let codes = codes.chunks_exact_mut(codes_a_block);
-    let scales = scales.chunks_exact_mut(scales_a_block);
     let mut parts = Parts::new();
-    for (block, (codes, scales)) in codes.zip(scales).enumerate() {
+    for block in 0..blocks {
+        let scales_at = scales_at::<F>(block);
+        let codes_at = codes_at::<F>(block * block_columns::<F>() / 32);
         for (row, bytes) in rows.chunks_exact(blocks * block_bytes).enumerate() {
             F::unpack(&bytes[block * block_bytes..][..block_bytes], &mut parts);
-            place_codes::<F>(&parts, row, codes);
-            place_scales::<F>(&parts, row, scales);
+            place_scales::<F>(&parts, row, &mut panel[scales_at..][..block_scales::<F>()]);
+            place_codes::<F>(&parts, row, &mut panel[codes_at..][..block_codes::<F>()]);
         }
     }
 }
@@ -77,8 +129,22 @@ fn place_codes<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8]) 
 /// One row's share of the bytes of 32 columns, and how many they are.
 fn store_codes<F: QuantizedFormat>(codes: &[u8; 32]) -> ([u8; 32], usize) {
     let mut stored = *codes;
-    if let Codes::Bytes = F::CODES {
-        return (stored, 32);
+    match F::CODES {
+        Codes::Bytes => return (stored, 32),
+        Codes::TwoBits => {
+            store_pairs(codes, &mut stored);
+            return (stored, code_bytes::<F>());
+        }
+        Codes::ThreeBits => {
+            let quants = codes.map(|code| code >> 3);
+            store_pairs(&quants.map(|quant| quant & 3), &mut stored);
+            for j in 0..4 {
+                stored[8 + j] =
+                    (0..8).fold(0, |bits, quad| bits | ((quants[4 * quad + j] >> 2) << quad));
+            }
+            return (stored, code_bytes::<F>());
+        }
+        Codes::Nibbles | Codes::Indices(_) | Codes::FiveBits | Codes::SixBits => {}
     }
     for j in 0..16 {
         stored[j] = (codes[j] & 0x0f) | (codes[j + 16] << 4);
@@ -90,16 +156,18 @@ fn store_codes<F: QuantizedFormat>(codes: &[u8; 32]) -> ([u8; 32], usize) {
                     (0..8).fold(0, |bits, quad| bits | ((codes[4 * quad + j] >> 4) << quad));
             }
         }
-        Codes::SixBits => {
-            for j in 0..8 {
-                let half = &codes[16 * (j / 4)..];
-                stored[16 + j] = (0..4)
-                    .fold(0, |bits, quad| bits | ((half[4 * quad + j % 4] >> 4) << (2 * quad)));
-            }
-        }
-        Codes::Nibbles | Codes::Indices(_) | Codes::Bytes => {}
+        Codes::SixBits => store_pairs(&codes.map(|code| code >> 4), &mut stored[16..]),
+        _ => {}
     }
     (stored, code_bytes::<F>())
+}
+
+/// Puts two bits of each column into eight bytes, four for each half of the columns.
+fn store_pairs(pairs: &[u8; 32], stored: &mut [u8]) {
+    for (j, stored) in stored[..8].iter_mut().enumerate() {
+        let half = &pairs[16 * (j / 4)..];
+        *stored = (0..4).fold(0, |bits, quad| bits | (half[4 * quad + j % 4] << (2 * quad)));
+    }
 }
 
 fn place_scales<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8]) {
@@ -108,9 +176,9 @@ fn place_scales<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8])
         panel[at..at + size].copy_from_slice(&bits.to_le_bytes()[..size]);
     };
     match F::SCALES {
-        Scales::Single => place(0, 4, parts.scale),
+        Scales::PowerOfTwo => place(0, 1, parts.scale),
         Scales::Half | Scales::TwoLevel => place(0, 2, parts.scale),
-        Scales::HalfAndOffset | Scales::TwoLevelAndOffset => {
+        Scales::HalfAndOffset | Scales::TwoLevelAndOffset | Scales::TwoLevelAndOffsetInNibbles => {
             place(0, 2, parts.scale);
             place(2 * QUANTIZED_ROWS, 2, parts.offset);
         }
@@ -122,11 +190,18 @@ fn place_scales<F: QuantizedFormat>(parts: &Parts, row: usize, panel: &mut [u8])
         }
     };
     match F::SCALES {
-        Scales::Single | Scales::Half | Scales::HalfAndOffset => {}
+        Scales::PowerOfTwo | Scales::Half | Scales::HalfAndOffset => {}
         Scales::TwoLevel => place_factors(2 * QUANTIZED_ROWS, QUANTIZED_ROWS, &parts.scales),
         Scales::TwoLevelAndOffset => {
             place_factors(4 * QUANTIZED_ROWS, 2 * QUANTIZED_ROWS, &parts.scales);
             place_factors(5 * QUANTIZED_ROWS, 2 * QUANTIZED_ROWS, &parts.offsets);
+        }
+        Scales::TwoLevelAndOffsetInNibbles => {
+            let mut both = parts.scales;
+            for (both, offset) in both.iter_mut().zip(parts.offsets) {
+                *both |= offset << 4;
+            }
+            place_factors(4 * QUANTIZED_ROWS, QUANTIZED_ROWS, &both);
         }
     }
 }

@@ -6,8 +6,9 @@ use super::activations::{
     BLOCK, CODE_WORDS, MAGIC, Prepared, SCALE, SCALED_SUM, ZERO_SUM, part_at,
 };
 use super::float::FloatFormat;
-use super::format::{Codes, QuantizedFormat, Scales, block_columns, code_bytes, scale_bytes};
-use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, scales_at};
+use super::format::{Codes, QuantizedFormat, Scales, block_columns, scale_bytes};
+use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, codes_at, scales_at};
+use crate::quant::formats::mxfp4;
 
 /// Tokens that are multiplied at a time, at most.
 pub(super) const TILE: usize = 4;
@@ -30,7 +31,7 @@ pub(super) fn multiply_quantized<F: QuantizedFormat>(
     let blocks = columns / BLOCK;
     for group in 0..columns / F::GROUP {
         let (block, half) = (group / (BLOCK / F::GROUP), group % (BLOCK / F::GROUP));
-        let (scales, offsets) = group_scales::<F>(panel, columns, group);
+        let (scales, offsets) = group_scales::<F>(panel, group);
         // The sums of the whole block come first, those of its halves after it.
         let sums_at = if F::GROUP == BLOCK { 0 } else { 1 + half };
         for (token, totals) in tokens.iter().zip(totals.chunks_exact_mut(QUANTIZED_ROWS)) {
@@ -63,7 +64,7 @@ pub(super) fn multiply_quantized<F: QuantizedFormat>(
 /// The codes of four columns of every row.
 fn quad_codes<F: QuantizedFormat>(panel: &[u8], block: usize, quad: usize) -> [u8; 64] {
     let stored = |index: usize| -> [u8; 64] {
-        let at = QUANTIZED_ROWS * (block * code_bytes::<F>() + index * 4);
+        let at = codes_at::<F>(block) + 64 * index;
         panel[at..at + 64].try_into().expect("64 bytes")
     };
     let nibbles = || stored(quad % 4).map(|pair| (pair >> (4 * (quad / 4))) & 0x0f);
@@ -72,6 +73,14 @@ fn quad_codes<F: QuantizedFormat>(panel: &[u8], block: usize, quad: usize) -> [u
         std::array::from_fn(|lane| low[lane] | (((bits[lane] >> shift) & mask) << 4))
     };
     match F::CODES {
+        Codes::TwoBits => stored(quad / 4).map(|bits| (bits >> (2 * (quad % 4))) & 3),
+        Codes::ThreeBits => {
+            let (low, high) = (stored(quad / 4), stored(2));
+            std::array::from_fn(|lane| {
+                let low = (low[lane] >> (2 * (quad % 4))) & 3;
+                (low << 3) | (((high[lane] >> quad) & 1) << 5)
+            })
+        }
         Codes::Bytes => stored(quad),
         Codes::Nibbles => nibbles(),
         Codes::Indices(table) => nibbles().map(|index| table[usize::from(index)]),
@@ -81,14 +90,9 @@ fn quad_codes<F: QuantizedFormat>(panel: &[u8], block: usize, quad: usize) -> [u
 }
 
 /// The scales of a group for every row, and its offsets if the format has any.
-fn group_scales<F: QuantizedFormat>(
-    panel: &[u8],
-    columns: usize,
-    group: usize,
-) -> (Lanes, Option<Lanes>) {
+fn group_scales<F: QuantizedFormat>(panel: &[u8], group: usize) -> (Lanes, Option<Lanes>) {
     let groups = block_columns::<F>() / F::GROUP;
-    let block_at = scales_at::<F>(columns) + group / groups * QUANTIZED_ROWS * scale_bytes::<F>();
-    let block = &panel[block_at..][..QUANTIZED_ROWS * scale_bytes::<F>()];
+    let block = &panel[scales_at::<F>(group / groups)..][..QUANTIZED_ROWS * scale_bytes::<F>()];
     let within = group % groups;
     let halves = |at: usize| -> Lanes {
         std::array::from_fn(|row| {
@@ -96,12 +100,14 @@ fn group_scales<F: QuantizedFormat>(
         })
     };
     let times_factors = |lanes: Lanes, at: usize| -> Lanes {
-        std::array::from_fn(|row| lanes[row] * f32::from(block[at + row] as i8))
+        std::array::from_fn(|row| lanes[row] * F::STEP * f32::from(block[at + row] as i8))
+    };
+    let times_nibbles = |lanes: Lanes, at: usize, shift: usize| -> Lanes {
+        std::array::from_fn(|row| lanes[row] * f32::from((block[at + row] >> shift) & 0x0f))
     };
     match F::SCALES {
-        Scales::Single => {
-            let (scales, _) = block.as_chunks::<4>();
-            (std::array::from_fn(|row| f32::from_le_bytes(scales[row])), None)
+        Scales::PowerOfTwo => {
+            (std::array::from_fn(|row| mxfp4::half_power_of_two(block[row])), None)
         }
         Scales::Half => (halves(0), None),
         Scales::HalfAndOffset => (halves(0), Some(halves(32))),
@@ -109,6 +115,10 @@ fn group_scales<F: QuantizedFormat>(
         Scales::TwoLevelAndOffset => (
             times_factors(halves(0), 64 + 32 * within),
             Some(times_factors(halves(32), 80 + 32 * within)),
+        ),
+        Scales::TwoLevelAndOffsetInNibbles => (
+            times_nibbles(halves(0), 64 + 16 * within, 0),
+            Some(times_nibbles(halves(32), 64 + 16 * within, 4)),
         ),
     }
 }

@@ -238,6 +238,47 @@ fn the_largest_sums_do_not_overflow() {
 }
 
 #[test]
+fn every_exponent_of_a_power_of_two_is_its_own() {
+    let columns = 32;
+    let mut bytes = Vec::new();
+    // With larger ones (2¹⁰³ and more), MAGIC times the scale is not finite.
+    let exponents = 0..=230;
+    let rows = exponents.clone().count();
+    for exponent in exponents {
+        bytes.push(exponent);
+        bytes.extend([0x21; 16]);
+    }
+    let inputs: Vec<f32> = (0..columns).map(|column| (column as f32 - 16.0) / 1024.0).collect();
+    let exact = expected(GgmlType::MXFP4, columns, &bytes, &inputs);
+    let mut first: Option<Vec<u32>> = None;
+    for (level, bits, matrix) in packed(GgmlType::MXFP4, rows, columns, &bytes) {
+        let mut output = vec![f32::NAN; rows];
+        multiply(&matrix, 1, &inputs, &mut output);
+        assert!(output.iter().all(|value| value.is_finite()), "{level:?} {bits:?}");
+        if bits == ActivationBits::Eight {
+            let output: Vec<u32> = output.iter().map(|value| value.to_bits()).collect();
+            assert!(*first.get_or_insert_with(|| output.clone()) == output, "{level:?}");
+        }
+        // Subnormal sums have few digits.
+        for (row, (value, (expected, magnitude))) in output.iter().zip(&exact).enumerate() {
+            let error = (f64::from(*value) - expected).abs();
+            assert!(error <= 0.01 * magnitude + 1e-43, "{level:?} {bits:?} exponent {row}");
+        }
+    }
+}
+
+#[test]
+fn packed_weights_take_what_they_take_in_the_file() {
+    let (rows, columns) = (64, 2048);
+    for ggml_type in known() {
+        let bytes = rows * ggml_type.row_bytes(columns).unwrap();
+        let packed = PackedMatrix::pack(ggml_type, rows, columns, &vec![0; bytes]).unwrap();
+        let share = packed.packed_bytes() as f64 / bytes as f64;
+        assert!((1.0..1.04).contains(&share), "{ggml_type}: {share}");
+    }
+}
+
+#[test]
 fn rounding_the_inputs_costs_half_a_step() {
     // No input is off by more than half a step of 1/127 and the rounding of its scale; or what
     // `quantize_twice` says, and then f32 rounding counts too.

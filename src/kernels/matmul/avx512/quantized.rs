@@ -32,7 +32,7 @@ pub(in crate::kernels::matmul) fn multiply_quantized<F: QuantizedFormat>(
     let totals = totals.as_mut_ptr();
     // SAFETY: the panel, the tokens and the totals are as long as the tile asks: see above.
     unsafe {
-        let weights = Packed::<F>::new(panel.as_ptr(), columns);
+        let weights = Packed::<F>::new(panel.as_ptr());
         match tokens.rows {
             1 => tile::<_, 1, 1>(weights, place, tokens.starts(), totals),
             2 => tile::<_, 1, 2>(weights, place, tokens.starts(), totals),
@@ -82,10 +82,12 @@ fn unpack<F: QuantizedFormat, const GROUPS: usize, const OFFSETS: bool>(
         let strip = Unpacked::<GROUPS, OFFSETS>::new(strip.as_mut_ptr(), range.len(), F::ZERO);
         for (index, panel) in panels.into_iter().enumerate() {
             assert!(panel.len() >= quantized_bytes::<F>(columns), "the panel is whole");
-            let packed = Packed::<F>::new(panel.as_ptr(), columns);
+            let packed = Packed::<F>::new(panel.as_ptr());
             for (block, from) in (range.start / BLOCK..range.end / BLOCK).enumerate() {
+                let parts = Packed::<F>::PARTS;
+                let (packed_block, part) = (packed.block(from / parts * parts), from % parts);
                 packed.prefetch(from);
-                strip.fill(index, block, packed, from);
+                strip.fill(index, block, packed, packed_block, part);
             }
         }
     }
@@ -145,11 +147,19 @@ struct Place {
     blocks: usize,
 }
 
+/// 32 columns: in the weights, and in the tokens.
+#[derive(Clone, Copy)]
+struct At<B> {
+    block: B,
+    part: usize,
+    token: usize,
+}
+
 /// Multiplies `P` panels with `T` tokens; where the place is not at the first block, the totals go
 /// on from what they are.
 ///
 /// # Safety
-/// `weights` has `P` panels and the place's blocks, each of `tokens` the words of a token, `totals`
+/// `weights` has `P` panels and the place's blocks, whole blocks of the format, each of `tokens` the words of a token, `totals`
 /// room for `T` × `P` × 16 values.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn tile<W: Weights, const P: usize, const T: usize>(
@@ -168,11 +178,15 @@ unsafe fn tile<W: Weights, const P: usize, const T: usize>(
                 }
             }
         }
-        for block in 0..place.count {
-            weights.prefetch(block);
-            add_group::<W, P, T, 0>(weights, place, block, tokens, &mut sums);
-            if W::GROUPS == 2 {
-                add_group::<W, P, T, 1>(weights, place, block, tokens, &mut sums);
+        for first in (0..place.count).step_by(W::PARTS) {
+            let block = weights.block(first);
+            for part in 0..W::PARTS {
+                let at = At { block, part, token: place.first + first + part };
+                weights.prefetch(first + part);
+                add_group::<W, P, T, 0>(weights, at, place.blocks, tokens, &mut sums);
+                if W::GROUPS == 2 {
+                    add_group::<W, P, T, 1>(weights, at, place.blocks, tokens, &mut sums);
+                }
             }
         }
         for (t, sums) in sums.into_iter().enumerate() {
@@ -192,20 +206,20 @@ unsafe fn tile<W: Weights, const P: usize, const T: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn add_group<W: Weights, const P: usize, const T: usize, const GROUP: usize>(
     weights: W,
-    place: Place,
-    block: usize,
+    at: At<W::Block>,
+    blocks: usize,
     tokens: [*const u32; T],
     totals: &mut [[__m512; P]; T],
 ) {
-    let part = |part: usize| part_at(part, place.blocks, place.first + block);
+    let part = |part: usize| part_at(part, blocks, at.token);
     // The sums of the whole block come first, those of its halves after it.
     let sums_at = part(SCALED_SUM + if W::GROUPS == 1 { 0 } else { 1 + GROUP });
     // SAFETY: the caller's.
     unsafe {
-        let sums = integer_sums::<W, P, T, GROUP>(weights, place, block, tokens);
-        let mut factors = [weights.scales(0, block, GROUP); P];
+        let sums = integer_sums::<W, P, T, GROUP>(weights, at, blocks, tokens);
+        let mut factors = [weights.scales(0, at.block, at.part, GROUP); P];
         for (panel, factors) in factors.iter_mut().enumerate().skip(1) {
-            *factors = weights.scales(panel, block, GROUP);
+            *factors = weights.scales(panel, at.block, at.part, GROUP);
         }
         for ((totals, sums), token) in totals.iter_mut().zip(sums).zip(tokens) {
             let scale = broadcast(token, part(SCALE));
@@ -226,55 +240,53 @@ unsafe fn add_group<W: Weights, const P: usize, const T: usize, const GROUP: usi
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn integer_sums<W: Weights, const P: usize, const T: usize, const GROUP: usize>(
     weights: W,
-    place: Place,
-    block: usize,
+    at: At<W::Block>,
+    blocks: usize,
     tokens: [*const u32; T],
 ) -> [[__m512i; P]; T] {
     let mut sums = [[_mm512_set1_epi32(MAGIC.to_bits() as i32); P]; T];
     // SAFETY: the caller's.
     unsafe {
         if !W::OFFSETS {
-            let at = part_at(weights.zero_sum(GROUP), place.blocks, place.first + block);
+            let zero = part_at(weights.zero_sum(GROUP), blocks, at.token);
             for (sums, token) in sums.iter_mut().zip(tokens) {
-                *sums = [_mm512_set1_epi32(token.add(at).read() as i32); P];
+                *sums = [_mm512_set1_epi32(token.add(zero).read() as i32); P];
             }
         }
         // Written out: a loop of this many products is not always unrolled, and must be.
         let first = GROUP * CODE_WORDS / W::GROUPS;
-        let words = CODE_WORDS * (place.first + block);
-        add_quad::<W, P, T>(weights, block, first, tokens, words, &mut sums);
-        add_quad::<W, P, T>(weights, block, first + 1, tokens, words, &mut sums);
-        add_quad::<W, P, T>(weights, block, first + 2, tokens, words, &mut sums);
-        add_quad::<W, P, T>(weights, block, first + 3, tokens, words, &mut sums);
+        add_quad::<W, P, T>(weights, at, first, tokens, &mut sums);
+        add_quad::<W, P, T>(weights, at, first + 1, tokens, &mut sums);
+        add_quad::<W, P, T>(weights, at, first + 2, tokens, &mut sums);
+        add_quad::<W, P, T>(weights, at, first + 3, tokens, &mut sums);
         if W::GROUPS == 1 {
-            add_quad::<W, P, T>(weights, block, 4, tokens, words, &mut sums);
-            add_quad::<W, P, T>(weights, block, 5, tokens, words, &mut sums);
-            add_quad::<W, P, T>(weights, block, 6, tokens, words, &mut sums);
-            add_quad::<W, P, T>(weights, block, 7, tokens, words, &mut sums);
+            add_quad::<W, P, T>(weights, at, 4, tokens, &mut sums);
+            add_quad::<W, P, T>(weights, at, 5, tokens, &mut sums);
+            add_quad::<W, P, T>(weights, at, 6, tokens, &mut sums);
+            add_quad::<W, P, T>(weights, at, 7, tokens, &mut sums);
         }
     }
     sums
 }
 
-/// Adds the products of four columns; the tokens' block begins at word `words`.
+/// Adds the products of four columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn add_quad<W: Weights, const P: usize, const T: usize>(
     weights: W,
-    block: usize,
+    at: At<W::Block>,
     quad: usize,
     tokens: [*const u32; T],
-    words: usize,
     sums: &mut [[__m512i; P]; T],
 ) {
     // SAFETY: the caller's.
     unsafe {
         let mut codes = [_mm512_setzero_si512(); P];
         for (panel, codes) in codes.iter_mut().enumerate() {
-            *codes = weights.codes(panel, block, quad);
+            *codes = weights.codes(panel, at.block, at.part, quad);
         }
         for (sums, token) in sums.iter_mut().zip(tokens) {
-            let values = _mm512_set1_epi32(token.add(words + quad).read() as i32);
+            let values = _mm512_set1_epi32(token.add(CODE_WORDS * at.token + quad).read() as i32);
             for (sum, codes) in sums.iter_mut().zip(codes) {
                 *sum = _mm512_dpbusd_epi32(*sum, codes, values);
             }

@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 
 use crate::kernels::matmul::activations::{BLOCK, MAGIC, ZERO_SUM};
 use crate::kernels::matmul::format::{
-    Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets, scale_bytes,
+    Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets,
 };
-use crate::kernels::matmul::panel::{QUANTIZED_ROWS, scales_at};
+use crate::kernels::matmul::panel::{AHEAD, QUANTIZED_ROWS, codes_at, part_bytes, scales_at};
 
 /// A group's factors for 16 rows.
 #[derive(Clone, Copy)]
@@ -22,36 +22,52 @@ pub(super) struct GroupScales {
 pub(super) trait Weights: Copy {
     /// Groups in 32 columns.
     const GROUPS: usize;
+    /// 32 columns, as often as a block has them.
+    const PARTS: usize;
     /// Whether there are offsets; if so there are no zero points.
     const OFFSETS: bool;
+
+    /// A block of the format: where it is, and what all of its groups need.
+    type Block: Copy;
 
     /// Where a token's parts have what the integer sums of a group begin with, but for formats with
     /// offsets.
     fn zero_sum(self, group: usize) -> usize;
 
-    /// The codes of quad `quad` of block `block`, for the 16 rows of a panel.
+    /// The block whose first 32 columns are the `first`th.
     ///
     /// # Safety
-    /// The weights have such a block and panel; the processor has the instructions.
-    unsafe fn codes(self, panel: usize, block: usize, quad: usize) -> __m512i;
+    /// The weights have such a block; the processor has the instructions.
+    unsafe fn block(self, first: usize) -> Self::Block;
 
-    /// The factors of a group of block `block`.
+    /// The codes of quad `quad` of the block's part `part`, for the 16 rows of a panel.
+    ///
+    /// # Safety
+    /// As for [`Self::block`], and there is such a part and panel.
+    unsafe fn codes(self, panel: usize, block: Self::Block, part: usize, quad: usize) -> __m512i;
+
+    /// The factors of a group of the block's part `part`.
     ///
     /// # Safety
     /// As for [`Self::codes`].
-    unsafe fn scales(self, panel: usize, block: usize, group: usize) -> GroupScales;
+    unsafe fn scales(
+        self,
+        panel: usize,
+        block: Self::Block,
+        part: usize,
+        group: usize,
+    ) -> GroupScales;
 
-    /// Has the memory send what is needed soon.
+    /// Has the memory send what is needed some time after the `part`th 32 columns.
     ///
     /// # Safety
-    /// As for [`Self::codes`].
-    unsafe fn prefetch(self, block: usize);
+    /// The processor has the instructions.
+    unsafe fn prefetch(self, part: usize);
 }
 
 /// A panel as it is packed.
 pub(super) struct Packed<F> {
-    codes: *const u8,
-    scales: *const u8,
+    panel: *const u8,
     format: PhantomData<F>,
 }
 
@@ -65,23 +81,32 @@ impl<F> Copy for Packed<F> {}
 
 impl<F: QuantizedFormat> Packed<F> {
     /// # Safety
-    /// `panel` points to a panel with `columns` columns.
-    pub(super) unsafe fn new(panel: *const u8, columns: usize) -> Self {
+    /// `panel` points to a panel.
+    pub(super) unsafe fn new(panel: *const u8) -> Self {
         const {
             assert!(has_offsets::<F>() == matches!(F::ZERO, Zero::None), "one or the other");
         }
-        // SAFETY: the scales are inside the panel.
-        let scales = unsafe { panel.add(scales_at::<F>(columns)) };
-        Self { codes: panel, scales, format: PhantomData }
+        Self { panel, format: PhantomData }
     }
 }
 
-/// How far ahead of the products the memory is asked for the codes of a panel.
-const AHEAD: usize = 4096;
+/// A block of a panel.
+#[derive(Clone, Copy)]
+pub(super) struct PackedBlock {
+    codes: *const u8,
+    /// The factors of its groups, if it has such.
+    factors: *const u8,
+    /// The scales of the rows, times the format's step.
+    scales: __m512,
+    offsets: __m512,
+}
 
 impl<F: QuantizedFormat> Weights for Packed<F> {
     const GROUPS: usize = BLOCK / F::GROUP;
+    const PARTS: usize = block_columns::<F>() / BLOCK;
     const OFFSETS: bool = has_offsets::<F>();
+
+    type Block = PackedBlock;
 
     #[inline(always)]
     fn zero_sum(self, group: usize) -> usize {
@@ -90,23 +115,35 @@ impl<F: QuantizedFormat> Weights for Packed<F> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn codes(self, _: usize, block: usize, quad: usize) -> __m512i {
+    unsafe fn block(self, first: usize) -> PackedBlock {
         // SAFETY: the caller's.
-        unsafe { quad_codes::<F>(self.codes.add(block * QUANTIZED_ROWS * code_bytes::<F>()), quad) }
+        unsafe {
+            let scales = self.panel.add(scales_at::<F>(first / Self::PARTS));
+            let codes = self.panel.add(codes_at::<F>(first));
+            let (factors, scales, offsets) = block_scales::<F>(scales);
+            PackedBlock { codes, factors, scales, offsets }
+        }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn scales(self, _: usize, block: usize, group: usize) -> GroupScales {
+    unsafe fn codes(self, _: usize, block: PackedBlock, part: usize, quad: usize) -> __m512i {
         // SAFETY: the caller's.
-        unsafe { group_scales::<F>(self.scales, block * Self::GROUPS + group) }
+        unsafe { quad_codes::<F>(block.codes.add(part * QUANTIZED_ROWS * code_bytes::<F>()), quad) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn scales(self, _: usize, block: PackedBlock, part: usize, group: usize) -> GroupScales {
+        // SAFETY: the caller's.
+        unsafe { group_scales::<F>(block, part * Self::GROUPS + group) }
     }
 
     #[inline(always)]
-    unsafe fn prefetch(self, block: usize) {
-        let bytes = QUANTIZED_ROWS * code_bytes::<F>();
-        let next = self.codes.wrapping_add(block * bytes + AHEAD);
-        for line in (0..bytes).step_by(64) {
+    unsafe fn prefetch(self, part: usize) {
+        let step = const { part_bytes::<F>() };
+        let next = self.panel.wrapping_add(part * step + AHEAD);
+        for line in (0..step).step_by(64) {
             // SAFETY: any address may be asked for.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast()) };
         }
@@ -146,10 +183,10 @@ impl<const GROUPS: usize, const OFFSETS: bool> Unpacked<GROUPS, OFFSETS> {
         Self { codes: strip, scales, zero_sums }
     }
 
-    /// Unpacks block `from` of a panel as block `block` of the strip.
+    /// Unpacks part `part` of a panel's block as block `block` of the strip.
     ///
     /// # Safety
-    /// Both have such blocks; `panel` is 0 or 1.
+    /// Both have such; `panel` is 0 or 1.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     pub(super) unsafe fn fill<F: QuantizedFormat>(
@@ -157,16 +194,17 @@ impl<const GROUPS: usize, const OFFSETS: bool> Unpacked<GROUPS, OFFSETS> {
         panel: usize,
         block: usize,
         packed: Packed<F>,
-        from: usize,
+        from: PackedBlock,
+        part: usize,
     ) {
         // SAFETY: the caller's.
         unsafe {
             let codes = self.codes.add(block * CODE_BYTES + panel * 64);
             for quad in 0..8 {
-                _mm512_store_si512(codes.add(128 * quad).cast(), packed.codes(0, from, quad));
+                _mm512_store_si512(codes.add(128 * quad).cast(), packed.codes(0, from, part, quad));
             }
             for group in 0..GROUPS {
-                let GroupScales { scales, magic, offsets } = packed.scales(0, from, group);
+                let GroupScales { scales, magic, offsets } = packed.scales(0, from, part, group);
                 let factors = self.factors(panel, block, group);
                 _mm512_store_ps(factors, scales);
                 _mm512_store_ps(factors.add(2 * QUANTIZED_ROWS), magic);
@@ -188,16 +226,24 @@ impl<const GROUPS: usize, const OFFSETS: bool> Unpacked<GROUPS, OFFSETS> {
 
 impl<const GROUPS: usize, const OFFSETS: bool> Weights for Unpacked<GROUPS, OFFSETS> {
     const GROUPS: usize = GROUPS;
+    const PARTS: usize = 1;
     const OFFSETS: bool = OFFSETS;
+
+    type Block = usize;
 
     #[inline(always)]
     fn zero_sum(self, group: usize) -> usize {
         self.zero_sums[group]
     }
 
+    #[inline(always)]
+    unsafe fn block(self, first: usize) -> usize {
+        first
+    }
+
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn codes(self, panel: usize, block: usize, quad: usize) -> __m512i {
+    unsafe fn codes(self, panel: usize, block: usize, _: usize, quad: usize) -> __m512i {
         // SAFETY: the caller's.
         unsafe {
             _mm512_load_si512(self.codes.add(block * CODE_BYTES + 128 * quad + 64 * panel).cast())
@@ -206,7 +252,7 @@ impl<const GROUPS: usize, const OFFSETS: bool> Weights for Unpacked<GROUPS, OFFS
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn scales(self, panel: usize, block: usize, group: usize) -> GroupScales {
+    unsafe fn scales(self, panel: usize, block: usize, _: usize, group: usize) -> GroupScales {
         // SAFETY: the caller's.
         unsafe {
             let factors = self.factors(panel, block, group);
@@ -239,60 +285,91 @@ unsafe fn quad_codes<F: QuantizedFormat>(codes: *const u8, quad: usize) -> __m51
         };
         match F::CODES {
             Codes::Bytes => stored(quad),
+            Codes::TwoBits => bits(stored(quad / 4), 2 * (quad % 4), 0, 0x03),
+            Codes::ThreeBits => _mm512_or_si512(
+                bits(stored(quad / 4), 2 * (quad % 4), 3, 0x18),
+                bits(stored(2), quad, 5, 0x20),
+            ),
             Codes::Nibbles => nibbles(),
             Codes::Indices(table) => {
                 let table = _mm_loadu_si128(table.as_ptr().cast());
                 _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), nibbles())
             }
-            Codes::FiveBits => {
-                let bits = bits_to_fifth(stored(4), quad);
-                _mm512_or_si512(nibbles(), _mm512_and_si512(bits, _mm512_set1_epi8(0x10)))
-            }
+            Codes::FiveBits => _mm512_or_si512(nibbles(), bits(stored(4), quad, 4, 0x10)),
             Codes::SixBits => {
-                let bits = bits_to_fifth(stored(4 + quad / 4), 2 * (quad % 4));
-                _mm512_or_si512(nibbles(), _mm512_and_si512(bits, _mm512_set1_epi8(0x30)))
+                _mm512_or_si512(nibbles(), bits(stored(4 + quad / 4), 2 * (quad % 4), 4, 0x30))
             }
         }
     }
 }
 
-/// Moves bit `bit` of each byte to where the fifth belongs; other bits go anywhere.
+/// Moves bit `from` of each byte to bit `to`, and its neighbours along; leaves those that `mask` has.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn bits_to_fifth(bytes: __m512i, bit: usize) -> __m512i {
+fn bits(bytes: __m512i, from: usize, to: usize, mask: i8) -> __m512i {
     let by = |bits: usize| _mm_cvtsi32_si128(bits as i32);
-    if bit <= 4 {
-        _mm512_sll_epi16(bytes, by(4 - bit))
+    let moved = if from <= to {
+        _mm512_sll_epi16(bytes, by(to - from))
     } else {
-        _mm512_srl_epi16(bytes, by(bit - 4))
+        _mm512_srl_epi16(bytes, by(from - to))
+    };
+    _mm512_and_si512(moved, _mm512_set1_epi8(mask))
+}
+
+/// Where the factors of a block's groups are, and the block's own scales and offsets, for each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn block_scales<F: QuantizedFormat>(block: *const u8) -> (*const u8, __m512, __m512) {
+    let none = _mm512_setzero_ps();
+    // SAFETY: each block has scale_bytes × 16 bytes, laid out as `panel` says.
+    unsafe {
+        let halves = |at: usize| _mm512_cvtph_ps(_mm256_loadu_si256(block.add(at).cast()));
+        match F::SCALES {
+            Scales::PowerOfTwo => {
+                let exponents = _mm512_cvtepu8_epi32(_mm_loadu_si128(block.cast()));
+                let exponents = _mm512_sub_epi32(exponents, _mm512_set1_epi32(128));
+                let exponents = _mm512_cvtepi32_ps(exponents);
+                (block, _mm512_scalef_ps(_mm512_set1_ps(1.0), exponents), none)
+            }
+            Scales::Half => (block, halves(0), none),
+            Scales::HalfAndOffset => (block, halves(0), halves(32)),
+            // A step that is not one takes its place here, exactly.
+            Scales::TwoLevel if F::STEP == 1.0 => (block.add(32), halves(0), none),
+            Scales::TwoLevel => {
+                (block.add(32), _mm512_mul_ps(halves(0), _mm512_set1_ps(F::STEP)), none)
+            }
+            Scales::TwoLevelAndOffset | Scales::TwoLevelAndOffsetInNibbles => {
+                (block.add(64), halves(0), halves(32))
+            }
+        }
     }
 }
 
 /// The scales and offsets of a group, for each row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn group_scales<F: QuantizedFormat>(scales: *const u8, group: usize) -> GroupScales {
-    let groups = block_columns::<F>() / F::GROUP;
-    let within = group % groups;
-    // SAFETY: each block has scale_bytes × 16 bytes, laid out as `panel` says.
+unsafe fn group_scales<F: QuantizedFormat>(block: PackedBlock, group: usize) -> GroupScales {
+    let PackedBlock { factors, scales, offsets, .. } = block;
+    // SAFETY: each group has factors for 16 rows where the format has such.
     unsafe {
-        let block = scales.add(group / groups * QUANTIZED_ROWS * scale_bytes::<F>());
-        let halves = |at: usize| _mm512_cvtph_ps(_mm256_loadu_si256(block.add(at).cast()));
-        let factors = |at: usize| {
-            let bytes = _mm_loadu_si128(block.add(at).cast());
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
-        };
+        let bytes = |at: usize| _mm_loadu_si128(factors.add(16 * at).cast());
+        let integers = |at: usize| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes(at)));
         let (scales, offsets) = match F::SCALES {
-            Scales::Single => (_mm512_loadu_ps(block.cast()), _mm512_setzero_ps()),
-            Scales::Half => (halves(0), _mm512_setzero_ps()),
-            Scales::HalfAndOffset => (halves(0), halves(32)),
-            Scales::TwoLevel => {
-                (_mm512_mul_ps(halves(0), factors(32 + 16 * within)), _mm512_setzero_ps())
-            }
+            Scales::PowerOfTwo | Scales::Half | Scales::HalfAndOffset => (scales, offsets),
+            Scales::TwoLevel => (_mm512_mul_ps(scales, integers(group)), offsets),
             Scales::TwoLevelAndOffset => (
-                _mm512_mul_ps(halves(0), factors(64 + 32 * within)),
-                _mm512_mul_ps(halves(32), factors(80 + 32 * within)),
+                _mm512_mul_ps(scales, integers(2 * group)),
+                _mm512_mul_ps(offsets, integers(2 * group + 1)),
             ),
+            Scales::TwoLevelAndOffsetInNibbles => {
+                let pairs = _mm512_cvtepu8_epi32(bytes(group));
+                let low = _mm512_and_si512(pairs, _mm512_set1_epi32(0x0f));
+                let high = _mm512_srli_epi32::<4>(pairs);
+                (
+                    _mm512_mul_ps(scales, _mm512_cvtepi32_ps(low)),
+                    _mm512_mul_ps(offsets, _mm512_cvtepi32_ps(high)),
+                )
+            }
         };
         let magic = _mm512_mul_ps(scales, _mm512_set1_ps(-MAGIC));
         GroupScales { scales, magic, offsets }
