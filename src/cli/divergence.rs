@@ -20,7 +20,7 @@ const RESULT: &str = "divergence.json";
 
 /// Measure how far variants' predictions are from those of the model they were made from
 ///
-/// All models read the text side by side, in windows of which the second half is scored, as
+/// All models read the text side by side, in windows; the second half of each is scored, as
 /// llama.cpp's llama-perplexity does; at each position the Kullback-Leibler divergence of the
 /// variant's distribution over the next token from the base's is taken, in nats. Instead of the
 /// base, a file of its predictions will do, which says what text was read.

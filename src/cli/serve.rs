@@ -109,7 +109,7 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let mut loaded = Vec::new();
     for path in &arguments.models {
         let file = GgufFile::open(path)?;
-        let about = about(&file, path);
+        let about = about(&file);
         interrupt::check()?;
         loaded.push((path, about, Engine::load_file(file, arguments.engine.options())?));
     }
@@ -180,7 +180,7 @@ impl Arguments {
         })
     }
 
-    /// Bytes for running requests and for the cache, of each of so many models.
+    /// Bytes for running requests, and bytes for the cache. Each of the `models` gets as much.
     fn memory(&self, models: usize) -> (u64, u64) {
         let free = machine::available_memory().map(|free| free as f64 * MEMORY_SHARE);
         let share = |part: f64| free.map(|free| (free * part / models as f64) as u64);
@@ -214,14 +214,14 @@ fn stem(path: &Path) -> String {
     stem.to_string_lossy().into_owned()
 }
 
-fn about(file: &GgufFile, path: &Path) -> About {
+fn about(file: &GgufFile) -> About {
     let metadata = file.metadata();
     let architecture = metadata.string("general.architecture").unwrap_or_default().to_string();
     let hidden = metadata.unsigned(&format!("{architecture}.embedding_length"));
     About {
         title: metadata.string("general.name").map(str::to_string),
         parameters: file.tensors().iter().map(|tensor| tensor.weights()).sum(),
-        bytes: std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
+        bytes: file.file_bytes(),
         hidden: hidden.and_then(|hidden| usize::try_from(hidden).ok()).unwrap_or(0),
         architecture,
     }

@@ -63,7 +63,7 @@ impl PrefixCache {
         lengths.max_by_key(|&(_, length)| length).filter(|&(_, length)| length >= SHORTEST_SHARED)
     }
 
-    /// A new sequence that begins with the first `length` tokens of a kept one and expects so many new ones.
+    /// A new sequence that begins with the first `length` tokens of a kept one and expects `new_tokens` more.
     /// Where that is all of the kept one, it is the same sequence, which is kept no longer: its room is
     /// used on.
     pub fn begin(

@@ -36,6 +36,12 @@ impl Request {
             use_cache: true,
         }
     }
+
+    /// Whether it may begin with what an earlier sequence has computed: the log-probabilities of a prompt
+    /// need all of its logits.
+    pub(super) fn may_reuse(&self) -> bool {
+        self.use_cache && self.prompt_log_probabilities.is_none()
+    }
 }
 
 /// A handle to a submitted request.

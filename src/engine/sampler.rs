@@ -12,8 +12,9 @@ use crate::kernels::elementwise::position_of_largest;
 
 /// How tokens are chosen. The default is greedy: always the most likely token.
 ///
-/// Before all else, biases are added and penalties taken off. The filters act in the order top-k, top-p, min-p, temperature: top-p and min-p
-/// see the model's own probabilities, before the temperature flattens or sharpens them.
+/// First, biases are added and penalties taken off. Then the filters act in the order top-k, top-p,
+/// min-p, temperature: top-p and min-p see the probabilities before the temperature flattens or
+/// sharpens them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Divides the logits before the draw; 0 chooses the most likely token.

@@ -321,8 +321,7 @@ impl Scheduler {
 
     /// The part of a prompt that may be taken from elsewhere.
     fn reusable<'a>(&self, request: &'a Request) -> Option<&'a [u32]> {
-        let may =
-            self.cache.is_on() && request.use_cache && request.prompt_log_probabilities.is_none();
+        let may = self.cache.is_on() && request.may_reuse();
         may.then(|| &request.prompt[..request.prompt.len() - 1])
     }
 

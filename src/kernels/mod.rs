@@ -5,4 +5,5 @@ mod dispatch;
 pub mod elementwise;
 pub mod matmul;
 pub mod peak;
+mod prefetch;
 mod shared;

@@ -1,11 +1,11 @@
 //! The comparison in sentences: title, headline, caveats.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::record::{Comparison, SpeedRatio, TextSettings, Variant, VariantText};
 use crate::bench::PeakScope;
-use crate::support::calendar::civil_date;
+use crate::support::calendar::{civil_date, unix_seconds};
 use crate::support::units;
 
 /// Above this many processes wanting a core before a benchmark, its figures are doubtful.
@@ -228,7 +228,7 @@ pub(super) fn points(difference: f64) -> String {
 
 /// A moment as `2026-11-20 14:03 UTC`.
 pub(super) fn utc_minute(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = unix_seconds(time);
     let (year, month, day) = civil_date(seconds / 86_400);
     let (hour, minute) = (seconds / 3600 % 24, seconds / 60 % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
@@ -236,7 +236,7 @@ pub(super) fn utc_minute(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
     use crate::eval::Unscored;

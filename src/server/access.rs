@@ -63,7 +63,8 @@ fn given_name(request: &Request) -> Option<String> {
     (!name.is_empty() && name.len() <= LONGEST_ID).then(|| name.to_string())
 }
 
-fn new_name() -> String {
+/// A name that nothing else has.
+pub fn new_name() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 

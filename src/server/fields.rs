@@ -49,7 +49,15 @@ impl Fields {
     /// # Errors
     /// 400 for anything else.
     pub fn flag(&self, name: &str) -> Result<bool, ApiError> {
-        Ok(self.read(name, "true or false", Value::as_bool)?.unwrap_or(false))
+        self.flag_or(name, false)
+    }
+
+    /// `true` or `false`; absent, it is `default`.
+    ///
+    /// # Errors
+    /// 400 for anything else.
+    pub fn flag_or(&self, name: &str, default: bool) -> Result<bool, ApiError> {
+        Ok(self.read(name, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
     /// A whole number in a range.

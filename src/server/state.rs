@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use super::ServerOptions;
 use super::auth::Keys;
 use super::errors::ApiError;
 use crate::engine::Service;
+use crate::support::calendar::unix_seconds;
 use crate::tokenizer::Vocabulary;
 
 /// A model that is served.
@@ -71,13 +72,12 @@ pub struct ServerState {
 
 impl ServerState {
     pub(super) fn new(models: Vec<Served>, options: ServerOptions) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             models: models.into_iter().map(Arc::new).collect(),
             keys: Keys::new(options.api_keys.iter().map(String::as_str)),
             options,
             started: Instant::now(),
-            created: now.as_secs(),
+            created: unix_seconds(SystemTime::now()),
             is_closing: AtomicBool::new(false),
         }
     }

@@ -112,6 +112,13 @@ pub enum ServiceEvent {
     },
 }
 
+impl ServiceEvent {
+    /// Whether nothing comes after it.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Finished(_) | Self::Failed { .. })
+    }
+}
+
 /// A complete request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finish {

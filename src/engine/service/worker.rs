@@ -97,7 +97,7 @@ impl Worker {
     fn enter(&mut self, submission: Submission) {
         let Submission { id, request, mut sink, is_cancelled, submitted } = submission;
         let max_new_tokens = request.max_new_tokens;
-        let looks = request.use_cache && request.prompt_log_probabilities.is_none();
+        let looks = request.may_reuse();
         match self.scheduler.submit(request) {
             Ok(request) => {
                 let (timings, told) = (Timings::new(submitted), None);
@@ -209,7 +209,7 @@ impl Worker {
                 ServiceEvent::Failed { error }
             }
         };
-        let is_last = matches!(event, ServiceEvent::Finished(_) | ServiceEvent::Failed { .. });
+        let is_last = event.is_last();
         self.send(request, event);
         if is_last && self.clients.remove(&request).is_some() {
             self.shared.inbox().in_flight -= 1;
@@ -222,7 +222,7 @@ impl Worker {
         if let Some(observer) = &self.observer {
             observer.event(&event, &client.timings);
         }
-        let is_last = matches!(event, ServiceEvent::Finished(_) | ServiceEvent::Failed { .. });
+        let is_last = event.is_last();
         if !client.sink.send(event) && !is_last {
             self.cancel(request);
         }

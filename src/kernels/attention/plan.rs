@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::vector::prefetch;
 use super::work::{KEY_BLOCK, Scratch, Work};
 use super::{AttentionItem, Kernels, Step, stream, tile};
 use crate::kernels::dispatch::for_each_instruction_set;
+use crate::kernels::prefetch::prefetch;
 use crate::kernels::shared::Shared;
 use crate::support::team::Team;
 

@@ -3,8 +3,9 @@
 //! up.
 
 use super::store::{KvType, TILE};
-use super::vector::{Vector, prefetch};
+use super::vector::Vector;
 use super::work::{Block, Element, KEY_BLOCK, RowScratch, Scratch, Work, place};
+use crate::kernels::prefetch::prefetch;
 
 /// Rows from which on the tile kernel is the faster one.
 pub(super) const MAX_ROWS: usize = 8;

@@ -41,12 +41,6 @@ impl<const VNNI: bool> RowVector for Rows<VNNI> {
     type Products = __m256i;
 
     #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        // SAFETY: see above; any address may be asked for.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn splat(integer: i32) -> __m256i {
         // SAFETY: see above.
         unsafe { _mm256_set1_epi32(integer) }

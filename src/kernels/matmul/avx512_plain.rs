@@ -32,12 +32,6 @@ impl RowVector for Rows {
     type Products = __m512i;
 
     #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        // SAFETY: see above; any address may be asked for.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn splat(integer: i32) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_set1_epi32(integer) }

@@ -6,7 +6,7 @@
 use super::activations::{BLOCK, CODE_WORDS, MAGIC, SCALE, SCALED_SUM, ZERO_SUM, part_at};
 use super::float::FloatFormat;
 use super::format::{Codes, QuantizedFormat, Scales, Zero, block_columns, has_offsets};
-use super::panel::{AHEAD, FLOAT_ROWS, QUANTIZED_ROWS, codes_at, part_bytes, scales_at};
+use super::panel::{FLOAT_ROWS, QUANTIZED_ROWS, codes_at, prefetch_part, scales_at};
 
 /// The registers of an instruction set.
 ///
@@ -29,10 +29,6 @@ pub(super) trait RowVector {
     type Floats: Copy;
     /// Sums of products of some quads on the way to [`Self::Integers`].
     type Products: Copy;
-
-    /// Has the memory send the line of an address, which may be any. Nothing where there is no
-    /// instruction for it.
-    unsafe fn prefetch(_: *const u8) {}
 
     /// The same i32 in each lane.
     unsafe fn splat(integer: i32) -> Self::Integers;
@@ -224,7 +220,7 @@ pub(super) unsafe fn quantized_tile<
             let mut sums = [[V::broadcast(0.0); T]; R];
             for block in 0..blocks {
                 if first == 0 {
-                    prefetch::<V, F>(panel, block);
+                    prefetch_part::<F>(panel, block);
                 }
                 let place = Place {
                     codes: panel.add(codes_at::<F>(block) + 4 * first),
@@ -245,20 +241,6 @@ pub(super) unsafe fn quantized_tile<
                 }
             }
         }
-    }
-}
-
-/// Has the memory send what a panel, or the next one, has some time after a block.
-///
-/// # Safety
-/// `V`'s instruction set.
-#[inline(always)]
-unsafe fn prefetch<V: RowVector, F: QuantizedFormat>(panel: *const u8, block: usize) {
-    let step = const { part_bytes::<F>() };
-    let next = panel.wrapping_add(block * step + AHEAD);
-    for line in (0..step).step_by(64) {
-        // SAFETY: the caller's.
-        unsafe { V::prefetch(next.wrapping_add(line)) };
     }
 }
 

@@ -16,6 +16,7 @@
 use super::format::{
     Codes, Parts, QuantizedFormat, Scales, block_columns, code_bytes, scale_bytes,
 };
+use crate::kernels::prefetch::prefetch;
 
 /// Rows in a panel of a quantized format.
 pub(super) const QUANTIZED_ROWS: usize = 16;
@@ -60,11 +61,21 @@ const fn unit_parts<F: QuantizedFormat>() -> usize {
 
 /// How far ahead of the products the memory is asked for what a panel has. The lines of a panel and of
 /// the next one follow each other, and are asked for in this order.
-pub(super) const AHEAD: usize = 8192;
+const AHEAD: usize = 8192;
 
 /// Bytes that a product goes on by with 32 columns, on average.
-pub(super) const fn part_bytes<F: QuantizedFormat>() -> usize {
+const fn part_bytes<F: QuantizedFormat>() -> usize {
     unit_bytes::<F>() / unit_parts::<F>()
+}
+
+/// Asks for what a panel, or the next one, has some time after its `part`th 32 columns.
+#[inline(always)]
+pub(super) fn prefetch_part<F: QuantizedFormat>(panel: *const u8, part: usize) {
+    let step = const { part_bytes::<F>() };
+    let next = panel.wrapping_add(part * step + AHEAD);
+    for line in (0..step).step_by(CACHE_LINE) {
+        prefetch(next.wrapping_add(line));
+    }
 }
 
 /// Where a panel has the scales of a block of the format.

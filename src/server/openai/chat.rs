@@ -3,32 +3,24 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::log_probabilities::{self, Names};
+use super::job::{Common, Job, respond};
+use super::log_probabilities;
 use super::parameters::{MOST_LIKELIEST, Parameters};
-use super::{new_id, now, usage};
 use crate::engine::ChatMessage;
-use crate::server::errors::{ApiError, json_response};
+use crate::server::errors::ApiError;
 use crate::server::fields::{Fields, wrong};
 use crate::server::generate::{
     Answer, Answering, End, NewToken, Piece, apply_template, begin, tokenize,
 };
-use crate::server::state::{Served, ServerState};
-use crate::server::stream::{self, Events, Gone};
+use crate::server::state::ServerState;
+use crate::server::stream::{Events, Gone};
 
-/// What all answers of a request have in common.
+/// A request for the assistant's turn.
 #[derive(Debug)]
-struct Job {
-    model: Arc<Served>,
-    parameters: Parameters,
-    /// Log-probabilities are told, with so many likeliest tokens.
-    likeliest: Option<usize>,
-    id: String,
-    created: u64,
-}
+struct Turn(Common);
 
 pub async fn answer(
     State(state): State<Arc<ServerState>>,
@@ -38,32 +30,19 @@ pub async fn answer(
     let parameters = Parameters::read(&fields, &["max_completion_tokens", "max_tokens"])?;
     fields.refuse(&[("prompt_logprobs", &[]), ("echo", &[json!(false)])])?;
     let likeliest = likeliest(&fields)?;
-    let add_generation_prompt =
-        fields.get("add_generation_prompt").is_none() || fields.flag("add_generation_prompt")?;
+    let add_generation_prompt = fields.flag_or("add_generation_prompt", true)?;
     parameters.check_answers(1)?;
     let messages = read_messages(fields.take("messages"))?;
     let text = apply_template(&model, messages, add_generation_prompt).await?;
     let prompt = tokenize(&model, text, true, true).await?;
-    let job = Job { model, parameters, likeliest, id: new_id("chatcmpl"), created: now() };
-    let mut answers = Vec::with_capacity(job.parameters.answers);
-    for number in 0..job.parameters.answers {
-        let mut ask = job.parameters.ask(prompt.clone(), number);
-        ask.log_probabilities = job.likeliest;
-        answers.push(begin(&job.model, ask)?);
+    let common = Common::new(model, parameters, likeliest, "chatcmpl");
+    let mut answers = Vec::with_capacity(common.parameters.answers);
+    for number in 0..common.parameters.answers {
+        let mut ask = common.parameters.ask(prompt.clone(), number);
+        ask.log_probabilities = common.likeliest;
+        answers.push(begin(&common.model, ask)?);
     }
-    if job.parameters.is_streamed {
-        let job = Arc::new(job);
-        return Ok(stream::respond(|events| stream_all(job, answers, events)));
-    }
-    let (mut choices, mut ends) = (Vec::new(), Vec::new());
-    for (index, answering) in answers.into_iter().enumerate() {
-        let answer = answering.collect().await?;
-        choices.push(job.choice(index, &answer));
-        ends.push(answer.end);
-    }
-    let mut document = job.document("chat.completion", choices);
-    document["usage"] = usage(&ends, job.parameters.answers);
-    Ok(json_response(StatusCode::OK, &document))
+    respond(Turn(common), answers).await
 }
 
 /// `logprobs` says whether, `top_logprobs` how many.
@@ -120,42 +99,12 @@ fn read_message(index: usize, message: &Value) -> Result<ChatMessage, ApiError> 
     Ok(ChatMessage { role, content })
 }
 
-impl Job {
-    fn names(&self) -> Names<'_> {
-        let are_numbers = self.parameters.names_numbers;
-        Names { vocabulary: self.model.vocabulary(), are_numbers }
-    }
-
-    fn document(&self, object: &str, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model.name,
-            "choices": choices,
-        })
-    }
-
+impl Turn {
     fn log_probabilities(&self, tokens: &[NewToken]) -> Value {
-        match self.likeliest {
-            Some(_) => log_probabilities::chat(self.names(), tokens),
+        match self.0.likeliest {
+            Some(_) => log_probabilities::chat(self.0.names(), tokens),
             None => Value::Null,
         }
-    }
-
-    fn choice(&self, index: usize, answer: &Answer) -> Value {
-        let Answer { text, tokens, end, .. } = answer;
-        let mut choice = json!({
-            "index": index,
-            "message": { "role": "assistant", "content": text, "refusal": null },
-            "logprobs": self.log_probabilities(tokens),
-            "finish_reason": end.reason.openai(),
-        });
-        if self.parameters.tells_numbers {
-            let ids: Vec<u32> = tokens.iter().map(|token| token.token).collect();
-            choice["token_ids"] = json!(ids);
-        }
-        choice
     }
 
     async fn send(
@@ -169,14 +118,42 @@ impl Job {
         let choice = json!({
             "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish,
         });
-        let mut document = self.document("chat.completion.chunk", vec![choice]);
-        if self.parameters.includes_usage {
-            document["usage"] = Value::Null;
-        }
-        events.send(&document).await
+        self.send_piece(events, choice).await
     }
 
-    /// Sends one answer's pieces.
+    /// The first piece says whose turn it is.
+    async fn open(&self, events: &Events, index: usize, has_begun: &mut bool) -> Result<(), Gone> {
+        if std::mem::replace(has_begun, true) {
+            return Ok(());
+        }
+        let delta = json!({ "role": "assistant", "content": "" });
+        self.send(events, index, delta, Value::Null, Value::Null).await
+    }
+}
+
+impl Job for Turn {
+    const WHOLE: &'static str = "chat.completion";
+    const PIECE: &'static str = "chat.completion.chunk";
+
+    fn common(&self) -> &Common {
+        &self.0
+    }
+
+    fn choice(&self, index: usize, answer: &Answer) -> Value {
+        let Answer { text, tokens, end, .. } = answer;
+        let mut choice = json!({
+            "index": index,
+            "message": { "role": "assistant", "content": text, "refusal": null },
+            "logprobs": self.log_probabilities(tokens),
+            "finish_reason": end.reason.openai(),
+        });
+        if self.0.parameters.tells_numbers {
+            let ids: Vec<u32> = tokens.iter().map(|token| token.token).collect();
+            choice["token_ids"] = json!(ids);
+        }
+        choice
+    }
+
     async fn stream(
         &self,
         index: usize,
@@ -207,33 +184,4 @@ impl Job {
         }
         Ok(None)
     }
-
-    /// The first piece says whose turn it is.
-    async fn open(&self, events: &Events, index: usize, has_begun: &mut bool) -> Result<(), Gone> {
-        if std::mem::replace(has_begun, true) {
-            return Ok(());
-        }
-        let delta = json!({ "role": "assistant", "content": "" });
-        self.send(events, index, delta, Value::Null, Value::Null).await
-    }
-}
-
-/// Sends the pieces of all answers as they come.
-async fn stream_all(job: Arc<Job>, answers: Vec<Answering>, events: Events) -> Result<(), Gone> {
-    let mut tasks = tokio::task::JoinSet::new();
-    let count = answers.len();
-    for (index, answering) in answers.into_iter().enumerate() {
-        let (job, events) = (Arc::clone(&job), events.clone());
-        tasks.spawn(async move { (index, job.stream(index, answering, &events).await) });
-    }
-    let mut ends: Vec<Option<End>> = vec![None; count];
-    while let Some(Ok((index, end))) = tasks.join_next().await {
-        ends[index] = end?;
-    }
-    if job.parameters.includes_usage {
-        let mut document = job.document("chat.completion.chunk", Vec::new());
-        document["usage"] = usage(ends.iter().flatten(), job.parameters.answers);
-        events.send(&document).await?;
-    }
-    events.done().await
 }

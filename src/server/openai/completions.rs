@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::log_probabilities::{self, Names};
+use super::job::{Common, Job, respond};
+use super::log_probabilities;
 use super::parameters::{MOST_LIKELIEST, Parameters};
-use super::{new_id, now, usage};
 use crate::engine::Probabilities;
-use crate::server::errors::{ApiError, json_response};
+use crate::server::errors::ApiError;
 use crate::server::fields::{Fields, wrong};
 use crate::server::generate::{Answer, Answering, End, Piece, begin, detokenize, tokenize};
 use crate::server::state::{Served, ServerState};
-use crate::server::stream::{self, Events, Gone};
+use crate::server::stream::{Events, Gone};
 
 /// A prompt: its text, if it came as one, and its tokens.
 #[derive(Debug, Clone)]
@@ -24,18 +23,13 @@ struct Prompt {
     tokens: Vec<u32>,
 }
 
-/// What all answers of a request have in common.
+/// A request for texts that go on.
 #[derive(Debug)]
-struct Job {
-    model: Arc<Served>,
-    parameters: Parameters,
+struct Texts {
+    common: Common,
     /// The prompt is part of the answer.
     echoes: bool,
-    /// Log-probabilities are told, with so many likeliest tokens.
-    likeliest: Option<usize>,
     prompts: Vec<Prompt>,
-    id: String,
-    created: u64,
 }
 
 pub async fn answer(
@@ -46,36 +40,18 @@ pub async fn answer(
     let parameters = Parameters::read(&fields, &["max_tokens"])?;
     let likeliest = fields.integer("logprobs", 0..=MOST_LIKELIEST)?;
     let echoes = fields.flag("echo")?;
-    let add_bos =
-        fields.get("add_special_tokens").is_none() || fields.flag("add_special_tokens")?;
+    let add_bos = fields.flag_or("add_special_tokens", true)?;
     if parameters.is_streamed && parameters.prompt_log_probabilities.is_some() {
         let problem = "is not told in a stream: leave out stream";
         return Err(ApiError::field("prompt_logprobs", problem));
     }
     let prompts = read_prompts(&model, fields.take("prompt"), add_bos).await?;
     parameters.check_answers(prompts.len())?;
-    let job = Arc::new(Job {
-        model,
-        parameters,
-        echoes,
-        likeliest: likeliest.map(|count| count as usize),
-        prompts,
-        id: new_id("cmpl"),
-        created: now(),
-    });
-    let answers = job.begin()?;
-    if job.parameters.is_streamed {
-        return Ok(stream::respond(|events| stream_all(job, answers, events)));
-    }
-    let (mut choices, mut ends) = (Vec::new(), Vec::new());
-    for (index, answering) in answers.into_iter().enumerate() {
-        let answer = answering.collect().await?;
-        choices.push(job.choice(index, &answer));
-        ends.push(answer.end);
-    }
-    let mut document = job.document(choices);
-    document["usage"] = usage(&ends, job.parameters.answers);
-    Ok(json_response(StatusCode::OK, &document))
+    let likeliest = likeliest.map(|count| count as usize);
+    let common = Common::new(model, parameters, likeliest, "cmpl");
+    let texts = Texts { common, echoes, prompts };
+    let answers = texts.begin()?;
+    respond(texts, answers).await
 }
 
 /// A text, a list of texts, a list of tokens, or a list of such lists.
@@ -113,41 +89,26 @@ async fn read_prompts(
     Ok(prompts)
 }
 
-impl Job {
+impl Texts {
     /// Submits all requests, or none.
     fn begin(&self) -> Result<Vec<Answering>, ApiError> {
         let mut answers = Vec::new();
         for prompt in &self.prompts {
-            for number in 0..self.parameters.answers {
-                let mut ask = self.parameters.ask(prompt.tokens.clone(), number);
-                ask.log_probabilities = self.likeliest;
+            for number in 0..self.common.parameters.answers {
+                let mut ask = self.common.parameters.ask(prompt.tokens.clone(), number);
+                ask.log_probabilities = self.common.likeliest;
                 if self.echoes {
                     let told = ask.prompt_log_probabilities;
-                    ask.prompt_log_probabilities = told.max(self.likeliest);
+                    ask.prompt_log_probabilities = told.max(self.common.likeliest);
                 }
-                answers.push(begin(&self.model, ask)?);
+                answers.push(begin(&self.common.model, ask)?);
             }
         }
         Ok(answers)
     }
 
     fn prompt(&self, index: usize) -> &Prompt {
-        &self.prompts[index / self.parameters.answers]
-    }
-
-    fn names(&self) -> Names<'_> {
-        let are_numbers = self.parameters.names_numbers;
-        Names { vocabulary: self.model.vocabulary(), are_numbers }
-    }
-
-    fn document(&self, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.model.name,
-            "choices": choices,
-        })
+        &self.prompts[index / self.common.parameters.answers]
     }
 
     /// The prompt's text, if it is part of the answer.
@@ -157,11 +118,20 @@ impl Job {
             _ if !self.echoes => String::new(),
             Some(text) => text.clone(),
             None => detokenize(
-                self.model.vocabulary(),
+                self.common.model.vocabulary(),
                 &prompt.tokens,
-                self.parameters.shows_control_tokens,
+                self.common.parameters.shows_control_tokens,
             ),
         }
+    }
+}
+
+impl Job for Texts {
+    const WHOLE: &'static str = "text_completion";
+    const PIECE: &'static str = "text_completion";
+
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn choice(&self, index: usize, answer: &Answer) -> Value {
@@ -174,23 +144,23 @@ impl Job {
             "logprobs": null,
             "finish_reason": end.reason.openai(),
         });
-        if let Some(likeliest) = self.likeliest {
+        if let Some(likeliest) = self.common.likeliest {
             let mut table = log_probabilities::Completion::default();
             if self.echoes {
                 let told: Vec<_> = told.iter().map(|told| cut(told, likeliest)).collect();
-                table.prompt(self.names(), &prompt.tokens, &told);
+                table.prompt(self.common.names(), &prompt.tokens, &told);
             }
-            table.new_tokens(self.names(), tokens, echoed.len());
+            table.new_tokens(self.common.names(), tokens, echoed.len());
             if let Some(end) = &end.end {
-                table.end(self.names(), end, echoed.len() + text.len());
+                table.end(self.common.names(), end, echoed.len() + text.len());
             }
             choice["logprobs"] = table.document();
         }
-        if let Some(likeliest) = self.parameters.prompt_log_probabilities {
+        if let Some(likeliest) = self.common.parameters.prompt_log_probabilities {
             let told: Vec<_> = told.iter().map(|told| cut(told, likeliest)).collect();
-            choice["prompt_logprobs"] = log_probabilities::prompt(self.names(), &told);
+            choice["prompt_logprobs"] = log_probabilities::prompt(self.common.names(), &told);
         }
-        if self.parameters.tells_numbers {
+        if self.common.parameters.tells_numbers {
             let ids: Vec<u32> = tokens.iter().map(|token| token.token).collect();
             choice["prompt_token_ids"] = json!(prompt.tokens);
             choice["token_ids"] = json!(ids);
@@ -198,7 +168,6 @@ impl Job {
         choice
     }
 
-    /// Sends one answer's pieces.
     async fn stream(
         &self,
         index: usize,
@@ -206,7 +175,7 @@ impl Job {
         events: &Events,
     ) -> Result<Option<End>, Gone> {
         let echoed = self.echoed(index);
-        let tells_prompt = self.echoes && self.likeliest.is_some();
+        let tells_prompt = self.echoes && self.common.likeliest.is_some();
         let (mut told, mut length) = (Vec::new(), 0);
         let mut is_echoed = !self.echoes;
         while let Some(piece) = events.meanwhile(answering.next()).await? {
@@ -227,37 +196,33 @@ impl Job {
             if !std::mem::replace(&mut is_echoed, true) {
                 text += &echoed;
                 if tells_prompt {
-                    table.prompt(self.names(), &self.prompt(index).tokens, &told);
+                    table.prompt(self.common.names(), &self.prompt(index).tokens, &told);
                 }
             }
             let mut end = None;
             match piece {
                 Piece::Delta { text: more, tokens } => {
-                    table.new_tokens(self.names(), &tokens, echoed.len());
+                    table.new_tokens(self.common.names(), &tokens, echoed.len());
                     text += &more;
                     length += more.len();
                 }
                 Piece::End(over) => {
                     if let Some(token) = &over.end {
-                        table.end(self.names(), token, echoed.len() + length);
+                        table.end(self.common.names(), token, echoed.len() + length);
                     }
                     end = Some(over);
                 }
                 Piece::Started { .. } | Piece::Prompt { .. } | Piece::PromptTokens(_) => {}
             }
             let finish = end.as_ref().map(|end| end.reason.openai());
-            let logprobs = self.likeliest.map(|_| table.document());
+            let logprobs = self.common.likeliest.map(|_| table.document());
             let choice = json!({
                 "index": index,
                 "text": text,
                 "logprobs": logprobs,
                 "finish_reason": finish,
             });
-            let mut document = self.document(vec![choice]);
-            if self.parameters.includes_usage {
-                document["usage"] = Value::Null;
-            }
-            events.send(&document).await?;
+            self.send_piece(events, choice).await?;
             if end.is_some() {
                 return Ok(end);
             }
@@ -271,24 +236,4 @@ fn cut(told: &Probabilities, likeliest: usize) -> Probabilities {
     let mut told = told.clone();
     told.top.truncate(likeliest);
     told
-}
-
-/// Sends the pieces of all answers as they come.
-async fn stream_all(job: Arc<Job>, answers: Vec<Answering>, events: Events) -> Result<(), Gone> {
-    let mut tasks = tokio::task::JoinSet::new();
-    let count = answers.len();
-    for (index, answering) in answers.into_iter().enumerate() {
-        let (job, events) = (Arc::clone(&job), events.clone());
-        tasks.spawn(async move { (index, job.stream(index, answering, &events).await) });
-    }
-    let mut ends: Vec<Option<End>> = vec![None; count];
-    while let Some(Ok((index, end))) = tasks.join_next().await {
-        ends[index] = end?;
-    }
-    if job.parameters.includes_usage {
-        let mut document = job.document(Vec::new());
-        document["usage"] = usage(ends.iter().flatten(), job.parameters.answers);
-        events.send(&document).await?;
-    }
-    events.done().await
 }

@@ -3,6 +3,7 @@
 
 mod chat;
 mod completions;
+mod job;
 mod log_probabilities;
 mod parameters;
 
@@ -16,7 +17,6 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use super::errors::{ApiError, json_response};
-use super::generate::End;
 use super::state::{Served, ServerState};
 
 /// The paths of this protocol.
@@ -69,34 +69,5 @@ fn listed(model: &Served, state: &ServerState) -> Value {
             "n_params": model.about.parameters,
             "size": model.about.bytes,
         },
-    })
-}
-
-/// A name for an answer.
-fn new_id(kind: &str) -> String {
-    format!("{kind}-{:032x}", rand::random::<u128>())
-}
-
-/// The seconds since 1970.
-fn now() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.unwrap_or_default().as_secs()
-}
-
-/// What an answer took: one prompt a group, however many answers it got.
-fn usage<'a>(ends: impl IntoIterator<Item = &'a End>, per_prompt: usize) -> Value {
-    let (mut prompt, mut cached, mut generated) = (0, 0, 0);
-    for (index, end) in ends.into_iter().enumerate() {
-        if index % per_prompt == 0 {
-            prompt += end.prompt_tokens;
-            cached += end.cached_tokens;
-        }
-        generated += end.generated;
-    }
-    json!({
-        "prompt_tokens": prompt,
-        "completion_tokens": generated,
-        "total_tokens": prompt + generated,
-        "prompt_tokens_details": { "cached_tokens": cached },
     })
 }

@@ -64,9 +64,8 @@ impl Parameters {
             ignore_end: fields.flag("ignore_eos")?,
             is_streamed: fields.flag("stream")?,
             includes_usage,
-            shows_control_tokens: fields.get("skip_special_tokens").is_some()
-                && !fields.flag("skip_special_tokens")?,
-            use_cache: fields.get("cache_prompt").is_none() || fields.flag("cache_prompt")?,
+            shows_control_tokens: !fields.flag_or("skip_special_tokens", true)?,
+            use_cache: fields.flag_or("cache_prompt", true)?,
             names_numbers: fields.flag("return_tokens_as_token_ids")?,
             tells_numbers: fields.flag("return_token_ids")?,
             prompt_log_probabilities: likeliest.map(|count| count as usize),

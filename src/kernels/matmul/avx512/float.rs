@@ -11,6 +11,7 @@ use crate::kernels::matmul::float::FloatFormat;
 use crate::kernels::matmul::kernel::Strips;
 use crate::kernels::matmul::panel::FLOAT_ROWS;
 use crate::kernels::matmul::product::tiles;
+use crate::kernels::prefetch::prefetch;
 
 /// Rows in a register.
 const LANES: usize = 16;
@@ -179,8 +180,7 @@ impl<F: FloatFormat<WIDTH>, const WIDTH: usize> Weights<2> for Packed<F, WIDTH> 
     unsafe fn prefetch(self, column: usize) {
         let next = self.panel.wrapping_add(column * FLOAT_ROWS * WIDTH + AHEAD);
         for line in (0..FLOAT_ROWS * WIDTH).step_by(64) {
-            // SAFETY: any address may be asked for.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast()) };
+            prefetch(next.wrapping_add(line));
         }
     }
 }

@@ -159,8 +159,8 @@ struct At<B> {
 /// on from what they are.
 ///
 /// # Safety
-/// `weights` has `P` panels and the place's blocks, whole blocks of the format, each of `tokens` the words of a token, `totals`
-/// room for `T` × `P` × 16 values.
+/// `weights` has `P` panels and the place's blocks, which are whole blocks of the format. Each of
+/// `tokens` has the words of a token, and `totals` has room for `T` × `P` × 16 values.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn tile<W: Weights, const P: usize, const T: usize>(
     weights: W,

@@ -7,7 +7,7 @@ use crate::kernels::matmul::activations::{BLOCK, MAGIC, ZERO_SUM};
 use crate::kernels::matmul::format::{
     Codes, QuantizedFormat, Scales, Zero, block_columns, code_bytes, has_offsets,
 };
-use crate::kernels::matmul::panel::{AHEAD, QUANTIZED_ROWS, codes_at, part_bytes, scales_at};
+use crate::kernels::matmul::panel::{QUANTIZED_ROWS, codes_at, prefetch_part, scales_at};
 
 /// A group's factors for 16 rows.
 #[derive(Clone, Copy)]
@@ -58,11 +58,8 @@ pub(super) trait Weights: Copy {
         group: usize,
     ) -> GroupScales;
 
-    /// Has the memory send what is needed some time after the `part`th 32 columns.
-    ///
-    /// # Safety
-    /// The processor has the instructions.
-    unsafe fn prefetch(self, part: usize);
+    /// Asks for what is needed some time after the `part`th 32 columns.
+    fn prefetch(self, part: usize);
 }
 
 /// A panel as it is packed.
@@ -140,13 +137,8 @@ impl<F: QuantizedFormat> Weights for Packed<F> {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(self, part: usize) {
-        let step = const { part_bytes::<F>() };
-        let next = self.panel.wrapping_add(part * step + AHEAD);
-        for line in (0..step).step_by(64) {
-            // SAFETY: any address may be asked for.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast()) };
-        }
+    fn prefetch(self, part: usize) {
+        prefetch_part::<F>(self.panel, part);
     }
 }
 
@@ -268,7 +260,7 @@ impl<const GROUPS: usize, const OFFSETS: bool> Weights for Unpacked<GROUPS, OFFS
     }
 
     #[inline(always)]
-    unsafe fn prefetch(self, _: usize) {}
+    fn prefetch(self, _: usize) {}
 }
 
 /// The codes of four columns, for each row.
