@@ -7,14 +7,10 @@ use std::sync::Arc;
 
 use candle_core::{Result, bail};
 
+use crate::kernels::attention::KEY_BLOCK;
+
 /// Positions that a segment has room for at least.
 const SMALLEST_SEGMENT: usize = 16;
-
-/// Positions of a segment that is copied rather than left among many as short.
-const SHORT_SEGMENT: usize = 64;
-
-/// So many short segments become one.
-const MOST_SHORT_SEGMENTS: usize = 4;
 
 /// How a back end remembers keys and values.
 pub(super) trait Memory {
@@ -24,14 +20,13 @@ pub(super) trait Memory {
     /// Room for `capacity` positions of keys and values in all layers.
     fn allocate(&self, capacity: usize) -> Result<Self::Storage>;
 
-    /// Copies the first `count` positions of `from` to the positions of `to` from `position` on, which
-    /// has room for them.
+    /// Copies positions of `from` to the beginning of `to`, which has room for them. The first of them is
+    /// a multiple of [`KEY_BLOCK`].
     fn copy(
         &self,
         to: &mut Self::Storage,
-        position: usize,
         from: &Self::Storage,
-        count: usize,
+        positions: Range<usize>,
     ) -> Result<()>;
 
     /// Bytes of one token's keys and values in one of the layers that keep any.
@@ -105,7 +100,8 @@ impl BatchItem<'_> {
     }
 }
 
-/// The beginning of a filled segment, or all of it. Forks may hold it too, so it never changes.
+/// The beginning of a filled segment, or all of it. Only the last one of a sequence may have a length
+/// that is not a multiple of [`KEY_BLOCK`]. Forks may hold it too, so it never changes.
 #[derive(Debug, Clone)]
 struct Shared {
     segment: Arc<Segment>,
@@ -208,8 +204,10 @@ impl SequenceCache {
 
     /// Makes room for `count` more positions in the tail. Without room in the tail, a new segment as
     /// large as the expectation or, beyond that, as the whole sequence follows it, so that little is
-    /// ever copied: only of a sequence that is forked again and again as it grows, the short
-    /// segments between its forks.
+    /// ever copied.
+    ///
+    /// Every segment begins at a multiple of [`KEY_BLOCK`], so that a fork has the same bits as a sequence
+    /// that was computed whole. The positions behind the last multiple are copied to the new segment.
     pub(super) fn reserve<M: Memory>(
         &mut self,
         count: usize,
@@ -227,24 +225,17 @@ impl SequenceCache {
         let expected = self.expected.saturating_sub(self.length);
         let wanted = if expected > 0 { expected } else { self.length.max(SMALLEST_SEGMENT) };
         let limit = context_length.saturating_sub(self.length);
-        let merged = self.shared.len() - self.short_segments();
-        let copied: usize = self.shared[merged..].iter().map(|part| part.length).sum();
+        let copied = self.length % KEY_BLOCK;
         let capacity = copied + wanted.min(limit).max(count);
-        let (mut storage, mut length) = (memory.allocate(capacity)?, 0);
-        for part in &self.shared[merged..] {
-            memory.copy(&mut storage, length, part.segment.storage()?, part.length)?;
-            length += part.length;
+        let mut storage = memory.allocate(capacity)?;
+        if let Some(last) = self.shared.last_mut().filter(|_| copied > 0) {
+            let kept = last.length - copied;
+            memory.copy(&mut storage, last.segment.storage()?, kept..last.length)?;
+            last.length = kept;
         }
-        self.shared.truncate(merged);
-        self.tail = Some(Segment { storage: Box::new(storage), capacity, length });
+        self.shared.retain(|part| part.length > 0);
+        self.tail = Some(Segment { storage: Box::new(storage), capacity, length: copied });
         Ok(())
-    }
-
-    /// How many short segments at the end have become too many; 0 if they have not.
-    fn short_segments(&self) -> usize {
-        let is_short = |part: &&Shared| part.length <= SHORT_SEGMENT;
-        let count = self.shared.iter().rev().take_while(is_short).count();
-        if count >= MOST_SHORT_SEGMENTS { count } else { 0 }
     }
 
     /// The last shared segment, if no fork holds it any more. What lies behind the part that this

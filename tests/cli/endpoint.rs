@@ -90,7 +90,7 @@ fn expected(question: &Question) -> Vec<f64> {
 }
 
 /// The log-probabilities of a run's choices, a question a row.
-fn log_probabilities_of(place: &Place, output: &str) -> Vec<(i64, Vec<f64>)> {
+pub fn log_probabilities_of(place: &Place, output: &str) -> Vec<(i64, Vec<f64>)> {
     let file = File::open(place.path(output).join("questions.parquet")).unwrap();
     let mut reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
     let batch = reader.next().unwrap().unwrap();

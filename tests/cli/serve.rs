@@ -12,7 +12,8 @@ use quantkit::kernels::elementwise::log_sum_exp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{TinyModel, send};
+use crate::endpoint::{Place, log_probabilities_of};
+use crate::support::{TinyModel, VariantBench, quantkit, send};
 
 /// A server and the directory of its model.
 pub struct Serving {
@@ -166,6 +167,35 @@ fn an_echoed_prompt_has_the_log_probabilities_of_scoring() {
         }
         assert_eq!(answer["usage"]["prompt_tokens"], tokens.len());
         assert_eq!(answer["usage"]["completion_tokens"], 0);
+    }
+}
+
+/// In process, questions share the keys and values of what they begin with, in large steps; the server
+/// computes whole prompts in small pieces, several at once. Activations are rounded to 8 bits, which
+/// would multiply any difference.
+#[test]
+fn scoring_through_a_server_gives_the_numbers_of_scoring_in_process() {
+    let bench = VariantBench::new();
+    let place = Place::new();
+    let directory = tempfile::tempdir().unwrap();
+    let model = bench.path("Q4_0.gguf");
+    let options = ["--prefill-chunk", "5", "--parallel", "3", "--cache", "1MiB"];
+    let server = Serving::start_models(directory, std::slice::from_ref(&model), &options);
+    let score = |output: &str, target: &[&str]| {
+        let mut command = quantkit();
+        command.args(["mmlu-eval", "--protocol", "cloze", "--shots", "0", "--set"]);
+        command.arg(place.path("test.parquet")).args(target);
+        command.arg("--output").arg(place.path(output)).assert().success();
+        log_probabilities_of(&place, output)
+    };
+    let in_process = score("in_process", &[model.to_str().unwrap()]);
+    let served = score("served", &["--endpoint", &server.address]);
+    assert_eq!(in_process.len(), served.len());
+    for ((row, expected), (_, told)) in in_process.iter().zip(&served) {
+        for (expected, told) in expected.iter().zip(told) {
+            // The server tells single tokens, whose sum is taken in f64.
+            assert!((expected - told).abs() < 1e-12, "row {row}: {told} is not {expected}");
+        }
     }
 }
 

@@ -99,12 +99,6 @@ impl<const VNNI: bool> Vector for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn total(self) -> f32 {
-        // SAFETY: registers only; the caller has the instruction set.
-        unsafe { self.lanes().into_iter().sum() }
-    }
-
-    #[inline(always)]
     unsafe fn exp2(self) -> Self {
         // SAFETY: registers only; the caller has the instruction set.
         unsafe {

@@ -99,12 +99,6 @@ impl<const VNNI: bool> Vector for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn total(self) -> f32 {
-        // SAFETY: registers only; the caller has the instruction set.
-        unsafe { _mm512_reduce_add_ps(self.0) }
-    }
-
-    #[inline(always)]
     unsafe fn exp2(self) -> Self {
         // SAFETY: registers only; the caller has the instruction set.
         unsafe {

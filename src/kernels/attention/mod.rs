@@ -30,6 +30,7 @@ use work::{Scratch, Work};
 
 pub use plan::AttentionScratch;
 pub use store::{KeyValues, KvLayer, KvShape, KvType, LayerWriter};
+pub use work::KEY_BLOCK;
 
 /// The shape shared by all sequences of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]

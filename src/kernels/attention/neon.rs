@@ -106,12 +106,6 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
-    unsafe fn total(self) -> f32 {
-        // SAFETY: see above.
-        unsafe { vaddvq_f32(self.0) }
-    }
-
-    #[inline(always)]
     unsafe fn keep_if_seen(self, firsts: *const i32, ends: *const i32, position: i32) -> Self {
         // SAFETY: see above.
         unsafe {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::work::{KEY_BLOCK, Scratch, Work};
+use super::work::{KEY_BLOCK, Partial, Scratch, Work, parts};
 use super::{AttentionItem, Kernels, Step, stream, tile};
 use crate::kernels::dispatch::for_each_instruction_set;
 use crate::kernels::prefetch::prefetch;
@@ -12,10 +12,6 @@ use crate::support::team::Team;
 
 /// Steps with fewer multiplications than this are not worth other threads.
 const SERIAL_BELOW: usize = 1 << 18;
-
-/// Blocks of keys of a part when a sequence is split along its keys: parts that take several times as
-/// long as handing one out, and enough of them for the threads.
-const BLOCKS_PER_PART: usize = 8;
 
 /// How many stretches of neighbouring parts a thread gets, about. A thread that goes on with the next
 /// part finds its first keys and values fetched already; with more stretches, threads end together.
@@ -121,8 +117,8 @@ pub(super) fn attention(
 
 /// Makes the step's tasks, and returns how many values their partial results take.
 ///
-/// How a sequence is split depends on nothing but itself: not on what is in the step beside it, and
-/// not on the number of threads. Results then have the same bits whatever these are.
+/// How a sequence is split changes no bit of a result: both kernels do the same operations in the same
+/// order, and parts begin at fixed positions.
 fn plan(kernels: &Kernels, step: Step<'_>, tasks: &mut Vec<Task>) -> usize {
     let shape = step.layer.shape;
     tasks.clear();
@@ -135,14 +131,14 @@ fn plan(kernels: &Kernels, step: Step<'_>, tasks: &mut Vec<Task>) -> usize {
                 let task = Task { item: index, kv_head, rows, blocks: 0..0, partial: None };
                 let visible = task.work(step).visible_to_any();
                 let task = Task { blocks: blocks(item, visible), ..task };
-                if !is_split || task.blocks.len() <= BLOCKS_PER_PART {
+                if !is_split || parts(task.blocks.clone()).count() == 1 {
                     tasks.push(task);
                     continue;
                 }
                 for blocks in parts(task.blocks) {
                     let rows = task.rows.clone();
                     let partial = Some(partial_length);
-                    partial_length += rows.len() * (shape.head_size + 2);
+                    partial_length += rows.len() * Partial::length(shape.head_size);
                     tasks.push(Task { rows, blocks, partial, ..task });
                 }
             }
@@ -169,12 +165,6 @@ fn stretch(tasks: &[Task], threads: usize, stretches: &mut Vec<Range<usize>>) {
             _ => stretches.push(index..index + 1),
         }
     }
-}
-
-/// Blocks in the parts of a split.
-fn parts(blocks: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let end = blocks.end;
-    blocks.step_by(BLOCKS_PER_PART).map(move |start| start..end.min(start + BLOCKS_PER_PART))
 }
 
 /// The blocks, counted over all spans, that hold these positions.
@@ -229,31 +219,29 @@ impl Targets<'_> {
             // SAFETY: the row's place in the output, which is this task's own.
             fetch(unsafe { self.output.slice(place_of(row)) });
         }
-        // The same for all rows of an item, so that none has other bits for being in the last tile.
-        let rows = work.item.queries.len() * work.group();
-        let kernel = if rows <= stream::MAX_ROWS { kernels.stream } else { kernels.tile };
+        let kernel =
+            if work.rows.len() <= stream::MAX_ROWS { kernels.stream } else { kernels.tile };
         // SAFETY: the caller's.
         unsafe { kernel(&work, scratch) };
-        let rows = &scratch.rows;
-        for (index, row) in work.rows.clone().enumerate() {
-            let sums = &rows.sums[index * rows.padded..][..size];
-            let (maximum, total) = (rows.maxima[index], rows.totals[index]);
-            match task.partial {
-                None => {
-                    // SAFETY: as above.
-                    let target = unsafe { self.output.slice(place_of(row)) };
-                    scale_row(sums, 1.0 / (total + sink(step, &work, row, maximum)), target);
-                }
-                Some(first) => {
-                    let start = first + index * (size + 2);
-                    // SAFETY: the task's place among the partial results, which is its own.
-                    let target = unsafe { self.partials.slice(start..start + size + 2) };
-                    target[..size].copy_from_slice(sums);
-                    target[size..].copy_from_slice(&[maximum, total]);
-                }
-            }
+        let partials = &scratch.rows.partials;
+        if let Some(first) = task.partial {
+            // SAFETY: the task's place among the partial results, which is its own.
+            let target = unsafe { self.partials.slice(first..first + partials.len()) };
+            target.copy_from_slice(partials);
+            return;
+        }
+        for (partial, row) in partials.chunks_exact(Partial::length(size)).zip(work.rows.clone()) {
+            // SAFETY: as above.
+            let target = unsafe { self.output.slice(place_of(row)) };
+            finish(step, &work, row, partial, target);
         }
     }
+}
+
+/// A row's output from the result of all of its parts.
+fn finish(step: Step<'_>, work: &Work<'_>, row: usize, partial: &[f32], output: &mut [f32]) {
+    let (sums, &[maximum, total]) = partial.split_last_chunk().expect("it has two values at least");
+    scale_row(sums, 1.0 / (total + sink(step, work, row, maximum)), output);
 }
 
 /// Fetches elements into the nearest cache.
@@ -286,37 +274,26 @@ fn offset(work: &Work<'_>, row: usize) -> usize {
 }
 
 /// Adds up the partial results of the tasks that share their rows.
-fn merge(step: Step<'_>, tasks: &[Task], partials: &[f32], output: &mut [f32]) {
+fn merge(step: Step<'_>, tasks: &[Task], partials: &mut [f32], output: &mut [f32]) {
     let size = step.layer.shape.head_size;
+    let length = Partial::length(size);
     let same_rows = |one: &Task, next: &Task| {
         (one.item, one.kv_head, one.rows.start) == (next.item, next.kv_head, next.rows.start)
     };
     for group in tasks.chunk_by(same_rows) {
         let Some(first) = group[0].partial else { continue };
         let work = group[0].work(step);
-        let rows = work.rows.len();
         // A group's partial results follow each other.
-        let partials = &partials[first..][..group.len() * rows * (size + 2)];
-        for (index, row) in work.rows.clone().enumerate() {
-            let parts = || {
-                partials.chunks_exact(rows * (size + 2)).map(|part| {
-                    let part = &part[index * (size + 2)..][..size + 2];
-                    (&part[..size], part[size], part[size + 1])
-                })
-            };
-            let maximum = parts().map(|(_, maximum, _)| maximum).fold(f32::MIN, f32::max);
-            let total: f32 = parts()
-                .map(|(_, part_maximum, total)| total * (part_maximum - maximum).exp2())
-                .sum();
-            let total = total + sink(step, &work, row, maximum);
-            let output = &mut output[offset(&work, row)..][..size];
-            output.fill(0.0);
-            for (sums, part_maximum, _) in parts() {
-                let factor = (part_maximum - maximum).exp2() / total;
-                for (output, sum) in output.iter_mut().zip(sums) {
-                    *output += sum * factor;
-                }
+        let partials = &mut partials[first..][..group.len() * work.rows.len() * length];
+        let (sums, others) = partials.split_at_mut(work.rows.len() * length);
+        for part in others.chunks_exact(work.rows.len() * length) {
+            for (sum, part) in sums.chunks_exact_mut(length).zip(part.chunks_exact(length)) {
+                Partial::add(sum, &part[..size], part[size], part[size + 1]);
             }
+        }
+        for (partial, row) in sums.chunks_exact(length).zip(work.rows.clone()) {
+            let output = &mut output[offset(&work, row)..][..size];
+            finish(step, &work, row, partial, output);
         }
     }
 }

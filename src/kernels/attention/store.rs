@@ -17,6 +17,7 @@ mod shape;
 mod tests;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 use memmap2::MmapMut;
@@ -149,54 +150,37 @@ impl KeyValues {
         &self.shape
     }
 
-    /// Takes over the first `count` positions of another memory of the same type and shape, as the
-    /// positions from `position` on.
+    /// Takes over positions of another memory of the same type and shape, as its own first ones.
     ///
     /// # Panics
-    /// If type or shape differ, or there are no such positions.
-    pub fn copy(&mut self, position: usize, other: &Self, count: usize) {
+    /// If type or shape differ, there are no such positions, or the first is not a multiple of
+    /// [`TILE`].
+    pub fn copy(&mut self, other: &Self, positions: Range<usize>) {
         assert_eq!((self.kind, &self.shape), (other.kind, &other.shape), "memories of one model");
-        assert!(count <= other.capacity && position + count <= self.capacity, "no such positions");
+        let has_both = positions.end <= other.capacity && positions.len() <= self.capacity;
+        assert!(has_both && positions.start.is_multiple_of(TILE), "no such positions");
+        // Capacities are whole tiles. What lies behind the positions is written over.
+        let count = positions.len().next_multiple_of(TILE);
         for slot in 0..self.shape.layers() {
             for kv_head in 0..self.shape.placed(slot).layer.kv_heads {
-                self.copy_head(slot, kv_head, position, other, count);
+                self.copy_head(slot, kv_head, other, positions.start, count);
             }
         }
     }
 
-    fn copy_head(
-        &mut self,
-        slot: usize,
-        kv_head: usize,
-        position: usize,
-        other: &Self,
-        count: usize,
-    ) {
+    fn copy_head(&mut self, slot: usize, kv_head: usize, other: &Self, first: usize, count: usize) {
         let LayerMemory { layer, layout, offset } = self.place(slot);
-        let (size, bytes) = (padded(layer.head_size), self.kind.bytes());
+        let row = padded(layer.head_size) * self.kind.bytes();
         let from = other.head(slot, kv_head);
         // SAFETY: the layer's heads follow each other from its offset on, and this one is there with
-        // all its parts; so are all places of positions below the capacities, which `copy` has
-        // checked.
+        // all its parts. `copy` has checked that the tiles are there in both memories, which are
+        // not the same one.
         unsafe {
-            let HeadParts { keys, values, key_scales, value_scales } =
-                layout.parts(self.memory.as_mut_ptr().add(offset), kv_head);
-            let copy = |to: *mut u8, place: usize, from: *const u8, other_place: usize, count| {
-                let (from, to) = (from.add(other_place * bytes), to.add(place * bytes));
-                std::ptr::copy_nonoverlapping(from, to, count * bytes);
-            };
-            for (old, new) in (position..position + count).enumerate() {
-                for index in (0..size).step_by(2) {
-                    let places = [new, old].map(|position| key_place(size, position, index));
-                    copy(keys, places[0], from.keys, places[1], 2);
-                }
-                for index in 0..size {
-                    let places = [new, old].map(|position| value_place(size, position, index));
-                    copy(values, places[0], from.values, places[1], 1);
-                }
-                *key_scales.add(new) = *from.key_scales.add(old);
-                *value_scales.add(new) = *from.value_scales.add(old);
-            }
+            let to = layout.parts(self.memory.as_mut_ptr().add(offset), kv_head);
+            to.keys.copy_from_nonoverlapping(from.keys.add(first * row), count * row);
+            to.values.copy_from_nonoverlapping(from.values.add(first * row), count * row);
+            to.key_scales.copy_from_nonoverlapping(from.key_scales.add(first), count);
+            to.value_scales.copy_from_nonoverlapping(from.value_scales.add(first), count);
         }
     }
 

@@ -1,6 +1,9 @@
 //! A few query rows (decode): each key and value is read once, and all rows use it while it is at
 //! hand. Keys lie across the lanes when they are scored, the elements of values when they are added
 //! up.
+//!
+//! A row's result has the same bits as that of the module `tile`: both do the same operations on f32
+//! values in the same order.
 
 use super::store::{KvType, TILE};
 use super::vector::Vector;
@@ -26,16 +29,23 @@ pub(super) unsafe fn attend<V: Vector, const KEYS: usize, const WIDTH: usize>(
     let rows = &mut scratch.rows;
     let size = work.shape.head_size;
     rows.prepare(work, work.rows.len());
-    for block in work.blocks() {
-        // SAFETY: `prepare` made room for these rows and this head size; the blocks are there.
-        unsafe {
-            match block.kind {
-                KvType::I16 => {
-                    attend_block::<V, i16, KEYS, WIDTH>(work, rows, block.in_place(size));
+    for part in work.parts() {
+        rows.begin_part();
+        rows.sums.clear(rows.padded * work.rows.len(), 0.0);
+        for block in part.blocks() {
+            // SAFETY: `prepare` made room for these rows and this head size; the blocks are there.
+            unsafe {
+                match block.kind {
+                    KvType::I16 => {
+                        attend_block::<V, i16, KEYS, WIDTH>(work, rows, block.in_place(size));
+                    }
+                    KvType::I8 => {
+                        attend_block::<V, i8, KEYS, WIDTH>(work, rows, block.in_place(size));
+                    }
                 }
-                KvType::I8 => attend_block::<V, i8, KEYS, WIDTH>(work, rows, block.in_place(size)),
             }
         }
+        rows.end_part(work);
     }
 }
 
@@ -158,6 +168,7 @@ unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
     block: Block<E>,
 ) {
     let softcap = work.shape.softcap;
+    let has_alibi = work.shape.alibi.is_some();
     let keys = block.length.next_multiple_of(V::LANES);
     let mut begins = [0; ROWS];
     let mut ends = [0; ROWS];
@@ -172,21 +183,29 @@ unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
     unsafe {
         let scores = rows.scores.as_mut_ptr().add(first * KEY_BLOCK);
         let weights = rows.weights.as_mut_ptr().cast::<i16>().add(first * KEY_BLOCK);
-        let mut scales = [V::splat(0.0); ROWS];
+        // What scores are multiplied by to be exponents of two.
+        let mut scales = [V::splat(1.0); ROWS];
         let mut old = scales;
         for row in 0..ROWS {
             scales[row] = V::splat(rows.scales[first + row]);
             old[row] = V::splat(rows.maxima[first + row]);
         }
-        let mut maxima = old;
+        let within = first_integers::<V>();
+        let mut maxima = [V::splat(f32::NEG_INFINITY); ROWS];
         for key in (0..keys).step_by(V::LANES) {
             let key_scales = V::load(block.key_scales.add(key));
             for row in 0..ROWS {
                 let place_of_scores = scores.add(row * KEY_BLOCK + key);
-                let scale = key_scales.multiply(scales[row]);
-                let mut score = V::load(place_of_scores).multiply(scale);
+                let mut score = V::load(place_of_scores).multiply(key_scales);
                 if let Some(softcap) = softcap {
-                    score = score.soft_cap(softcap);
+                    score = score.multiply(scales[row]).soft_cap(softcap);
+                }
+                if has_alibi {
+                    let distance = (block.position + key) as f32 - rows.positions[first + row];
+                    let slope = V::splat(rows.slopes[first + row]);
+                    let bias = within.add(V::splat(distance)).multiply(slope);
+                    let scale = if softcap.is_some() { V::splat(1.0) } else { scales[row] };
+                    score = score.multiply_add(scale, bias);
                 }
                 if hides {
                     score = score.keep_lanes(begins[row] - place(key), ends[row] - place(key));
@@ -195,12 +214,12 @@ unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
                 score.store(place_of_scores);
             }
         }
-        if work.shape.alibi.is_some() {
-            maxima = old;
-            bias::<V, ROWS>(rows, first, scores, block.position, keys, &mut maxima);
+        if softcap.is_some() || has_alibi {
+            scales = [V::splat(1.0); ROWS];
         }
-        for maximum in &mut maxima {
-            *maximum = V::splat(maximum.largest());
+        for row in 0..ROWS {
+            let largest = V::splat(maxima[row].largest());
+            maxima[row] = old[row].larger(largest.multiply(scales[row]));
         }
         let mut totals = [V::splat(0.0); ROWS];
         let mut sums = totals;
@@ -209,7 +228,8 @@ unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
             let value_scales = V::load(block.value_scales.add(key));
             for row in 0..ROWS {
                 let place_of_scores = scores.add(row * KEY_BLOCK + key);
-                let weight = V::load(place_of_scores).subtract(maxima[row]).exp2();
+                let score = V::load(place_of_scores);
+                let weight = score.multiply_subtract(scales[row], maxima[row]).exp2();
                 totals[row] = totals[row].add(weight);
                 let weight = weight.multiply(value_scales);
                 sums[row] = sums[row].add(weight);
@@ -221,11 +241,13 @@ unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
         for row in 0..ROWS {
             let step = V::weight_step(V::splat(sums[row].total()), V::splat(peaks[row].largest()));
             inverses[row] = V::splat(1.0).divide(step);
-            let factor = first_lane(old[row].subtract(maxima[row]).exp2());
+            let factor = old[row].subtract(maxima[row]).exp2();
             let row_number = first + row;
+            let past = V::splat(rows.totals[row_number]);
+            let total = past.multiply_add(factor, V::splat(totals[row].total()));
             rows.maxima[row_number] = first_lane(maxima[row]);
-            rows.totals[row_number] = rows.totals[row_number] * factor + totals[row].total();
-            rows.factors[row_number] = factor;
+            rows.totals[row_number] = first_lane(total);
+            rows.factors[row_number] = first_lane(factor);
             rows.steps[row_number] = first_lane(step);
         }
         for key in (0..keys).step_by(V::LANES) {
@@ -237,36 +259,15 @@ unsafe fn exponentiate<V: Vector, E: Element, const ROWS: usize>(
     }
 }
 
-/// Adds ALiBi's biases to the exponents of `ROWS` rows from `first` on, which begin at `scores`, and
-/// raises the maxima to what they become. Keys that are hidden stay so.
+/// 0, 1, 2 and so on, one a lane.
 #[inline(always)]
-unsafe fn bias<V: Vector, const ROWS: usize>(
-    rows: &RowScratch,
-    first: usize,
-    scores: *mut f32,
-    position: usize,
-    keys: usize,
-    maxima: &mut [V; ROWS],
-) {
-    // SAFETY: no register has more lanes than a tile has positions, and a row has KEY_BLOCK scores.
-    unsafe {
-        let mut within = [0.0; TILE];
-        for (index, place) in within.iter_mut().enumerate() {
-            *place = index as f32;
-        }
-        let within = V::load(within.as_ptr());
-        for key in (0..keys).step_by(V::LANES) {
-            for (row, maximum) in maxima.iter_mut().enumerate() {
-                let distance = (position + key) as f32 - rows.positions[first + row];
-                let distances = within.add(V::splat(distance));
-                let slope = V::splat(rows.slopes[first + row]);
-                let place = scores.add(row * KEY_BLOCK + key);
-                let score = distances.multiply_add(slope, V::load(place));
-                *maximum = maximum.larger(score);
-                score.store(place);
-            }
-        }
+unsafe fn first_integers<V: Vector>() -> V {
+    let mut lanes = [0.0; TILE];
+    for (index, lane) in lanes.iter_mut().enumerate() {
+        *lane = index as f32;
     }
+    // SAFETY: no register has more lanes than a tile has positions.
+    unsafe { V::load(lanes.as_ptr()) }
 }
 
 #[inline(always)]

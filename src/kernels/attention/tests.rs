@@ -445,30 +445,82 @@ fn what_is_not_finite_gives_nan_to_those_who_see_it() {
     }
 }
 
-#[test]
-fn a_row_has_the_same_bits_whatever_rows_are_beside_it() {
-    let setup = Setup::new(3, 1, 64);
+/// The outputs of the last `tokens` queries over a context of `length`, where at most `chunk` of them are
+/// computed at once, over spans that are cut at these positions.
+fn in_chunks(
+    level: Level,
+    setup: &Setup,
+    (length, tokens): (usize, usize),
+    chunk: usize,
+    cuts: &[usize],
+) -> Vec<f32> {
+    let AttentionShape { heads, kv_heads, head_size, .. } = setup.shape;
+    let (width, kv_width) = (heads * head_size, kv_heads * head_size);
     let mut numbers = Numbers(5);
-    let store = setup.store(&mut numbers, 200, 0);
-    let queries = numbers.row(90 * 192, 1.0);
-    let spans = [Span { store: &store, length: 200 }];
-    for level in Level::available() {
-        let run = |range: Range<usize>, length: usize| {
-            let spans = [Span { length, ..spans[0] }];
-            let items = [AttentionItem { queries: 0..range.len(), spans: &spans }];
-            let queries = &queries[range.start * 192..range.end * 192];
-            setup.run(level, Rows::new(queries, range.len(), 192, 192), &items)
-        };
-        let all = run(0..90, 200);
-        // The last of these sees as much as it does among all.
-        for range in [0..90, 7..64, 30..51, 83..90] {
-            let some = run(range.clone(), 110 + range.end);
-            let expected = &all[range.start * 192..range.end * 192];
-            let differing = some.iter().zip(expected).position(|(some, all)| some != all);
-            assert_eq!(differing, None, "{}: {range:?}", level.name());
+    let mut stores: Vec<(KeyValues, Range<usize>)> = Vec::new();
+    let mut start = 0;
+    for &end in cuts.iter().chain([&length]) {
+        let store =
+            KeyValues::allocate(setup.kind, kv_shape(kv_heads, head_size), end - start).unwrap();
+        stores.push((store, start..end));
+        start = end;
+    }
+    for (store, positions) in &mut stores {
+        for place in 0..positions.len() {
+            let (keys, values) = (numbers.row(kv_width, 2.0), numbers.row(kv_width, 1.0));
+            store.write(LAYERS - 1, place, &keys, &values);
         }
-        let (one, two) = (run(4..5, 115), run(3..5, 115));
-        assert!(one == two[192..], "{}", level.name());
+    }
+    let queries = Numbers(7).row(tokens * width, 1.0);
+    let mut output = Vec::new();
+    for (index, queries) in queries.chunks(chunk * width).enumerate() {
+        let count = queries.len() / width;
+        let context = length - tokens + index * chunk + count;
+        let spans: Vec<_> = stores
+            .iter()
+            .filter(|(_, positions)| positions.start < context)
+            .map(|(store, range)| Span { store, length: context.min(range.end) - range.start })
+            .collect();
+        let items = [AttentionItem { queries: 0..count, spans: &spans }];
+        output.extend(setup.run(level, Rows::new(queries, count, width, width), &items));
+    }
+    output
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_among_others_in_any_pieces() {
+    let plain = Setup::new(3, 1, 64);
+    let mut setups = vec![Setup { kind: KvType::I8, ..Setup::new(6, 2, 20) }];
+    for (window, softcap, alibi) in [
+        (None, None, None),
+        (Some(100), None, None),
+        (Some(600), Some(3.0), None),
+        (None, None, Some(8.0)),
+        (Some(70), Some(3.0), Some(8.0)),
+    ] {
+        let shape = AttentionShape { window, softcap, alibi, ..plain.shape };
+        let sinks = Some(vec![0.5, -1.0, 3.0]);
+        setups.push(Setup { shape, sinks, kind: KvType::I16, deviation: 1.0 });
+    }
+    for setup in &setups {
+        for level in Level::available() {
+            let run =
+                |chunk: usize, cuts: &[usize]| in_chunks(level, setup, (1170, 150), chunk, cuts);
+            let whole = run(150, &[]);
+            for (chunk, cuts) in [
+                (1, &[][..]),
+                (2, &[64]),
+                (7, &[]),
+                (13, &[128, 192, 1024]),
+                (64, &[1088]),
+                (149, &[512, 1152]),
+            ] {
+                let output = run(chunk, cuts);
+                let differing = output.iter().zip(&whole).position(|(one, other)| one != other);
+                let (level, shape) = (level.name(), setup.shape);
+                assert_eq!(differing, None, "{level}: {shape:?}, by {chunk}, cut at {cuts:?}");
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! elements times those registers, and the softmax never crosses lanes.
 
 use super::store::TILE;
-use super::vector::Vector;
+use super::vector::{Vector, fold_halves};
 use super::work::{Block, KEY_BLOCK, RowScratch, Scratch, Work};
 
 /// Registers of rows, at most: what the micro-kernels hold next to their sums.
@@ -38,33 +38,37 @@ unsafe fn attend_rows<V: Vector, const UNROLL: usize, const VECTORS: usize>(
     let size = work.shape.head_size;
     let Scratch { widened, rows } = scratch;
     rows.prepare(work, lanes);
-    rows.laid_sums.clear(rows.padded * lanes, 0.0);
     // SAFETY: `prepare` made room for this many rows.
     unsafe { lay_queries::<V>(rows, lanes) };
     // What every row sees.
     let common = work.visible(work.rows.end - 1).start..work.visible(work.rows.start).end;
     // Whether scores are exponents of two before `exponentiate`.
     let are_exponents = work.shape.softcap.is_some() || work.shape.alibi.is_some();
-    for block in work.blocks() {
-        // SAFETY: `prepare` made room for this many rows and this head size; the blocks are there.
-        unsafe {
-            let block = block.widen::<V>(size, widened);
-            score::<V, UNROLL, VECTORS>(rows, block, size);
-            if let Some(softcap) = work.shape.softcap {
-                cap::<V>(&mut rows.scores, &rows.scales, lanes, block.length, softcap);
+    for part in work.parts() {
+        rows.begin_part();
+        rows.laid_sums.clear(rows.padded * lanes, 0.0);
+        for block in part.blocks() {
+            // SAFETY: `prepare` made room for this many rows and this head size; the blocks are there.
+            unsafe {
+                let block = block.widen::<V>(size, widened);
+                score::<V, UNROLL, VECTORS>(rows, block, size);
+                if let Some(softcap) = work.shape.softcap {
+                    cap::<V>(&mut rows.scores, &rows.scales, lanes, block.length, softcap);
+                }
+                if work.shape.alibi.is_some() {
+                    bias::<V, VECTORS>(rows, block, work.shape.softcap.is_none());
+                }
+                if block.position < common.start || block.position + block.length > common.end {
+                    hide::<V, VECTORS>(rows, block);
+                }
+                exponentiate::<V, VECTORS>(rows, block, are_exponents);
+                accumulate::<V, UNROLL, VECTORS>(rows, block, size);
             }
-            if work.shape.alibi.is_some() {
-                bias::<V, VECTORS>(rows, block, work.shape.softcap.is_none());
-            }
-            if block.position < common.start || block.position + block.length > common.end {
-                hide::<V, VECTORS>(rows, block);
-            }
-            exponentiate::<V, VECTORS>(rows, block, are_exponents);
-            accumulate::<V, UNROLL, VECTORS>(rows, block, size);
         }
+        // SAFETY: as above.
+        unsafe { collect_sums::<V>(rows, lanes) };
+        rows.end_part(work);
     }
-    // SAFETY: as above.
-    unsafe { collect_sums::<V>(rows, lanes) };
 }
 
 /// Lays the queries' pairs across the lanes.
@@ -241,22 +245,8 @@ unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
         for (vector, maximum) in maxima.iter_mut().enumerate() {
             *maximum = maximum.larger(largest[vector].multiply(scales[vector]));
         }
-        let mut totals = [V::splat(0.0); VECTORS];
-        let mut sums = [V::splat(0.0); VECTORS];
-        let mut peaks = [V::splat(0.0); VECTORS];
-        for key in 0..block.length {
-            let step = V::splat(*block.value_scales.add(key));
-            let mut scores_of_key = load::<V, VECTORS>(scores.add(key * lanes));
-            for (vector, score) in scores_of_key.iter_mut().enumerate() {
-                let exponent = score.multiply_subtract(scales[vector], maxima[vector]);
-                let weight = exponent.exp2();
-                totals[vector] = totals[vector].add(weight);
-                *score = weight.multiply(step);
-                sums[vector] = sums[vector].add(*score);
-                peaks[vector] = peaks[vector].larger(*score);
-            }
-            store(scores_of_key, scores.add(key * lanes));
-        }
+        let Weights { mut totals, sums, peaks } =
+            weigh::<V, VECTORS>(scores, block, scales, maxima);
         let mut factors = old;
         let mut steps = old;
         let mut inverses = old;
@@ -282,6 +272,63 @@ unsafe fn exponentiate<V: Vector, const VECTORS: usize>(
                 let second = second[vector].multiply(inverses[vector]);
                 first[vector].multiply(inverses[vector]).store_pairs(second, target);
             }
+        }
+    }
+}
+
+/// What [`weigh`] finds out about the weights of each row.
+struct Weights<V, const VECTORS: usize> {
+    /// Their sum.
+    totals: [V; VECTORS],
+    /// The sum of their products with the values' scales.
+    sums: [V; VECTORS],
+    /// The largest of these products.
+    peaks: [V; VECTORS],
+}
+
+/// Turns scores into weights times the values' scales. The sums are in the order that [`Vector::total`]
+/// has where keys lie across the lanes.
+#[inline(always)]
+unsafe fn weigh<V: Vector, const VECTORS: usize>(
+    scores: *mut f32,
+    block: Block<i16>,
+    scales: [V; VECTORS],
+    maxima: [V; VECTORS],
+) -> Weights<V, VECTORS> {
+    let lanes = VECTORS * V::LANES;
+    // SAFETY: the caller's: `scores` holds `lanes` values a key, and values have scales.
+    unsafe {
+        let mut totals = [[V::splat(0.0); VECTORS]; TILE];
+        let mut sums = totals;
+        let mut peaks = [V::splat(0.0); VECTORS];
+        for first in 0..V::LANES.min(block.length) {
+            let (mut total, mut sum) = ([V::splat(0.0); VECTORS], [V::splat(0.0); VECTORS]);
+            for key in (first..block.length).step_by(V::LANES) {
+                let step = V::splat(*block.value_scales.add(key));
+                let mut scores_of_key = load::<V, VECTORS>(scores.add(key * lanes));
+                for (vector, score) in scores_of_key.iter_mut().enumerate() {
+                    let exponent = score.multiply_subtract(scales[vector], maxima[vector]);
+                    let weight = exponent.exp2();
+                    total[vector] = total[vector].add(weight);
+                    *score = weight.multiply(step);
+                    sum[vector] = sum[vector].add(*score);
+                    peaks[vector] = peaks[vector].larger(*score);
+                }
+                store(scores_of_key, scores.add(key * lanes));
+            }
+            totals[first] = total;
+            sums[first] = sum;
+        }
+        let add = |mut one: [V; VECTORS], other: [V; VECTORS]| {
+            for (one, other) in one.iter_mut().zip(other) {
+                *one = one.add(other);
+            }
+            one
+        };
+        Weights {
+            totals: fold_halves(&mut totals[..V::LANES], add),
+            sums: fold_halves(&mut sums[..V::LANES], add),
+            peaks,
         }
     }
 }

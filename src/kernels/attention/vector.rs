@@ -1,6 +1,8 @@
 //! The few vector operations that the attention kernels are written in, once for every
 //! instruction set.
 
+use super::store::TILE;
+
 /// What a row's and block's integer weights may sum up to. With values of 16 bits, their products' sum
 /// stays below 2³¹, even if every weight is rounded up.
 pub(super) const WEIGHT_SUM: f32 = 65_450.0;
@@ -51,8 +53,6 @@ pub(super) trait Vector: Copy {
     unsafe fn smaller(self, other: Self) -> Self;
     /// The largest lane.
     unsafe fn largest(self) -> f32;
-    /// The sum of the lanes.
-    unsafe fn total(self) -> f32;
     /// Keeps the lanes whose first position (one of `LANES` at `firsts`) is not above `position` and
     /// whose end is; the others become -∞.
     unsafe fn keep_if_seen(self, firsts: *const i32, ends: *const i32, position: i32) -> Self;
@@ -68,6 +68,15 @@ pub(super) trait Vector: Copy {
         target: *mut f32,
         target_stride: usize,
     );
+
+    /// The sum of the lanes, in the order of [`fold_halves`].
+    #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        let mut lanes = [0.0; TILE];
+        // SAFETY: no register has more lanes than a tile has positions.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        fold_halves(&mut lanes[..Self::LANES], |one, other| one + other)
+    }
 
     /// `cap · tanh(self / cap)` of natural scores, where both sides are exponents of two.
     #[inline(always)]
@@ -113,6 +122,20 @@ pub(super) trait Vector: Copy {
     unsafe fn store_rounded(self, target: *mut i16);
     /// Widens `LANES` pairs of 8-bit integers to 16 bits.
     unsafe fn widen(source: *const i8, target: *mut i16);
+}
+
+/// Adds up values, a power of two of them: the upper half is added to the lower one until one value is
+/// left. All kernels sum over keys in this order, so that their results have the same bits.
+#[inline(always)]
+pub(super) fn fold_halves<T: Copy>(values: &mut [T], add: impl Fn(T, T) -> T) -> T {
+    let mut half = values.len() / 2;
+    while half > 0 {
+        for index in 0..half {
+            values[index] = add(values[index], values[index + half]);
+        }
+        half /= 2;
+    }
+    values[0]
 }
 
 /// Coefficients, lowest first, of the polynomial of degree 4 that is 1 at 0, so that sums that need

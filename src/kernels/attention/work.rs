@@ -5,11 +5,17 @@ use std::ops::{Deref, DerefMut, Range};
 use super::store::{HeadMemory, KvType, TILE, padded};
 use super::vector::Vector;
 use super::{AttentionItem, AttentionShape};
+use crate::kernels::dispatch::for_each_instruction_set;
 use crate::kernels::elementwise::Rows;
 
 /// Keys that are scored and weighted together: the weights of one row and block are rounded to 16
-/// bits with a step of their own.
-pub(super) const KEY_BLOCK: usize = 64;
+/// bits with a step of their own. Where every span of a context begins at a multiple of this, the
+/// spans change no bit of the results.
+pub const KEY_BLOCK: usize = 64;
+
+/// Blocks of a part. A row's result is put together from those of its parts, which begin at multiples
+/// of so many blocks: always in the same order, however the parts were shared out.
+const BLOCKS_PER_PART: usize = 8;
 
 /// Elements that a cache line of f32 holds; scratch rows are padded to whole lines.
 const LINE: usize = 16;
@@ -114,6 +120,12 @@ impl<'a> Work<'a> {
         self.shape.scale * std::f32::consts::LOG2_E
     }
 
+    /// The work part by part, in order.
+    pub(super) fn parts(&self) -> impl Iterator<Item = Self> + use<'a> {
+        let work = self.clone();
+        parts(self.blocks.clone()).map(move |blocks| Work { blocks, ..work.clone() })
+    }
+
     /// The blocks, in order.
     pub(super) fn blocks(&self) -> impl Iterator<Item = StoredBlock<'a>> + use<'a> {
         let Work { slot, kv_head, item, blocks, .. } = self.clone();
@@ -137,6 +149,17 @@ impl<'a> Work<'a> {
             })
         })
     }
+}
+
+/// Cuts blocks into parts.
+pub(super) fn parts(blocks: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let Range { mut start, end } = blocks;
+    std::iter::from_fn(move || {
+        let next = ((start / BLOCKS_PER_PART + 1) * BLOCKS_PER_PART).min(end);
+        let part = start..next;
+        start = next;
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 /// A block as it lies in its store.
@@ -305,18 +328,21 @@ pub(super) struct RowScratch {
     /// A block's weights as 16-bit integers, in pairs of keys: `[rows][KEY_BLOCK]`; in the tile
     /// kernel `[KEY_BLOCK / 2][lanes][2]`.
     pub(super) weights: Lines,
-    /// The result: each row's weighted sum of the values, `[rows][padded]`, relative to 2^maximum.
+    /// A part's result: each row's weighted sum of the values, `[rows][padded]`, relative to
+    /// 2^maximum.
     pub(super) sums: Lines,
     /// The tile kernel's sums, `[padded][lanes]`.
     pub(super) laid_sums: Lines,
-    /// Each row's largest exponent so far.
+    /// Each row's largest exponent in the part so far.
     pub(super) maxima: Lines,
-    /// Each row's sum of weights, relative to 2^maximum.
+    /// Each row's sum of weights in the part so far, relative to 2^maximum.
     pub(super) totals: Lines,
     /// What each row's sums shrink by in the current block.
     pub(super) factors: Lines,
     /// The step between each row's integer weights in the current block.
     pub(super) steps: Lines,
+    /// The result of all parts so far: a [`Partial`] for each row.
+    pub(super) partials: Vec<f32>,
 }
 
 impl RowScratch {
@@ -354,11 +380,34 @@ impl RowScratch {
         self.queries.integers()[work.rows.len() * stride..lanes * stride].fill(0);
         self.scores.grow(KEY_BLOCK * lanes);
         self.weights.grow(KEY_BLOCK * lanes / 2);
-        self.sums.clear(size * lanes, 0.0);
-        self.maxima.clear(lanes, NO_MAXIMUM);
-        self.totals.clear(lanes, 0.0);
+        self.sums.grow(size * lanes);
+        self.maxima.grow(lanes);
+        self.totals.grow(lanes);
         self.factors.grow(lanes);
         self.steps.grow(lanes);
+        self.partials.clear();
+        for _ in work.rows.clone() {
+            let start = self.partials.len();
+            self.partials.resize(start + Partial::length(work.shape.head_size), 0.0);
+            Partial::clear(&mut self.partials[start..]);
+        }
+    }
+
+    /// Forgets the last part's result.
+    pub(super) fn begin_part(&mut self) {
+        let lanes = self.firsts.len();
+        self.maxima[..lanes].fill(NO_MAXIMUM);
+        self.totals[..lanes].fill(0.0);
+    }
+
+    /// Adds the part's result to those before.
+    pub(super) fn end_part(&mut self, work: &Work<'_>) {
+        let size = work.shape.head_size;
+        let partials = self.partials.chunks_exact_mut(Partial::length(size));
+        for (index, partial) in partials.enumerate() {
+            let sums = &self.sums[index * self.padded..][..size];
+            Partial::add(partial, sums, self.maxima[index], self.totals[index]);
+        }
     }
 
     /// Lanes without a row have no slope.
@@ -369,6 +418,50 @@ impl RowScratch {
             let slope = work.shape.slope(work.token_and_head(row).1).unwrap_or(0.0);
             self.slopes[index] = slope * std::f32::consts::LOG2_E;
             self.positions[index] = (work.visible(row).end - 1) as f32;
+        }
+    }
+}
+
+/// What a row has found in some of its parts: the weighted sum of their values, their largest exponent,
+/// and the sum of their weights, both sums relative to 2^exponent. They follow each other in memory.
+pub(super) struct Partial;
+
+impl Partial {
+    /// Values that it takes.
+    pub(super) fn length(head_size: usize) -> usize {
+        head_size + 2
+    }
+
+    /// One that has seen nothing.
+    pub(super) fn clear(partial: &mut [f32]) {
+        let [.., maximum, total] = partial else { unreachable!("it has two values at least") };
+        (*maximum, *total) = (NO_MAXIMUM, 0.0);
+    }
+
+    /// Adds what was found in a later part. Parts of which the row sees nothing change no bit.
+    pub(super) fn add(partial: &mut [f32], sums: &[f32], maximum: f32, total: f32) {
+        let (past_sums, [past_maximum, past_total]) =
+            partial.split_last_chunk_mut().expect("it has two values at least");
+        if maximum == NO_MAXIMUM {
+            return;
+        }
+        if *past_maximum == NO_MAXIMUM {
+            past_sums.copy_from_slice(sums);
+            (*past_maximum, *past_total) = (maximum, total);
+            return;
+        }
+        let larger = if maximum > *past_maximum { maximum } else { *past_maximum };
+        let factors = [*past_maximum - larger, maximum - larger].map(f32::exp2);
+        add_scaled(past_sums, factors[0], sums, factors[1]);
+        (*past_maximum, *past_total) = (larger, *past_total * factors[0] + total * factors[1]);
+    }
+}
+
+for_each_instruction_set! {
+    /// `target = target · factor + source · other_factor`.
+    fn add_scaled(target: &mut [f32], factor: f32, source: &[f32], other_factor: f32) {
+        for (target, source) in target.iter_mut().zip(source) {
+            *target = *target * factor + source * other_factor;
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod workspace;
 
+use std::ops::Range;
+
 use candle_core::{Result, bail};
 
 use super::operations::{
@@ -105,14 +107,8 @@ impl Memory for KernelOps {
         }
     }
 
-    fn copy(
-        &self,
-        to: &mut KeyValues,
-        position: usize,
-        from: &KeyValues,
-        count: usize,
-    ) -> Result<()> {
-        to.copy(position, from, count);
+    fn copy(&self, to: &mut KeyValues, from: &KeyValues, positions: Range<usize>) -> Result<()> {
+        to.copy(from, positions);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! The operations by candle's own, on any device.
 
+use std::ops::Range;
+
 use candle_core::quantized::{GgmlDType, QMatMul, ggml_file::qtensor_from_ggml};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 
@@ -208,12 +210,12 @@ impl Memory for TensorOps {
     fn copy(
         &self,
         to: &mut Vec<Tensor>,
-        position: usize,
         from: &Vec<Tensor>,
-        count: usize,
+        positions: Range<usize>,
     ) -> Result<()> {
         for (to, from) in to.iter().zip(from) {
-            to.slice_set(&from.narrow(2, 0, count)?.contiguous()?, 2, position)?;
+            let copied = from.narrow(2, positions.start, positions.len())?;
+            to.slice_set(&copied.contiguous()?, 2, 0)?;
         }
         Ok(())
     }
