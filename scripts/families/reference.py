@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import sentencepiece
 import torch
 import transformers
 
@@ -36,3 +37,19 @@ def awkward_tokens(checkpoint: Path) -> list[list[int]]:
     """The tokens of the awkward texts."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     return [tokenizer(text)["input_ids"] for text in AWKWARD]
+
+
+def original_tokens(checkpoint: Path) -> list[list[int]]:
+    """The awkward texts as the model's own tokenizer divides them. transformers 5 makes of a
+    tokenizer.model a tokenizer that writes one ▁ less than SentencePiece before a text that begins
+    with a space. There, SentencePiece itself is asked."""
+    tokens = awkward_tokens(checkpoint)
+    model = checkpoint / "tokenizer.model"
+    if not model.exists():
+        return tokens
+    processor = sentencepiece.SentencePieceProcessor(str(model))
+    before = tokens[0]  # of the empty text: what comes before every text
+    return [
+        before + processor.encode(text) if text.startswith(" ") else ids
+        for text, ids in zip(AWKWARD, tokens)
+    ]
