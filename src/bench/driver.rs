@@ -1,265 +1,236 @@
 //! The closed loop of clients: as many requests in flight as the level asks for, a new one as soon
 //! as one is finished.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use super::BenchError;
-use crate::engine::EngineError;
+use super::trace::{RequestTrace, Trace};
 use crate::support::interrupt;
 
-/// What the driver needs from an engine: requests go in, steps bring tokens.
-pub(super) trait Server {
-    /// A handle to a request.
-    type Id: Copy + Eq + Hash;
+/// How often somebody looks whether the run is to stop.
+const LOOK: Duration = Duration::from_millis(100);
 
-    /// Queues a request for exactly `output_tokens` tokens.
-    fn submit(&mut self, prompt: Vec<u32>, output_tokens: usize) -> Result<Self::Id, EngineError>;
+/// Where requests are sent.
+pub(super) trait Target {
+    /// Cancels its request when it is dropped.
+    type Ticket;
 
-    /// How many tokens of its prompt a request that waits for its first token has behind it.
-    fn prompt_progress(&self, request: Self::Id) -> usize;
-
-    /// Works on all requests in flight for one step.
-    fn step(&mut self) -> Result<Step<Self::Id>, EngineError>;
+    /// Sends a request for exactly `output_tokens` tokens, which tells what happens to it as request
+    /// `index`.
+    fn send(
+        &mut self,
+        index: usize,
+        prompt: Vec<u32>,
+        output_tokens: usize,
+        updates: Sender<Update>,
+    ) -> Result<Self::Ticket, BenchError>;
 }
 
-/// What one step brought.
+/// What happened to a request.
 #[derive(Debug)]
-pub(super) struct Step<Id> {
-    /// The requests that got a token, once for each token.
-    pub tokens: Vec<Id>,
-    /// The requests that will get no more.
-    pub finished: Vec<Id>,
+pub(super) struct Update {
+    /// Its index.
+    pub request: usize,
+    pub what: News,
 }
 
-/// The clock readings of one request, from the start of its repeat.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RequestTrace {
-    /// When it was submitted.
-    pub submitted: Duration,
-    /// When each of its tokens came.
-    pub tokens: Vec<Duration>,
+#[derive(Debug)]
+pub(super) enum News {
+    /// So many tokens of its prompt are read.
+    Prompt(usize),
+    /// It got a token.
+    Token(Instant),
+    /// It will get no more.
+    Finished,
+    /// It cannot go on.
+    Failed(String),
 }
 
-/// The clock readings of one repeat.
-#[derive(Debug, Default)]
-pub(super) struct Trace {
-    /// All requests, in the order of submission.
-    pub requests: Vec<RequestTrace>,
-    /// Time in which at least one request was waiting for its first token.
-    pub prefill: Duration,
-    /// Time in which every request in flight had its first token.
-    pub decode: Duration,
-    /// Tokens that came in `decode`.
-    pub decode_tokens: u64,
-    /// The part of `decode` in which as many requests as the concurrency were in flight.
-    pub full_decode: Duration,
-    /// Tokens that came in `full_decode`.
-    pub full_decode_tokens: u64,
+/// One repeat while it runs.
+struct Drive<'a, T: Target> {
+    target: &'a mut T,
+    started: Instant,
+    output_tokens: usize,
+    prompts: std::vec::IntoIter<Vec<u32>>,
+    updates: (Sender<Update>, Receiver<Update>),
+    requests: Vec<RequestTrace>,
+    /// Of each request: what cancels it, as long as it runs.
+    tickets: Vec<Option<T::Ticket>>,
+    /// Of each request: how many tokens of its prompt are read.
+    read: Vec<usize>,
+    /// Prompt and output tokens that are done.
+    done: usize,
 }
 
-/// Runs one repeat: sends all `prompts`, `concurrency` of them in flight at once.
-///
-/// `clock` gives the time since any fixed moment, `count` is told how many tokens of prompts and
-/// outputs are done.
+/// Runs one repeat: sends all `prompts`, `concurrency` of them in flight at once. `count` is told how
+/// many tokens of prompts and outputs are done.
 ///
 /// # Errors
-/// What the server says, an interruption, and a request that ends before its last token.
-pub(super) fn drive<S: Server>(
-    server: &mut S,
-    clock: &impl Fn() -> Duration,
+/// What the target says, an interruption, and a request that ends before its last token.
+pub(super) fn drive<T: Target>(
+    target: &mut T,
     prompts: Vec<Vec<u32>>,
     output_tokens: usize,
     concurrency: usize,
     count: &mut impl FnMut(u64),
 ) -> Result<Trace, BenchError> {
-    let mut trace = Trace::default();
-    let mut in_flight: HashMap<S::Id, usize> = HashMap::new();
-    let mut waiting_for_first: HashMap<S::Id, usize> = HashMap::new();
-    let mut done = 0;
-    let mut prompts = prompts.into_iter();
-    let started = clock();
-    let mut now = Duration::ZERO;
-    loop {
+    let total = prompts.len();
+    let mut drive = Drive {
+        target,
+        started: Instant::now(),
+        output_tokens,
+        prompts: prompts.into_iter(),
+        updates: channel(),
+        requests: Vec::with_capacity(total),
+        tickets: Vec::with_capacity(total),
+        read: Vec::with_capacity(total),
+        done: 0,
+    };
+    for _ in 0..concurrency {
+        drive.send_next()?;
+    }
+    let mut finished = 0;
+    while finished < total {
         interrupt::check()?;
-        while in_flight.len() < concurrency {
-            let Some(prompt) = prompts.next() else { break };
-            let submitted = clock() - started;
-            let prompt_tokens = prompt.len();
-            let id = server.submit(prompt, output_tokens)?;
-            in_flight.insert(id, trace.requests.len());
-            let tokens = Vec::with_capacity(output_tokens);
-            trace.requests.push(RequestTrace { submitted, tokens });
-            waiting_for_first.insert(id, prompt_tokens);
+        match drive.updates.1.recv_timeout(LOOK) {
+            Ok(update) => finished += usize::from(drive.take(update)?),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the sender is ours, too"),
         }
-        if in_flight.is_empty() {
-            return Ok(trace);
-        }
-        let prefilling = !waiting_for_first.is_empty();
-        let step = server.step()?;
-        let before = std::mem::replace(&mut now, clock() - started);
-        if prefilling {
-            trace.prefill += now - before;
-        } else {
-            trace.decode += now - before;
-            trace.decode_tokens += step.tokens.len() as u64;
-            if in_flight.len() == concurrency {
-                trace.full_decode += now - before;
-                trace.full_decode_tokens += step.tokens.len() as u64;
+        count(drive.done as u64);
+    }
+    Ok(Trace::new(drive.requests, concurrency))
+}
+
+impl<T: Target> Drive<'_, T> {
+    /// Sends the next request, if there is one left.
+    fn send_next(&mut self) -> Result<(), BenchError> {
+        let Some(prompt) = self.prompts.next() else { return Ok(()) };
+        let tokens = Vec::with_capacity(self.output_tokens);
+        let index = self.requests.len();
+        self.requests.push(RequestTrace { submitted: self.started.elapsed(), tokens });
+        self.read.push(0);
+        let updates = self.updates.0.clone();
+        self.tickets.push(Some(self.target.send(index, prompt, self.output_tokens, updates)?));
+        Ok(())
+    }
+
+    /// Notes an update; true if its request is finished, and the next one sent.
+    fn take(&mut self, Update { request, what }: Update) -> Result<bool, BenchError> {
+        match what {
+            News::Prompt(read) => {
+                self.done += read - std::mem::replace(&mut self.read[request], read);
+            }
+            News::Token(at) => {
+                self.requests[request].tokens.push(at.saturating_duration_since(self.started));
+                self.done += 1;
+            }
+            News::Failed(error) => return Err(BenchError::Unusable(error)),
+            News::Finished => {
+                self.tickets[request] = None;
+                let (found, wanted) = (self.requests[request].tokens.len(), self.output_tokens);
+                if found != wanted {
+                    return Err(BenchError::Unusable(format!(
+                        "request {request} ended after {found} of {wanted} tokens"
+                    )));
+                }
+                self.send_next()?;
+                return Ok(true);
             }
         }
-        for id in &step.tokens {
-            trace.requests[in_flight[id]].tokens.push(now);
-            done += 1 + waiting_for_first.remove(id).unwrap_or(0);
-        }
-        for id in &step.finished {
-            let Some(index) = in_flight.remove(id) else { continue };
-            let found = trace.requests[index].tokens.len();
-            if found != output_tokens {
-                return Err(BenchError::Unusable(format!(
-                    "request {index} ended after {found} of {output_tokens} tokens"
-                )));
-            }
-        }
-        let reading: usize = waiting_for_first.keys().map(|&id| server.prompt_progress(id)).sum();
-        count((done + reading) as u64);
+        Ok(false)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
-    /// An engine on a clock of its own: a step first reads one waiting prompt (1 ms a token, and
-    /// gives its first token), or else gives each request a token (10 ms a step).
-    struct Simulated<'a> {
-        clock: &'a Cell<Duration>,
-        queue: Vec<(u64, usize, usize)>,
-        running: Vec<(u64, usize)>,
-        submitted: u64,
-        most_in_flight: usize,
+    /// Answers each request on a thread of its own.
+    #[derive(Default)]
+    struct Threads {
+        in_flight: Arc<AtomicUsize>,
+        most_in_flight: Arc<AtomicUsize>,
     }
 
-    impl Server for Simulated<'_> {
-        type Id = u64;
+    impl Target for Threads {
+        type Ticket = ();
 
-        fn submit(&mut self, prompt: Vec<u32>, output_tokens: usize) -> Result<u64, EngineError> {
-            self.submitted += 1;
-            self.queue.push((self.submitted, prompt.len(), output_tokens));
-            self.most_in_flight = self.most_in_flight.max(self.queue.len() + self.running.len());
-            Ok(self.submitted)
-        }
-
-        fn prompt_progress(&self, _: u64) -> usize {
-            0
-        }
-
-        fn step(&mut self) -> Result<Step<u64>, EngineError> {
-            let mut step = Step { tokens: Vec::new(), finished: Vec::new() };
-            let mut cost = 10;
-            if self.queue.is_empty() {
-                for (id, left) in &mut self.running {
-                    step.tokens.push(*id);
-                    *left -= 1;
+        fn send(
+            &mut self,
+            request: usize,
+            prompt: Vec<u32>,
+            output_tokens: usize,
+            updates: Sender<Update>,
+        ) -> Result<(), BenchError> {
+            let in_flight = Arc::clone(&self.in_flight);
+            self.most_in_flight
+                .fetch_max(in_flight.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::spawn(move || {
+                let tell = |what| updates.send(Update { request, what }).unwrap();
+                tell(News::Prompt(prompt.len() / 2));
+                tell(News::Prompt(prompt.len()));
+                for _ in 0..output_tokens {
+                    std::thread::sleep(Duration::from_millis(1));
+                    tell(News::Token(Instant::now()));
                 }
-            } else {
-                let (id, prompt, output) = self.queue.remove(0);
-                cost = prompt as u64;
-                step.tokens.push(id);
-                self.running.push((id, output - 1));
-            }
-            self.clock.set(self.clock.get() + Duration::from_millis(cost));
-            step.finished =
-                self.running.iter().filter(|(_, left)| *left == 0).map(|r| r.0).collect();
-            self.running.retain(|(_, left)| *left > 0);
-            Ok(step)
+                in_flight.fetch_sub(1, Ordering::SeqCst);
+                tell(News::Finished);
+            });
+            Ok(())
         }
     }
 
-    fn simulate(prompts: usize, output_tokens: usize, concurrency: usize) -> (Trace, usize, u64) {
-        let clock = Cell::new(Duration::from_secs(77));
-        let mut server = Simulated {
-            clock: &clock,
-            queue: Vec::new(),
-            running: Vec::new(),
-            submitted: 0,
-            most_in_flight: 0,
-        };
-        let mut counted = 0;
-        let trace = drive(
-            &mut server,
-            &|| clock.get(),
-            vec![vec![1; 100]; prompts],
-            output_tokens,
-            concurrency,
-            &mut |done| {
-                assert!(done >= counted, "the count never goes back");
-                counted = done;
-            },
-        )
-        .unwrap();
-        (trace, server.most_in_flight, counted)
-    }
+    /// Sends the same news to every request.
+    struct Says(fn() -> Vec<News>);
 
-    #[test]
-    fn requests_submitted_together_split_into_a_prefill_and_a_decode_phase() {
-        let (trace, most, counted) = simulate(4, 11, 4);
-        assert_eq!((trace.requests.len(), most, counted), (4, 4, 444));
-        // Four prompts of 100 ms one after the other, then ten steps of four tokens.
-        assert_eq!(trace.prefill, Duration::from_millis(400));
-        assert_eq!(trace.decode, Duration::from_millis(100));
-        assert_eq!(trace.decode_tokens, 40);
-        let first: Vec<u128> = trace.requests.iter().map(|r| r.tokens[0].as_millis()).collect();
-        assert_eq!(first, [100, 200, 300, 400]);
-        assert!(trace.requests.iter().all(|r| r.tokens.len() == 11));
+    impl Target for Says {
+        type Ticket = ();
+
+        fn send(
+            &mut self,
+            request: usize,
+            _: Vec<u32>,
+            _: usize,
+            updates: Sender<Update>,
+        ) -> Result<(), BenchError> {
+            for what in (self.0)() {
+                updates.send(Update { request, what }).unwrap();
+            }
+            Ok(())
+        }
     }
 
     #[test]
     fn a_longer_queue_keeps_the_concurrency_and_never_exceeds_it() {
-        let (trace, most, counted) = simulate(7, 5, 3);
-        assert_eq!((trace.requests.len(), most, counted), (7, 3, 735));
-        assert_eq!(trace.prefill, Duration::from_millis(700), "seven prompts of 100 ms");
-        let last = trace.requests.iter().flat_map(|r| r.tokens.last()).max().unwrap();
-        assert_eq!(trace.prefill + trace.decode, *last, "the phases add up to the whole");
+        let mut target = Threads::default();
+        let mut counted = 0;
+        let trace = drive(&mut target, vec![vec![1; 100]; 7], 5, 3, &mut |done| {
+            assert!(done >= counted, "the count never goes back");
+            counted = done;
+        })
+        .unwrap();
+        assert_eq!((trace.requests.len(), counted), (7, 735));
+        assert_eq!(target.most_in_flight.load(Ordering::SeqCst), 3);
+        assert!(trace.requests.iter().all(|request| request.tokens.len() == 5));
+        assert!(trace.requests.iter().all(|request| request.tokens[0] > request.submitted));
         for pair in trace.requests.windows(2) {
             assert!(pair[0].submitted <= pair[1].submitted);
         }
     }
 
     #[test]
-    fn only_steps_of_all_requests_count_as_full() {
-        // Three prompts of one concurrency of three are through at 100, 200 and 300 ms; none decodes
-        // before. Two more come in as these end, so that the last two decode alone.
-        let (trace, ..) = simulate(5, 5, 3);
-        assert_eq!((trace.full_decode, trace.full_decode_tokens), (Duration::from_millis(40), 12));
-        assert_eq!((trace.decode, trace.decode_tokens), (Duration::from_millis(80), 20));
-    }
-
-    #[test]
-    fn one_output_token_leaves_no_decode_phase() {
-        let (trace, _, counted) = simulate(2, 1, 1);
-        assert_eq!((trace.decode, trace.decode_tokens, counted), (Duration::ZERO, 0, 202));
-    }
-
-    #[test]
-    fn a_request_that_ends_early_is_an_error() {
-        struct Early;
-        impl Server for Early {
-            type Id = u64;
-            fn submit(&mut self, _: Vec<u32>, _: usize) -> Result<u64, EngineError> {
-                Ok(1)
-            }
-            fn prompt_progress(&self, _: u64) -> usize {
-                0
-            }
-            fn step(&mut self) -> Result<Step<u64>, EngineError> {
-                Ok(Step { tokens: vec![1], finished: vec![1] })
-            }
-        }
-        let error = drive(&mut Early, &|| Duration::ZERO, vec![vec![1]], 3, 1, &mut |_| ());
-        assert_eq!(error.unwrap_err().to_string(), "request 0 ended after 1 of 3 tokens");
+    fn a_request_that_ends_early_or_fails_is_an_error() {
+        let error = |news| {
+            let prompts = vec![vec![1]];
+            drive(&mut Says(news), prompts, 3, 1, &mut |_| ()).unwrap_err().to_string()
+        };
+        let early = || vec![News::Token(Instant::now()), News::Finished];
+        assert_eq!(error(early), "request 0 ended after 1 of 3 tokens");
+        assert_eq!(error(|| vec![News::Failed("no memory".to_string())]), "no memory");
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::driver::{RequestTrace, Trace};
 use super::record::{
     Distribution, LevelSummary, PeakMemory, RepeatSummary, RequestRecord, Spread, Workload,
 };
+use super::trace::{RequestTrace, Trace};
 
 impl Distribution {
     /// The distribution of a sample; `None` when it is empty.

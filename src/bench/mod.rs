@@ -2,12 +2,14 @@
 //!
 //! A benchmark puts closed-loop load on one model inside this process: at concurrency *c*, *c*
 //! clients each submit a request, wait for its last token, and submit the next at once, until the
-//! level's number of requests is reached. The engine's scheduler batches whatever is in flight.
+//! level's number of requests is reached. The requests go to the service that `quantkit serve` asks, too,
+//! whose scheduler batches whatever is in flight.
 //! Prompts have an exact number of tokens, share no prefix, and generation goes on to an exact
 //! number of tokens whatever the model says.
 //!
 //! # Definitions
-//! All times are wall time on a monotonic clock, read after each step of the engine.
+//! All times are wall time on a monotonic clock, read after each step of the engine. Time in which no
+//! request was in flight counts as neither prefill nor decode.
 //!
 //! | figure | definition |
 //! |---|---|
@@ -39,25 +41,28 @@ mod limits;
 mod metrics;
 pub mod profile;
 mod record;
+mod trace;
 mod wanted;
 mod workload;
 
 use std::path::PathBuf;
+use std::sync::mpsc::Sender;
 use std::time::Instant;
 
-use crate::engine::Build;
 use crate::engine::{
-    Engine, EngineError, EngineOptions, Event, Request, RequestId, Scheduler, SchedulerOptions,
+    Build, Engine, EngineError, EngineOptions, Request, SchedulerOptions, Service, ServiceEvent,
+    ServiceOptions, Ticket,
 };
 use crate::gguf::{self, GgufFile};
 use crate::support::progress::{Progress, Unit};
 use crate::support::{machine, units};
-use driver::{Server, Step, Trace};
+use driver::{News, Target, Update};
 pub use error::BenchError;
 pub use record::{
     BenchSummary, Distribution, LevelSummary, PeakMemory, PeakScope, RepeatSummary, RequestRecord,
     SCHEMA_VERSION, Spread, Workload,
 };
+use trace::Trace;
 pub use wanted::WantedBench;
 use workload::Prompts;
 
@@ -114,7 +119,7 @@ pub fn run(options: &BenchOptions) -> Result<BenchSummary, BenchError> {
         levels: Vec::new(),
         requests: Vec::new(),
     };
-    let mut bench = Bench::new(engine, workload);
+    let mut bench = Bench::new(engine, workload)?;
     bench.warm_up()?;
     for &concurrency in &workload.concurrency {
         let (level, requests) = bench.level(concurrency)?;
@@ -179,22 +184,21 @@ fn check_fit(workload: &Workload, engine: &Engine) -> Result<(), BenchError> {
 
 /// A loaded model under load.
 struct Bench<'a> {
-    scheduler: Scheduler,
+    service: Service,
     prompts: Prompts,
     workload: &'a Workload,
-    epoch: Instant,
 }
 
 impl<'a> Bench<'a> {
-    fn new(engine: Engine, workload: &'a Workload) -> Self {
+    fn new(engine: Engine, workload: &'a Workload) -> Result<Self, BenchError> {
         let vocabulary = engine.vocabulary();
         let mut forbidden = vocabulary.end_of_generation.clone();
         forbidden.extend(vocabulary.bos);
         let prompts = Prompts::new(vocabulary.size, forbidden, workload.seed);
         let most = workload.concurrency.iter().copied().max().unwrap_or(1);
-        let options = SchedulerOptions { max_batch: most, ..SchedulerOptions::default() };
-        let scheduler = Scheduler::new(engine, options);
-        Self { scheduler, prompts, workload, epoch: Instant::now() }
+        let scheduler = SchedulerOptions { max_batch: most, ..SchedulerOptions::default() };
+        let options = ServiceOptions { scheduler, ..ServiceOptions::default() };
+        Ok(Self { service: Service::start(engine, options)?, prompts, workload })
     }
 
     fn warm_up(&mut self) -> Result<(), BenchError> {
@@ -242,35 +246,32 @@ impl<'a> Bench<'a> {
         count: &mut impl FnMut(u64),
     ) -> Result<Trace, BenchError> {
         let prompts = (0..requests).map(|_| self.prompts.next(input_tokens)).collect();
-        let epoch = self.epoch;
-        let clock = || epoch.elapsed();
-        driver::drive(&mut self.scheduler, &clock, prompts, output_tokens, concurrency, count)
+        driver::drive(&mut self.service, prompts, output_tokens, concurrency, count)
     }
 }
 
-impl Server for Scheduler {
-    type Id = RequestId;
+impl Target for Service {
+    type Ticket = Ticket;
 
-    fn submit(&mut self, prompt: Vec<u32>, output_tokens: usize) -> Result<RequestId, EngineError> {
+    fn send(
+        &mut self,
+        index: usize,
+        prompt: Vec<u32>,
+        output_tokens: usize,
+        updates: Sender<Update>,
+    ) -> Result<Ticket, BenchError> {
         let request = Request { ignore_end: true, ..Request::new(prompt, output_tokens) };
-        Scheduler::submit(self, request)
-    }
-
-    fn prompt_progress(&self, request: RequestId) -> usize {
-        Scheduler::prompt_progress(self, request).unwrap_or(0)
-    }
-
-    fn step(&mut self) -> Result<Step<RequestId>, EngineError> {
-        let mut step = Step { tokens: Vec::new(), finished: Vec::new() };
-        for event in Scheduler::step(self) {
-            match event {
-                Event::Token { request, .. } => step.tokens.push(request),
-                Event::Finished { request, .. } => step.finished.push(request),
-                Event::Failed { error, .. } => return Err(EngineError::Unusable(error)),
-                Event::PromptProbabilities { .. } => {}
-            }
-        }
-        Ok(step)
+        let sink = move |event| {
+            let what = match event {
+                ServiceEvent::Prompt { done, .. } => News::Prompt(done),
+                ServiceEvent::Token { at, .. } => News::Token(at),
+                ServiceEvent::Finished(_) => News::Finished,
+                ServiceEvent::Failed { error } => News::Failed(error),
+                ServiceEvent::Started { .. } | ServiceEvent::PromptProbabilities(_) => return true,
+            };
+            updates.send(Update { request: index, what }).is_ok()
+        };
+        Ok(self.submit(request, sink).map_err(EngineError::from)?)
     }
 }
 

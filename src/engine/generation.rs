@@ -1,10 +1,16 @@
 //! One request from prompt to text, with its timings.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
-use super::{Engine, EngineError, Event, FinishReason, Request, Scheduler, SchedulerOptions};
+use super::{
+    Engine, EngineError, Finish, FinishReason, Request, Service, ServiceEvent, ServiceOptions,
+};
 use crate::support::interrupt;
+
+/// How often somebody looks whether the run is to stop.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What a generation tells while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,55 +42,55 @@ pub struct Generation {
 /// breaks it off.
 ///
 /// # Errors
-/// Those of [`Scheduler::submit`] and [`Engine::step`], and Ctrl-C.
+/// What the service refuses, a failure of the engine, and Ctrl-C.
 pub fn generate(
     engine: Engine,
     request: Request,
     mut observe: impl FnMut(GenerationUpdate<'_>) -> ControlFlow<()>,
 ) -> Result<Option<Generation>, EngineError> {
-    let mut scheduler = Scheduler::new(engine, SchedulerOptions::default());
-    let started = Instant::now();
-    let id = scheduler.submit(request)?;
-    let mut tokens = Vec::new();
-    let mut text = String::new();
+    let service = Service::start(engine, ServiceOptions::default())?;
+    let (sender, events) = channel();
+    let _ticket = service.submit(request, move |event| sender.send(event).is_ok())?;
+    let (mut tokens, mut text) = (Vec::new(), String::new());
     let mut stream = TextStream::default();
-    let mut first_token = None;
     loop {
         interrupt::check()?;
-        let events = scheduler.step();
-        if let Some(done) = scheduler.prompt_progress(id).filter(|_| first_token.is_none())
-            && observe(GenerationUpdate::Prompt(done)).is_break()
-        {
-            return Ok(None);
-        }
-        for event in events {
-            first_token.get_or_insert_with(Instant::now);
-            let piece = match &event {
-                Event::Token { token, bytes, .. } => {
-                    tokens.push(*token);
-                    if observe(GenerationUpdate::Tokens(tokens.len())).is_break() {
-                        return Ok(None);
-                    }
-                    let is_text = !scheduler.engine().vocabulary().is_control(*token);
-                    stream.push(if is_text { bytes } else { &[] })
-                }
-                Event::Finished { .. } => stream.finish(),
-                Event::Failed { error, .. } => return Err(EngineError::Unusable(error.clone())),
-                Event::PromptProbabilities { .. } => continue,
-            };
-            if !piece.is_empty() {
-                if observe(GenerationUpdate::Text(&piece)).is_break() {
+        let event = match events.recv_timeout(LOOK) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(EngineError::Unusable("the engine has stopped".to_string()));
+            }
+        };
+        let (piece, finish) = match event {
+            ServiceEvent::Prompt { done, .. } => {
+                if observe(GenerationUpdate::Prompt(done)).is_break() {
                     return Ok(None);
                 }
-                text += &piece;
+                continue;
             }
-            if let Event::Finished { reason, .. } = event {
-                let first_token = first_token.unwrap_or(started);
-                let prefill_time = first_token - started;
-                let decode_time = first_token.elapsed();
-                let generation = Generation { tokens, text, reason, prefill_time, decode_time };
-                return Ok(Some(generation));
+            ServiceEvent::Token { token, bytes, .. } => {
+                tokens.push(token);
+                if observe(GenerationUpdate::Tokens(tokens.len())).is_break() {
+                    return Ok(None);
+                }
+                let is_text = !service.vocabulary().is_control(token);
+                (stream.push(if is_text { &bytes } else { &[] }), None)
             }
+            ServiceEvent::Finished(finish) => (stream.finish(), Some(finish)),
+            ServiceEvent::Failed { error } => return Err(EngineError::Unusable(error)),
+            ServiceEvent::Started { .. } | ServiceEvent::PromptProbabilities(_) => continue,
+        };
+        if !piece.is_empty() {
+            if observe(GenerationUpdate::Text(&piece)).is_break() {
+                return Ok(None);
+            }
+            text += &piece;
+        }
+        if let Some(Finish { reason, timings, .. }) = finish {
+            let prefill_time = timings.to_first().unwrap_or_default();
+            let decode_time = timings.generation();
+            return Ok(Some(Generation { tokens, text, reason, prefill_time, decode_time }));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Sequences, batches, scheduler, sampler: the only door to a running model.
 
+mod admission;
 mod build;
 mod chat;
 mod generation;
@@ -25,6 +26,7 @@ use crate::support::reuse::emptied;
 use crate::support::units;
 use crate::tokenizer::Vocabulary;
 
+pub use admission::Refusal;
 pub use build::Build;
 pub use chat::{ChatMessage, render_chat};
 pub use generation::{Generation, GenerationUpdate, TextStream, generate};
@@ -34,8 +36,8 @@ pub use request::{EndToken, Event, FinishReason, Progress, Request, RequestId};
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::{Scheduler, SchedulerOptions};
 pub use service::{
-    EventSink, Facts, Finish, Observer, Refusal, Service, ServiceEvent, ServiceOptions, Slot,
-    Status, Ticket, Timings, Totals,
+    EventSink, Facts, Finish, Observer, Service, ServiceEvent, ServiceOptions, Slot, Status,
+    Ticket, Timings, Totals,
 };
 
 /// An error of the engine: names the file or the request, and what to do.
@@ -220,18 +222,6 @@ impl Engine {
     /// Where and how the model runs.
     pub fn options(&self) -> EngineOptions {
         self.options
-    }
-
-    /// Checks that a prompt can be run: that it is not empty and fits in the context.
-    ///
-    /// # Errors
-    /// Says what is wrong, with both lengths.
-    pub fn check_prompt(&self, prompt: &[u32]) -> Result<(), EngineError> {
-        if prompt.is_empty() {
-            return Err(EngineError::Unusable("the prompt is empty: it has no token".to_string()));
-        }
-        self.check_length(prompt.len(), "the prompt")?;
-        self.check_tokens(prompt)
     }
 
     fn check_length(&self, tokens: usize, what: &str) -> Result<(), EngineError> {

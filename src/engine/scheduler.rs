@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use rayon::prelude::*;
 
+use super::admission::{Admission, Refusal};
 use super::prefix_cache::{Kept, PrefixCache, SHORTEST_SHARED, common};
 use super::{
-    EndToken, Engine, EngineError, Event, FinishReason, Logits, LogitsFor, Probabilities, Progress,
-    Request, RequestId, Sampler, SequenceId, StepItem,
+    EndToken, Engine, Event, FinishReason, Logits, LogitsFor, Probabilities, Progress, Request,
+    RequestId, Sampler, SequenceId, StepItem,
 };
 use crate::kernels::elementwise::has_nan;
 
@@ -55,6 +56,7 @@ impl Default for SchedulerOptions {
 pub struct Scheduler {
     engine: Engine,
     options: SchedulerOptions,
+    admission: Admission,
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
     cache: PrefixCache,
@@ -118,7 +120,13 @@ impl Scheduler {
         assert!(options.max_batch > 0 && options.prefill_chunk > 0, "a limit of 0 runs nothing");
         let cache = PrefixCache::new(options.cache_bytes);
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Self { engine, options, waiting, running, cache, next_id: 0 }
+        let admission = Admission {
+            context: options.context.min(engine.context_length()),
+            memory_bytes: options.memory_bytes,
+            bytes_per_token: engine.cache_bytes_per_token() as u64,
+            vocabulary: engine.vocabulary().size,
+        };
+        Self { engine, options, admission, waiting, running, cache, next_id: 0 }
     }
 
     /// The engine that it runs.
@@ -128,31 +136,20 @@ impl Scheduler {
 
     /// Tokens of a sequence at most.
     pub fn context(&self) -> usize {
-        self.options.context.min(self.engine.context_length())
+        self.admission.context
+    }
+
+    /// What its requests must fit in.
+    pub(super) fn admission(&self) -> Admission {
+        self.admission
     }
 
     /// Queues a request.
     ///
     /// # Errors
-    /// An empty prompt, one longer than the context, sampling options out of their range, and more keys
-    /// and values than there is memory for.
-    pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
-        self.engine.check_prompt(&request.prompt)?;
-        if request.prompt.len() > self.context() {
-            return Err(EngineError::Unusable(format!(
-                "the prompt has {} tokens, but the context holds {}",
-                request.prompt.len(),
-                self.context()
-            )));
-        }
-        if self.bytes_for(&request) > self.options.memory_bytes {
-            return Err(EngineError::Unusable(format!(
-                "the request's keys and values would take {} bytes, and there are {}",
-                self.bytes_for(&request),
-                self.options.memory_bytes
-            )));
-        }
-        let sampler = Sampler::new(request.sampling.clone(), &request.prompt)?;
+    /// Why it can never run.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, Refusal> {
+        let sampler = self.admission.check(&request)?;
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.waiting.push_back(Waiting { id, request, sampler });
@@ -244,17 +241,8 @@ impl Scheduler {
         }
     }
 
-    fn bytes_for(&self, request: &Request) -> u64 {
-        (self.longest(request) as u64).saturating_mul(self.engine.cache_bytes_per_token() as u64)
-    }
-
-    /// The length that a request's sequence may come to have.
-    fn longest(&self, request: &Request) -> usize {
-        request.prompt.len().saturating_add(request.max_new_tokens).min(self.context())
-    }
-
     fn is_long(&self, request: &Request) -> bool {
-        let longest = self.longest(request);
+        let longest = self.admission.longest(request);
         self.engine.original_context().is_some_and(|most| longest > most)
     }
 
@@ -264,7 +252,7 @@ impl Scheduler {
         let mut index = 0;
         while self.running.len() < self.options.max_batch && index < self.waiting.len() {
             let request = &self.waiting[index].request;
-            let bytes = self.bytes_for(request);
+            let bytes = self.admission.bytes(request);
             if self.reserved_bytes().saturating_add(bytes) > self.options.memory_bytes {
                 return;
             }
@@ -280,7 +268,7 @@ impl Scheduler {
 
     fn start(&mut self, waiting: Waiting, found: Option<(Beginning, usize)>, bytes: u64) {
         let Waiting { id, request, sampler } = waiting;
-        let (longest, is_long) = (self.longest(&request), self.is_long(&request));
+        let (longest, is_long) = (self.admission.longest(&request), self.is_long(&request));
         let prompt = request.prompt.len();
         let room = prompt.saturating_add(request.max_new_tokens.min(FIRST_ROOM)).min(longest);
         let engine = &mut self.engine;

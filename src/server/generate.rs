@@ -294,7 +294,7 @@ impl Answering {
                 ServiceEvent::PromptProbabilities(tokens) => {
                     return Some(Ok(Piece::PromptTokens(tokens)));
                 }
-                ServiceEvent::Token { token, bytes, probabilities } => {
+                ServiceEvent::Token { token, bytes, probabilities, .. } => {
                     if let Some(piece) = self.take(token, bytes, probabilities) {
                         return Some(Ok(piece));
                     }

@@ -3,55 +3,7 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use crate::engine::{EndToken, FinishReason, Probabilities};
-use crate::support::units;
-
-/// Why a request was not taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Too many requests wait already; later there may be room.
-    #[error("{waiting} requests wait already: try again later")]
-    QueueFull {
-        /// Requests that wait for room in the batch.
-        waiting: usize,
-    },
-    /// A prompt without a token.
-    #[error("the prompt is empty: it has no token")]
-    EmptyPrompt,
-    /// A prompt that does not fit in the context.
-    #[error("the prompt has {tokens} tokens, but the context holds {context}")]
-    TooLong {
-        /// Tokens of the prompt.
-        tokens: usize,
-        /// Tokens that the context holds.
-        context: usize,
-    },
-    /// A token that the model does not have.
-    #[error("the token {token} is outside the vocabulary of {vocabulary}")]
-    UnknownToken {
-        /// The token.
-        token: u32,
-        /// How many tokens there are.
-        vocabulary: usize,
-    },
-    /// Sampling options out of their range.
-    #[error("{0}")]
-    Sampling(String),
-    /// The keys and values would never fit in memory.
-    #[error(
-        "prompt and output would need {} for keys and values, and there are {}: ask for fewer \
-         tokens", units::bytes(*needed), units::bytes(*available)
-    )]
-    NoMemory {
-        /// Bytes for the prompt and all new tokens.
-        needed: u64,
-        /// Bytes that there are for all requests.
-        available: u64,
-    },
-    /// The service is about to end.
-    #[error("the server is shutting down")]
-    Closing,
-}
+use crate::engine::{EndToken, FinishReason, Probabilities, Refusal};
 
 /// Where the events of a request go.
 pub trait EventSink: Send {
@@ -102,6 +54,8 @@ pub enum ServiceEvent {
         bytes: Vec<u8>,
         /// What the model thought of it, where that was asked for.
         probabilities: Option<Probabilities>,
+        /// When its step was over.
+        at: Instant,
     },
     /// It is complete: the last event.
     Finished(Finish),

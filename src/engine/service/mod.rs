@@ -11,10 +11,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{Engine, EngineError, Request, Sampler, Scheduler, SchedulerOptions};
+use super::admission::{Admission, Refusal};
+use super::{Engine, EngineError, Request, Scheduler, SchedulerOptions};
 use crate::tokenizer::Vocabulary;
 
-pub use event::{EventSink, Finish, Observer, Refusal, ServiceEvent, Timings};
+pub use event::{EventSink, Finish, Observer, ServiceEvent, Timings};
 pub use status::{Slot, Status, Totals};
 
 /// How a service runs.
@@ -65,6 +66,7 @@ struct Handle {
     shared: Arc<Shared>,
     vocabulary: Arc<Vocabulary>,
     facts: Facts,
+    admission: Admission,
     max_queue: usize,
     observer: Option<Arc<dyn Observer>>,
     worker: Mutex<Option<JoinHandle<()>>>,
@@ -157,20 +159,22 @@ impl Service {
     pub fn start(engine: Engine, options: ServiceOptions) -> Result<Self, EngineError> {
         let ServiceOptions { scheduler: limits, max_queue, observer } = options;
         let vocabulary = Arc::new(engine.vocabulary().clone());
+        let (trained_context, weight_bytes) = (engine.context_length(), engine.packed_bytes());
+        let scheduler = Scheduler::new(engine, limits);
+        let admission = scheduler.admission();
         let facts = Facts {
             max_batch: limits.max_batch,
-            context: limits.context.min(engine.context_length()),
-            trained_context: engine.context_length(),
-            cache_bytes_per_token: engine.cache_bytes_per_token() as u64,
+            context: admission.context,
+            trained_context,
+            cache_bytes_per_token: admission.bytes_per_token,
             memory_bytes: limits.memory_bytes,
             cache_bytes: limits.cache_bytes,
-            weight_bytes: engine.packed_bytes(),
+            weight_bytes,
         };
         let shared = Arc::new(Shared::default());
-        let scheduler = Scheduler::new(engine, limits);
         let worker = worker::start(scheduler, Arc::clone(&shared), observer.clone())?;
         let worker = Mutex::new(Some(worker));
-        let handle = Handle { shared, vocabulary, facts, max_queue, observer, worker };
+        let handle = Handle { shared, vocabulary, facts, admission, max_queue, observer, worker };
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -206,7 +210,8 @@ impl Service {
         request: Request,
         sink: impl EventSink + 'static,
     ) -> Result<Ticket, Refusal> {
-        let taken = self.check(&request).and_then(|()| self.enter(request, Box::new(sink)));
+        let checked = self.handle.admission.check(&request);
+        let taken = checked.and_then(|_| self.enter(request, Box::new(sink)));
         if let (Err(refusal), Some(observer)) = (&taken, &self.handle.observer) {
             observer.refused(refusal);
         }
@@ -215,32 +220,7 @@ impl Service {
 
     /// How many tokens a prompt of so many can be continued by, at most.
     pub fn room_behind(&self, prompt_tokens: usize) -> usize {
-        let Facts { context, memory_bytes, cache_bytes_per_token, .. } = self.handle.facts;
-        let fitting = memory_bytes.checked_div(cache_bytes_per_token).unwrap_or(u64::MAX);
-        context.min(usize::try_from(fitting).unwrap_or(usize::MAX)).saturating_sub(prompt_tokens)
-    }
-
-    fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let Facts { context, memory_bytes, cache_bytes_per_token, .. } = self.handle.facts;
-        let tokens = request.prompt.len();
-        if tokens == 0 {
-            return Err(Refusal::EmptyPrompt);
-        }
-        if tokens > context {
-            return Err(Refusal::TooLong { tokens, context });
-        }
-        let size = self.handle.vocabulary.size;
-        if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= size) {
-            return Err(Refusal::UnknownToken { token, vocabulary: size });
-        }
-        let longest = tokens.saturating_add(request.max_new_tokens).min(context) as u64;
-        let needed = longest.saturating_mul(cache_bytes_per_token);
-        if needed > memory_bytes {
-            return Err(Refusal::NoMemory { needed, available: memory_bytes });
-        }
-        Sampler::new(request.sampling.clone(), &[])
-            .map_err(|error| Refusal::Sampling(error.to_string()))?;
-        Ok(())
+        self.handle.admission.room_behind(prompt_tokens)
     }
 
     fn enter(&self, request: Request, sink: Box<dyn EventSink>) -> Result<Ticket, Refusal> {

@@ -66,8 +66,9 @@ impl Worker {
             };
             self.count_step(started);
             self.tell_progress(&events, started);
+            let over = Instant::now();
             for event in events {
-                self.tell(event);
+                self.tell(event, over);
             }
             self.publish();
         }
@@ -178,10 +179,9 @@ impl Worker {
         self.totals.cache_hits += u64::from(progress.cached_tokens > 0);
     }
 
-    /// Passes on what a step brought.
-    fn tell(&mut self, event: Event) {
+    /// Passes on what a step brought that is over `now`.
+    fn tell(&mut self, event: Event, now: Instant) {
         let request = event.request();
-        let now = Instant::now();
         let Some(client) = self.clients.get_mut(&request) else { return };
         let event = match event {
             Event::PromptProbabilities { tokens, .. } => ServiceEvent::PromptProbabilities(tokens),
@@ -189,7 +189,7 @@ impl Worker {
                 client.timings.first.get_or_insert(now);
                 client.timings.before_last = client.timings.last.replace(now);
                 self.totals.generated += 1;
-                ServiceEvent::Token { token, bytes, probabilities }
+                ServiceEvent::Token { token, bytes, probabilities, at: now }
             }
             Event::Finished { reason, end, progress, .. } => {
                 client.timings.first.get_or_insert(now);
