@@ -58,6 +58,8 @@ pub enum FinishReason {
     Length,
     /// The context is full.
     ContextFull,
+    /// Whoever asked had enough: see [`Ticket::finish`](super::Ticket::finish).
+    Stopped,
 }
 
 /// The token that ended a turn. It is no part of the text.

@@ -191,6 +191,21 @@ impl Scheduler {
         (self.cache.len(), self.cache.bytes())
     }
 
+    /// Bytes of the memory that the running requests' keys and values lie in; and those that the running
+    /// and the kept sequences hold together. Memory comes in pieces with room for what is to follow. A
+    /// piece that several sequences share counts once.
+    pub fn held_bytes(&self) -> (u64, u64) {
+        let running = self.running.iter();
+        let pieces = running.flat_map(|running| self.engine.memory_of(running.sequence));
+        let mut pieces: Vec<(usize, u64)> = pieces.collect();
+        pieces.sort_unstable();
+        pieces.dedup();
+        let sum = |pieces: &[(usize, u64)]| pieces.iter().map(|&(_, bytes)| bytes).sum::<u64>();
+        let held = sum(&pieces);
+        pieces.retain(|&(piece, _)| !self.cache.holds(piece));
+        (held, self.cache.bytes() + sum(&pieces))
+    }
+
     /// Bytes that the running requests' keys and values may come to need.
     pub fn reserved_bytes(&self) -> u64 {
         self.running.iter().map(|running| running.bytes).sum()

@@ -345,8 +345,10 @@ impl Answering {
         let Released { text, stop } = self.stop.push(&text);
         self.released += text.len();
         if let Some(stop) = stop {
-            // Dropping the ticket cancels what would come after.
-            self.ticket = None;
+            // What would come after is not wanted.
+            if let Some(ticket) = self.ticket.take() {
+                ticket.finish();
+            }
             let released = self.released;
             self.tokens.retain(|token| token.offset < released);
             let end = self.end(Reason::Stop(stop), None, self.timings);
@@ -367,7 +369,7 @@ impl Answering {
         let Released { mut text, stop } = self.stop.push(&rest);
         let reason = match (stop, reason) {
             (Some(stop), _) => Reason::Stop(stop),
-            (None, FinishReason::EndOfGeneration) => Reason::EndOfTurn,
+            (None, FinishReason::EndOfGeneration | FinishReason::Stopped) => Reason::EndOfTurn,
             (None, FinishReason::Length) => Reason::Length,
             (None, FinishReason::ContextFull) => Reason::ContextFull,
         };

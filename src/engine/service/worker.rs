@@ -1,13 +1,14 @@
 //! The engine's thread: takes what was submitted, steps, and tells.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{EventSink, Finish, Observer, ServiceEvent, Shared, Slot, Submission, Timings, Totals};
-use crate::engine::{EngineError, Event, Progress, RequestId, Scheduler};
+use super::{
+    EventSink, Finish, Interest, Observer, ServiceEvent, Shared, Slot, Submission, Timings, Totals,
+};
+use crate::engine::{EndToken, EngineError, Event, FinishReason, Progress, RequestId, Scheduler};
 use crate::support::contain::contain_panics;
 use crate::support::turns::Turns;
 
@@ -39,7 +40,7 @@ struct Worker {
 struct Client {
     id: u64,
     sink: Box<dyn EventSink>,
-    is_cancelled: Arc<AtomicBool>,
+    interest: Arc<Interest>,
     timings: Timings,
     /// How far the request was when it was last told.
     told: Option<Progress>,
@@ -51,7 +52,7 @@ struct Client {
 impl Worker {
     fn run(mut self) {
         while self.take_in() {
-            self.drop_cancelled();
+            self.drop_unwanted();
             if self.clients.is_empty() {
                 self.publish();
                 continue;
@@ -95,14 +96,13 @@ impl Worker {
     }
 
     fn enter(&mut self, submission: Submission) {
-        let Submission { id, request, mut sink, is_cancelled, submitted } = submission;
+        let Submission { id, request, mut sink, interest, submitted } = submission;
         let max_new_tokens = request.max_new_tokens;
         let looks = request.may_reuse();
         match self.scheduler.submit(request) {
             Ok(request) => {
                 let (timings, told) = (Timings::new(submitted), None);
-                let client =
-                    Client { id, sink, is_cancelled, timings, told, max_new_tokens, looks };
+                let client = Client { id, sink, interest, timings, told, max_new_tokens, looks };
                 self.clients.insert(request, client);
             }
             Err(error) => {
@@ -113,12 +113,30 @@ impl Worker {
         }
     }
 
-    fn drop_cancelled(&mut self) {
-        let is_cancelled = |client: &Client| client.is_cancelled.load(Ordering::Acquire);
-        let cancelled = self.clients.iter().filter(|(_, client)| is_cancelled(client));
-        let cancelled: Vec<RequestId> = cancelled.map(|(&request, _)| request).collect();
-        for request in cancelled {
-            self.cancel(request);
+    /// Ends the requests that nobody waits for any more.
+    fn drop_unwanted(&mut self) {
+        let interests = self.clients.iter().map(|(&id, client)| (id, client.interest.now()));
+        let unwanted: Vec<(RequestId, u8)> =
+            interests.filter(|&(_, interest)| interest != Interest::WAITS).collect();
+        for (request, interest) in unwanted {
+            match interest {
+                Interest::HAS_ENOUGH => self.finish(request),
+                _ => self.cancel(request),
+            }
+        }
+    }
+
+    /// Ends a request whose client has all that it wants.
+    fn finish(&mut self, request: RequestId) {
+        let progress = self.scheduler.running().find(|progress| progress.request == request);
+        let Some(progress) = progress else { return self.cancel(request) };
+        self.scheduler.cancel(request);
+        let Some(client) = self.clients.remove(&request) else { return };
+        self.totals.finished += 1;
+        self.shared.inbox().in_flight -= 1;
+        if let Some(observer) = &self.observer {
+            let finish = finish(FinishReason::Stopped, None, progress, client.timings);
+            observer.event(&ServiceEvent::Finished(finish), &client.timings);
         }
     }
 
@@ -151,6 +169,7 @@ impl Worker {
             _ => None,
         });
         let progress: Vec<Progress> = self.scheduler.running().chain(over).collect();
+        self.totals.busy += progress.len() as u64;
         for progress in progress {
             let Some(client) = self.clients.get_mut(&progress.request) else { continue };
             let before = client.told.replace(progress);
@@ -195,14 +214,7 @@ impl Worker {
                 client.timings.first.get_or_insert(now);
                 client.timings.last.get_or_insert(now);
                 self.totals.finished += 1;
-                ServiceEvent::Finished(Finish {
-                    reason,
-                    end,
-                    prompt_tokens: progress.prompt_tokens,
-                    cached_tokens: progress.cached_tokens,
-                    generated: progress.generated,
-                    timings: client.timings,
-                })
+                ServiceEvent::Finished(finish(reason, end, progress, client.timings))
             }
             Event::Failed { error, .. } => {
                 self.totals.failed += 1;
@@ -241,6 +253,7 @@ impl Worker {
                 max_new_tokens: client.max_new_tokens,
             })
         });
+        let (running_bytes, held_bytes) = self.scheduler.held_bytes();
         let (kept_sequences, kept_bytes) = self.scheduler.kept();
         let mut status = self.shared.status();
         status.slots.clear();
@@ -249,6 +262,7 @@ impl Worker {
             status.slots.iter().map(|slot| slot.prompt_done + slot.generated).sum();
         status.waiting = self.scheduler.waiting();
         status.reserved_bytes = self.scheduler.reserved_bytes();
+        (status.running_bytes, status.held_bytes) = (running_bytes, held_bytes);
         (status.kept_sequences, status.kept_bytes) = (kept_sequences, kept_bytes);
         status.totals = self.totals;
     }
@@ -268,5 +282,21 @@ impl Worker {
             self.totals.failed += 1;
             sink.send(ServiceEvent::Failed { error: error.clone() });
         }
+    }
+}
+
+fn finish(
+    reason: FinishReason,
+    end: Option<EndToken>,
+    progress: Progress,
+    timings: Timings,
+) -> Finish {
+    Finish {
+        reason,
+        end,
+        prompt_tokens: progress.prompt_tokens,
+        cached_tokens: progress.cached_tokens,
+        generated: progress.generated,
+        timings,
     }
 }
