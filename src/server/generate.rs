@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::errors::ApiError;
 use super::state::Served;
 use super::stop_text::{Released, StopText};
+use super::tally::Tally;
 use crate::engine::{
     ChatMessage, EndToken, Finish, FinishReason, Probabilities, Request, Sampling, ServiceEvent,
     TextStream, Ticket, Timings, render_chat,
@@ -156,6 +157,8 @@ pub struct Answering {
     /// Dropped when the answer is over.
     ticket: Option<Ticket>,
     vocabulary: Arc<Vocabulary>,
+    /// Where the tokens are counted.
+    tally: Arc<Tally>,
     shows_control_tokens: bool,
     bytes: TextStream,
     stop: StopText,
@@ -248,10 +251,13 @@ pub fn begin(model: &Served, ask: Ask) -> Result<Answering, ApiError> {
     };
     let (sender, events) = unbounded_channel();
     let ticket = model.service.submit(request, move |event| sender.send(event).is_ok())?;
+    let tally = Tally::current();
+    tally.add_prompt(prompt_tokens);
     Ok(Answering {
         events,
         ticket: Some(ticket),
         vocabulary: Arc::clone(model.vocabulary()),
+        tally,
         shows_control_tokens: ask.shows_control_tokens,
         bytes: TextStream::default(),
         stop: StopText::new(&ask.stop),
@@ -338,6 +344,7 @@ impl Answering {
         self.timings.first.get_or_insert(now);
         self.timings.before_last = self.timings.last.replace(now);
         self.generated += 1;
+        self.tally.add_generated(1);
         let is_text = self.shows_control_tokens || !self.vocabulary.is_control(token);
         let text = self.bytes.push(if is_text { &bytes } else { &[] });
         self.tokens.push(NewToken { token, bytes, probabilities, offset: self.length });
@@ -365,6 +372,7 @@ impl Answering {
         self.ticket = None;
         let Finish { reason, end, timings, .. } = finish;
         self.generated += usize::from(end.is_some());
+        self.tally.add_generated(usize::from(end.is_some()));
         let rest = self.bytes.finish();
         let Released { mut text, stop } = self.stop.push(&rest);
         let reason = match (stop, reason) {

@@ -115,21 +115,28 @@ impl Worker {
 
     /// Ends the requests that nobody waits for any more.
     fn drop_unwanted(&mut self) {
-        let interests = self.clients.iter().map(|(&id, client)| (id, client.interest.now()));
-        let unwanted: Vec<(RequestId, u8)> =
-            interests.filter(|&(_, interest)| interest != Interest::WAITS).collect();
-        for (request, interest) in unwanted {
-            match interest {
-                Interest::HAS_ENOUGH => self.finish(request),
-                _ => self.cancel(request),
-            }
+        let waits = |client: &Client| client.interest.now() == Interest::WAITS;
+        let unwanted = self.clients.iter().filter(|(_, client)| !waits(client));
+        let unwanted: Vec<RequestId> = unwanted.map(|(&request, _)| request).collect();
+        for request in unwanted {
+            self.drop_request(request);
         }
     }
 
-    /// Ends a request whose client has all that it wants.
-    fn finish(&mut self, request: RequestId) {
-        let progress = self.scheduler.running().find(|progress| progress.request == request);
-        let Some(progress) = progress else { return self.cancel(request) };
+    /// Ends a request that nobody waits for: it is complete if the client has all that it wants, and
+    /// cancelled otherwise.
+    fn drop_request(&mut self, request: RequestId) {
+        let Some(client) = self.clients.get(&request) else { return };
+        let running = self.scheduler.running().find(|progress| progress.request == request);
+        match running.or(client.told) {
+            Some(progress) if client.interest.now() == Interest::HAS_ENOUGH => {
+                self.complete(request, progress);
+            }
+            _ => self.cancel(request),
+        }
+    }
+
+    fn complete(&mut self, request: RequestId, progress: Progress) {
         self.scheduler.cancel(request);
         let Some(client) = self.clients.remove(&request) else { return };
         self.totals.finished += 1;
@@ -228,7 +235,7 @@ impl Worker {
         }
     }
 
-    /// Sends an event; if nobody listens, the request is cancelled.
+    /// Sends an event; if nobody listens, the request ends.
     fn send(&mut self, request: RequestId, event: ServiceEvent) {
         let Some(client) = self.clients.get_mut(&request) else { return };
         if let Some(observer) = &self.observer {
@@ -236,7 +243,7 @@ impl Worker {
         }
         let is_last = event.is_last();
         if !client.sink.send(event) && !is_last {
-            self.cancel(request);
+            self.drop_request(request);
         }
     }
 
