@@ -12,7 +12,7 @@ use super::stop_text::{Released, StopText};
 use super::tally::Tally;
 use crate::engine::{
     ChatMessage, EndToken, Finish, FinishReason, Probabilities, Request, Sampling, ServiceEvent,
-    TextStream, Ticket, Timings, render_chat,
+    TextStream, Ticket, Timings, Watch, render_chat,
 };
 use crate::tokenizer::Vocabulary;
 
@@ -33,6 +33,8 @@ pub struct Ask {
     pub log_probabilities: Option<usize>,
     /// The same for the tokens of the prompt.
     pub prompt_log_probabilities: Option<usize>,
+    /// Shows the logits about the prompt's tokens to somebody.
+    pub watch: Option<Watch>,
     /// May use what earlier requests have computed.
     pub use_cache: bool,
     /// Control tokens such as `<|im_end|>` are part of the text.
@@ -50,6 +52,7 @@ impl Ask {
             ignore_end: false,
             log_probabilities: None,
             prompt_log_probabilities: None,
+            watch: None,
             use_cache: true,
             shows_control_tokens: false,
         }
@@ -247,6 +250,7 @@ pub fn begin(model: &Served, ask: Ask) -> Result<Answering, ApiError> {
         ignore_end: ask.ignore_end,
         log_probabilities: ask.log_probabilities,
         prompt_log_probabilities: ask.prompt_log_probabilities,
+        watch: ask.watch,
         use_cache: ask.use_cache,
     };
     let (sender, events) = unbounded_channel();

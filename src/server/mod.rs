@@ -3,12 +3,14 @@
 
 mod access;
 mod auth;
+mod compare;
 mod errors;
 mod fields;
 mod generate;
 mod limits;
 mod metrics;
 mod openai;
+mod page;
 mod state;
 mod stop_text;
 mod stream;
@@ -199,6 +201,8 @@ fn router(state: &Arc<ServerState>) -> Router {
     Router::new()
         .merge(openai::routes())
         .merge(metrics::routes())
+        .merge(compare::routes())
+        .merge(page::routes())
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(outside)
