@@ -60,7 +60,7 @@ impl Divergences {
             return Ok(None);
         }
         let rows: Arc<Rows> = Arc::new(Rows::new(window.start, window.len()));
-        read(&self.reference, &self.text[..to], &window, Arc::clone(&rows) as _).await?;
+        self.read(&self.reference, &window, Arc::clone(&rows) as _).await?;
         let mut positions = Vec::with_capacity(variants.len());
         for variant in variants {
             let compared = Arc::new(Compared {
@@ -68,7 +68,7 @@ impl Divergences {
                 text: self.text[..to].to_vec(),
                 found: window.clone().map(|_| OnceLock::new()).collect(),
             });
-            read(variant, &self.text[..to], &window, Arc::clone(&compared) as _).await?;
+            self.read(variant, &window, Arc::clone(&compared) as _).await?;
             let found = compared.found.iter().map(|found| found.get().copied());
             let found = found.collect::<Option<Vec<_>>>();
             let unseen = || ApiError::internal("a token of the answer was not compared");
@@ -78,21 +78,23 @@ impl Divergences {
         self.next = to;
         Ok(Some(Window { from, positions }))
     }
-}
 
-/// Lets a model read a text, and somebody see what it expects in the window.
-async fn read(
-    model: &Arc<Served>,
-    text: &[u32],
-    window: &Range<usize>,
-    watcher: Arc<dyn LogitsWatcher>,
-) -> Result<(), ApiError> {
-    let ask = Ask {
-        max_new_tokens: Some(0),
-        watch: Some(Watch { from: window.start, watcher }),
-        ..Ask::new(text.to_vec())
-    };
-    begin(model, ask)?.collect().await.map(|_| ())
+    /// Lets a model read the text up to the end of a window, and somebody see what it expects there.
+    async fn read(
+        &self,
+        model: &Served,
+        window: &Range<usize>,
+        watcher: Arc<dyn LogitsWatcher>,
+    ) -> Result<(), ApiError> {
+        let ask = Ask {
+            max_new_tokens: Some(0),
+            watch: Some(Watch { from: window.start, watcher }),
+            // A text in one window is computed as a whole, so that its figures are the same each time.
+            use_cache: self.text.len() - self.start > self.window,
+            ..Ask::new(self.text[..window.end].to_vec())
+        };
+        begin(model, ask)?.collect().await.map(|_| ())
+    }
 }
 
 /// Keeps the reference's logits.

@@ -67,6 +67,11 @@ function size(bytes) {
   return `${significant(bytes)} ${units[unit]}`;
 }
 
+/** What is said of a model. */
+function about({ title, bytes, bits_per_weight: bits }) {
+  return [title, size(bytes), `${significant(bits)} bits per weight`].filter(Boolean).join(" · ");
+}
+
 /** A class for a probability, of five. */
 function shade(probability) {
   const limits = [0.9, 0.5, 0.2, 0.05];
@@ -92,7 +97,7 @@ class Answer {
   }
 
   build() {
-    const { name, title, bytes, bits_per_weight: bits } = this.model;
+    const { name } = this.model;
     this.figures = make("dl", { class: "figures" });
     this.text = make("div", {
       class: "text",
@@ -102,12 +107,11 @@ class Answer {
     });
     this.note = make("p", { class: "note" });
     this.strip = make("figure", { class: "strip", hidden: "" });
-    const about = [title, size(bytes), `${significant(bits)} bits per weight`].filter(Boolean);
-    this.element = make(
-      "section",
-      { class: "answer", "aria-label": name },
-      make("h2", {}, name),
-      make("p", { class: "about" }, about.join(" · ")),
+    this.element = make("section", { class: "answer", "aria-label": name });
+    if (state.models.length > 1) {
+      this.element.append(make("h2", {}, name), make("p", { class: "about" }, about(this.model)));
+    }
+    this.element.append(
       this.figures,
       this.text,
       this.note,
@@ -437,7 +441,11 @@ function show(models) {
   state.models = models;
   const names = models.map((model) => model.name);
   const isOne = models.length === 1;
-  byId("subtitle").textContent = isOne ? names[0] : `${names[0]}, compared with ${names.slice(1).join(", ")}`;
+  byId("subtitle").textContent = isOne
+    ? `${names[0]} · ${about(models[0])}`
+    : `${names[0]}, compared with ${names.slice(1).join(", ")}`;
+  // A conversation grows above the form; answers to one question come below it.
+  if (!isOne) byId("legend").after(byId("turns"));
   document.title = `${names.join(" | ")} – quantkit`;
   byId("chat-field").hidden = !models[0].has_chat_template;
   byId("at-once-field").hidden = isOne;
@@ -448,7 +456,8 @@ function show(models) {
   byId("key-form").hidden = true;
   byId("form").hidden = false;
   byId("legend").hidden = false;
-  byId("prompt").focus();
+  // On a phone, the keyboard would cover the page.
+  if (matchMedia("(pointer: fine)").matches) byId("prompt").focus();
 }
 
 async function start() {
@@ -485,7 +494,8 @@ for (const kind of ["pointerover", "click"]) {
   });
 }
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
+  const asks = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+  if (asks && !byId("form").hidden) byId("form").requestSubmit();
   if (event.key !== "Escape") return;
   if (state.abort) state.abort.abort();
   else closeDetails();
