@@ -25,6 +25,7 @@ mod mmlu_eval;
 mod model_server;
 #[cfg(feature = "s3")]
 mod object_server;
+mod page;
 mod perplexity;
 mod profile;
 mod protocols;
