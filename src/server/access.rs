@@ -86,7 +86,7 @@ impl Record {
         }
     }
 
-    fn write(&self, is_whole: bool) {
+    fn write(&self, complete: bool) {
         let time = self.started.elapsed();
         let (prompt_tokens, generated_tokens) = self.tally.tokens();
         self.state.http.count(&self.route, self.status.as_u16(), time);
@@ -100,7 +100,7 @@ impl Record {
             headers_milliseconds = milliseconds(self.to_headers),
             prompt_tokens,
             generated_tokens,
-            is_whole,
+            complete,
             "request"
         );
     }

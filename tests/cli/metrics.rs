@@ -350,7 +350,7 @@ fn the_log_has_a_line_for_each_request_with_the_time_to_its_end() {
     server.stream(COMPLETIONS, &body);
     let line = next();
     assert_eq!(
-        (field(&line, "generated_tokens"), field(&line, "is_whole")),
+        (field(&line, "generated_tokens"), field(&line, "complete")),
         ("300".into(), "true".into())
     );
     let milliseconds = |name| field(&line, name).parse::<f64>().unwrap();
@@ -361,7 +361,7 @@ fn the_log_has_a_line_for_each_request_with_the_time_to_its_end() {
     stream.read_exact(&mut [0; 400]).unwrap();
     drop(stream);
     let line = next();
-    assert_eq!((field(&line, "status"), field(&line, "is_whole")), ("200".into(), "false".into()));
+    assert_eq!((field(&line, "status"), field(&line, "complete")), ("200".into(), "false".into()));
     assert_eq!(server.get("/nowhere").0, 404);
     let line = next();
     assert_eq!((field(&line, "status"), field(&line, "prompt_tokens")), ("404".into(), "0".into()));

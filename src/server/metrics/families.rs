@@ -78,12 +78,12 @@ const FAMILIES: &[Family] = &[
     gauge("vllm:num_requests_running", "Requests in the batch.", |view| {
         one(view.status.slots.len() as f64)
     }),
-    gauge("vllm:num_requests_waiting", "Requests that wait for room in the batch.", |view| {
+    gauge("vllm:num_requests_waiting", "Requests waiting for room in the batch.", |view| {
         one(view.status.waiting as f64)
     }),
     gauge(
         "vllm:kv_cache_usage_perc",
-        "Part of the memory for running requests that their keys and values lie in; 1 is all of it.",
+        "Share of the memory for running requests that their keys and values occupy, 0 to 1.",
         |view| view.cache_use(),
     ),
     gauge("vllm:gpu_cache_usage_perc", "The old name of vllm:kv_cache_usage_perc.", |view| {
@@ -100,7 +100,7 @@ const FAMILIES: &[Family] = &[
         one((totals.prompt_tokens + totals.cached_tokens) as f64)
     }),
     counter("vllm:generation_tokens", "Generated tokens.", |view| one(view.generated())),
-    counter("vllm:request_success", "Requests that are over, by the reason.", |view| {
+    counter("vllm:request_success", "Requests that have ended, by reason.", |view| {
         let [turn, stop, length, full] = &view.metrics.ends;
         let sum = |counts: [&AtomicU64; 2]| {
             counts.iter().map(|count| count.load(Ordering::Relaxed) as f64).sum()
@@ -117,62 +117,70 @@ const FAMILIES: &[Family] = &[
     counter("llamacpp:prompt_tokens", "Prompt tokens computed.", |view| {
         one(view.status.totals.prompt_tokens as f64)
     }),
-    counter("llamacpp:prompt_seconds", "Seconds in steps that computed a prompt.", |view| {
-        one(view.status.totals.prompt_time.as_secs_f64())
-    }),
+    counter(
+        "llamacpp:prompt_seconds",
+        "Seconds spent in engine steps that computed a prompt.",
+        |view| one(view.status.totals.prompt_time.as_secs_f64()),
+    ),
     gauge("llamacpp:prompt_tokens_seconds", "Prompt tokens computed per second.", |view| {
         let totals = view.status.totals;
         ratio(totals.prompt_tokens as f64, totals.prompt_time.as_secs_f64())
     }),
     counter("llamacpp:tokens_predicted", "Generated tokens.", |view| one(view.generated())),
-    counter("llamacpp:tokens_predicted_seconds", "Seconds in steps that only generated.", |view| {
-        one(view.status.totals.generation_time.as_secs_f64())
-    }),
+    counter(
+        "llamacpp:tokens_predicted_seconds",
+        "Seconds spent in engine steps that only generated.",
+        |view| one(view.status.totals.generation_time.as_secs_f64()),
+    ),
     gauge("llamacpp:predicted_tokens_seconds", "Tokens generated per second.", |view| {
         ratio(view.generated(), view.status.totals.generation_time.as_secs_f64())
     }),
     gauge("llamacpp:requests_processing", "Requests in the batch.", |view| {
         one(view.status.slots.len() as f64)
     }),
-    gauge("llamacpp:requests_deferred", "Requests that wait for room in the batch.", |view| {
+    gauge("llamacpp:requests_deferred", "Requests waiting for room in the batch.", |view| {
         one(view.status.waiting as f64)
     }),
     counter("llamacpp:n_decode", "Steps of the engine.", |view| {
         one(view.status.totals.steps as f64)
     }),
-    gauge("llamacpp:n_busy_slots_per_decode", "Requests in a step, on average.", |view| {
+    gauge("llamacpp:n_busy_slots_per_decode", "Mean number of requests per engine step.", |view| {
         ratio(view.status.totals.busy as f64, view.status.totals.steps as f64)
     }),
     gauge("quantkit_model_bytes", "Size of the model's file.", |view| {
         one(view.model.about.bytes as f64)
     }),
-    gauge("quantkit_weight_bytes", "Memory that the weight matrices take.", |view| {
+    gauge("quantkit_weight_bytes", "Memory that the weight matrices occupy.", |view| {
         one(view.facts.weight_bytes as f64)
     }),
-    gauge("quantkit_batch_limit", "Requests that run at once at most.", |view| {
+    gauge("quantkit_batch_limit", "Most requests that run at once.", |view| {
         one(view.facts.max_batch as f64)
     }),
-    gauge("quantkit_context_tokens", "Tokens of a request at most.", |view| {
-        one(view.facts.context as f64)
-    }),
-    counter("quantkit_requests_started", "Requests that have joined the batch.", |view| {
+    gauge(
+        "quantkit_context_tokens",
+        "Most tokens of a request, prompt and output together.",
+        |view| one(view.facts.context as f64),
+    ),
+    counter("quantkit_requests_started", "Requests that have started to run.", |view| {
         one(view.status.totals.started as f64)
     }),
-    counter("quantkit_requests_finished", "Complete requests, by why they ended.", |view| {
+    counter("quantkit_requests_finished", "Completed requests, by reason.", |view| {
         ENDS.into_iter().zip(load(&view.metrics.ends)).collect()
     })
     .by("reason"),
-    counter("quantkit_requests_failed", "Requests that could not go on.", |view| {
+    counter("quantkit_requests_failed", "Requests that failed.", |view| {
         one(view.status.totals.failed as f64)
     }),
     counter("quantkit_requests_cancelled", "Requests whose client went away.", |view| {
         one(view.status.totals.cancelled as f64)
     }),
-    counter("quantkit_requests_refused", "Requests that were not taken, by the reason.", |view| {
-        REFUSALS.into_iter().zip(load(&view.metrics.refusals)).collect()
-    })
+    counter(
+        "quantkit_requests_refused",
+        "Requests rejected before they started, by reason.",
+        |view| REFUSALS.into_iter().zip(load(&view.metrics.refusals)).collect(),
+    )
     .by("reason"),
-    counter("quantkit_engine_seconds", "Seconds in steps, by what they did.", |view| {
+    counter("quantkit_engine_seconds", "Seconds spent in engine steps, by phase.", |view| {
         let totals = view.status.totals;
         vec![
             ("prompt", totals.prompt_time.as_secs_f64()),
@@ -202,14 +210,16 @@ const FAMILIES: &[Family] = &[
     gauge("quantkit_prefix_cache_sequences", "Sequences kept for later prompts.", |view| {
         one(view.status.kept_sequences as f64)
     }),
-    counter("quantkit_prefix_cache_hits", "Requests that found a part of their prompt.", |view| {
-        one(view.status.totals.cache_hits as f64)
-    }),
+    counter(
+        "quantkit_prefix_cache_hits",
+        "Requests that found part of their prompt in the prefix cache.",
+        |view| one(view.status.totals.cache_hits as f64),
+    ),
 ];
 
-const KV_HELP: &str = "Memory of keys and values, in whole pieces: of running requests, of sequences kept \
-                       for later prompts, and of all (a piece that both use counts once); and what \
-                       running requests may come to need.";
+const KV_HELP: &str = "Memory of keys and values: allocated to running requests, to sequences kept for later \
+                       prompts, and to both together (shared memory counts once); and what running \
+                       requests may need at most.";
 
 type Of = fn(&ModelMetrics) -> &Histogram;
 

@@ -37,12 +37,12 @@ impl HttpMetrics {
     /// Writes what was counted.
     pub(super) fn write(&self, page: &mut Page) {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let help = "HTTP requests answered, to the end of the answer.";
+        let help = "Answered HTTP requests, by path and status.";
         let mut family = page.family("quantkit_http_requests", Kind::Counter, help);
         for ((route, status), &count) in &counts.answered {
             family.sample(&[("path", route), ("status", &status.to_string())], count as f64);
         }
-        let help = "Seconds from an HTTP request's headers to the end of its answer.";
+        let help = "Seconds from the headers of an HTTP request to the end of its answer.";
         let mut family = page.family("quantkit_http_request_seconds", Kind::Histogram, help);
         for (route, histogram) in &counts.seconds {
             family.histogram(&[("path", route)], &histogram.snapshot());

@@ -33,7 +33,7 @@ async function ask(options = {}) {
   const response = await fetch("/compare", { ...options, headers: headers() });
   if (response.ok) return response;
   const document = await response.json().catch(() => null);
-  const error = new Error(document?.error?.message ?? `the server answers with status ${response.status}`);
+  const error = new Error(document?.error?.message ?? `the server answered with status ${response.status}`);
   error.status = response.status;
   throw error;
 }
@@ -148,8 +148,8 @@ class Answer {
       this.partsAt = index;
       this.tokens[index].span.classList.add("parts");
       this.note.textContent =
-        `Parts from ${this.reference.model.name} at token ${index + 1}: ` +
-        `${this.named(index)} in place of ${this.reference.named(index)}.`;
+        `First difference from ${this.reference.model.name}: token ${index + 1}, ` +
+        `${this.named(index)} instead of ${this.reference.named(index)}.`;
       return;
     }
   }
@@ -185,7 +185,7 @@ class Answer {
 
   compared({ mean_kl: mean, largest_kl: largest, same_top: same }) {
     this.figure("Mean KL, nats per token", significant(mean));
-    this.figure("Same likeliest token", percent(same));
+    this.figure("Same top token", percent(same));
     this.drawStrip(largest);
   }
 
@@ -214,8 +214,8 @@ class Answer {
       svg.append(bar);
     });
     const others = this.sameTop.filter((same) => !same).length;
-    const orange = others > 0 ? ` Orange: another token is likeliest (${others}).` : "";
-    const explained = "Heights are square roots.";
+    const orange = others > 0 ? ` Orange: the top token differs (${others} tokens).` : "";
+    const explained = "Bars have a square-root scale.";
     this.strip.replaceChildren(svg, make("figcaption", {}, `${caption} ${explained}${orange}`));
     this.strip.hidden = false;
   }
@@ -427,7 +427,7 @@ function failed(error) {
     byId("key").focus();
     complain(isWrong ? "The server does not know this key." : null);
   } else {
-    complain(`That did not work: ${error.message}`);
+    complain(`The request failed: ${error.message}`);
   }
 }
 
@@ -482,8 +482,8 @@ byId("clear").addEventListener("click", clear);
 byId("details-close").addEventListener("click", closeDetails);
 byId("at-once").addEventListener("change", (event) => {
   byId("at-once-hint").textContent = event.target.checked
-    ? "The models share the machine, so that their speeds say little."
-    : "The models answer one after another, so that each has the whole machine.";
+    ? "The models share the machine, so their speeds are lower than alone."
+    : "The models answer one after another, so each has the machine to itself.";
 });
 byId("turns").addEventListener("keydown", onTokenKey);
 for (const kind of ["pointerover", "click"]) {
