@@ -150,7 +150,9 @@ impl Drop for Watched {
 
 fn given_name(request: &Request) -> Option<String> {
     let name = request.headers().get(REQUEST_ID)?.to_str().ok()?;
-    (!name.is_empty() && name.len() <= LONGEST_ID).then(|| name.to_string())
+    // A space would begin another field of the log.
+    let is_fit = name.len() <= LONGEST_ID && name.bytes().all(|byte| byte.is_ascii_graphic());
+    (!name.is_empty() && is_fit).then(|| name.to_string())
 }
 
 /// A name that nothing else has.

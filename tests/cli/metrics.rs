@@ -362,6 +362,11 @@ fn the_log_has_a_line_for_each_request_with_the_time_to_its_end() {
     drop(stream);
     let line = next();
     assert_eq!((field(&line, "status"), field(&line, "complete")), ("200".into(), "false".into()));
+    // Names that could pass for other fields are not taken over.
+    let id = [("x-request-id", "x status=500")];
+    server.post_raw(COMPLETIONS, completion(1).to_string().as_bytes(), &id);
+    let line = next();
+    assert_eq!((field(&line, "status"), field(&line, "request_id").len()), ("200".into(), 32));
     assert_eq!(server.get("/nowhere").0, 404);
     let line = next();
     assert_eq!((field(&line, "status"), field(&line, "prompt_tokens")), ("404".into(), "0".into()));

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::divergence::{Divergences, Summary};
 use crate::engine::{ChatMessage, Probabilities};
+use crate::eval::text::divergence::PositionDivergence;
 use crate::server::errors::ApiError;
 use crate::server::generate::{
     Answering, End, NewToken, Piece, apply_template, begin, detokenize, tokenize,
@@ -157,54 +158,61 @@ impl Job {
 
     /// Lets the other models read the reference's answer.
     async fn compare(&self, answer: &[u32], events: &Events) -> Result<(), Gone> {
-        let mut variants = Vec::new();
-        for (index, model) in self.models.iter().enumerate().skip(1) {
-            match difference(&self.models, model) {
-                None => variants.push((index, Arc::clone(model))),
-                Some(difference) => {
-                    let problem = format!(
-                        "{} and {} cannot be compared token by token: {difference}",
-                        self.models[0].name, model.name
-                    );
-                    fail(index, &ApiError::bad_request(problem), events).await?;
-                }
-            }
+        let variants = self.variants(events).await?;
+        if variants.is_empty() {
+            return Ok(());
         }
         let mut summaries = vec![Summary::default(); variants.len()];
-        let mut divergences =
-            Divergences::new(Arc::clone(&self.models[0]), &self.prompts[0], answer);
         let models: Vec<Arc<Served>> =
-            variants.iter().map(|(_, model)| Arc::clone(model)).collect();
-        while !models.is_empty() {
+            variants.iter().map(|&index| Arc::clone(&self.models[index])).collect();
+        let reference = Arc::clone(&self.models[0]);
+        let waiting = Divergences::new(reference, &self.prompts[0], answer);
+        let mut divergences = events.meanwhile(waiting).await?;
+        loop {
             let window = match events.meanwhile(divergences.next(&models)).await? {
                 Ok(Some(window)) => window,
                 Ok(None) => break,
                 Err(error) => {
-                    for &(index, _) in &variants {
+                    for &index in &variants {
                         fail(index, &error, events).await?;
                     }
                     return Ok(());
                 }
             };
-            for ((index, _), (summary, positions)) in
-                variants.iter().zip(summaries.iter_mut().zip(&window.positions))
-            {
+            let told = variants.iter().zip(&mut summaries).zip(&window.positions);
+            for ((&index, summary), positions) in told {
                 summary.add(positions);
-                let kl: Vec<f64> = positions.iter().map(|position| position.kl).collect();
-                let same: Vec<bool> = positions.iter().map(|position| position.same_top).collect();
-                events
-                    .send(&json!({
-                        "type": "divergence", "model": index, "from": window.from,
-                        "kl": kl, "same_top": same,
-                    }))
-                    .await?;
+                events.send(&window_document(index, window.from, positions)).await?;
             }
         }
-        for ((index, _), summary) in variants.iter().zip(&summaries) {
-            events.send(&summary.document(*index)).await?;
+        for (&index, summary) in variants.iter().zip(&summaries) {
+            events.send(&summary.document(index)).await?;
         }
         Ok(())
     }
+
+    /// The models with the reference's vocabulary. Of the others, it says why they are not compared.
+    async fn variants(&self, events: &Events) -> Result<Vec<usize>, Gone> {
+        let mut variants = Vec::new();
+        for (index, model) in self.models.iter().enumerate().skip(1) {
+            let Some(difference) = difference(&self.models, model) else {
+                variants.push(index);
+                continue;
+            };
+            let problem = format!(
+                "{} and {} cannot be compared token by token: {difference}",
+                self.models[0].name, model.name
+            );
+            fail(index, &ApiError::bad_request(problem), events).await?;
+        }
+        Ok(variants)
+    }
+}
+
+fn window_document(index: usize, from: usize, positions: &[PositionDivergence]) -> Value {
+    let kl: Vec<f64> = positions.iter().map(|position| position.kl).collect();
+    let same: Vec<bool> = positions.iter().map(|position| position.same_top).collect();
+    json!({ "type": "divergence", "model": index, "from": from, "kl": kl, "same_top": same })
 }
 
 async fn fail(index: usize, error: &ApiError, events: &Events) -> Result<(), Gone> {

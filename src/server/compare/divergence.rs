@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::engine::{LogitsWatcher, Watch};
 use crate::eval::text::divergence::PositionDivergence;
@@ -17,6 +18,9 @@ const WINDOW_BYTES: usize = 64 << 20;
 /// Tokens of a text that are compared at a time at most.
 const LONGEST_WINDOW: usize = 256;
 
+/// Comparisons that hold logits at a time. The models compute one thing at a time anyway.
+static ROOM: Semaphore = Semaphore::const_new(2);
+
 /// Reads a text window by window, with the reference and then with each variant.
 #[derive(Debug)]
 pub struct Divergences {
@@ -28,6 +32,7 @@ pub struct Divergences {
     /// The first token that is yet to be compared.
     next: usize,
     window: usize,
+    _room: Option<SemaphorePermit<'static>>,
 }
 
 /// A window of the answer.
@@ -40,13 +45,16 @@ pub struct Window {
 }
 
 impl Divergences {
-    /// Of a prompt and its answer by the reference.
-    pub fn new(reference: Arc<Served>, prompt: &[u32], answer: &[u32]) -> Self {
+    /// Of a prompt and its answer by the reference. Waits while too many others are compared.
+    pub async fn new(reference: Arc<Served>, prompt: &[u32], answer: &[u32]) -> Self {
         let mut text = [prompt, answer].concat();
         text.truncate(reference.service.facts().context);
         let row = reference.vocabulary().size.max(1) * size_of::<f32>();
         let window = (WINDOW_BYTES / row).clamp(1, LONGEST_WINDOW);
-        Self { reference, text, start: prompt.len(), next: prompt.len(), window }
+        let (start, next) = (prompt.len(), prompt.len());
+        // Nobody closes the semaphore.
+        let _room = ROOM.acquire().await.ok();
+        Self { reference, text, start, next, window, _room }
     }
 
     /// The next window; `None` at the end of the text.
