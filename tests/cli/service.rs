@@ -151,16 +151,26 @@ fn prompt_probabilities_are_those_of_scoring_and_use_no_cache() {
 #[test]
 fn who_stops_listening_is_cancelled_within_a_step() {
     let service = service(SchedulerOptions::default(), 8);
-    let (ticket, events) = submit(&service, request(&prompt(4), 100));
+    // The engine waits at the first token until the ticket is gone.
+    let ((told, events), (go, wait)) = (channel(), channel::<()>());
+    let sink = move |event: ServiceEvent| {
+        let is_token = matches!(event, ServiceEvent::Token { .. });
+        told.send(event).unwrap();
+        if is_token {
+            wait.recv().unwrap();
+        }
+        true
+    };
+    let ticket = service.submit(request(&prompt(4), 100), sink).unwrap();
     while !matches!(events.recv().unwrap(), ServiceEvent::Token { .. }) {}
     drop(ticket);
-    let rest = events.iter().count();
-    let (_ticket, events) = submit(&service, request(&prompt(4), 100));
-    drop(events);
+    go.send(()).unwrap();
+    let rest: Vec<ServiceEvent> = events.iter().collect();
+    let _ticket = service.submit(request(&prompt(4), 100), |_| false).unwrap();
     service.finish();
     let status = service.status();
     assert_eq!((status.totals.cancelled, status.totals.finished), (2, 0));
-    assert!(rest < 50 && status.slots.is_empty(), "{rest} more events");
+    assert!(rest.is_empty() && status.slots.is_empty(), "{rest:?}");
 }
 
 #[test]
