@@ -60,6 +60,8 @@ pub struct Totals {
     pub steps: u64,
     /// Requests in those steps, all together.
     pub busy: u64,
+    /// Tokens of the longest sequence so far.
+    pub longest: u64,
     /// Tokens of prompts that were computed.
     pub prompt_tokens: u64,
     /// Tokens of prompts that earlier requests had computed.

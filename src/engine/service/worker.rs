@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::{
-    EventSink, Finish, Interest, Observer, ServiceEvent, Shared, Slot, Submission, Timings, Totals,
+    EventSink, Finish, Interest, Observer, ServiceEvent, Shared, Slot, Status, Submission, Timings,
+    Totals,
 };
 use crate::engine::{EndToken, EngineError, Event, FinishReason, Progress, RequestId, Scheduler};
 use crate::support::contain::contain_panics;
@@ -178,6 +179,8 @@ impl Worker {
         let progress: Vec<Progress> = self.scheduler.running().chain(over).collect();
         self.totals.busy += progress.len() as u64;
         for progress in progress {
+            let length = (progress.prompt_done + progress.generated) as u64;
+            self.totals.longest = self.totals.longest.max(length);
             let Some(client) = self.clients.get_mut(&progress.request) else { continue };
             let before = client.told.replace(progress);
             if before.is_none() {
@@ -289,6 +292,9 @@ impl Worker {
             self.totals.failed += 1;
             sink.send(ServiceEvent::Failed { error: error.clone() });
         }
+        // What the scheduler holds is not looked at any more.
+        let mut status = self.shared.status();
+        *status = Status { totals: self.totals, ..Status::default() };
     }
 }
 

@@ -117,6 +117,9 @@ const FAMILIES: &[Family] = &[
     counter("llamacpp:prompt_tokens", "Prompt tokens computed.", |view| {
         one(view.status.totals.prompt_tokens as f64)
     }),
+    counter("llamacpp:prompt_tokens_cached", "Prompt tokens found in the prefix cache.", |view| {
+        one(view.status.totals.cached_tokens as f64)
+    }),
     counter(
         "llamacpp:prompt_seconds",
         "Seconds spent in engine steps that computed a prompt.",
@@ -143,6 +146,9 @@ const FAMILIES: &[Family] = &[
     }),
     counter("llamacpp:n_decode", "Steps of the engine.", |view| {
         one(view.status.totals.steps as f64)
+    }),
+    gauge("llamacpp:n_tokens_max", "Tokens of the longest sequence so far.", |view| {
+        one(view.status.totals.longest as f64)
     }),
     gauge("llamacpp:n_busy_slots_per_decode", "Mean number of requests per engine step.", |view| {
         ratio(view.status.totals.busy as f64, view.status.totals.steps as f64)
