@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,7 @@ use serde_json::json;
 use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::engine::{Engine, SchedulerOptions, Service, ServiceOptions};
 use crate::gguf::GgufFile;
-use crate::server::{About, Served, Server, ServerOptions};
+use crate::server::{About, ModelMetrics, Served, Server, ServerOptions};
 use crate::support::{interrupt, machine, units};
 
 /// The part of the memory that is free once the models are loaded which keys and values may take.
@@ -93,6 +94,10 @@ pub struct Arguments {
     #[arg(long, value_name = "ORIGIN")]
     cors: Option<String>,
 
+    /// llama-server's flag: here /metrics is always there
+    #[arg(long, hide = true)]
+    metrics: bool,
+
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -116,12 +121,18 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
     let (memory, cache) = arguments.memory(loaded.len());
     let mut models = Vec::new();
     for ((path, about, engine), name) in loaded.into_iter().zip(&names) {
-        let service = Service::start(engine, arguments.service_options(memory, cache))?;
+        let metrics = Arc::new(ModelMetrics::new(engine.context_length()));
+        let options = ServiceOptions {
+            observer: Some(Arc::clone(&metrics) as _),
+            ..arguments.service_options(memory, cache)
+        };
+        let service = Service::start(engine, options)?;
         models.push(Served {
             name: name.clone(),
             other_names: vec![stem(path), path.display().to_string()],
             path: path.clone(),
             service,
+            metrics,
             about,
             default_new_tokens: arguments.default_new_tokens(),
         });

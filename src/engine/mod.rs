@@ -32,7 +32,9 @@ pub use chat::{ChatMessage, render_chat};
 pub use generation::{Generation, GenerationUpdate, TextStream, generate};
 pub use options::{DeviceChoice, EngineOptions};
 pub use probabilities::Probabilities;
-pub use request::{EndToken, Event, FinishReason, Progress, Request, RequestId};
+pub use request::{
+    EndToken, Event, FinishReason, LogitsWatcher, Progress, Request, RequestId, Watch,
+};
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::{Scheduler, SchedulerOptions};
 pub use service::{

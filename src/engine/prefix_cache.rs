@@ -31,6 +31,8 @@ impl Kept {
 pub(super) struct PrefixCache {
     budget: u64,
     kept: Vec<Kept>,
+    /// The pieces of memory that the kept sequences hold.
+    pieces: HashSet<usize>,
     bytes: u64,
     clock: u64,
 }
@@ -38,7 +40,7 @@ pub(super) struct PrefixCache {
 impl PrefixCache {
     /// An empty cache of at most `budget` bytes; with 0 it keeps nothing.
     pub fn new(budget: u64) -> Self {
-        Self { budget, kept: Vec::new(), bytes: 0, clock: 0 }
+        Self { budget, kept: Vec::new(), pieces: HashSet::new(), bytes: 0, clock: 0 }
     }
 
     /// Whether it keeps anything at all.
@@ -46,9 +48,15 @@ impl PrefixCache {
         self.budget > 0
     }
 
-    /// Bytes that the kept sequences take. What several share counts once.
+    /// Bytes of the memory that the kept sequences hold, in whole pieces. What several share counts
+    /// once.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Whether a piece of memory is one that a kept sequence holds.
+    pub fn holds(&self, piece: usize) -> bool {
+        self.pieces.contains(&piece)
     }
 
     /// How many sequences are kept.
@@ -74,7 +82,7 @@ impl PrefixCache {
     ) -> SequenceId {
         if length == self.kept[index].tokens.len() {
             let sequence = self.kept.swap_remove(index).sequence;
-            self.bytes = self.count(engine);
+            self.count(engine);
             engine.expect(sequence, new_tokens);
             return sequence;
         }
@@ -103,7 +111,7 @@ impl PrefixCache {
         }
         new.used = self.clock;
         self.kept.push(new);
-        self.bytes = self.count(engine);
+        self.count(engine);
         while self.bytes > self.budget {
             self.drop_oldest(engine);
         }
@@ -114,14 +122,16 @@ impl PrefixCache {
         let oldest = (0..self.kept.len()).min_by_key(|&index| self.kept[index].used);
         let Some(oldest) = oldest else { return false };
         engine.end(self.kept.swap_remove(oldest).sequence);
-        self.bytes = self.count(engine);
+        self.count(engine);
         true
     }
 
-    fn count(&self, engine: &Engine) -> u64 {
-        let mut seen = HashSet::new();
+    /// Counts anew what the kept sequences hold.
+    fn count(&mut self, engine: &Engine) {
+        self.pieces.clear();
         let pieces = self.kept.iter().flat_map(|kept| engine.memory_of(kept.sequence));
-        pieces.filter(|&(piece, _)| seen.insert(piece)).map(|(_, bytes)| bytes).sum()
+        let new = pieces.filter(|&(piece, _)| self.pieces.insert(piece));
+        self.bytes = new.map(|(_, bytes)| bytes).sum();
     }
 }
 

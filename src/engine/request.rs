@@ -1,8 +1,27 @@
 //! What a scheduler is asked for, and what it tells.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{Probabilities, Sampling};
+
+/// Sees the logits themselves, on the engine's threads. It must not block.
+pub trait LogitsWatcher: Debug + Send + Sync {
+    /// What the model expects in place of the prompt's token at `position`, by all tokens before it. The
+    /// positions come in any order, each once.
+    fn see(&self, position: usize, logits: &[f32]);
+}
+
+/// Shows the logits about a prompt's last tokens.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// The first position that is shown. The token at 0 follows nothing, so there are no logits for it.
+    pub from: usize,
+    /// Who sees them.
+    pub watcher: Arc<dyn LogitsWatcher>,
+}
 
 /// A prompt to continue.
 #[derive(Debug, Clone)]
@@ -19,6 +38,8 @@ pub struct Request {
     pub log_probabilities: Option<usize>,
     /// The same for the tokens of the prompt, the first left out, which follows nothing.
     pub prompt_log_probabilities: Option<usize>,
+    /// Shows the logits about the prompt's own tokens to somebody.
+    pub watch: Option<Watch>,
     /// May begin with what an earlier sequence has computed, and leave what it computes to later ones.
     pub use_cache: bool,
 }
@@ -33,6 +54,7 @@ impl Request {
             ignore_end: false,
             log_probabilities: None,
             prompt_log_probabilities: None,
+            watch: None,
             use_cache: true,
         }
     }
@@ -41,6 +63,14 @@ impl Request {
     /// need all of its logits.
     pub(super) fn may_reuse(&self) -> bool {
         self.use_cache && self.prompt_log_probabilities.is_none()
+    }
+
+    /// The part of the prompt whose logits nobody wants, so that another sequence may have computed it.
+    /// Those of the last token are always wanted.
+    pub(super) fn reusable(&self) -> &[u32] {
+        let last = self.prompt.len() - 1;
+        let watched = self.watch.as_ref().map_or(last, |watch| watch.from.saturating_sub(1));
+        &self.prompt[..last.min(watched)]
     }
 }
 
@@ -58,6 +88,8 @@ pub enum FinishReason {
     Length,
     /// The context is full.
     ContextFull,
+    /// Whoever asked had enough: see [`Ticket::finish`](super::Ticket::finish).
+    Stopped,
 }
 
 /// The token that ended a turn. It is no part of the text.

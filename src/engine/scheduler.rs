@@ -8,7 +8,7 @@ use super::admission::{Admission, Refusal};
 use super::prefix_cache::{Kept, PrefixCache, SHORTEST_SHARED, common};
 use super::{
     EndToken, Engine, Event, FinishReason, Logits, LogitsFor, Probabilities, Progress, Request,
-    RequestId, Sampler, SequenceId, StepItem,
+    RequestId, Sampler, SequenceId, StepItem, Watch,
 };
 use crate::kernels::elementwise::has_nan;
 
@@ -188,6 +188,21 @@ impl Scheduler {
         (self.cache.len(), self.cache.bytes())
     }
 
+    /// Bytes of the memory that the running requests' keys and values lie in; and those that the running
+    /// and the kept sequences hold together. Memory comes in pieces with room for what is to follow. A
+    /// piece that several sequences share counts once.
+    pub fn held_bytes(&self) -> (u64, u64) {
+        let running = self.running.iter();
+        let pieces = running.flat_map(|running| self.engine.memory_of(running.sequence));
+        let mut pieces: Vec<(usize, u64)> = pieces.collect();
+        pieces.sort_unstable();
+        pieces.dedup();
+        let sum = |pieces: &[(usize, u64)]| pieces.iter().map(|&(_, bytes)| bytes).sum::<u64>();
+        let held = sum(&pieces);
+        pieces.retain(|&(piece, _)| !self.cache.holds(piece));
+        (held, self.cache.bytes() + sum(&pieces))
+    }
+
     /// Bytes that the running requests' keys and values may come to need.
     pub fn reserved_bytes(&self) -> u64 {
         self.running.iter().map(|running| running.bytes).sum()
@@ -310,7 +325,7 @@ impl Scheduler {
     /// The part of a prompt that may be taken from elsewhere.
     fn reusable<'a>(&self, request: &'a Request) -> Option<&'a [u32]> {
         let may = self.cache.is_on() && request.may_reuse();
-        may.then(|| &request.prompt[..request.prompt.len() - 1])
+        may.then(|| request.reusable())
     }
 
     /// Whether a running request will soon have computed more of a prompt than the `there` tokens that
@@ -336,7 +351,9 @@ impl Scheduler {
             if left == 0 {
                 shares.push(Share { index, prompt_tokens: 0 });
             } else if budget > 0 {
-                let gives_rows = running.request.prompt_log_probabilities.is_some();
+                let request = &running.request;
+                let gives_rows =
+                    request.prompt_log_probabilities.is_some() || request.watch.is_some();
                 let most = if gives_rows { most_rows } else { usize::MAX };
                 let prompt_tokens = left.min(budget).min(most);
                 budget -= prompt_tokens;
@@ -435,7 +452,9 @@ impl Running {
             0 => &self.tokens[self.tokens.len() - 1..],
             count => &self.tokens[self.prefilled..self.prefilled + count],
         };
-        let asks_for_prompt = self.request.prompt_log_probabilities.is_some();
+        let after = self.prefilled + share.prompt_tokens;
+        let watches = self.request.watch.as_ref().is_some_and(|watch| after >= watch.from);
+        let asks_for_prompt = self.request.prompt_log_probabilities.is_some() || watches;
         let logits = match share.prompt_tokens {
             0 => LogitsFor::Last,
             _ if asks_for_prompt => LogitsFor::All,
@@ -455,6 +474,9 @@ impl Running {
             Some(top) => self.prompt_probabilities(share, logits, top),
             None => Vec::new(),
         };
+        if let Some(watch) = &self.request.watch {
+            self.show(share, logits, watch);
+        }
         let wanted = self.ends_prompt(share) && self.generated() < self.request.max_new_tokens;
         let next = wanted.then(|| {
             let row = logits.row(logits.rows() - 1);
@@ -463,6 +485,15 @@ impl Running {
             (token, told.map(|top| Probabilities::of(row, token, top)))
         });
         Outcome::Computed { prompt, next }
+    }
+
+    /// Shows the rows of a prompt's logits that are wanted.
+    fn show(&self, share: &Share, logits: Logits<'_>, watch: &Watch) {
+        let positions = self.prefilled + 1..=self.prefilled + share.prompt_tokens;
+        let wanted = watch.from..self.request.prompt.len();
+        let rows = positions.enumerate().filter(|(_, position)| wanted.contains(position));
+        let rows: Vec<(usize, usize)> = rows.collect();
+        rows.par_iter().for_each(|&(row, position)| watch.watcher.see(position, logits.row(row)));
     }
 
     /// Each row of logits is about the token that follows.

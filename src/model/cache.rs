@@ -52,6 +52,11 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// A number that no other segment has as long as this one lives: where its memory lies.
+    fn number(&self) -> usize {
+        std::ptr::from_ref(&*self.storage).cast::<()>().addr()
+    }
+
     /// The memory of the back end that made it.
     pub(super) fn storage<S: Any>(&self) -> Result<&S> {
         match (&*self.storage as &dyn Any).downcast_ref() {
@@ -184,12 +189,8 @@ impl SequenceCache {
     /// The segments that the sequence holds, each by a number that no other has, with the positions
     /// that it has room for.
     pub fn held(&self) -> impl Iterator<Item = (usize, usize)> {
-        let shared = self.shared.iter().map(|part| {
-            (std::ptr::from_ref::<Segment>(&part.segment).addr(), part.segment.capacity)
-        });
-        // Nobody else holds the tail.
-        let own = self.tail.iter().map(|tail| (std::ptr::from_ref(self).addr(), tail.capacity));
-        shared.chain(own)
+        let shared = self.shared.iter().map(|part| &*part.segment);
+        shared.chain(&self.tail).map(|segment| (segment.number(), segment.capacity))
     }
 
     /// The length that the sequence is taken for, if it goes on with `count` tokens.

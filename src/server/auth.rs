@@ -4,7 +4,17 @@ use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 
 /// Paths that anybody may ask for.
-const OPEN: [&str; 4] = ["/health", "/v1/health", "/v2/health/live", "/v2/health/ready"];
+const OPEN: [&str; 8] = [
+    "/health",
+    "/v1/health",
+    "/v2/health/live",
+    "/v2/health/ready",
+    // The page holds nothing that is secret, and asks for the key itself.
+    "/",
+    "/page.css",
+    "/page.js",
+    "/page.svg",
+];
 
 /// The keys that let a client in; with none, everybody is.
 #[derive(Clone, Default)]

@@ -9,9 +9,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::errors::ApiError;
 use super::state::Served;
 use super::stop_text::{Released, StopText};
+use super::tally::Tally;
 use crate::engine::{
     ChatMessage, EndToken, Finish, FinishReason, Probabilities, Request, Sampling, ServiceEvent,
-    TextStream, Ticket, Timings, render_chat,
+    TextStream, Ticket, Timings, Watch, render_chat,
 };
 use crate::tokenizer::Vocabulary;
 
@@ -32,6 +33,8 @@ pub struct Ask {
     pub log_probabilities: Option<usize>,
     /// The same for the tokens of the prompt.
     pub prompt_log_probabilities: Option<usize>,
+    /// Shows the logits about the prompt's tokens to somebody.
+    pub watch: Option<Watch>,
     /// May use what earlier requests have computed.
     pub use_cache: bool,
     /// Control tokens such as `<|im_end|>` are part of the text.
@@ -49,6 +52,7 @@ impl Ask {
             ignore_end: false,
             log_probabilities: None,
             prompt_log_probabilities: None,
+            watch: None,
             use_cache: true,
             shows_control_tokens: false,
         }
@@ -156,6 +160,8 @@ pub struct Answering {
     /// Dropped when the answer is over.
     ticket: Option<Ticket>,
     vocabulary: Arc<Vocabulary>,
+    /// Where the tokens are counted.
+    tally: Arc<Tally>,
     shows_control_tokens: bool,
     bytes: TextStream,
     stop: StopText,
@@ -244,14 +250,18 @@ pub fn begin(model: &Served, ask: Ask) -> Result<Answering, ApiError> {
         ignore_end: ask.ignore_end,
         log_probabilities: ask.log_probabilities,
         prompt_log_probabilities: ask.prompt_log_probabilities,
+        watch: ask.watch,
         use_cache: ask.use_cache,
     };
     let (sender, events) = unbounded_channel();
     let ticket = model.service.submit(request, move |event| sender.send(event).is_ok())?;
+    let tally = Tally::current();
+    tally.add_prompt(prompt_tokens);
     Ok(Answering {
         events,
         ticket: Some(ticket),
         vocabulary: Arc::clone(model.vocabulary()),
+        tally,
         shows_control_tokens: ask.shows_control_tokens,
         bytes: TextStream::default(),
         stop: StopText::new(&ask.stop),
@@ -338,6 +348,7 @@ impl Answering {
         self.timings.first.get_or_insert(now);
         self.timings.before_last = self.timings.last.replace(now);
         self.generated += 1;
+        self.tally.add_generated(1);
         let is_text = self.shows_control_tokens || !self.vocabulary.is_control(token);
         let text = self.bytes.push(if is_text { &bytes } else { &[] });
         self.tokens.push(NewToken { token, bytes, probabilities, offset: self.length });
@@ -345,8 +356,10 @@ impl Answering {
         let Released { text, stop } = self.stop.push(&text);
         self.released += text.len();
         if let Some(stop) = stop {
-            // Dropping the ticket cancels what would come after.
-            self.ticket = None;
+            // What would come after is not wanted.
+            if let Some(ticket) = self.ticket.take() {
+                ticket.finish();
+            }
             let released = self.released;
             self.tokens.retain(|token| token.offset < released);
             let end = self.end(Reason::Stop(stop), None, self.timings);
@@ -363,11 +376,12 @@ impl Answering {
         self.ticket = None;
         let Finish { reason, end, timings, .. } = finish;
         self.generated += usize::from(end.is_some());
+        self.tally.add_generated(usize::from(end.is_some()));
         let rest = self.bytes.finish();
         let Released { mut text, stop } = self.stop.push(&rest);
         let reason = match (stop, reason) {
             (Some(stop), _) => Reason::Stop(stop),
-            (None, FinishReason::EndOfGeneration) => Reason::EndOfTurn,
+            (None, FinishReason::EndOfGeneration | FinishReason::Stopped) => Reason::EndOfTurn,
             (None, FinishReason::Length) => Reason::Length,
             (None, FinishReason::ContextFull) => Reason::ContextFull,
         };

@@ -3,14 +3,18 @@
 
 mod access;
 mod auth;
+mod compare;
 mod errors;
 mod fields;
 mod generate;
 mod limits;
+mod metrics;
 mod openai;
+mod page;
 mod state;
 mod stop_text;
 mod stream;
+mod tally;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +31,7 @@ use tokio::sync::Semaphore;
 pub use auth::Keys;
 pub use errors::ApiError;
 pub use limits::LARGEST_BODY;
+pub use metrics::ModelMetrics;
 pub use state::{About, Served, ServerState};
 
 /// Threads for all connections. The engines need the cores.
@@ -195,6 +200,9 @@ fn router(state: &Arc<ServerState>) -> Router {
     let outside = axum::middleware::from_fn_with_state(Arc::clone(state), access::around);
     Router::new()
         .merge(openai::routes())
+        .merge(metrics::routes())
+        .merge(compare::routes())
+        .merge(page::routes())
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(outside)

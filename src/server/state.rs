@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use super::ServerOptions;
 use super::auth::Keys;
 use super::errors::ApiError;
+use super::metrics::{HttpMetrics, ModelMetrics};
 use crate::engine::Service;
 use crate::support::calendar::unix_seconds;
 use crate::tokenizer::Vocabulary;
@@ -23,6 +24,8 @@ pub struct Served {
     pub path: PathBuf,
     /// The running engine.
     pub service: Service,
+    /// What its requests took; the service's observer.
+    pub metrics: Arc<ModelMetrics>,
     /// What the file says of itself.
     pub about: About,
     /// New tokens at most where a request does not say.
@@ -67,6 +70,7 @@ pub struct ServerState {
     /// The same as seconds since 1970.
     pub created: u64,
     pub(super) keys: Keys,
+    pub(super) http: HttpMetrics,
     is_closing: AtomicBool,
 }
 
@@ -75,6 +79,7 @@ impl ServerState {
         Self {
             models: models.into_iter().map(Arc::new).collect(),
             keys: Keys::new(options.api_keys.iter().map(String::as_str)),
+            http: HttpMetrics::default(),
             options,
             started: Instant::now(),
             created: unix_seconds(SystemTime::now()),

@@ -219,6 +219,18 @@ impl Vocabulary {
         }
     }
 
+    /// How another vocabulary differs, in a sentence; `None` if the same token has the same number in both.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        if self.pieces.len() != other.pieces.len() {
+            let (one, two) = (self.pieces.len(), other.pieces.len());
+            return Some(format!("one vocabulary has {one} tokens, the other {two}"));
+        }
+        let differs = |(_, (one, two)): &(usize, (&String, &String))| one != two;
+        let (token, (one, two)) =
+            self.pieces.iter().zip(&other.pieces).enumerate().find(differs)?;
+        Some(format!("token {token} is {one:?} in one vocabulary and {two:?} in the other"))
+    }
+
     /// The bytes that one token stands for (they need not be whole UTF-8 characters); nothing for
     /// a token that does not exist. Special tokens give their names.
     pub fn token_bytes(&self, token: u32) -> Vec<u8> {

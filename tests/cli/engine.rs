@@ -189,3 +189,31 @@ fn a_step_gives_the_rows_that_were_asked_for() {
     assert_eq!(logits.values().len(), 7 * vocabulary);
     assert!((0..3).all(|item| logits.item(item).vocabulary == vocabulary));
 }
+
+#[test]
+fn memory_that_running_and_kept_sequences_share_counts_once() {
+    let options = SchedulerOptions { cache_bytes: 64 << 20, ..SchedulerOptions::default() };
+    let mut scheduler = Scheduler::new(engine(512), options);
+    assert_eq!(scheduler.held_bytes(), (0, 0));
+    let beginning = prompt(64, 1);
+    scheduler.submit(request(beginning.clone(), 2)).unwrap();
+    finish(&mut scheduler, 1);
+    let (_, kept) = scheduler.kept();
+    assert_eq!(scheduler.held_bytes(), (0, kept));
+    // One that begins like it and goes on otherwise, and one that has nothing in common with them.
+    scheduler.submit(request([&beginning[..40], &prompt(20, 2)].concat(), 30)).unwrap();
+    scheduler.submit(request(prompt(20, 3), 30)).unwrap();
+    scheduler.step();
+    let (running, all) = scheduler.held_bytes();
+    let token = scheduler.engine().cache_bytes_per_token() as u64;
+    // The shared segment is of the kept sequence's 64 tokens, and the rest takes 100 at least.
+    assert!(running >= (64 + 50 + 50) * token, "{running} bytes run");
+    assert_eq!(all, running, "{kept} bytes are kept");
+    // Neither moves as the sequences grow within their room.
+    scheduler.step();
+    assert_eq!(scheduler.held_bytes(), (running, all));
+    finish(&mut scheduler, 2);
+    let (_, kept) = scheduler.kept();
+    assert_eq!(scheduler.held_bytes(), (0, kept));
+    assert_eq!(kept, all);
+}

@@ -20,10 +20,12 @@ mod generate;
 mod http_server;
 mod importance;
 mod inspect;
+mod metrics;
 mod mmlu_eval;
 mod model_server;
 #[cfg(feature = "s3")]
 mod object_server;
+mod page;
 mod perplexity;
 mod profile;
 mod protocols;

@@ -17,7 +17,7 @@ use crate::support::{TinyModel, VariantBench, quantkit, send};
 
 /// A server and the directory of its model.
 pub struct Serving {
-    child: Child,
+    pub child: Child,
     pub address: String,
     pub directory: TempDir,
 }
@@ -96,7 +96,7 @@ impl Serving {
     }
 
     /// A request whose answer nobody has read yet.
-    fn open(&self, path: &str, body: &Value) -> TcpStream {
+    pub fn open(&self, path: &str, body: &Value) -> TcpStream {
         let host = self.address.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(host).unwrap();
         let body = body.to_string();

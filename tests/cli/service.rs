@@ -12,9 +12,13 @@ use quantkit::kernels::elementwise::log_sum_exp;
 use crate::support::TinyModel;
 
 fn engine() -> Engine {
+    engine_of(&TinyModel::default())
+}
+
+fn engine_of(model: &TinyModel) -> Engine {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tiny.gguf");
-    TinyModel::default().write(&path);
+    model.write(&path);
     Engine::load(&path, EngineOptions::default()).unwrap()
 }
 
@@ -147,16 +151,26 @@ fn prompt_probabilities_are_those_of_scoring_and_use_no_cache() {
 #[test]
 fn who_stops_listening_is_cancelled_within_a_step() {
     let service = service(SchedulerOptions::default(), 8);
-    let (ticket, events) = submit(&service, request(&prompt(4), 100));
+    // The engine waits at the first token until the ticket is gone.
+    let ((told, events), (go, wait)) = (channel(), channel::<()>());
+    let sink = move |event: ServiceEvent| {
+        let is_token = matches!(event, ServiceEvent::Token { .. });
+        told.send(event).unwrap();
+        if is_token {
+            wait.recv().unwrap();
+        }
+        true
+    };
+    let ticket = service.submit(request(&prompt(4), 100), sink).unwrap();
     while !matches!(events.recv().unwrap(), ServiceEvent::Token { .. }) {}
     drop(ticket);
-    let rest = events.iter().count();
-    let (_ticket, events) = submit(&service, request(&prompt(4), 100));
-    drop(events);
+    go.send(()).unwrap();
+    let rest: Vec<ServiceEvent> = events.iter().collect();
+    let _ticket = service.submit(request(&prompt(4), 100), |_| false).unwrap();
     service.finish();
     let status = service.status();
     assert_eq!((status.totals.cancelled, status.totals.finished), (2, 0));
-    assert!(rest < 50 && status.slots.is_empty(), "{rest} more events");
+    assert!(rest.is_empty() && status.slots.is_empty(), "{rest:?}");
 }
 
 #[test]
@@ -187,4 +201,66 @@ fn what_cannot_be_served_is_refused_before_it_waits() {
     // What was taken is finished.
     assert_eq!(collect(&more).0.len(), 50);
     service.finish();
+}
+
+/// Remembers what it sees.
+#[derive(Debug, Default)]
+struct Seen(std::sync::Mutex<std::collections::BTreeMap<usize, Vec<f32>>>);
+
+impl quantkit::engine::LogitsWatcher for Seen {
+    fn see(&self, position: usize, logits: &[f32]) {
+        let earlier = self.0.lock().unwrap().insert(position, logits.to_vec());
+        assert_eq!(earlier, None, "position {position} came twice");
+    }
+}
+
+#[test]
+fn a_watcher_sees_the_logits_of_the_positions_that_it_asks_for() {
+    let text = prompt(60);
+    let mut engine = engine();
+    let sequence = engine.start(text.len());
+    let item = StepItem { sequence, tokens: &text, logits: LogitsFor::All };
+    let logits = engine.step(&[item]).unwrap();
+    let rows: Vec<Vec<f32>> = (0..60).map(|row| logits.item(0).row(row).to_vec()).collect();
+    // In steps of 7 tokens, and after an earlier request for the same prompt.
+    let service = service(SchedulerOptions { prefill_chunk: 7, ..cached() }, 8);
+    for (from, cached_tokens) in [(1, 0), (25, 24), (59, 58), (60, 59)] {
+        let seen = std::sync::Arc::new(Seen::default());
+        let watch = quantkit::engine::Watch { from, watcher: seen.clone() };
+        let (_ticket, events) =
+            submit(&service, Request { watch: Some(watch), ..request(&text, 0) });
+        let (_, finish) = collect(&events);
+        assert_eq!(finish.cached_tokens, cached_tokens, "from {from}");
+        let seen = seen.0.lock().unwrap();
+        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), (from..60).collect::<Vec<_>>());
+        for (position, row) in seen.iter() {
+            let expected = &rows[position - 1];
+            let difference = |(a, b): (&f32, &f32)| (a - b).abs();
+            let largest = row.iter().zip(expected).map(difference).fold(0.0, f32::max);
+            assert!(largest < 0.1, "position {position} is off by {largest}");
+        }
+    }
+}
+
+#[test]
+fn who_has_enough_has_not_cancelled() {
+    let engine = engine_of(&TinyModel { context: 1 << 20, ..TinyModel::default() });
+    let service = Service::start(engine, ServiceOptions::default()).unwrap();
+    let endless = request(&prompt(8), 1_000_000);
+    let (ticket, events) = submit(&service, endless.clone());
+    while !matches!(events.recv().unwrap(), ServiceEvent::Token { .. }) {}
+    ticket.finish();
+    let (ticket, other) = submit(&service, endless);
+    while !matches!(other.recv().unwrap(), ServiceEvent::Token { .. }) {}
+    drop((events, ticket, other));
+    let start = std::time::Instant::now();
+    loop {
+        let totals = service.status().totals;
+        if totals.finished + totals.cancelled == 2 {
+            assert_eq!((totals.finished, totals.cancelled), (1, 1));
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{totals:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

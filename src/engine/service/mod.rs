@@ -6,7 +6,7 @@ mod status;
 mod worker;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -102,7 +102,7 @@ struct Submission {
     id: u64,
     request: Request,
     sink: Box<dyn EventSink>,
-    is_cancelled: Arc<AtomicBool>,
+    interest: Arc<Interest>,
     submitted: Instant,
 }
 
@@ -112,11 +112,30 @@ impl std::fmt::Debug for Submission {
     }
 }
 
+/// Whether somebody still waits for a request.
+#[derive(Debug, Default)]
+struct Interest(AtomicU8);
+
+impl Interest {
+    const WAITS: u8 = 0;
+    const IS_LOST: u8 = 1;
+    const HAS_ENOUGH: u8 = 2;
+
+    /// Ends it; the first end counts.
+    fn end(&self, with: u8) {
+        let _ = self.0.compare_exchange(Self::WAITS, with, Ordering::Release, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u8 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// A request that was taken. Dropping it cancels the request within a step.
 #[derive(Debug)]
 pub struct Ticket {
     id: u64,
-    is_cancelled: Arc<AtomicBool>,
+    interest: Arc<Interest>,
 }
 
 impl Ticket {
@@ -124,11 +143,17 @@ impl Ticket {
     pub fn id(&self) -> u64 {
         self.id
     }
+
+    /// Ends the request within a step because what came suffices, such as a text that was to end it. Unlike
+    /// a cancelled request, it counts as complete. No more events are sent.
+    pub fn finish(self) {
+        self.interest.end(Interest::HAS_ENOUGH);
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.is_cancelled.store(true, Ordering::Release);
+        self.interest.end(Interest::IS_LOST);
     }
 }
 
@@ -224,7 +249,7 @@ impl Service {
     }
 
     fn enter(&self, request: Request, sink: Box<dyn EventSink>) -> Result<Ticket, Refusal> {
-        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let interest = Arc::new(Interest::default());
         let mut inbox = self.handle.shared.inbox();
         if inbox.is_closed || inbox.is_over {
             return Err(Refusal::Closing);
@@ -240,12 +265,12 @@ impl Service {
             id,
             request,
             sink,
-            is_cancelled: Arc::clone(&is_cancelled),
+            interest: Arc::clone(&interest),
             submitted: Instant::now(),
         });
         drop(inbox);
         self.handle.shared.arrived.notify_all();
-        Ok(Ticket { id, is_cancelled })
+        Ok(Ticket { id, interest })
     }
 
     /// Takes no more requests; those that were taken go on.

@@ -13,10 +13,15 @@ pub struct Status {
     pub reserved_bytes: u64,
     /// Tokens whose keys and values the running requests hold.
     pub held_tokens: usize,
+    /// Bytes of the memory that those lie in. It comes in pieces with room for what is to follow.
+    pub running_bytes: u64,
     /// Finished sequences that are kept for prompts that begin like them.
     pub kept_sequences: usize,
-    /// Bytes that those take.
+    /// Bytes of the memory that those lie in, a piece that several share once.
     pub kept_bytes: u64,
+    /// Bytes of the memory of all keys and values. Less than the sum of the two where running requests
+    /// share pieces with kept sequences.
+    pub held_bytes: u64,
     /// Whether it takes no more requests.
     pub is_closed: bool,
     /// What it has done.
@@ -53,6 +58,10 @@ pub struct Totals {
     pub cancelled: u64,
     /// Steps of the engine.
     pub steps: u64,
+    /// Requests in those steps, all together.
+    pub busy: u64,
+    /// Tokens of the longest sequence so far.
+    pub longest: u64,
     /// Tokens of prompts that were computed.
     pub prompt_tokens: u64,
     /// Tokens of prompts that earlier requests had computed.

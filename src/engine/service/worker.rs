@@ -1,13 +1,15 @@
 //! The engine's thread: takes what was submitted, steps, and tells.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{EventSink, Finish, Observer, ServiceEvent, Shared, Slot, Submission, Timings, Totals};
-use crate::engine::{EngineError, Event, Progress, RequestId, Scheduler};
+use super::{
+    EventSink, Finish, Interest, Observer, ServiceEvent, Shared, Slot, Status, Submission, Timings,
+    Totals,
+};
+use crate::engine::{EndToken, EngineError, Event, FinishReason, Progress, RequestId, Scheduler};
 use crate::support::contain::contain_panics;
 use crate::support::turns::Turns;
 
@@ -39,7 +41,7 @@ struct Worker {
 struct Client {
     id: u64,
     sink: Box<dyn EventSink>,
-    is_cancelled: Arc<AtomicBool>,
+    interest: Arc<Interest>,
     timings: Timings,
     /// How far the request was when it was last told.
     told: Option<Progress>,
@@ -51,7 +53,7 @@ struct Client {
 impl Worker {
     fn run(mut self) {
         while self.take_in() {
-            self.drop_cancelled();
+            self.drop_unwanted();
             if self.clients.is_empty() {
                 self.publish();
                 continue;
@@ -96,14 +98,13 @@ impl Worker {
     }
 
     fn enter(&mut self, submission: Submission) {
-        let Submission { id, request, mut sink, is_cancelled, submitted } = submission;
+        let Submission { id, request, mut sink, interest, submitted } = submission;
         let max_new_tokens = request.max_new_tokens;
         let looks = request.may_reuse();
         match self.scheduler.submit(request) {
             Ok(request) => {
                 let (timings, told) = (Timings::new(submitted), None);
-                let client =
-                    Client { id, sink, is_cancelled, timings, told, max_new_tokens, looks };
+                let client = Client { id, sink, interest, timings, told, max_new_tokens, looks };
                 self.clients.insert(request, client);
             }
             Err(error) => {
@@ -114,12 +115,37 @@ impl Worker {
         }
     }
 
-    fn drop_cancelled(&mut self) {
-        let is_cancelled = |client: &Client| client.is_cancelled.load(Ordering::Acquire);
-        let cancelled = self.clients.iter().filter(|(_, client)| is_cancelled(client));
-        let cancelled: Vec<RequestId> = cancelled.map(|(&request, _)| request).collect();
-        for request in cancelled {
-            self.cancel(request);
+    /// Ends the requests that nobody waits for any more.
+    fn drop_unwanted(&mut self) {
+        let waits = |client: &Client| client.interest.now() == Interest::WAITS;
+        let unwanted = self.clients.iter().filter(|(_, client)| !waits(client));
+        let unwanted: Vec<RequestId> = unwanted.map(|(&request, _)| request).collect();
+        for request in unwanted {
+            self.drop_request(request);
+        }
+    }
+
+    /// Ends a request that nobody waits for: it is complete if the client has all that it wants, and
+    /// cancelled otherwise.
+    fn drop_request(&mut self, request: RequestId) {
+        let Some(client) = self.clients.get(&request) else { return };
+        let running = self.scheduler.running().find(|progress| progress.request == request);
+        match running.or(client.told) {
+            Some(progress) if client.interest.now() == Interest::HAS_ENOUGH => {
+                self.complete(request, progress);
+            }
+            _ => self.cancel(request),
+        }
+    }
+
+    fn complete(&mut self, request: RequestId, progress: Progress) {
+        self.scheduler.cancel(request);
+        let Some(client) = self.clients.remove(&request) else { return };
+        self.totals.finished += 1;
+        self.shared.inbox().in_flight -= 1;
+        if let Some(observer) = &self.observer {
+            let finish = finish(FinishReason::Stopped, None, progress, client.timings);
+            observer.event(&ServiceEvent::Finished(finish), &client.timings);
         }
     }
 
@@ -152,7 +178,10 @@ impl Worker {
             _ => None,
         });
         let progress: Vec<Progress> = self.scheduler.running().chain(over).collect();
+        self.totals.busy += progress.len() as u64;
         for progress in progress {
+            let length = (progress.prompt_done + progress.generated) as u64;
+            self.totals.longest = self.totals.longest.max(length);
             let Some(client) = self.clients.get_mut(&progress.request) else { continue };
             let before = client.told.replace(progress);
             if before.is_none() {
@@ -195,36 +224,39 @@ impl Worker {
                 client.timings.first.get_or_insert(now);
                 client.timings.last.get_or_insert(now);
                 self.totals.finished += 1;
-                ServiceEvent::Finished(Finish {
-                    reason,
-                    end,
-                    prompt_tokens: progress.prompt_tokens,
-                    cached_tokens: progress.cached_tokens,
-                    generated: progress.generated,
-                    timings: client.timings,
-                })
+                ServiceEvent::Finished(finish(reason, end, progress, client.timings))
             }
             Event::Failed { error, .. } => {
                 self.totals.failed += 1;
                 ServiceEvent::Failed { error }
             }
         };
-        let is_last = event.is_last();
-        self.send(request, event);
-        if is_last && self.clients.remove(&request).is_some() {
-            self.shared.inbox().in_flight -= 1;
+        if event.is_last() {
+            self.end(request, event);
+        } else {
+            self.send(request, event);
         }
     }
 
-    /// Sends an event; if nobody listens, the request is cancelled.
+    /// Sends a request's last event. Whoever has seen it finds the request in the status, too.
+    fn end(&mut self, request: RequestId, event: ServiceEvent) {
+        let Some(mut client) = self.clients.remove(&request) else { return };
+        self.shared.inbox().in_flight -= 1;
+        if let Some(observer) = &self.observer {
+            observer.event(&event, &client.timings);
+        }
+        self.publish();
+        client.sink.send(event);
+    }
+
+    /// Sends an event; if nobody listens, the request ends.
     fn send(&mut self, request: RequestId, event: ServiceEvent) {
         let Some(client) = self.clients.get_mut(&request) else { return };
         if let Some(observer) = &self.observer {
             observer.event(&event, &client.timings);
         }
-        let is_last = event.is_last();
-        if !client.sink.send(event) && !is_last {
-            self.cancel(request);
+        if !client.sink.send(event) {
+            self.drop_request(request);
         }
     }
 
@@ -241,6 +273,7 @@ impl Worker {
                 max_new_tokens: client.max_new_tokens,
             })
         });
+        let (running_bytes, held_bytes) = self.scheduler.held_bytes();
         let (kept_sequences, kept_bytes) = self.scheduler.kept();
         let mut status = self.shared.status();
         status.slots.clear();
@@ -249,6 +282,7 @@ impl Worker {
             status.slots.iter().map(|slot| slot.prompt_done + slot.generated).sum();
         status.waiting = self.scheduler.waiting();
         status.reserved_bytes = self.scheduler.reserved_bytes();
+        (status.running_bytes, status.held_bytes) = (running_bytes, held_bytes);
         (status.kept_sequences, status.kept_bytes) = (kept_sequences, kept_bytes);
         status.totals = self.totals;
     }
@@ -268,5 +302,24 @@ impl Worker {
             self.totals.failed += 1;
             sink.send(ServiceEvent::Failed { error: error.clone() });
         }
+        // What the scheduler holds is not looked at any more.
+        let mut status = self.shared.status();
+        *status = Status { totals: self.totals, ..Status::default() };
+    }
+}
+
+fn finish(
+    reason: FinishReason,
+    end: Option<EndToken>,
+    progress: Progress,
+    timings: Timings,
+) -> Finish {
+    Finish {
+        reason,
+        end,
+        prompt_tokens: progress.prompt_tokens,
+        cached_tokens: progress.cached_tokens,
+        generated: progress.generated,
+        timings,
     }
 }

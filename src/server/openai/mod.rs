@@ -1,11 +1,11 @@
 //! OpenAI's protocol: `/v1/models`, `/v1/completions`, `/v1/chat/completions`, and `/health`. Fields that
 //! vLLM adds to it are understood where they concern log-probabilities and sampling.
 
-mod chat;
+pub(super) mod chat;
 mod completions;
 mod job;
 mod log_probabilities;
-mod parameters;
+pub(super) mod parameters;
 
 use std::sync::Arc;
 
