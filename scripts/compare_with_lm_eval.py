@@ -4,10 +4,16 @@ Both score the same MMLU questions with the same shots: quantkit a GGUF file, th
 files on transformers in float32. The questions come from a local directory with MMLU's Parquet
 files, so that no hub is needed:
 
-    pip install "lm_eval[hf]"
+    pip install "lm_eval[hf,api]"
     cargo build --release
     python scripts/compare_with_lm_eval.py checkpoint model.gguf --set eval-sets/mmlu \\
         --subjects anatomy astronomy --limit 50 --others model.Q4_0.gguf
+
+With `--server`, the harness asks a server that runs the same file, as its `local-completions` does:
+
+    quantkit serve model.gguf --port 8080
+    python scripts/compare_with_lm_eval.py checkpoint model.gguf --set eval-sets/mmlu \\
+        --subjects anatomy --limit 50 --server http://127.0.0.1:8080
 
 It prints a row a subject, the standard error and accuracy of all of them, every question on which the
 predictions differ with the gap between the harness's best two answers, and both sides' questions a second,
@@ -89,8 +95,15 @@ def run_harness(checkpoint: Path, options: argparse.Namespace) -> Side:
     from lm_eval.tasks import TaskManager
 
     serve_locally(options.set)
-    model = HFLM(pretrained=str(checkpoint), dtype="float32", device="cpu",
-                 batch_size=options.batch_size)  # fmt: skip
+    if options.server:
+        from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+        model = LocalCompletionsAPI(model=options.model.stem, tokenizer=str(checkpoint),
+                                    base_url=f"{options.server}/v1/completions",
+                                    batch_size=options.batch_size)  # fmt: skip
+    else:
+        model = HFLM(pretrained=str(checkpoint), dtype="float32", device="cpu",
+                     batch_size=options.batch_size)  # fmt: skip
     scored = model.loglikelihood
     seconds = 0.0
 
@@ -181,6 +194,7 @@ def main() -> int:
     add("--shots", type=int, default=5)
     add("--limit", type=int, help="the harness scores at most so many of each subject")
     add("--batch-size", type=int, default=4, help="the harness's [4]")
+    add("--server", metavar="URL", help="the harness asks this server instead of transformers")
     add("--others", type=Path, nargs="+", default=[], help="more GGUF files to time")
     add("--quantkit", type=Path, default=Path("target/release/quantkit"), metavar="FILE")
     options = parser.parse_args()

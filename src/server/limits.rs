@@ -21,6 +21,10 @@ pub const LARGEST_BODY: usize = 32 << 20;
 /// Time in which a request's headers must have come, and in which a connection may do nothing.
 pub const HEADER_TIME: Duration = Duration::from_secs(60);
 
+/// Connections that the system holds until they are accepted. Those beyond are dropped, some of them after
+/// their clients have sent a request.
+pub const BACKLOG: u32 = 4096;
+
 /// Connections at a time.
 pub const CONNECTIONS: usize = 8192;
 

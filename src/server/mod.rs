@@ -24,7 +24,7 @@ use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
@@ -112,12 +112,8 @@ impl Server {
             .enable_all()
             .build()
             .map_err(ServerError::Threads)?;
-        let place = (options.host.clone(), options.port);
-        let listener = runtime.block_on(TcpListener::bind(place)).and_then(|listener| {
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        });
-        let (listener, address) = listener.map_err(|error| ServerError::Listen {
+        let listening = runtime.block_on(listen(&options.host, options.port));
+        let (listener, address) = listening.map_err(|error| ServerError::Listen {
             address: format!("{}:{}", options.host, options.port),
             error,
         })?;
@@ -166,6 +162,30 @@ impl Server {
             model.service.finish();
         }
     }
+}
+
+/// Listens at the first of a host's addresses that can be had.
+async fn listen(host: &str, port: u16) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let mut problem = None;
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match listen_at(address).and_then(|listener| Ok((listener.local_addr()?, listener))) {
+            Ok((address, listener)) => return Ok((listener, address)),
+            Err(error) => problem = Some(error),
+        }
+    }
+    Err(problem.unwrap_or_else(|| std::io::Error::other("the name has no address")))
+}
+
+fn listen_at(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A server that follows another one at once gets its port. On Windows, this would let two share it.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(limits::BACKLOG)
 }
 
 /// Answers a connection's requests on a task of its own.
