@@ -45,10 +45,17 @@ impl Question {
 
     async fn prompt(&self, model: &Arc<Served>) -> Result<Vec<u32>, ApiError> {
         let text = match self {
-            Self::Text(text) => text.clone(),
-            Self::Messages(messages) => apply_template(model, messages.clone(), true).await?,
+            Self::Text(text) => Ok(text.clone()),
+            Self::Messages(messages) => apply_template(model, messages.clone(), true).await,
         };
-        tokenize(model, text, true, true).await
+        let tokens = match text {
+            Ok(text) => tokenize(model, text, true, true).await,
+            Err(error) => Err(error),
+        };
+        tokens.map_err(|error| {
+            let message = format!("{}: {}", model.name, error.message);
+            ApiError { message, ..error }
+        })
     }
 }
 

@@ -297,7 +297,8 @@ function onTokenKey(event) {
 
 // ── Asking ─────────────────────────────────────────────────────────────────────────────────────────
 
-const isChat = () => byId("chat").checked && state.models[0].has_chat_template;
+const haveTemplates = () => state.models.every((model) => model.has_chat_template);
+const isChat = () => byId("chat").checked && haveTemplates();
 
 function question(prompt) {
   const body = {
@@ -447,12 +448,12 @@ function show(models) {
   // A conversation grows above the form; answers to one question come below it.
   if (!isOne) byId("legend").after(byId("turns"));
   document.title = `${names.join(" | ")} – quantkit`;
-  byId("chat-field").hidden = !models[0].has_chat_template;
+  byId("chat-field").hidden = !haveTemplates();
   byId("at-once-field").hidden = isOne;
   byId("at-once-hint").hidden = isOne;
   byId("legend-parts").hidden = isOne;
-  byId("temperature").value = isOne && models[0].has_chat_template ? "0.7" : "0";
-  byId("prompt-label").textContent = isOne && models[0].has_chat_template ? "Message" : "Prompt";
+  byId("temperature").value = isOne && haveTemplates() ? "0.7" : "0";
+  byId("prompt-label").textContent = isOne && haveTemplates() ? "Message" : "Prompt";
   byId("key-form").hidden = true;
   byId("form").hidden = false;
   byId("legend").hidden = false;
