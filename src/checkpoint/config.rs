@@ -94,6 +94,48 @@ const WITHOUT_EFFECT: [&str; 55] = [
     "audio_config",
 ];
 
+/// Why a directory is not a checkpoint, if it lacks the file at `config`.
+fn not_a_checkpoint(directory: &Path, config: &Path) -> Option<String> {
+    const EXPECTED: &str = "expected a checkpoint directory with config.json, safetensors files \
+                            and a tokenizer";
+    if config.exists() {
+        return None;
+    }
+    let has = |name: &str| directory.join(name).exists();
+    Some(if !directory.exists() {
+        format!("{EXPECTED}, found nothing here")
+    } else if !directory.is_dir() {
+        match directory.extension().is_some_and(|extension| extension == "gguf") {
+            true => format!("{EXPECTED}, found a GGUF file, which needs no conversion"),
+            false => format!("{EXPECTED}, found a file: name its directory"),
+        }
+    } else if has("adapter_config.json") {
+        format!("found an adapter{}, not a whole model: {MERGE}", base_model(directory))
+    } else if has("params.json") {
+        format!(
+            "{EXPECTED}, found params.json, which belongs to another format: download the version \
+             of the model that is made for transformers"
+        )
+    } else {
+        format!(
+            "{EXPECTED}, found no config.json: name the model's own directory, or download one \
+             with `quantkit fetch hf:ORG/NAME`"
+        )
+    })
+}
+
+const MERGE: &str = "merge it into its base model first (peft's merge_and_unload, then \
+                     save_pretrained), and convert what that writes";
+
+/// What an adapter says of the model that it was trained for.
+fn base_model(directory: &Path) -> String {
+    let json: Option<Value> = read_regular(&directory.join("adapter_config.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let base = json.as_ref().and_then(|json| json.get("base_model_name_or_path")?.as_str());
+    base.map(|base| format!(" of {base}")).unwrap_or_default()
+}
+
 /// The fields of a `config.json`. `null` counts as absent.
 #[derive(Debug)]
 pub struct Config {
@@ -108,9 +150,12 @@ impl Config {
     /// Reads `config.json` in a checkpoint directory.
     ///
     /// # Errors
-    /// A file that cannot be read, or is no JSON object.
+    /// A directory that is not a checkpoint, and a file that cannot be read or is not a JSON object.
     pub fn read(directory: &Path) -> Result<Self, ConfigError> {
         let path = directory.join("config.json");
+        if let Some(problem) = not_a_checkpoint(directory, &path) {
+            return Err(ConfigError::Unusable { path: directory.to_path_buf(), problem });
+        }
         let bytes =
             read_regular(&path).map_err(|source| ConfigError::Io { path: path.clone(), source })?;
         Self::parse(&bytes).map_err(|problem| ConfigError::Unusable { path, problem })

@@ -17,6 +17,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::gguf::GgmlType;
 use crate::support::input_file::InputFile;
+use crate::support::lfs_pointer;
 use crate::support::mapped::{expect, release};
 
 /// The length of the header's length.
@@ -270,6 +271,9 @@ fn parse(bytes: &[u8]) -> Result<SafetensorsHeader, String> {
 
 /// The header's JSON, and where the data starts.
 fn header_bytes(bytes: &[u8]) -> Result<(&[u8], usize), String> {
+    if let Some(problem) = lfs_pointer::problem(bytes) {
+        return Err(problem.to_string());
+    }
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(format!(
             "expected a safetensors file, which starts with 8 bytes for the length of its header, \

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::cursor::Cursor;
 use super::metadata::{Array, Metadata, Value, ValueType};
 use super::{GgmlType, GgufError};
+use crate::support::lfs_pointer;
 
 /// The first four bytes of every GGUF file.
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
@@ -210,6 +211,9 @@ fn check_count(count: u64, most: u64, what: &str) -> Result<(), String> {
 }
 
 fn read_version(cursor: &mut Cursor<'_>, bytes: &[u8]) -> Result<u32, String> {
+    if let Some(problem) = lfs_pointer::problem(bytes) {
+        return Err(problem.to_string());
+    }
     if !bytes.starts_with(MAGIC) {
         let found = &bytes[..bytes.len().min(MAGIC.len())];
         return Err(match found {

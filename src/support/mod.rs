@@ -13,6 +13,7 @@ pub mod hash;
 pub mod http;
 pub mod input_file;
 pub mod interrupt;
+pub mod lfs_pointer;
 pub mod machine;
 pub mod mapped;
 pub mod open_files;

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::lfs_pointer;
+
 const DIRECTORY: &str = "this is a directory; name a file to read";
 
 /// Opens a file to read.
@@ -43,11 +45,14 @@ fn open_without_waiting(path: &Path) -> io::Result<File> {
 /// Reads a whole file.
 ///
 /// # Errors
-/// As [`open_regular`], and a file that cannot be read.
+/// As [`open_regular`], a file that cannot be read, and one that only points to another.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_regular(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    match lfs_pointer::problem(&bytes) {
+        None => Ok(bytes),
+        Some(problem) => Err(io::Error::new(io::ErrorKind::InvalidData, problem)),
+    }
 }
 
 #[cfg(test)]

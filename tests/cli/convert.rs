@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use predicates::prelude::*;
 use predicates::str::contains;
 use quantkit::gguf::{GgmlType, GgufFile};
 use safetensors::tensor::{Dtype, TensorView};
@@ -204,6 +205,35 @@ fn rope_scaling_arrives_and_comes_back() {
             serde_json::from_slice(&fs::read(back.join("config.json")).unwrap()).unwrap();
         assert_eq!(config["rope_scaling"], scaling);
     }
+}
+
+#[test]
+fn what_is_not_a_checkpoint_is_named() {
+    let checkpoint = Checkpoint::of(&TinyModel::default(), "f16");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    let elsewhere = checkpoint.directory.path().join("elsewhere");
+    let convert = |from: &Path| {
+        let mut command = quantkit();
+        command.arg("convert").arg(from).arg("--output").arg(checkpoint.output());
+        command.assert().failure()
+    };
+    convert(&elsewhere).stderr(contains("found nothing here"));
+    convert(&checkpoint.model()).stderr(contains("a GGUF file, which needs no conversion"));
+    fs::create_dir(&elsewhere).unwrap();
+    convert(&elsewhere).stderr(contains("found no config.json"));
+    fs::write(elsewhere.join("params.json"), "{}").unwrap();
+    convert(&elsewhere).stderr(contains("made for transformers"));
+    let adapter = r#"{"peft_type": "LORA", "base_model_name_or_path": "org/base"}"#;
+    fs::write(elsewhere.join("adapter_config.json"), adapter).unwrap();
+    convert(&elsewhere).stderr(contains("an adapter of org/base").and(contains("merge it")));
+    for name in ["model.safetensors", "tokenizer.json", "config.json"] {
+        fs::write(checkpoint.path().join(name), pointer).unwrap();
+        convert(&checkpoint.path()).stderr(contains(name).and(contains("git lfs pull")));
+    }
+    fs::write(checkpoint.output(), pointer).unwrap();
+    let mut inspect = quantkit();
+    inspect.arg("inspect").arg(checkpoint.output()).assert().failure();
+    inspect.assert().stderr(contains("git lfs pull"));
 }
 
 #[test]
