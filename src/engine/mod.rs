@@ -31,7 +31,7 @@ pub use generation::{Generation, GenerationUpdate, TextStream, generate};
 pub use options::{DeviceChoice, EngineOptions};
 pub use probabilities::Probabilities;
 pub use request::{EndToken, Event, FinishReason, Progress, Request, RequestId};
-pub use sampler::{Sampler, Sampling};
+pub use sampler::{Filter, Sampler, Sampling};
 pub use scheduler::{Scheduler, SchedulerOptions};
 pub use service::{
     EventSink, Facts, Finish, Observer, Refusal, Service, ServiceEvent, ServiceOptions, Slot,

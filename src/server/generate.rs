@@ -30,7 +30,9 @@ pub struct Ask {
     pub ignore_end: bool,
     /// Tells each new token's log-probability, and those of so many likeliest ones.
     pub log_probabilities: Option<usize>,
-    /// The same for the tokens of the prompt.
+    /// The new tokens' log-probabilities are those that they were drawn by, after all filters.
+    pub after_sampling: bool,
+    /// The model's log-probabilities of the tokens of the prompt, and of so many likeliest ones.
     pub prompt_log_probabilities: Option<usize>,
     /// May use what earlier requests have computed.
     pub use_cache: bool,
@@ -48,6 +50,7 @@ impl Ask {
             stop: Vec::new(),
             ignore_end: false,
             log_probabilities: None,
+            after_sampling: false,
             prompt_log_probabilities: None,
             use_cache: true,
             shows_control_tokens: false,
@@ -243,6 +246,7 @@ pub fn begin(model: &Served, ask: Ask) -> Result<Answering, ApiError> {
         sampling: ask.sampling,
         ignore_end: ask.ignore_end,
         log_probabilities: ask.log_probabilities,
+        after_sampling: ask.after_sampling,
         prompt_log_probabilities: ask.prompt_log_probabilities,
         use_cache: ask.use_cache,
     };

@@ -120,6 +120,7 @@ fn sampling(fields: &Fields) -> Result<Sampling, ApiError> {
         frequency_penalty: fields.number("frequency_penalty", -100.0..=100.0)?.unwrap_or(0.0),
         logit_bias: logit_bias(fields)?,
         seed: seed.map_or_else(rand::random, |seed| seed as u64),
+        ..default
     })
 }
 
