@@ -10,7 +10,7 @@ use serde_json::json;
 use super::options::{EngineFlags, GlobalOptions, print_json, say};
 use crate::engine::{Engine, SchedulerOptions, Service, ServiceOptions};
 use crate::gguf::GgufFile;
-use crate::server::{About, Served, Server, ServerOptions};
+use crate::server::{About, SamplingDefaults, Served, Server, ServerOptions};
 use crate::support::{interrupt, machine, units};
 
 /// The part of the memory that is free once the models are loaded which keys and values may take.
@@ -177,6 +177,8 @@ impl Arguments {
             timeout: Duration::from_secs(self.timeout),
             largest_body: usize::try_from(self.max_body).unwrap_or(usize::MAX),
             cors: self.cors.clone(),
+            sampling: SamplingDefaults::default(),
+            shows_slots: true,
         })
     }
 

@@ -9,11 +9,21 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::errors::ApiError;
 use super::state::Served;
 use super::stop_text::{Released, StopText};
+use super::timings::Taken;
 use crate::engine::{
     ChatMessage, EndToken, Finish, FinishReason, Probabilities, Request, Sampling, ServiceEvent,
     TextStream, Ticket, Timings, render_chat,
 };
 use crate::tokenizer::Vocabulary;
+
+/// Answers that one request may ask for, over all of its prompts.
+pub const MOST_ANSWERS: usize = 256;
+
+/// Likeliest tokens that may be asked for in each place.
+pub const MOST_LIKELIEST: i64 = 1000;
+
+/// Texts that may end an answer.
+pub const MOST_STOPS: usize = 64;
 
 /// What a client wants of a model.
 #[derive(Debug, Clone)]
@@ -309,6 +319,16 @@ impl Answering {
                     return Some(Err(ApiError::internal(error)));
                 }
             }
+        }
+    }
+
+    /// What it has taken so far.
+    pub fn taken(&self) -> Taken {
+        Taken {
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            generated: self.generated,
+            timings: self.timings,
         }
     }
 

@@ -3,14 +3,17 @@
 
 mod access;
 mod auth;
+mod defaults;
 mod errors;
 mod fields;
 mod generate;
 mod limits;
+mod llama;
 mod openai;
 mod state;
 mod stop_text;
 mod stream;
+mod timings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +28,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 pub use auth::Keys;
+pub use defaults::SamplingDefaults;
 pub use errors::ApiError;
 pub use limits::LARGEST_BODY;
 pub use state::{About, Served, ServerState};
@@ -50,6 +54,10 @@ pub struct ServerOptions {
     pub largest_body: usize,
     /// The origin whose pages may ask (`Access-Control-Allow-Origin`); none if absent.
     pub cors: Option<String>,
+    /// How tokens are chosen where a request does not say.
+    pub sampling: SamplingDefaults,
+    /// `/slots` tells what runs.
+    pub shows_slots: bool,
 }
 
 impl Default for ServerOptions {
@@ -61,6 +69,8 @@ impl Default for ServerOptions {
             timeout: Duration::from_secs(600),
             largest_body: LARGEST_BODY,
             cors: None,
+            sampling: SamplingDefaults::default(),
+            shows_slots: true,
         }
     }
 }
@@ -195,6 +205,7 @@ fn router(state: &Arc<ServerState>) -> Router {
     let outside = axum::middleware::from_fn_with_state(Arc::clone(state), access::around);
     Router::new()
         .merge(openai::routes())
+        .merge(llama::routes())
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(outside)

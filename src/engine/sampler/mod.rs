@@ -36,7 +36,8 @@ impl Sampler {
     /// Options out of their range.
     pub fn new(sampling: Sampling, prompt: &[u32]) -> Result<Self, EngineError> {
         sampling.check()?;
-        let mut recent = Window::new(if sampling.looks_back() { sampling.repeat_window } else { 0 });
+        let mut recent =
+            Window::new(if sampling.looks_back() { sampling.repeat_window } else { 0 });
         recent.extend(prompt);
         let counts_all = sampling.counts() && !sampling.counts_recent;
         let generated = Window::new(if counts_all { usize::MAX } else { 0 });
@@ -83,13 +84,7 @@ impl Sampler {
             token,
             log_probability: told(&Candidate { token, logit: own }, total).1,
             rank: 1 + ranked.all().iter().filter(|c| c.logit > own).count(),
-            top: ranked
-                .all()
-                .iter()
-                .take(top)
-                .filter(has_chance)
-                .map(|c| told(c, total))
-                .collect(),
+            top: ranked.all().iter().take(top).filter(has_chance).map(|c| told(c, total)).collect(),
         }
     }
 

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::job::{Common, Job, respond};
 use super::log_probabilities;
-use super::parameters::{MOST_LIKELIEST, Parameters};
+use super::parameters::Parameters;
 use crate::engine::ChatMessage;
 use crate::server::errors::ApiError;
 use crate::server::fields::{Fields, wrong};
 use crate::server::generate::{
-    Answer, Answering, End, NewToken, Piece, apply_template, begin, tokenize,
+    Answer, Answering, End, MOST_LIKELIEST, NewToken, Piece, apply_template, begin, tokenize,
 };
 use crate::server::state::ServerState;
 use crate::server::stream::{Events, Gone};

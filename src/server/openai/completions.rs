@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 
 use super::job::{Common, Job, respond};
 use super::log_probabilities;
-use super::parameters::{MOST_LIKELIEST, Parameters};
+use super::parameters::Parameters;
 use crate::engine::Probabilities;
 use crate::server::errors::ApiError;
 use crate::server::fields::{Fields, wrong};
-use crate::server::generate::{Answer, Answering, End, Piece, begin, detokenize, tokenize};
+use crate::server::generate::{
+    Answer, Answering, End, MOST_LIKELIEST, Piece, begin, detokenize, tokenize,
+};
 use crate::server::state::{Served, ServerState};
 use crate::server::stream::{Events, Gone};
 

@@ -5,16 +5,7 @@ use serde_json::{Value, json};
 use crate::engine::Sampling;
 use crate::server::errors::ApiError;
 use crate::server::fields::{Fields, wrong};
-use crate::server::generate::Ask;
-
-/// Answers that one request may ask for, over all of its prompts.
-const MOST_ANSWERS: usize = 256;
-
-/// Likeliest tokens that may be asked for in each place.
-pub const MOST_LIKELIEST: i64 = 1000;
-
-/// Texts that may end an answer.
-const MOST_STOPS: usize = 64;
+use crate::server::generate::{Ask, MOST_ANSWERS, MOST_LIKELIEST, MOST_STOPS};
 
 /// What a request asks for besides its prompt.
 #[derive(Debug, Clone)]
