@@ -212,6 +212,11 @@ impl Engine {
         &self.vocabulary
     }
 
+    /// Puts a Jinja template in the place of the model's own.
+    pub fn set_chat_template(&mut self, template: String) {
+        self.vocabulary.chat_template = Some(template);
+    }
+
     /// The longest context that the model was trained for, in tokens.
     pub fn context_length(&self) -> usize {
         self.decoder.context()

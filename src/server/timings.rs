@@ -32,6 +32,17 @@ impl From<&End> for Taken {
 }
 
 impl Taken {
+    /// `prompt_progress`: so many tokens of the prompt are done.
+    pub fn progress(&self, done: usize) -> Value {
+        let time = self.timings.started.map_or(Duration::ZERO, |started| started.elapsed());
+        json!({
+            "total": self.prompt_tokens,
+            "cache": self.cached_tokens,
+            "processed": done,
+            "time_ms": milliseconds(time).round(),
+        })
+    }
+
     /// `timings`. The first new token comes with the prompt, so that the rate of the others is that of one
     /// token less. What took no time has the rate 0.
     pub fn document(&self) -> Value {

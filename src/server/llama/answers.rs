@@ -107,13 +107,7 @@ impl Answers {
     /// How far the prompt is, as a piece of a stream without text.
     pub fn progress(&self, index: usize, done: usize, taken: &Taken) -> Value {
         let mut document = self.piece(index, "", &[], taken);
-        let started = taken.timings.started;
-        document["prompt_progress"] = json!({
-            "total": taken.prompt_tokens,
-            "cache": taken.cached_tokens,
-            "processed": done,
-            "time_ms": started.map_or(0, |started| started.elapsed().as_millis() as u64),
-        });
+        document["prompt_progress"] = taken.progress(done);
         document
     }
 

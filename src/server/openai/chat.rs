@@ -27,7 +27,11 @@ pub async fn answer(
     mut fields: Fields,
 ) -> Result<Response, ApiError> {
     let model = Arc::clone(state.model(fields.text("model")?)?);
-    let parameters = Parameters::read(&fields, &["max_completion_tokens", "max_tokens"])?;
+    let parameters = Parameters::read(
+        &fields,
+        &["max_completion_tokens", "max_tokens"],
+        &state.options.sampling,
+    )?;
     fields.refuse(&[("prompt_logprobs", &[]), ("echo", &[json!(false)])])?;
     let likeliest = likeliest(&fields)?;
     let add_generation_prompt = fields.flag_or("add_generation_prompt", true)?;
@@ -107,18 +111,9 @@ impl Turn {
         }
     }
 
-    async fn send(
-        &self,
-        events: &Events,
-        index: usize,
-        delta: Value,
-        logprobs: Value,
-        finish: Value,
-    ) -> Result<(), Gone> {
-        let choice = json!({
-            "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish,
-        });
-        self.send_piece(events, choice).await
+    /// A piece of an answer.
+    fn piece(index: usize, delta: Value, logprobs: Value, finish: Value) -> Value {
+        json!({ "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish })
     }
 
     /// The first piece says whose turn it is.
@@ -126,8 +121,9 @@ impl Turn {
         if std::mem::replace(has_begun, true) {
             return Ok(());
         }
-        let delta = json!({ "role": "assistant", "content": "" });
-        self.send(events, index, delta, Value::Null, Value::Null).await
+        let delta = json!({ "role": "assistant", "content": null });
+        let piece = Self::piece(index, delta, Value::Null, Value::Null);
+        self.send_piece(events, piece, None).await
     }
 }
 
@@ -162,6 +158,7 @@ impl Job for Turn {
     ) -> Result<Option<End>, Gone> {
         let mut has_begun = false;
         while let Some(piece) = events.meanwhile(answering.next()).await? {
+            let taken = answering.taken();
             match piece {
                 Err(error) => {
                     events.fail(&error).await?;
@@ -171,15 +168,23 @@ impl Job for Turn {
                     self.open(events, index, &mut has_begun).await?;
                     let told = self.log_probabilities(&tokens);
                     let delta = json!({ "content": text });
-                    self.send(events, index, delta, told, Value::Null).await?;
+                    let piece = Self::piece(index, delta, told, Value::Null);
+                    self.send_piece(events, piece, Some(&taken)).await?;
                 }
                 Ok(Piece::End(end)) => {
                     self.open(events, index, &mut has_begun).await?;
                     let finish = json!(end.reason.openai());
-                    self.send(events, index, json!({}), Value::Null, finish).await?;
+                    let piece = Self::piece(index, json!({}), Value::Null, finish);
+                    self.send_piece(events, piece, Some(&taken)).await?;
                     return Ok(Some(end));
                 }
-                Ok(_) => {}
+                Ok(Piece::Started { cached_tokens: done } | Piece::Prompt { done, .. }) => {
+                    if self.0.parameters.tells_progress {
+                        let piece = Self::piece(index, json!({}), Value::Null, Value::Null);
+                        self.send_progress(events, piece, done, &taken).await?;
+                    }
+                }
+                Ok(Piece::PromptTokens(_)) => {}
             }
         }
         Ok(None)

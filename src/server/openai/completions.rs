@@ -39,7 +39,7 @@ pub async fn answer(
     mut fields: Fields,
 ) -> Result<Response, ApiError> {
     let model = Arc::clone(state.model(fields.text("model")?)?);
-    let parameters = Parameters::read(&fields, &["max_tokens"])?;
+    let parameters = Parameters::read(&fields, &["max_tokens"], &state.options.sampling)?;
     let likeliest = fields.integer("logprobs", 0..=MOST_LIKELIEST)?;
     let echoes = fields.flag("echo")?;
     let add_bos = fields.flag_or("add_special_tokens", true)?;
@@ -181,6 +181,7 @@ impl Job for Texts {
         let (mut told, mut length) = (Vec::new(), 0);
         let mut is_echoed = !self.echoes;
         while let Some(piece) = events.meanwhile(answering.next()).await? {
+            let taken = answering.taken();
             let piece = match piece {
                 Err(error) => {
                     events.fail(&error).await?;
@@ -224,7 +225,7 @@ impl Job for Texts {
                 "logprobs": logprobs,
                 "finish_reason": finish,
             });
-            self.send_piece(events, choice).await?;
+            self.send_piece(events, choice, Some(&taken)).await?;
             if end.is_some() {
                 return Ok(end);
             }
