@@ -28,8 +28,10 @@ FILES = [
 ]
 # Options that choose a model, each with a value.
 CHOOSE_MODEL = {"--hf-repo", "--hf-file", "--model", "--model-url", "--model-draft", "--mmproj-url"}
-# Options that belong to the models that were left out.
-OF_OTHER_MODELS = {"--offline", "--no-mmproj", "--embedding", "--reranking"}
+# Options that belong to the models that were left out: those with a value, and flags. The suite starts each
+# of its models once before the first test.
+OF_OTHER_MODELS = {"--ubatch-size", "-fa", "--pooling"}
+FLAGS_OF_OTHER_MODELS = {"--offline", "--no-mmproj", "--embedding", "--reranking"}
 
 
 def start():
@@ -37,9 +39,9 @@ def start():
     program, model = os.environ["WRAPPED_PROGRAM"], os.environ["WRAPPED_MODEL"]
     words, kept = iter(sys.argv[1:]), []
     for word in words:
-        if word in CHOOSE_MODEL:
+        if word in CHOOSE_MODEL | OF_OTHER_MODELS:
             next(words)
-        elif word not in OF_OTHER_MODELS:
+        elif word not in FLAGS_OF_OTHER_MODELS:
             kept.append(word)
     command = [program]
     if "WRAPPED_IS_QUANTKIT" in os.environ:

@@ -223,7 +223,10 @@ pub async fn apply_template(
 }
 
 /// Runs what takes a while where it keeps nobody waiting.
-async fn aside<T: Send + 'static>(
+///
+/// # Errors
+/// Those of the work; 500 if it cannot be done.
+pub async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     match tokio::task::spawn_blocking(work).await {

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use crate::server::errors::ApiError;
 use crate::server::fields::wrong;
-use crate::server::generate::{MOST_ANSWERS, tokenize};
+use crate::server::generate::{MOST_ANSWERS, aside};
 use crate::server::state::Served;
+use crate::tokenizer::Vocabulary;
 
 /// What a prompt looks like.
 const EXPECTED: &str = "a text, a list of texts and tokens' numbers, or a list of such prompts";
@@ -46,11 +47,12 @@ pub async fn read_prompts(
         let problem = format!("expected at most {MOST_ANSWERS} prompts, found {}", prompts.len());
         return Err(ApiError::field("prompt", problem));
     }
-    let mut read = Vec::with_capacity(prompts.len());
-    for prompt in &prompts {
-        read.push(read_tokens(model, prompt, Reading::PROMPT).await?);
-    }
-    Ok(read)
+    let vocabulary = Arc::clone(model.vocabulary());
+    aside(move || {
+        let tokens = |prompt: &Value| read_tokens(&vocabulary, prompt, Reading::PROMPT);
+        prompts.iter().map(tokens).collect()
+    })
+    .await
 }
 
 /// Texts and numbers in one list are one prompt; texts alone are one each.
@@ -63,36 +65,37 @@ fn is_list_of_prompts(list: &[Value]) -> bool {
 ///
 /// # Errors
 /// 400 for anything else; 501 for pictures and sound.
-pub async fn read_tokens(
-    model: &Arc<Served>,
+pub fn read_tokens(
+    vocabulary: &Vocabulary,
     value: &Value,
     reading: Reading,
 ) -> Result<Vec<u32>, ApiError> {
     let Reading { field, add_bos, special } = reading;
+    let encode = |text: &str, add_bos: bool| {
+        let tokens = vocabulary.encode_with(text, add_bos, special);
+        tokens.map_err(|error| ApiError::field(field, error))
+    };
     match value {
-        Value::String(text) => tokenize(model, text.clone(), add_bos, special).await,
+        Value::String(text) => encode(text, add_bos),
         Value::Array(list) => {
             let mut tokens = Vec::with_capacity(list.len());
             for (index, item) in list.iter().enumerate() {
                 match item {
-                    Value::String(text) => {
-                        let begins = add_bos && index == 0;
-                        tokens.extend(tokenize(model, text.clone(), begins, special).await?);
-                    }
-                    other => tokens.push(token_number(field, other, model.vocabulary().size)?),
+                    Value::String(text) => tokens.extend(encode(text, add_bos && index == 0)?),
+                    other => tokens.push(token_number(field, other, vocabulary.size)?),
                 }
             }
             Ok(tokens)
         }
         Value::Object(object) => {
-            let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-            if object.get("multimodal_data").is_some_and(|data| !data.is_null() && !is_empty(data))
-            {
+            let is_nothing =
+                |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+            if object.get("multimodal_data").is_some_and(|data| !is_nothing(data)) {
                 let message = "multimodal_data: quantkit takes neither sound nor pictures";
                 return Err(ApiError::not_implemented(message));
             }
             match object.get("prompt_string") {
-                Some(Value::String(text)) => tokenize(model, text.clone(), add_bos, special).await,
+                Some(Value::String(text)) => encode(text, add_bos),
                 _ => Err(wrong(field, "an object with a text in prompt_string", value)),
             }
         }

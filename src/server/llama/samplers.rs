@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::prompts::token_number;
 use crate::engine::Filter;
 use crate::server::errors::ApiError;
 use crate::server::fields::{Fields, wrong};
-use crate::server::generate::tokenize;
+use crate::server::generate::aside;
 use crate::server::state::Served;
+use crate::tokenizer::Vocabulary;
 
 /// A step of llama-server's chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,48 +116,69 @@ fn unknown(name: &str) -> ApiError {
 /// # Errors
 /// 400 for anything else.
 pub async fn logit_bias(model: &Arc<Served>, fields: &Fields) -> Result<Vec<(u32, f32)>, ApiError> {
-    let Some(value) = fields.get("logit_bias") else { return Ok(Vec::new()) };
-    let expected = "pairs of a token or a text and a number or false";
-    let bad = |value: &Value| wrong("logit_bias", expected, value);
-    let pairs: Vec<(Value, &Value)> = match value {
+    let Some(value) = fields.get("logit_bias").cloned() else { return Ok(Vec::new()) };
+    let vocabulary = Arc::clone(model.vocabulary());
+    aside(move || biases(&vocabulary, &value)).await
+}
+
+fn biases(vocabulary: &Vocabulary, value: &Value) -> Result<Vec<(u32, f32)>, ApiError> {
+    let mut biases = Vec::new();
+    match value {
         Value::Array(list) => {
-            let pair = |item: &'_ Value| match item.as_array().map(Vec::as_slice) {
-                Some([token, _]) => Ok(token.clone()),
-                _ => Err(bad(item)),
-            };
-            let tokens = list.iter().map(pair).collect::<Result<Vec<_>, _>>()?;
-            tokens.into_iter().zip(list.iter().map(|item| &item[1])).collect()
+            for item in list {
+                match item.as_array().map(Vec::as_slice) {
+                    Some([Value::String(text), bias]) => {
+                        add_text(&mut biases, vocabulary, text, bias)?;
+                    }
+                    Some([token, bias]) => {
+                        let token = token_number("logit_bias", token, vocabulary.size)?;
+                        biases.push((token, read_bias(bias)?));
+                    }
+                    _ => return Err(no_bias(item)),
+                }
+            }
         }
         Value::Object(object) => {
-            let token = |name: &String| match name.parse::<u64>() {
-                Ok(number) => Value::from(number),
-                Err(_) => Value::from(name.as_str()),
-            };
-            object.iter().map(|(name, bias)| (token(name), bias)).collect()
-        }
-        other => return Err(bad(other)),
-    };
-    let mut biases = Vec::with_capacity(pairs.len());
-    for (token, bias) in pairs {
-        let bias = match bias {
-            Value::Bool(false) => f32::NEG_INFINITY,
-            other => {
-                let number = other.as_f64().map(|bias| bias as f32);
-                number.filter(|bias| bias.is_finite()).ok_or_else(|| bad(other))?
-            }
-        };
-        match token {
-            Value::String(text) => {
-                let tokens = tokenize(model, text, false, false).await?;
-                biases.extend(tokens.into_iter().map(|token| (token, bias)));
-            }
-            other => {
-                let size = model.vocabulary().size;
-                biases.push((super::prompts::token_number("logit_bias", &other, size)?, bias));
+            for (name, bias) in object {
+                match name.parse::<u64>() {
+                    Ok(token) => {
+                        let token = Value::from(token);
+                        let token = token_number("logit_bias", &token, vocabulary.size)?;
+                        biases.push((token, read_bias(bias)?));
+                    }
+                    Err(_) => add_text(&mut biases, vocabulary, name, bias)?,
+                }
             }
         }
+        other => return Err(no_bias(other)),
     }
     Ok(biases)
+}
+
+/// A text stands for all of its tokens.
+fn add_text(
+    biases: &mut Vec<(u32, f32)>,
+    vocabulary: &Vocabulary,
+    text: &str,
+    bias: &Value,
+) -> Result<(), ApiError> {
+    let bias = read_bias(bias)?;
+    let tokens = vocabulary.encode_with(text, false, false);
+    let tokens = tokens.map_err(|error| ApiError::field("logit_bias", error))?;
+    biases.extend(tokens.into_iter().map(|token| (token, bias)));
+    Ok(())
+}
+
+fn read_bias(value: &Value) -> Result<f32, ApiError> {
+    if *value == Value::Bool(false) {
+        return Ok(f32::NEG_INFINITY);
+    }
+    let number = value.as_f64().map(|bias| bias as f32).filter(|bias| bias.is_finite());
+    number.ok_or_else(|| no_bias(value))
+}
+
+fn no_bias(value: &Value) -> ApiError {
+    wrong("logit_bias", "pairs of a token or a text and a number or false", value)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub async fn tokenize(
     State(state): State<Arc<ServerState>>,
     mut fields: Fields,
 ) -> Result<Response, ApiError> {
-    let model = Arc::clone(state.model(fields.text("model")?)?);
+    let model = state.model(fields.text("model")?)?;
     let reading = Reading {
         field: "content",
         add_bos: fields.flag("add_special")?,
@@ -27,14 +27,18 @@ pub async fn tokenize(
     };
     let with_pieces = fields.flag("with_pieces")?;
     let content = fields.take("content").unwrap_or(Value::Null);
-    let tokens = read_tokens(&model, &content, reading).await?;
-    let document = match with_pieces {
-        false => json!({ "tokens": tokens }),
-        true => {
-            let piece = |&token: &u32| piece(model.vocabulary(), token);
-            json!({ "tokens": tokens.iter().map(piece).collect::<Vec<_>>() })
-        }
-    };
+    let vocabulary = Arc::clone(model.vocabulary());
+    let document = generate::aside(move || {
+        let tokens = read_tokens(&vocabulary, &content, reading)?;
+        Ok(match with_pieces {
+            false => json!({ "tokens": tokens }),
+            true => {
+                let piece = |&token: &u32| piece(&vocabulary, token);
+                json!({ "tokens": tokens.iter().map(piece).collect::<Vec<_>>() })
+            }
+        })
+    })
+    .await?;
     Ok(json_response(StatusCode::OK, &document))
 }
 
