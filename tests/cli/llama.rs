@@ -463,3 +463,43 @@ fn an_option_of_llama_server_says_what_to_use() {
     let (code, error) = run(&["--top-p", "7"]);
     assert!(code == Some(1) && error.contains("top-p"), "{error}");
 }
+
+#[test]
+fn the_last_message_is_gone_on_with_where_that_is_asked_for() {
+    let server = Serving::start(&["--temp", "0"]);
+    let messages = json!([
+        { "role": "user", "content": "hi" },
+        { "role": "assistant", "content": "hello th" },
+    ]);
+    let ask = json!({
+        "messages": messages, "continue_final_message": true, "max_tokens": 2, "verbose": true,
+    });
+    let (status, answer) = server.post("/chat/completions", &ask);
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["__verbose"]["prompt"].as_str().unwrap().ends_with("hello th"), "{answer}");
+    let (_, applied) = server.post("/apply-template", &ask);
+    assert_eq!(applied["prompt"], answer["__verbose"]["prompt"]);
+    let both = json!({
+        "messages": messages, "continue_final_message": true, "add_generation_prompt": true,
+    });
+    let (status, error) = server.post("/v1/chat/completions", &both);
+    assert_eq!((status, &error["error"]["param"]), (400, &json!("continue_final_message")));
+    let (_, plain) =
+        server.post("/v1/chat/completions", &json!({ "messages": messages, "n_predict": 1 }));
+    assert!(plain.get("__verbose").is_none());
+    assert_eq!(plain["usage"]["completion_tokens"], 1);
+    assert!(plain["system_fingerprint"].as_str().unwrap().starts_with('b'));
+    assert_eq!(plain["timings"]["predicted_n"], 1);
+}
+
+#[test]
+fn a_template_in_a_file_takes_the_place_of_the_models_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("template.jinja");
+    std::fs::write(&path, "<{{ messages[0].content }}>").unwrap();
+    let server = Serving::start(&["--chat-template-file", path.to_str().unwrap()]);
+    let messages = json!([{ "role": "user", "content": "hi" }]);
+    let (_, answer) = server.post("/apply-template", &json!({ "messages": messages }));
+    assert_eq!(answer, json!({ "prompt": "<hi>" }));
+    assert_eq!(server.get("/props").1["chat_template"], "<{{ messages[0].content }}>");
+}

@@ -74,12 +74,22 @@ impl Answers {
                 settings::document(&self.parameters, self.model.default_new_tokens),
             "prompt": detokenize(self.model.vocabulary(), self.prompt(index), true),
             "has_new_line": has_new_line,
-            "truncated": end.reason == Reason::ContextFull,
+            "truncated": self.fills_context(end),
             "stop_type": kind,
             "stopping_word": word,
             "tokens_cached": held,
             "timings": Taken::from(end).document(),
         })
+    }
+
+    /// Whether an answer ends for want of room. One without a limit has all the room that there is.
+    fn fills_context(&self, end: &End) -> bool {
+        let most = self.parameters.max_new_tokens.or(self.model.default_new_tokens);
+        match end.reason {
+            Reason::ContextFull => true,
+            Reason::Length => most.is_none(),
+            Reason::EndOfTurn | Reason::Stop(_) => false,
+        }
     }
 
     /// A piece of a stream.

@@ -143,12 +143,11 @@ fn first(
     names: &[&str],
     range: std::ops::RangeInclusive<i64>,
 ) -> Result<Option<i64>, ApiError> {
+    let mut found = None;
     for name in names {
-        if let Some(number) = fields.integer(name, range.clone())? {
-            return Ok(Some(number));
-        }
+        found = found.or(fields.integer(name, range.clone())?);
     }
-    Ok(None)
+    Ok(found)
 }
 
 fn sampling(fields: &Fields, defaults: &SamplingDefaults) -> Result<Sampling, ApiError> {

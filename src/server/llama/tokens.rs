@@ -11,7 +11,7 @@ use super::prompts::{Reading, read_tokens, token_number};
 use crate::server::errors::{ApiError, json_response};
 use crate::server::fields::{Fields, wrong};
 use crate::server::generate;
-use crate::server::openai::chat::read_messages;
+use crate::server::openai::chat::read_prompt;
 use crate::server::state::{Served, ServerState};
 use crate::tokenizer::Vocabulary;
 
@@ -99,11 +99,8 @@ async fn rendered(model: &Arc<Served>, mut fields: Fields) -> Result<String, Api
         ("response_format", &[json!({ "type": "text" })]),
         ("chat_template", &[]),
         ("chat_template_kwargs", &[]),
-        ("continue_final_message", &[json!(false)]),
         ("json_schema", &[]),
         ("grammar", &[]),
     ])?;
-    let add_generation_prompt = fields.flag_or("add_generation_prompt", true)?;
-    let messages = read_messages(fields.take("messages"))?;
-    generate::apply_template(model, messages, add_generation_prompt).await
+    read_prompt(model, &mut fields).await
 }

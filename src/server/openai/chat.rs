@@ -15,12 +15,16 @@ use crate::server::fields::{Fields, wrong};
 use crate::server::generate::{
     Answer, Answering, End, MOST_LIKELIEST, NewToken, Piece, apply_template, begin, tokenize,
 };
-use crate::server::state::ServerState;
+use crate::server::state::{Served, ServerState};
 use crate::server::stream::{Events, Gone};
 
 /// A request for the assistant's turn.
 #[derive(Debug)]
-struct Turn(Common);
+struct Turn {
+    common: Common,
+    /// The prompt, if it is to be told.
+    prompt: Option<String>,
+}
 
 pub async fn answer(
     State(state): State<Arc<ServerState>>,
@@ -34,10 +38,9 @@ pub async fn answer(
     )?;
     fields.refuse(&[("prompt_logprobs", &[]), ("echo", &[json!(false)])])?;
     let likeliest = likeliest(&fields)?;
-    let add_generation_prompt = fields.flag_or("add_generation_prompt", true)?;
     parameters.check_answers(1)?;
-    let messages = read_messages(fields.take("messages"))?;
-    let text = apply_template(&model, messages, add_generation_prompt).await?;
+    let text = read_prompt(&model, &mut fields).await?;
+    let told = parameters.tells_prompt.then(|| text.clone());
     let prompt = tokenize(&model, text, true, true).await?;
     let common = Common::new(model, parameters, likeliest, "chatcmpl");
     let mut answers = Vec::with_capacity(common.parameters.answers);
@@ -46,7 +49,34 @@ pub async fn answer(
         ask.log_probabilities = common.likeliest;
         answers.push(begin(&common.model, ask)?);
     }
-    respond(Turn(common), answers).await
+    respond(Turn { common, prompt: told }, answers).await
+}
+
+/// The conversation in the model's own format, with the opening of the assistant's turn. With
+/// `continue_final_message` it ends in the middle of the last message instead, which the answer goes on.
+///
+/// # Errors
+/// 400 for messages that cannot be read, and for what the model's template refuses.
+pub async fn read_prompt(model: &Arc<Served>, fields: &mut Fields) -> Result<String, ApiError> {
+    let continues = fields.flag("continue_final_message")?;
+    let opens = fields.flag_or("add_generation_prompt", !continues)?;
+    if continues && opens {
+        let problem = "cannot be true together with add_generation_prompt";
+        return Err(ApiError::field("continue_final_message", problem));
+    }
+    let messages = read_messages(fields.take("messages"))?;
+    let last = messages.last().map_or(String::new(), |message| message.content.clone());
+    let mut text = apply_template(model, messages, opens).await?;
+    if continues {
+        // Templates trim what they print.
+        let last = if text.contains(&last) { last.as_str() } else { last.trim() };
+        let Some(at) = text.rfind(last) else {
+            let problem = "the model's template does not print the last message as it is";
+            return Err(ApiError::field("continue_final_message", problem));
+        };
+        text.truncate(at + last.len());
+    }
+    Ok(text)
 }
 
 /// `logprobs` says whether, `top_logprobs` how many.
@@ -105,8 +135,8 @@ fn read_message(index: usize, message: &Value) -> Result<ChatMessage, ApiError> 
 
 impl Turn {
     fn log_probabilities(&self, tokens: &[NewToken]) -> Value {
-        match self.0.likeliest {
-            Some(_) => log_probabilities::chat(self.0.names(), tokens),
+        match self.common.likeliest {
+            Some(_) => log_probabilities::chat(self.common.names(), tokens),
             None => Value::Null,
         }
     }
@@ -132,7 +162,11 @@ impl Job for Turn {
     const PIECE: &'static str = "chat.completion.chunk";
 
     fn common(&self) -> &Common {
-        &self.0
+        &self.common
+    }
+
+    fn details(&self) -> Option<Value> {
+        Some(json!({ "prompt": self.prompt.as_ref()? }))
     }
 
     fn choice(&self, index: usize, answer: &Answer) -> Value {
@@ -143,7 +177,7 @@ impl Job for Turn {
             "logprobs": self.log_probabilities(tokens),
             "finish_reason": end.reason.openai(),
         });
-        if self.0.parameters.tells_numbers {
+        if self.common.parameters.tells_numbers {
             let ids: Vec<u32> = tokens.iter().map(|token| token.token).collect();
             choice["token_ids"] = json!(ids);
         }
@@ -179,7 +213,7 @@ impl Job for Turn {
                     return Ok(Some(end));
                 }
                 Ok(Piece::Started { cached_tokens: done } | Piece::Prompt { done, .. }) => {
-                    if self.0.parameters.tells_progress {
+                    if self.common.parameters.tells_progress {
                         let piece = Self::piece(index, json!({}), Value::Null, Value::Null);
                         self.send_progress(events, piece, done, &taken).await?;
                     }

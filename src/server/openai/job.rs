@@ -69,6 +69,11 @@ pub trait Job: Send + Sync + 'static {
     /// What its answers share.
     fn common(&self) -> &Common;
 
+    /// `__verbose`: what is told of the work to those who ask.
+    fn details(&self) -> Option<Value> {
+        None
+    }
+
     /// The document of one whole answer.
     fn choice(&self, index: usize, answer: &Answer) -> Value;
 
@@ -171,6 +176,9 @@ fn with_usage<'a, J: Job>(
     // llama-server's: those of the first answer.
     if let Some(&first) = ends.first() {
         document["timings"] = Taken::from(first).document();
+    }
+    if let Some(details) = job.details() {
+        document["__verbose"] = details;
     }
     document["usage"] = usage(ends, job.common().parameters.answers);
     document

@@ -28,6 +28,8 @@ pub struct Parameters {
     pub prompt_log_probabilities: Option<usize>,
     /// Each piece of a stream has timings.
     pub times_pieces: bool,
+    /// The answer has the prompt as the model reads it.
+    pub tells_prompt: bool,
     /// A stream tells how far the prompt is.
     pub tells_progress: bool,
 }
@@ -74,6 +76,7 @@ impl Parameters {
             tells_numbers: fields.flag("return_token_ids")?,
             prompt_log_probabilities: likeliest.map(|count| count as usize),
             times_pieces: fields.flag("timings_per_token")?,
+            tells_prompt: fields.flag("verbose")?,
             tells_progress: fields.flag("return_progress")?,
         })
     }
@@ -184,6 +187,5 @@ fn refuse(fields: &Fields) -> Result<(), ApiError> {
         ("chat_template", &[]),
         ("chat_template_kwargs", &[]),
         ("documents", &[]),
-        ("continue_final_message", &[json!(false)]),
     ])
 }
