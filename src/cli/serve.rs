@@ -37,7 +37,7 @@ pub struct Arguments {
     #[arg(long, short, value_name = "MODEL.gguf")]
     model: Vec<PathBuf>,
 
-    /// The address to listen at; 0.0.0.0 for all of this machine's
+    /// The address to listen at; 0.0.0.0 for all of this machine's, several with commas between
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
 

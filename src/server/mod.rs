@@ -17,6 +17,7 @@ mod timings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -42,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How a server is set up.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// The address to listen at, or a name of it.
+    /// The addresses to listen at, or names of them, with commas between.
     pub host: String,
     /// The port; 0 for any that is free.
     pub port: u16,
@@ -95,7 +96,7 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     runtime: Runtime,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     address: SocketAddr,
     state: Arc<ServerState>,
 }
@@ -117,27 +118,19 @@ impl Server {
             .enable_all()
             .build()
             .map_err(ServerError::Threads)?;
-        let place = (options.host.clone(), options.port);
-        let listener = runtime.block_on(TcpListener::bind(place)).and_then(|listener| {
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        });
-        let (listener, address) = listener.map_err(|error| ServerError::Listen {
-            address: format!("{}:{}", options.host, options.port),
-            error,
-        })?;
+        let (listeners, address) = runtime.block_on(listen(&options))?;
         let state = Arc::new(ServerState::new(models, options));
-        Ok(Self { runtime, listener, address, state })
+        Ok(Self { runtime, listeners, address, state })
     }
 
-    /// Where it listens.
+    /// Where it listens, the first place if there are several.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Answers until `stops` says so. Requests that were taken are finished.
     pub fn run(self, stops: impl Fn() -> bool) {
-        let Self { runtime, listener, state, .. } = self;
+        let Self { runtime, listeners, state, .. } = self;
         let router = router(&state);
         runtime.block_on(async {
             let connections = GracefulShutdown::new();
@@ -146,7 +139,7 @@ impl Server {
                 // While there is no room, connections wait where the system keeps them.
                 let accepted = async {
                     let permit = Arc::clone(&room).acquire_owned().await;
-                    (permit, listener.accept().await)
+                    (permit, accept(&listeners).await)
                 };
                 match tokio::time::timeout(LOOK, accepted).await {
                     Ok((Ok(permit), Ok((stream, _)))) => {
@@ -163,7 +156,7 @@ impl Server {
                     break;
                 }
             }
-            drop(listener);
+            drop(listeners);
             state.close();
             connections.shutdown().await;
         });
@@ -171,6 +164,34 @@ impl Server {
             model.service.finish();
         }
     }
+}
+
+/// Listens at all addresses, at the same port.
+async fn listen(options: &ServerOptions) -> Result<(Vec<TcpListener>, SocketAddr), ServerError> {
+    let mut listeners = Vec::new();
+    let (mut first, mut port) = (None, options.port);
+    for host in options.host.split(',').map(str::trim) {
+        let bound = TcpListener::bind((host, port)).await.and_then(|listener| {
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        });
+        let (listener, address) = bound
+            .map_err(|error| ServerError::Listen { address: format!("{host}:{port}"), error })?;
+        port = address.port();
+        first.get_or_insert(address);
+        listeners.push(listener);
+    }
+    let address = first.expect("a split text has a part");
+    Ok((listeners, address))
+}
+
+/// The next connection to any of them.
+async fn accept(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAddr)> {
+    std::future::poll_fn(|context| {
+        let mut accepted = listeners.iter().map(|listener| listener.poll_accept(context));
+        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 /// Answers a connection's requests on a task of its own.

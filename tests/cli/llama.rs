@@ -503,3 +503,13 @@ fn a_template_in_a_file_takes_the_place_of_the_models_own() {
     assert_eq!(answer, json!({ "prompt": "<hi>" }));
     assert_eq!(server.get("/props").1["chat_template"], "<{{ messages[0].content }}>");
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn it_listens_at_several_addresses() {
+    let server = Serving::start(&["--host", "127.0.0.1,127.0.0.2"]);
+    let port = server.address.rsplit(':').next().unwrap();
+    // Linux has all of 127.0.0.0/8 without being told.
+    std::net::TcpStream::connect(format!("127.0.0.2:{port}")).unwrap();
+    assert_eq!(server.get("/health").0, 200);
+}

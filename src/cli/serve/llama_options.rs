@@ -96,7 +96,7 @@ pub fn spelled(words: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString
             break;
         }
     }
-    while let Some(word) = words.next() {
+    for word in words.by_ref() {
         if word == "--" {
             spelled.push(word);
             break;
