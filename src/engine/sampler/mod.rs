@@ -232,6 +232,41 @@ mod tests {
     }
 
     #[test]
+    fn a_penalty_leaves_a_bias_and_may_look_at_the_prompt() {
+        let logits = [1.0, 0.9, 0.8];
+        let first = |sampling: Sampling| Sampler::new(sampling, &[2, 0]).unwrap().sample(&logits);
+        let biased = vec![(2, 5.0)];
+        let repeat = Sampling { repeat_penalty: 2.0, logit_bias: biased, ..Sampling::default() };
+        assert_eq!(first(repeat), 2);
+        let presence = Sampling { presence_penalty: 0.5, ..Sampling::default() };
+        assert_eq!(first(presence.clone()), 0);
+        let recent = Sampling { counts_recent: true, ..presence };
+        assert_eq!(first(recent.clone()), 1);
+        assert_eq!(first(Sampling { repeat_window: 0, ..recent }), 0);
+    }
+
+    #[test]
+    fn filters_act_in_their_order_and_the_draw_can_be_told() {
+        let logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
+        let told = |order: &[Filter]| {
+            let sampling = Sampling {
+                temperature: 0.1,
+                top_p: 0.6,
+                order: order.to_vec(),
+                ..Sampling::default()
+            };
+            let mut sampler = Sampler::new(sampling, &[]).unwrap();
+            let token = sampler.sample(&logits);
+            sampler.drawn(token, 9).top
+        };
+        // Sharpened first, the likeliest alone has more than 0.6.
+        assert_eq!(told(&[Filter::Temperature, Filter::TopP]), [(0, 0.0)]);
+        assert_eq!(told(&[Filter::TopP, Filter::Temperature]).len(), 2);
+        let plain = told(&[Filter::TopP]);
+        assert!((plain[0].1.exp() - 0.625).abs() < 1e-6, "{plain:?}");
+    }
+
+    #[test]
     fn figures_out_of_range_are_named() {
         let sampling = Sampling { top_p: 1.5, ..Sampling::default() };
         let error = Sampler::new(sampling, &[]).unwrap_err().to_string();
