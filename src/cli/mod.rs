@@ -70,7 +70,14 @@ enum Command {
 
 /// Parses the command line, runs the subcommand and turns an error into a message and a status.
 pub fn main() -> ExitCode {
-    let Arguments { global, command } = Arguments::parse();
+    let words = match serve::llama_options::spelled(std::env::args_os()) {
+        Ok(words) => words,
+        Err(problem) => {
+            eprintln!("quantkit: error: {}", printable::lines(&problem));
+            return ExitCode::from(2);
+        }
+    };
+    let Arguments { global, command } = Arguments::parse_from(words);
     progress::set_quiet(global.quiet);
     options::start_logging(global.verbose);
     interrupt::install();

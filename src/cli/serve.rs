@@ -1,5 +1,8 @@
 //! `quantkit serve`.
 
+pub(super) mod llama_options;
+mod sampling;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use crate::engine::{Engine, SchedulerOptions, Service, ServiceOptions};
 use crate::gguf::GgufFile;
 use crate::server::{About, ModelMetrics, Served, Server, ServerOptions};
 use crate::support::{interrupt, machine, units};
+use sampling::SamplingFlags;
 
 /// The part of the memory that is free once the models are loaded which keys and values may take.
 const MEMORY_SHARE: f64 = 0.8;
@@ -20,17 +24,21 @@ const MEMORY_SHARE: f64 = 0.8;
 /// The part of that which is kept for later prompts unless `--cache` says otherwise.
 const CACHE_SHARE: f64 = 0.25;
 
-/// Answer requests over HTTP, in OpenAI's protocol
+/// Answer requests over HTTP, in OpenAI's protocol and llama-server's
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  quantkit serve model.Q4_K_M.gguf --port 8080\n  curl \
                         http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \
                         \"user\", \"content\": \"Why is the sky blue?\"}]}'")]
 pub struct Arguments {
     /// The GGUF models
-    #[arg(value_name = "MODEL.gguf", required = true)]
+    #[arg(value_name = "MODEL.gguf", required_unless_present = "model")]
     models: Vec<PathBuf>,
 
-    /// The address to listen at; 0.0.0.0 for all of this machine's
+    /// Another way to name a model
+    #[arg(long, short, value_name = "MODEL.gguf")]
+    model: Vec<PathBuf>,
+
+    /// The address to listen at; 0.0.0.0 for all of this machine's, several with commas between
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
 
@@ -46,7 +54,8 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
 
-    /// The models' names, in their order [default: the files' names without .gguf]
+    /// The models' names, in their order; of one model, all its names [default: the files' names without
+    /// .gguf]
     #[arg(long, short, value_name = "NAME,NAME", value_delimiter = ',')]
     alias: Vec<String>,
 
@@ -98,6 +107,21 @@ pub struct Arguments {
     #[arg(long, hide = true)]
     metrics: bool,
 
+    /// Do not tell at /slots what runs
+    #[arg(long, overrides_with = "slots")]
+    no_slots: bool,
+
+    /// The default
+    #[arg(long, hide = true)]
+    slots: bool,
+
+    /// A Jinja template of chats in place of the model's own
+    #[arg(long, value_name = "FILE")]
+    chat_template_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    sampling: SamplingFlags,
+
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -108,15 +132,22 @@ fn cache_size(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
-    let names = arguments.names()?;
+    let paths: Vec<&PathBuf> = arguments.model.iter().chain(&arguments.models).collect();
+    let mut names = arguments.names(&paths)?;
+    let other_names = if paths.len() == 1 { names.split_off(1) } else { Vec::new() };
+    let template = arguments.chat_template()?;
     let mut options = arguments.server_options()?;
     options.api_keys.retain(|key| !key.is_empty());
     let mut loaded = Vec::new();
-    for path in &arguments.models {
+    for path in paths {
         let file = GgufFile::open(path)?;
         let about = about(&file);
         interrupt::check()?;
-        loaded.push((path, about, Engine::load_file(file, arguments.engine.options())?));
+        let mut engine = Engine::load_file(file, arguments.engine.options())?;
+        if let Some(template) = &template {
+            engine.set_chat_template(template.clone());
+        }
+        loaded.push((path, about, engine));
     }
     let (memory, cache) = arguments.memory(loaded.len());
     let mut models = Vec::new();
@@ -129,7 +160,11 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
         let service = Service::start(engine, options)?;
         models.push(Served {
             name: name.clone(),
-            other_names: vec![stem(path), path.display().to_string()],
+            other_names: other_names
+                .iter()
+                .cloned()
+                .chain([stem(path), path.display().to_string()])
+                .collect(),
             path: path.clone(),
             service,
             metrics,
@@ -149,17 +184,18 @@ pub(super) fn run(arguments: &Arguments, global: &GlobalOptions) -> Result<()> {
 }
 
 impl Arguments {
-    /// A name for each model, no two the same.
-    fn names(&self) -> Result<Vec<String>> {
-        if !self.alias.is_empty() && self.alias.len() != self.models.len() {
+    /// A name for each model, no two the same. One model alone may have several.
+    fn names(&self, paths: &[&PathBuf]) -> Result<Vec<String>> {
+        let fits = self.alias.len() == paths.len() || paths.len() == 1;
+        if !self.alias.is_empty() && !fits {
             bail!(
                 "--alias has {} names for {} models: give one for each, in their order",
                 self.alias.len(),
-                self.models.len()
+                paths.len()
             );
         }
         let names: Vec<String> = match self.alias.is_empty() {
-            true => self.models.iter().map(|path| stem(path)).collect(),
+            true => paths.iter().map(|path| stem(path)).collect(),
             false => self.alias.clone(),
         };
         let mut seen = HashSet::new();
@@ -167,6 +203,14 @@ impl Arguments {
             Some(name) => bail!("two models are called {name}: give each a name with --alias"),
             None => Ok(names),
         }
+    }
+
+    /// The template that chats are to have.
+    fn chat_template(&self) -> Result<Option<String>> {
+        let Some(path) = &self.chat_template_file else { return Ok(None) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the template in {}", path.display()))?;
+        Ok(Some(text))
     }
 
     fn server_options(&self) -> Result<ServerOptions> {
@@ -188,6 +232,8 @@ impl Arguments {
             timeout: Duration::from_secs(self.timeout),
             largest_body: usize::try_from(self.max_body).unwrap_or(usize::MAX),
             cors: self.cors.clone(),
+            sampling: self.sampling.defaults()?,
+            shows_slots: !self.no_slots,
         })
     }
 

@@ -16,7 +16,7 @@ pub enum Refusal {
     #[error("the prompt is empty: it has no token")]
     EmptyPrompt,
     /// A prompt that does not fit in the context.
-    #[error("the prompt has {tokens} tokens, but the context holds {context}")]
+    #[error("the prompt has {tokens} tokens and exceeds the available context size of {context}")]
     TooLong {
         /// Tokens of the prompt.
         tokens: usize,

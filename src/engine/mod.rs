@@ -35,7 +35,7 @@ pub use probabilities::Probabilities;
 pub use request::{
     EndToken, Event, FinishReason, LogitsWatcher, Progress, Request, RequestId, Watch,
 };
-pub use sampler::{Sampler, Sampling};
+pub use sampler::{Filter, Sampler, Sampling};
 pub use scheduler::{Scheduler, SchedulerOptions};
 pub use service::{
     EventSink, Facts, Finish, Observer, Service, ServiceEvent, ServiceOptions, Slot, Status,
@@ -214,6 +214,11 @@ impl Engine {
     /// The model's tokenizer.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
+    }
+
+    /// Puts a Jinja template in the place of the model's own.
+    pub fn set_chat_template(&mut self, template: String) {
+        self.vocabulary.chat_template = Some(template);
     }
 
     /// The longest context that the model was trained for, in tokens.

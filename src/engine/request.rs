@@ -36,7 +36,9 @@ pub struct Request {
     pub ignore_end: bool,
     /// Tells each new token's log-probability, and those of so many likeliest tokens in its place.
     pub log_probabilities: Option<usize>,
-    /// The same for the tokens of the prompt, the first left out, which follows nothing.
+    /// Tells the probabilities that the new token was drawn by, after all filters, in place of the model's own.
+    pub after_sampling: bool,
+    /// The model's log-probabilities of the tokens of the prompt, the first left out, which follows nothing.
     pub prompt_log_probabilities: Option<usize>,
     /// Shows the logits about the prompt's own tokens to somebody.
     pub watch: Option<Watch>,
@@ -53,6 +55,7 @@ impl Request {
             sampling: Sampling::default(),
             ignore_end: false,
             log_probabilities: None,
+            after_sampling: false,
             prompt_log_probabilities: None,
             watch: None,
             use_cache: true,

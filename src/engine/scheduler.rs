@@ -481,8 +481,12 @@ impl Running {
         let next = wanted.then(|| {
             let row = logits.row(logits.rows() - 1);
             let token = self.sampler.sample(row);
-            let told = self.request.log_probabilities;
-            (token, told.map(|top| Probabilities::of(row, token, top)))
+            let told =
+                self.request.log_probabilities.map(|top| match self.request.after_sampling {
+                    true => self.sampler.drawn(token, top),
+                    false => Probabilities::of(row, token, top),
+                });
+            (token, told)
         });
         Outcome::Computed { prompt, next }
     }

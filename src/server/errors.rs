@@ -23,11 +23,20 @@ pub struct ApiError {
     pub field: Option<String>,
     /// Seconds after which the same request may succeed.
     pub retry_after: Option<u32>,
+    /// What a program may want to know besides.
+    pub figures: Vec<(&'static str, usize)>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, message: message.into(), field: None, retry_after: None }
+        Self {
+            status,
+            kind,
+            message: message.into(),
+            field: None,
+            retry_after: None,
+            figures: Vec::new(),
+        }
     }
 
     /// 400: the request cannot be understood or served.
@@ -88,12 +97,16 @@ impl ApiError {
 
     /// The document that says so.
     pub fn document(&self) -> Value {
-        json!({ "error": {
+        let mut error = json!({
             "message": self.message,
             "type": self.kind,
             "param": self.field,
             "code": self.status.as_u16(),
-        } })
+        });
+        for &(name, figure) in &self.figures {
+            error[name] = json!(figure);
+        }
+        json!({ "error": error })
     }
 }
 
@@ -106,7 +119,14 @@ impl From<Refusal> for ApiError {
                 let error = Self::new(status, "rate_limit_error", message);
                 Self { retry_after: Some(RETRY_AFTER), ..error }
             }
-            Refusal::EmptyPrompt | Refusal::TooLong { .. } | Refusal::UnknownToken { .. } => {
+            // The name and the figures that llama-server's clients know.
+            Refusal::TooLong { tokens, context } => Self {
+                field: Some("prompt".to_string()),
+                kind: "exceed_context_size_error",
+                figures: vec![("n_prompt_tokens", tokens), ("n_ctx", context)],
+                ..Self::bad_request(message)
+            },
+            Refusal::EmptyPrompt | Refusal::UnknownToken { .. } => {
                 Self { field: Some("prompt".to_string()), ..Self::bad_request(message) }
             }
             Refusal::Sampling(_) => Self::bad_request(message),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::errors::ApiError;
 
 /// A request's document.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Fields(Map<String, Value>);
 
 impl Fields {

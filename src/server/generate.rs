@@ -10,11 +10,21 @@ use super::errors::ApiError;
 use super::state::Served;
 use super::stop_text::{Released, StopText};
 use super::tally::Tally;
+use super::timings::Taken;
 use crate::engine::{
     ChatMessage, EndToken, Finish, FinishReason, Probabilities, Request, Sampling, ServiceEvent,
     TextStream, Ticket, Timings, Watch, render_chat,
 };
 use crate::tokenizer::Vocabulary;
+
+/// Answers that one request may ask for, over all of its prompts.
+pub const MOST_ANSWERS: usize = 256;
+
+/// Likeliest tokens that may be asked for in each place.
+pub const MOST_LIKELIEST: i64 = 1000;
+
+/// Texts that may end an answer.
+pub const MOST_STOPS: usize = 64;
 
 /// What a client wants of a model.
 #[derive(Debug, Clone)]
@@ -31,7 +41,9 @@ pub struct Ask {
     pub ignore_end: bool,
     /// Tells each new token's log-probability, and those of so many likeliest ones.
     pub log_probabilities: Option<usize>,
-    /// The same for the tokens of the prompt.
+    /// The new tokens' log-probabilities are those that they were drawn by, after all filters.
+    pub after_sampling: bool,
+    /// The model's log-probabilities of the tokens of the prompt, and of so many likeliest ones.
     pub prompt_log_probabilities: Option<usize>,
     /// Shows the logits about the prompt's tokens to somebody.
     pub watch: Option<Watch>,
@@ -51,6 +63,7 @@ impl Ask {
             stop: Vec::new(),
             ignore_end: false,
             log_probabilities: None,
+            after_sampling: false,
             prompt_log_probabilities: None,
             watch: None,
             use_cache: true,
@@ -216,7 +229,10 @@ pub async fn apply_template(
 }
 
 /// Runs what takes a while where it keeps nobody waiting.
-async fn aside<T: Send + 'static>(
+///
+/// # Errors
+/// Those of the work; 500 if it cannot be done.
+pub async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     match tokio::task::spawn_blocking(work).await {
@@ -249,6 +265,7 @@ pub fn begin(model: &Served, ask: Ask) -> Result<Answering, ApiError> {
         sampling: ask.sampling,
         ignore_end: ask.ignore_end,
         log_probabilities: ask.log_probabilities,
+        after_sampling: ask.after_sampling,
         prompt_log_probabilities: ask.prompt_log_probabilities,
         watch: ask.watch,
         use_cache: ask.use_cache,
@@ -315,6 +332,16 @@ impl Answering {
                     return Some(Err(ApiError::internal(error)));
                 }
             }
+        }
+    }
+
+    /// What it has taken so far.
+    pub fn taken(&self) -> Taken {
+        Taken {
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            generated: self.generated,
+            timings: self.timings,
         }
     }
 

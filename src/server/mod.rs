@@ -4,10 +4,12 @@
 mod access;
 mod auth;
 mod compare;
+mod defaults;
 mod errors;
 mod fields;
 mod generate;
 mod limits;
+mod llama;
 mod metrics;
 mod openai;
 mod page;
@@ -15,9 +17,11 @@ mod state;
 mod stop_text;
 mod stream;
 mod tally;
+mod timings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -29,6 +33,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 pub use auth::Keys;
+pub use defaults::SamplingDefaults;
 pub use errors::ApiError;
 pub use limits::LARGEST_BODY;
 pub use metrics::ModelMetrics;
@@ -43,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How a server is set up.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// The address to listen at, or a name of it.
+    /// The addresses to listen at, or names of them, with commas between.
     pub host: String,
     /// The port; 0 for any that is free.
     pub port: u16,
@@ -55,6 +60,10 @@ pub struct ServerOptions {
     pub largest_body: usize,
     /// The origin whose pages may ask (`Access-Control-Allow-Origin`); none if absent.
     pub cors: Option<String>,
+    /// How tokens are chosen where a request does not say.
+    pub sampling: SamplingDefaults,
+    /// `/slots` tells what runs.
+    pub shows_slots: bool,
 }
 
 impl Default for ServerOptions {
@@ -66,6 +75,8 @@ impl Default for ServerOptions {
             timeout: Duration::from_secs(600),
             largest_body: LARGEST_BODY,
             cors: None,
+            sampling: SamplingDefaults::default(),
+            shows_slots: true,
         }
     }
 }
@@ -90,7 +101,7 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     runtime: Runtime,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     address: SocketAddr,
     state: Arc<ServerState>,
 }
@@ -112,23 +123,19 @@ impl Server {
             .enable_all()
             .build()
             .map_err(ServerError::Threads)?;
-        let listening = runtime.block_on(listen(&options.host, options.port));
-        let (listener, address) = listening.map_err(|error| ServerError::Listen {
-            address: format!("{}:{}", options.host, options.port),
-            error,
-        })?;
+        let (listeners, address) = runtime.block_on(listen(&options))?;
         let state = Arc::new(ServerState::new(models, options));
-        Ok(Self { runtime, listener, address, state })
+        Ok(Self { runtime, listeners, address, state })
     }
 
-    /// Where it listens.
+    /// Where it listens, the first place if there are several.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Answers until `stops` says so. Requests that were taken are finished.
     pub fn run(self, stops: impl Fn() -> bool) {
-        let Self { runtime, listener, state, .. } = self;
+        let Self { runtime, listeners, state, .. } = self;
         let router = router(&state);
         runtime.block_on(async {
             let connections = GracefulShutdown::new();
@@ -137,7 +144,7 @@ impl Server {
                 // While there is no room, connections wait where the system keeps them.
                 let accepted = async {
                     let permit = Arc::clone(&room).acquire_owned().await;
-                    (permit, listener.accept().await)
+                    (permit, accept(&listeners).await)
                 };
                 match tokio::time::timeout(LOOK, accepted).await {
                     Ok((Ok(permit), Ok((stream, _)))) => {
@@ -154,7 +161,7 @@ impl Server {
                     break;
                 }
             }
-            drop(listener);
+            drop(listeners);
             state.close();
             connections.shutdown().await;
         });
@@ -165,7 +172,7 @@ impl Server {
 }
 
 /// Listens at the first of a host's addresses that can be had.
-async fn listen(host: &str, port: u16) -> std::io::Result<(TcpListener, SocketAddr)> {
+async fn listen_at_host(host: &str, port: u16) -> std::io::Result<(TcpListener, SocketAddr)> {
     let mut problem = None;
     for address in tokio::net::lookup_host((host, port)).await? {
         match listen_at(address).and_then(|listener| Ok((listener.local_addr()?, listener))) {
@@ -186,6 +193,31 @@ fn listen_at(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(limits::BACKLOG)
+}
+
+/// Listens at all addresses, at the same port.
+async fn listen(options: &ServerOptions) -> Result<(Vec<TcpListener>, SocketAddr), ServerError> {
+    let mut listeners = Vec::new();
+    let (mut first, mut port) = (None, options.port);
+    for host in options.host.split(',').map(str::trim) {
+        let (listener, address) = listen_at_host(host, port)
+            .await
+            .map_err(|error| ServerError::Listen { address: format!("{host}:{port}"), error })?;
+        port = address.port();
+        first.get_or_insert(address);
+        listeners.push(listener);
+    }
+    let address = first.expect("a split text has a part");
+    Ok((listeners, address))
+}
+
+/// The next connection to any of them.
+async fn accept(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAddr)> {
+    std::future::poll_fn(|context| {
+        let mut accepted = listeners.iter().map(|listener| listener.poll_accept(context));
+        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 /// Answers a connection's requests on a task of its own.
@@ -223,6 +255,7 @@ fn router(state: &Arc<ServerState>) -> Router {
         .merge(metrics::routes())
         .merge(compare::routes())
         .merge(page::routes())
+        .merge(llama::routes())
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(outside)

@@ -13,6 +13,9 @@ use crate::engine::Service;
 use crate::support::calendar::unix_seconds;
 use crate::tokenizer::Vocabulary;
 
+/// What this program calls itself where clients look for a build.
+pub const FINGERPRINT: &str = concat!("b", env!("CARGO_PKG_VERSION"), "-quantkit");
+
 /// A model that is served.
 #[derive(Debug)]
 pub struct Served {

@@ -386,7 +386,10 @@ fn each_refusal_has_its_status_and_names_the_field() {
     let long = json!({"prompt": "x".repeat(600)}).to_string();
     let (status, answer) = post(long.as_bytes());
     assert_eq!(status, 400);
-    assert!(answer["error"]["message"].as_str().unwrap().contains("context holds 512"), "{answer}");
+    assert!(
+        answer["error"]["message"].as_str().unwrap().contains("context size of 512"),
+        "{answer}"
+    );
     let (status, answer) = server.post_raw(CHAT, b"{\"messages\": [{\"role\": 1}]}", &key);
     assert_eq!((status, &answer["error"]["param"]), (400, &json!("messages[0].role")));
 }

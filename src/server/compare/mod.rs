@@ -72,7 +72,7 @@ async fn answer(
         ("prompt_logprobs", &[]),
         ("echo", &[json!(false)]),
     ])?;
-    let mut parameters = Parameters::read(&fields, &["max_tokens"])?;
+    let mut parameters = Parameters::read(&fields, &["max_tokens"], &state.options.sampling)?;
     if fields.get("temperature").is_none() {
         parameters.sampling.temperature = 0.0;
     }

@@ -8,32 +8,39 @@ use serde_json::{Value, json};
 
 use super::job::{Common, Job, respond};
 use super::log_probabilities;
-use super::parameters::{MOST_LIKELIEST, Parameters};
+use super::parameters::Parameters;
 use crate::engine::ChatMessage;
 use crate::server::errors::ApiError;
 use crate::server::fields::{Fields, wrong};
 use crate::server::generate::{
-    Answer, Answering, End, NewToken, Piece, apply_template, begin, tokenize,
+    Answer, Answering, End, MOST_LIKELIEST, NewToken, Piece, apply_template, begin, tokenize,
 };
-use crate::server::state::ServerState;
+use crate::server::state::{Served, ServerState};
 use crate::server::stream::{Events, Gone};
 
 /// A request for the assistant's turn.
 #[derive(Debug)]
-struct Turn(Common);
+struct Turn {
+    common: Common,
+    /// The prompt, if it is to be told.
+    prompt: Option<String>,
+}
 
 pub async fn answer(
     State(state): State<Arc<ServerState>>,
     mut fields: Fields,
 ) -> Result<Response, ApiError> {
     let model = Arc::clone(state.model(fields.text("model")?)?);
-    let parameters = Parameters::read(&fields, &["max_completion_tokens", "max_tokens"])?;
+    let parameters = Parameters::read(
+        &fields,
+        &["max_completion_tokens", "max_tokens"],
+        &state.options.sampling,
+    )?;
     fields.refuse(&[("prompt_logprobs", &[]), ("echo", &[json!(false)])])?;
     let likeliest = likeliest(&fields)?;
-    let add_generation_prompt = fields.flag_or("add_generation_prompt", true)?;
     parameters.check_answers(1)?;
-    let messages = read_messages(fields.take("messages"))?;
-    let text = apply_template(&model, messages, add_generation_prompt).await?;
+    let text = read_prompt(&model, &mut fields).await?;
+    let told = parameters.tells_prompt.then(|| text.clone());
     let prompt = tokenize(&model, text, true, true).await?;
     let common = Common::new(model, parameters, likeliest, "chatcmpl");
     let mut answers = Vec::with_capacity(common.parameters.answers);
@@ -42,7 +49,34 @@ pub async fn answer(
         ask.log_probabilities = common.likeliest;
         answers.push(begin(&common.model, ask)?);
     }
-    respond(Turn(common), answers).await
+    respond(Turn { common, prompt: told }, answers).await
+}
+
+/// The conversation in the model's own format, with the opening of the assistant's turn. With
+/// `continue_final_message` it ends in the middle of the last message instead, which the answer goes on.
+///
+/// # Errors
+/// 400 for messages that cannot be read, and for what the model's template refuses.
+pub async fn read_prompt(model: &Arc<Served>, fields: &mut Fields) -> Result<String, ApiError> {
+    let continues = fields.flag("continue_final_message")?;
+    let opens = fields.flag_or("add_generation_prompt", !continues)?;
+    if continues && opens {
+        let problem = "cannot be true together with add_generation_prompt";
+        return Err(ApiError::field("continue_final_message", problem));
+    }
+    let messages = read_messages(fields.take("messages"))?;
+    let last = messages.last().map_or(String::new(), |message| message.content.clone());
+    let mut text = apply_template(model, messages, opens).await?;
+    if continues {
+        // Templates trim what they print.
+        let last = if text.contains(&last) { last.as_str() } else { last.trim() };
+        let Some(at) = text.rfind(last) else {
+            let problem = "the model's template does not print the last message as it is";
+            return Err(ApiError::field("continue_final_message", problem));
+        };
+        text.truncate(at + last.len());
+    }
+    Ok(text)
 }
 
 /// `logprobs` says whether, `top_logprobs` how many.
@@ -101,24 +135,15 @@ fn read_message(index: usize, message: &Value) -> Result<ChatMessage, ApiError> 
 
 impl Turn {
     fn log_probabilities(&self, tokens: &[NewToken]) -> Value {
-        match self.0.likeliest {
-            Some(_) => log_probabilities::chat(self.0.names(), tokens),
+        match self.common.likeliest {
+            Some(_) => log_probabilities::chat(self.common.names(), tokens),
             None => Value::Null,
         }
     }
 
-    async fn send(
-        &self,
-        events: &Events,
-        index: usize,
-        delta: Value,
-        logprobs: Value,
-        finish: Value,
-    ) -> Result<(), Gone> {
-        let choice = json!({
-            "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish,
-        });
-        self.send_piece(events, choice).await
+    /// A piece of an answer.
+    fn piece(index: usize, delta: Value, logprobs: Value, finish: Value) -> Value {
+        json!({ "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish })
     }
 
     /// The first piece says whose turn it is.
@@ -126,8 +151,9 @@ impl Turn {
         if std::mem::replace(has_begun, true) {
             return Ok(());
         }
-        let delta = json!({ "role": "assistant", "content": "" });
-        self.send(events, index, delta, Value::Null, Value::Null).await
+        let delta = json!({ "role": "assistant", "content": null });
+        let piece = Self::piece(index, delta, Value::Null, Value::Null);
+        self.send_piece(events, piece, None).await
     }
 }
 
@@ -136,7 +162,11 @@ impl Job for Turn {
     const PIECE: &'static str = "chat.completion.chunk";
 
     fn common(&self) -> &Common {
-        &self.0
+        &self.common
+    }
+
+    fn details(&self) -> Option<Value> {
+        Some(json!({ "prompt": self.prompt.as_ref()? }))
     }
 
     fn choice(&self, index: usize, answer: &Answer) -> Value {
@@ -147,7 +177,7 @@ impl Job for Turn {
             "logprobs": self.log_probabilities(tokens),
             "finish_reason": end.reason.openai(),
         });
-        if self.0.parameters.tells_numbers {
+        if self.common.parameters.tells_numbers {
             let ids: Vec<u32> = tokens.iter().map(|token| token.token).collect();
             choice["token_ids"] = json!(ids);
         }
@@ -162,6 +192,7 @@ impl Job for Turn {
     ) -> Result<Option<End>, Gone> {
         let mut has_begun = false;
         while let Some(piece) = events.meanwhile(answering.next()).await? {
+            let taken = answering.taken();
             match piece {
                 Err(error) => {
                     events.fail(&error).await?;
@@ -171,15 +202,23 @@ impl Job for Turn {
                     self.open(events, index, &mut has_begun).await?;
                     let told = self.log_probabilities(&tokens);
                     let delta = json!({ "content": text });
-                    self.send(events, index, delta, told, Value::Null).await?;
+                    let piece = Self::piece(index, delta, told, Value::Null);
+                    self.send_piece(events, piece, Some(&taken)).await?;
                 }
                 Ok(Piece::End(end)) => {
                     self.open(events, index, &mut has_begun).await?;
                     let finish = json!(end.reason.openai());
-                    self.send(events, index, json!({}), Value::Null, finish).await?;
+                    let piece = Self::piece(index, json!({}), Value::Null, finish);
+                    self.send_piece(events, piece, Some(&taken)).await?;
                     return Ok(Some(end));
                 }
-                Ok(_) => {}
+                Ok(Piece::Started { cached_tokens: done } | Piece::Prompt { done, .. }) => {
+                    if self.common.parameters.tells_progress {
+                        let piece = Self::piece(index, json!({}), Value::Null, Value::Null);
+                        self.send_progress(events, piece, done, &taken).await?;
+                    }
+                }
+                Ok(Piece::PromptTokens(_)) => {}
             }
         }
         Ok(None)

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 
 use super::job::{Common, Job, respond};
 use super::log_probabilities;
-use super::parameters::{MOST_LIKELIEST, Parameters};
+use super::parameters::Parameters;
 use crate::engine::Probabilities;
 use crate::server::errors::ApiError;
 use crate::server::fields::{Fields, wrong};
-use crate::server::generate::{Answer, Answering, End, Piece, begin, detokenize, tokenize};
+use crate::server::generate::{
+    Answer, Answering, End, MOST_LIKELIEST, Piece, begin, detokenize, tokenize,
+};
 use crate::server::state::{Served, ServerState};
 use crate::server::stream::{Events, Gone};
 
@@ -37,7 +39,7 @@ pub async fn answer(
     mut fields: Fields,
 ) -> Result<Response, ApiError> {
     let model = Arc::clone(state.model(fields.text("model")?)?);
-    let parameters = Parameters::read(&fields, &["max_tokens"])?;
+    let parameters = Parameters::read(&fields, &["max_tokens"], &state.options.sampling)?;
     let likeliest = fields.integer("logprobs", 0..=MOST_LIKELIEST)?;
     let echoes = fields.flag("echo")?;
     let add_bos = fields.flag_or("add_special_tokens", true)?;
@@ -179,6 +181,7 @@ impl Job for Texts {
         let (mut told, mut length) = (Vec::new(), 0);
         let mut is_echoed = !self.echoes;
         while let Some(piece) = events.meanwhile(answering.next()).await? {
+            let taken = answering.taken();
             let piece = match piece {
                 Err(error) => {
                     events.fail(&error).await?;
@@ -222,7 +225,7 @@ impl Job for Texts {
                 "logprobs": logprobs,
                 "finish_reason": finish,
             });
-            self.send_piece(events, choice).await?;
+            self.send_piece(events, choice, Some(&taken)).await?;
             if end.is_some() {
                 return Ok(end);
             }

@@ -12,8 +12,9 @@ use super::parameters::Parameters;
 use crate::server::access::new_name;
 use crate::server::errors::{ApiError, json_response};
 use crate::server::generate::{Answer, Answering, End};
-use crate::server::state::Served;
+use crate::server::state::{FINGERPRINT, Served};
 use crate::server::stream::{self, Events, Gone};
+use crate::server::timings::Taken;
 use crate::support::calendar::unix_seconds;
 
 /// What all answers of a request share.
@@ -52,6 +53,7 @@ impl Common {
             "object": object,
             "created": self.created,
             "model": self.model.name,
+            "system_fingerprint": FINGERPRINT,
             "choices": choices,
         })
     }
@@ -67,6 +69,11 @@ pub trait Job: Send + Sync + 'static {
     /// What its answers share.
     fn common(&self) -> &Common;
 
+    /// `__verbose`: what is told of the work to those who ask.
+    fn details(&self) -> Option<Value> {
+        None
+    }
+
     /// The document of one whole answer.
     fn choice(&self, index: usize, answer: &Answer) -> Value;
 
@@ -78,20 +85,42 @@ pub trait Job: Send + Sync + 'static {
         events: &Events,
     ) -> impl Future<Output = Result<Option<End>, Gone>> + Send;
 
-    /// Sends one piece.
+    /// Sends one piece; `taken` is what the answer has taken so far.
     fn send_piece(
         &self,
         events: &Events,
         choice: Value,
+        taken: Option<&Taken>,
+    ) -> impl Future<Output = Result<(), Gone>> + Send {
+        async move { events.send(&piece(self, choice, taken)).await }
+    }
+
+    /// Sends one piece that says how many tokens of the prompt are done.
+    fn send_progress(
+        &self,
+        events: &Events,
+        choice: Value,
+        done: usize,
+        taken: &Taken,
     ) -> impl Future<Output = Result<(), Gone>> + Send {
         async move {
-            let mut document = self.common().document(Self::PIECE, vec![choice]);
-            if self.common().parameters.includes_usage {
-                document["usage"] = Value::Null;
-            }
+            let mut document = piece(self, choice, Some(taken));
+            document["prompt_progress"] = taken.progress(done);
             events.send(&document).await
         }
     }
+}
+
+fn piece<J: Job + ?Sized>(job: &J, choice: Value, taken: Option<&Taken>) -> Value {
+    let parameters = &job.common().parameters;
+    let mut document = job.common().document(J::PIECE, vec![choice]);
+    if parameters.includes_usage {
+        document["usage"] = Value::Null;
+    }
+    if let Some(taken) = taken.filter(|_| parameters.times_pieces) {
+        document["timings"] = taken.document();
+    }
+    document
 }
 
 /// Answers a request, in pieces if it asks for them.
@@ -142,7 +171,15 @@ fn with_usage<'a, J: Job>(
     choices: Vec<Value>,
     ends: impl IntoIterator<Item = &'a End>,
 ) -> Value {
+    let ends: Vec<&End> = ends.into_iter().collect();
     let mut document = job.common().document(object, choices);
+    // llama-server's: those of the first answer.
+    if let Some(&first) = ends.first() {
+        document["timings"] = Taken::from(first).document();
+    }
+    if let Some(details) = job.details() {
+        document["__verbose"] = details;
+    }
     document["usage"] = usage(ends, job.common().parameters.answers);
     document
 }

@@ -38,7 +38,8 @@ async fn health(State(state): State<Arc<ServerState>>) -> Result<Response, ApiEr
     Ok(json_response(StatusCode::OK, &json!({ "status": "ok" })))
 }
 
-async fn models(State(state): State<Arc<ServerState>>) -> Response {
+/// The models that are served.
+pub(super) async fn models(State(state): State<Arc<ServerState>>) -> Response {
     let list: Vec<Value> = state.models.iter().map(|model| listed(model, &state)).collect();
     json_response(StatusCode::OK, &json!({ "object": "list", "data": list }))
 }

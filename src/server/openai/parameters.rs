@@ -3,18 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::engine::Sampling;
+use crate::server::defaults::SamplingDefaults;
 use crate::server::errors::ApiError;
 use crate::server::fields::{Fields, wrong};
-use crate::server::generate::Ask;
-
-/// Answers that one request may ask for, over all of its prompts.
-const MOST_ANSWERS: usize = 256;
-
-/// Likeliest tokens that may be asked for in each place.
-pub const MOST_LIKELIEST: i64 = 1000;
-
-/// Texts that may end an answer.
-const MOST_STOPS: usize = 64;
+use crate::server::generate::{Ask, MOST_ANSWERS, MOST_LIKELIEST, MOST_STOPS};
 
 /// What a request asks for besides its prompt.
 #[derive(Debug, Clone)]
@@ -34,16 +26,30 @@ pub struct Parameters {
     /// The tokens' numbers are told.
     pub tells_numbers: bool,
     pub prompt_log_probabilities: Option<usize>,
+    /// Each piece of a stream has timings.
+    pub times_pieces: bool,
+    /// The answer has the prompt as the model reads it.
+    pub tells_prompt: bool,
+    /// A stream tells how far the prompt is.
+    pub tells_progress: bool,
 }
 
 impl Parameters {
     /// Reads them. `length` names the field that limits the new tokens.
-    pub fn read(fields: &Fields, length: &[&str]) -> Result<Self, ApiError> {
+    pub fn read(
+        fields: &Fields,
+        length: &[&str],
+        defaults: &SamplingDefaults,
+    ) -> Result<Self, ApiError> {
         refuse(fields)?;
         let mut max_new_tokens = None;
         for name in length {
             max_new_tokens = max_new_tokens.or(fields.count(name, 0)?);
         }
+        // llama-server's name, where -1 is no limit.
+        let n_predict = fields.integer("n_predict", -1..=i64::MAX)?;
+        let n_predict = n_predict.and_then(|count| usize::try_from(count).ok());
+        let max_new_tokens = max_new_tokens.or(n_predict);
         let most = i64::try_from(MOST_ANSWERS).unwrap_or(i64::MAX);
         let answers = fields.integer("n", 1..=most)?.unwrap_or(1);
         let stream_options = fields.object("stream_options")?;
@@ -60,7 +66,7 @@ impl Parameters {
             max_new_tokens,
             answers: answers as usize,
             stop,
-            sampling: sampling(fields)?,
+            sampling: sampling(fields, defaults)?,
             ignore_end: fields.flag("ignore_eos")?,
             is_streamed: fields.flag("stream")?,
             includes_usage,
@@ -69,6 +75,9 @@ impl Parameters {
             names_numbers: fields.flag("return_tokens_as_token_ids")?,
             tells_numbers: fields.flag("return_token_ids")?,
             prompt_log_probabilities: likeliest.map(|count| count as usize),
+            times_pieces: fields.flag("timings_per_token")?,
+            tells_prompt: fields.flag("verbose")?,
+            tells_progress: fields.flag("return_progress")?,
         })
     }
 
@@ -100,26 +109,28 @@ impl Parameters {
     }
 }
 
-fn sampling(fields: &Fields) -> Result<Sampling, ApiError> {
-    let default = Sampling::default();
-    let top_k = fields.integer("top_k", -1..=i64::MAX)?.unwrap_or(0).max(0);
-    let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0);
+fn sampling(fields: &Fields, defaults: &SamplingDefaults) -> Result<Sampling, ApiError> {
+    let default = defaults.over(Sampling { temperature: 1.0, ..Sampling::default() });
+    let top_k = fields.integer("top_k", -1..=i64::MAX)?.map(|top_k| top_k.max(0));
+    let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(default.top_p);
     // 0 leaves the likeliest token alone, and so does the smallest number above it.
     let top_p = if top_p == 0.0 { f32::MIN_POSITIVE } else { top_p };
     let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
     let repeat_penalty = fields.number("repetition_penalty", 0.01..=100.0)?;
+    let penalty = |name: &str| fields.number(name, -100.0..=100.0);
     Ok(Sampling {
-        temperature: fields.number("temperature", 0.0..=100.0)?.unwrap_or(1.0),
-        top_k: usize::try_from(top_k).unwrap_or(usize::MAX),
+        temperature: fields.number("temperature", 0.0..=100.0)?.unwrap_or(default.temperature),
+        top_k: top_k.map_or(default.top_k, |top_k| usize::try_from(top_k).unwrap_or(usize::MAX)),
         top_p,
         min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
         repeat_penalty: repeat_penalty.unwrap_or(default.repeat_penalty),
         // As vLLM does, over prompt and answer.
         repeat_window: if repeat_penalty.is_some() { usize::MAX } else { default.repeat_window },
-        presence_penalty: fields.number("presence_penalty", -100.0..=100.0)?.unwrap_or(0.0),
-        frequency_penalty: fields.number("frequency_penalty", -100.0..=100.0)?.unwrap_or(0.0),
+        presence_penalty: penalty("presence_penalty")?.unwrap_or(default.presence_penalty),
+        frequency_penalty: penalty("frequency_penalty")?.unwrap_or(default.frequency_penalty),
         logit_bias: logit_bias(fields)?,
-        seed: seed.map_or_else(rand::random, |seed| seed as u64),
+        seed: seed.map_or(default.seed, |seed| seed as u64),
+        ..default
     })
 }
 
@@ -176,6 +187,5 @@ fn refuse(fields: &Fields) -> Result<(), ApiError> {
         ("chat_template", &[]),
         ("chat_template_kwargs", &[]),
         ("documents", &[]),
-        ("continue_final_message", &[json!(false)]),
     ])
 }
