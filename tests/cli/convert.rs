@@ -226,7 +226,7 @@ fn what_is_not_a_checkpoint_is_named() {
     let adapter = r#"{"peft_type": "LORA", "base_model_name_or_path": "org/base"}"#;
     fs::write(elsewhere.join("adapter_config.json"), adapter).unwrap();
     convert(&elsewhere).stderr(contains("an adapter of org/base").and(contains("merge it")));
-    for name in ["model.safetensors", "tokenizer.json", "config.json"] {
+    for name in ["tokenizer.json", "model.safetensors", "config.json"] {
         fs::write(checkpoint.path().join(name), pointer).unwrap();
         convert(&checkpoint.path()).stderr(contains(name).and(contains("git lfs pull")));
     }

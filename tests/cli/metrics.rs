@@ -323,7 +323,8 @@ fn the_dashboard_and_the_rules_ask_for_metrics_that_there_are() {
 
 #[test]
 fn the_log_has_a_line_for_each_request_with_the_time_to_its_end() {
-    let mut server = Serving::start(&["-v"]);
+    let model = TinyModel { context: 1 << 16, ..TinyModel::default() };
+    let mut server = Serving::start_with(&model, &["-v"]);
     let mut log = BufReader::new(server.child.stderr.take().unwrap());
     let mut next = || {
         let mut line = String::new();
@@ -360,7 +361,8 @@ fn the_log_has_a_line_for_each_request_with_the_time_to_its_end() {
     let milliseconds = |name| field(&line, name).parse::<f64>().unwrap();
     assert!(milliseconds("milliseconds") > milliseconds("headers_milliseconds"), "{line}");
     assert_eq!(field(&line, "request_id").len(), 32);
-    // A client that leaves.
+    // A client that leaves long before the end.
+    body["max_tokens"] = json!(60_000);
     let mut stream = server.open(COMPLETIONS, &body);
     stream.read_exact(&mut [0; 400]).unwrap();
     drop(stream);

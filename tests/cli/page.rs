@@ -203,7 +203,7 @@ fn what_cannot_be_compared_is_refused_in_words() {
         (json!({"prompt": "a", "n": 2}), 400, "n"),
         (json!({"prompt": "a", "stop": "x"}), 400, "stop"),
         (json!({"prompt": "a", "top_logprobs": 21}), 400, "top_logprobs"),
-        (json!({"prompt": "the ".repeat(600)}), 400, "the context holds 512"),
+        (json!({"prompt": "the ".repeat(600)}), 400, "available context size of 512"),
     ] {
         let (found, answer) = server.post(COMPARE, &body);
         let message = answer["error"]["message"].as_str().unwrap_or_default();
