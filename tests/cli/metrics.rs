@@ -201,7 +201,7 @@ fn every_end_of_a_request_is_counted_as_what_it_is() {
     let server = Serving::start_with(&model, &["--parallel", "1", "--max-queue", "1"]);
     let text = server.post(COMPLETIONS, &completion(8)).1["choices"][0]["text"].clone();
     let stop: String = text.as_str().unwrap().chars().skip(3).take(2).collect();
-    let mut body = completion(400);
+    let mut body = completion(100_000);
     body["stop"] = json!(stop);
     let (_, answer) = server.post(COMPLETIONS, &body);
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
