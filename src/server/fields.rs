@@ -10,6 +10,18 @@ use super::errors::ApiError;
 #[derive(Debug, Clone, Default)]
 pub struct Fields(Map<String, Value>);
 
+impl From<Map<String, Value>> for Fields {
+    fn from(fields: Map<String, Value>) -> Self {
+        Self(fields)
+    }
+}
+
+impl From<Fields> for Map<String, Value> {
+    fn from(fields: Fields) -> Self {
+        fields.0
+    }
+}
+
 impl Fields {
     /// Reads a document.
     ///

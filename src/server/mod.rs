@@ -8,6 +8,7 @@ mod defaults;
 mod errors;
 mod fields;
 mod generate;
+mod kserve;
 mod limits;
 mod llama;
 mod metrics;
@@ -256,6 +257,7 @@ fn router(state: &Arc<ServerState>) -> Router {
         .merge(compare::routes())
         .merge(page::routes())
         .merge(llama::routes())
+        .merge(kserve::routes())
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(outside)

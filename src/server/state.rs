@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use super::ServerOptions;
 use super::auth::Keys;
 use super::errors::ApiError;
+use super::kserve::Statistics;
 use super::metrics::{HttpMetrics, ModelMetrics};
 use crate::engine::Service;
 use crate::support::calendar::unix_seconds;
@@ -73,6 +74,7 @@ pub struct ServerState {
     /// The same as seconds since 1970.
     pub created: u64,
     pub(super) keys: Keys,
+    pub(super) kserve: Statistics,
     pub(super) http: HttpMetrics,
     is_closing: AtomicBool,
 }
@@ -82,6 +84,7 @@ impl ServerState {
         Self {
             models: models.into_iter().map(Arc::new).collect(),
             keys: Keys::new(options.api_keys.iter().map(String::as_str)),
+            kserve: Statistics::default(),
             http: HttpMetrics::default(),
             options,
             started: Instant::now(),

@@ -20,6 +20,7 @@ mod generate;
 mod http_server;
 mod importance;
 mod inspect;
+mod kserve;
 mod llama;
 mod metrics;
 mod mmlu_eval;
