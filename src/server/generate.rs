@@ -153,6 +153,17 @@ pub struct End {
     pub timings: Timings,
 }
 
+impl From<&End> for Taken {
+    fn from(end: &End) -> Self {
+        Self {
+            prompt_tokens: end.prompt_tokens,
+            cached_tokens: end.cached_tokens,
+            generated: end.generated,
+            timings: end.timings,
+        }
+    }
+}
+
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::generate::End;
 use crate::engine::Timings;
 
 /// How far an answer is, and when what happened.
@@ -18,17 +17,6 @@ pub struct Taken {
     pub generated: usize,
     /// When what happened.
     pub timings: Timings,
-}
-
-impl From<&End> for Taken {
-    fn from(end: &End) -> Self {
-        Self {
-            prompt_tokens: end.prompt_tokens,
-            cached_tokens: end.cached_tokens,
-            generated: end.generated,
-            timings: end.timings,
-        }
-    }
 }
 
 impl Taken {

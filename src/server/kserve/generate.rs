@@ -64,7 +64,7 @@ async fn send_all(
             Ok(Piece::Delta { text, .. }) if !text.is_empty() => {
                 events.send(&document(&model, &text)).await?;
             }
-            Ok(Piece::End(end)) => state.kserve.count(&model.name, started, Some(&end)),
+            Ok(Piece::End(end)) => state.kserve.count(&model.name, started, Some(end.timings)),
             Ok(_) => {}
         }
     }

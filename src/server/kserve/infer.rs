@@ -82,7 +82,11 @@ pub(super) async fn answer_all(
     let mut texts = Vec::with_capacity(wanted.len());
     for (answering, wanted) in begun.into_iter().zip(wanted) {
         let answer = answering.collect().await;
-        state.kserve.count(&model.name, started, answer.as_ref().ok().map(|answer| &answer.end));
+        state.kserve.count(
+            &model.name,
+            started,
+            answer.as_ref().ok().map(|answer| answer.end.timings),
+        );
         let text = answer?.text;
         texts.push(if wanted.echoes { format!("{}{text}", wanted.prompt) } else { text });
     }

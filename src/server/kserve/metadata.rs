@@ -85,11 +85,11 @@ pub(super) async fn statistics(
     Path(place): Path<Place>,
 ) -> Result<Response, Fault> {
     let model = place.find(&state)?;
-    Ok(ok(&json!({ "model_stats": [state.kserve.document(&model.name)] })))
+    Ok(ok(&json!({ "model_stats": [state.kserve.document(&model.name, VERSION)] })))
 }
 
 pub(super) async fn all_statistics(State(state): State<Arc<ServerState>>) -> Response {
-    let all = state.models.iter().map(|model| state.kserve.document(&model.name));
+    let all = state.models.iter().map(|model| state.kserve.document(&model.name, VERSION));
     ok(&json!({ "model_stats": all.collect::<Vec<_>>() }))
 }
 

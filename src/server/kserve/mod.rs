@@ -11,7 +11,7 @@ mod generate;
 mod infer;
 mod metadata;
 mod parameters;
-mod statistics;
+pub(super) mod statistics;
 mod tensors;
 
 use std::sync::Arc;
@@ -24,8 +24,6 @@ use serde_json::json;
 
 use super::errors::{ApiError, json_response};
 use super::state::{Served, ServerState};
-
-pub use statistics::Statistics;
 
 /// The only version of every model.
 const VERSION: &str = "1";

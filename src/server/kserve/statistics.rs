@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::server::generate::End;
+use crate::engine::Timings;
 use crate::support::calendar::unix_seconds;
 
 /// The figures of all models, by their names.
@@ -42,29 +42,29 @@ impl Count {
 }
 
 impl Statistics {
-    /// Counts an answer that was begun at `started`; without an end, it failed.
-    pub(super) fn count(&self, model: &str, started: Instant, end: Option<&End>) {
+    /// Counts an answer that was begun at `started`; without its timings, it failed.
+    pub(super) fn count(&self, model: &str, started: Instant, timings: Option<Timings>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let figures = all.entry(model.to_string()).or_default();
-        match end {
+        match timings {
             None => figures.fail.add(started.elapsed()),
-            Some(end) => {
+            Some(timings) => {
                 figures.success.add(started.elapsed());
-                figures.queue.add(end.timings.queue());
-                figures.compute.add(end.timings.prompt() + end.timings.generation());
+                figures.queue.add(timings.queue());
+                figures.compute.add(timings.prompt() + timings.generation());
             }
         }
         figures.last = unix_seconds(SystemTime::now()) * 1000;
     }
 
-    /// A model's entry in `model_stats`.
-    pub(super) fn document(&self, model: &str) -> Value {
+    /// The entry in `model_stats` of a model and its version.
+    pub(super) fn document(&self, model: &str, version: &str) -> Value {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let figures = all.get(model).copied().unwrap_or_default();
         let nothing = Count::default().document();
         json!({
             "name": model,
-            "version": super::VERSION,
+            "version": version,
             "last_inference": figures.last,
             "inference_count": figures.success.count,
             "execution_count": figures.success.count,

@@ -3,8 +3,8 @@
 mod exposition;
 mod families;
 mod histogram;
-mod http;
-mod model;
+pub(super) mod http;
+pub(super) mod model;
 
 use std::sync::Arc;
 
@@ -17,7 +17,6 @@ use axum::routing::get;
 use self::exposition::{Format, Page};
 use super::state::ServerState;
 
-pub use http::HttpMetrics;
 pub use model::ModelMetrics;
 
 /// The paths of this protocol.
