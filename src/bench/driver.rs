@@ -1,6 +1,8 @@
 //! The closed loop of clients: as many requests in flight as the level asks for, a new one as soon
 //! as one is finished.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use super::BenchError;
 use super::trace::{RequestTrace, Trace};
 use crate::support::interrupt;
 
-/// How often somebody looks whether the run is to stop.
+/// How often somebody looks how far the run is, and whether it is to stop.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Where requests are sent.
@@ -16,35 +18,59 @@ pub(super) trait Target {
     /// Cancels its request when it is dropped.
     type Ticket;
 
-    /// Sends a request for exactly `output_tokens` tokens, which tells what happens to it as request
-    /// `index`.
+    /// Sends a request for exactly `output_tokens` tokens, whose `reply` hears how it goes.
     fn send(
         &mut self,
-        index: usize,
         prompt: Vec<u32>,
         output_tokens: usize,
-        updates: Sender<Update>,
+        reply: Reply,
     ) -> Result<Self::Ticket, BenchError>;
 }
 
-/// What happened to a request.
+/// Collects what happens to a request. The driver is woken at its end only: whoever is woken for each
+/// token takes time from what is measured.
 #[derive(Debug)]
-pub(super) struct Update {
-    /// Its index.
-    pub request: usize,
-    pub what: News,
+pub(super) struct Reply {
+    request: usize,
+    ends: Sender<End>,
+    done: Arc<AtomicU64>,
+    /// Tokens of the prompt that are read.
+    read: usize,
+    tokens: Vec<Instant>,
 }
 
+/// A request that is over.
 #[derive(Debug)]
-pub(super) enum News {
-    /// So many tokens of its prompt are read.
-    Prompt(usize),
-    /// It got a token.
-    Token(Instant),
-    /// It will get no more.
-    Finished,
+struct End {
+    request: usize,
+    /// When its tokens came, or what is wrong.
+    tokens: Result<Vec<Instant>, String>,
+}
+
+impl Reply {
+    /// So many tokens of the prompt are read.
+    pub fn prompt(&mut self, read: usize) {
+        let more = read - std::mem::replace(&mut self.read, read);
+        self.done.fetch_add(more as u64, Ordering::Relaxed);
+    }
+
+    /// There is a token.
+    pub fn token(&mut self, at: Instant) {
+        self.tokens.push(at);
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// There will be no more.
+    pub fn finish(&mut self) {
+        let tokens = Ok(std::mem::take(&mut self.tokens));
+        // Nobody listens after an error.
+        let _ = self.ends.send(End { request: self.request, tokens });
+    }
+
     /// It cannot go on.
-    Failed(String),
+    pub fn fail(&mut self, error: String) {
+        let _ = self.ends.send(End { request: self.request, tokens: Err(error) });
+    }
 }
 
 /// One repeat while it runs.
@@ -53,14 +79,12 @@ struct Drive<'a, T: Target> {
     started: Instant,
     output_tokens: usize,
     prompts: std::vec::IntoIter<Vec<u32>>,
-    updates: (Sender<Update>, Receiver<Update>),
+    ends: (Sender<End>, Receiver<End>),
     requests: Vec<RequestTrace>,
     /// Of each request: what cancels it, as long as it runs.
     tickets: Vec<Option<T::Ticket>>,
-    /// Of each request: how many tokens of its prompt are read.
-    read: Vec<usize>,
     /// Prompt and output tokens that are done.
-    done: usize,
+    done: Arc<AtomicU64>,
 }
 
 /// Runs one repeat: sends all `prompts`, `concurrency` of them in flight at once. `count` is told how
@@ -81,11 +105,10 @@ pub(super) fn drive<T: Target>(
         started: Instant::now(),
         output_tokens,
         prompts: prompts.into_iter(),
-        updates: channel(),
+        ends: channel(),
         requests: Vec::with_capacity(total),
         tickets: Vec::with_capacity(total),
-        read: Vec::with_capacity(total),
-        done: 0,
+        done: Arc::default(),
     };
     for _ in 0..concurrency {
         drive.send_next()?;
@@ -93,12 +116,15 @@ pub(super) fn drive<T: Target>(
     let mut finished = 0;
     while finished < total {
         interrupt::check()?;
-        match drive.updates.1.recv_timeout(LOOK) {
-            Ok(update) => finished += usize::from(drive.take(update)?),
+        match drive.ends.1.recv_timeout(LOOK) {
+            Ok(end) => {
+                drive.take(end)?;
+                finished += 1;
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => unreachable!("the sender is ours, too"),
         }
-        count(drive.done as u64);
+        count(drive.done.load(Ordering::Relaxed));
     }
     Ok(Trace::new(drive.requests, concurrency))
 }
@@ -107,46 +133,37 @@ impl<T: Target> Drive<'_, T> {
     /// Sends the next request, if there is one left.
     fn send_next(&mut self) -> Result<(), BenchError> {
         let Some(prompt) = self.prompts.next() else { return Ok(()) };
-        let tokens = Vec::with_capacity(self.output_tokens);
-        let index = self.requests.len();
-        self.requests.push(RequestTrace { submitted: self.started.elapsed(), tokens });
-        self.read.push(0);
-        let updates = self.updates.0.clone();
-        self.tickets.push(Some(self.target.send(index, prompt, self.output_tokens, updates)?));
+        let reply = Reply {
+            request: self.requests.len(),
+            ends: self.ends.0.clone(),
+            done: Arc::clone(&self.done),
+            read: 0,
+            tokens: Vec::with_capacity(self.output_tokens),
+        };
+        self.requests.push(RequestTrace { submitted: self.started.elapsed(), tokens: Vec::new() });
+        self.tickets.push(Some(self.target.send(prompt, self.output_tokens, reply)?));
         Ok(())
     }
 
-    /// Notes an update; true if its request is finished, and the next one sent.
-    fn take(&mut self, Update { request, what }: Update) -> Result<bool, BenchError> {
-        match what {
-            News::Prompt(read) => {
-                self.done += read - std::mem::replace(&mut self.read[request], read);
-            }
-            News::Token(at) => {
-                self.requests[request].tokens.push(at.saturating_duration_since(self.started));
-                self.done += 1;
-            }
-            News::Failed(error) => return Err(BenchError::Unusable(error)),
-            News::Finished => {
-                self.tickets[request] = None;
-                let (found, wanted) = (self.requests[request].tokens.len(), self.output_tokens);
-                if found != wanted {
-                    return Err(BenchError::Unusable(format!(
-                        "request {request} ended after {found} of {wanted} tokens"
-                    )));
-                }
-                self.send_next()?;
-                return Ok(true);
-            }
+    /// Notes the end of a request, and sends the next one.
+    fn take(&mut self, End { request, tokens }: End) -> Result<(), BenchError> {
+        self.tickets[request] = None;
+        let tokens = tokens.map_err(BenchError::Unusable)?;
+        let (found, wanted) = (tokens.len(), self.output_tokens);
+        if found != wanted {
+            return Err(BenchError::Unusable(format!(
+                "request {request} ended after {found} of {wanted} tokens"
+            )));
         }
-        Ok(false)
+        let since = |at: Instant| at.saturating_duration_since(self.started);
+        self.requests[request].tokens = tokens.into_iter().map(since).collect();
+        self.send_next()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -162,45 +179,35 @@ mod tests {
 
         fn send(
             &mut self,
-            request: usize,
             prompt: Vec<u32>,
             output_tokens: usize,
-            updates: Sender<Update>,
+            mut reply: Reply,
         ) -> Result<(), BenchError> {
             let in_flight = Arc::clone(&self.in_flight);
-            self.most_in_flight
-                .fetch_max(in_flight.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let now = in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_in_flight.fetch_max(now, Ordering::SeqCst);
             std::thread::spawn(move || {
-                let tell = |what| updates.send(Update { request, what }).unwrap();
-                tell(News::Prompt(prompt.len() / 2));
-                tell(News::Prompt(prompt.len()));
+                reply.prompt(prompt.len() / 2);
+                reply.prompt(prompt.len());
                 for _ in 0..output_tokens {
                     std::thread::sleep(Duration::from_millis(1));
-                    tell(News::Token(Instant::now()));
+                    reply.token(Instant::now());
                 }
                 in_flight.fetch_sub(1, Ordering::SeqCst);
-                tell(News::Finished);
+                reply.finish();
             });
             Ok(())
         }
     }
 
-    /// Sends the same news to every request.
-    struct Says(fn() -> Vec<News>);
+    /// Does the same with every reply.
+    struct Does(fn(&mut Reply));
 
-    impl Target for Says {
+    impl Target for Does {
         type Ticket = ();
 
-        fn send(
-            &mut self,
-            request: usize,
-            _: Vec<u32>,
-            _: usize,
-            updates: Sender<Update>,
-        ) -> Result<(), BenchError> {
-            for what in (self.0)() {
-                updates.send(Update { request, what }).unwrap();
-            }
+        fn send(&mut self, _: Vec<u32>, _: usize, mut reply: Reply) -> Result<(), BenchError> {
+            (self.0)(&mut reply);
             Ok(())
         }
     }
@@ -225,12 +232,15 @@ mod tests {
 
     #[test]
     fn a_request_that_ends_early_or_fails_is_an_error() {
-        let error = |news| {
+        let error = |act| {
             let prompts = vec![vec![1]];
-            drive(&mut Says(news), prompts, 3, 1, &mut |_| ()).unwrap_err().to_string()
+            drive(&mut Does(act), prompts, 3, 1, &mut |_| ()).unwrap_err().to_string()
         };
-        let early = || vec![News::Token(Instant::now()), News::Finished];
+        let early = |reply: &mut Reply| {
+            reply.token(Instant::now());
+            reply.finish();
+        };
         assert_eq!(error(early), "request 0 ended after 1 of 3 tokens");
-        assert_eq!(error(|| vec![News::Failed("no memory".to_string())]), "no memory");
+        assert_eq!(error(|reply| reply.fail("no memory".to_string())), "no memory");
     }
 }

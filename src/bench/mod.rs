@@ -46,7 +46,6 @@ mod wanted;
 mod workload;
 
 use std::path::PathBuf;
-use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use crate::engine::{
@@ -56,7 +55,7 @@ use crate::engine::{
 use crate::gguf::{self, GgufFile};
 use crate::support::progress::{Progress, Unit};
 use crate::support::{machine, units};
-use driver::{News, Target, Update};
+use driver::{Reply, Target};
 pub use error::BenchError;
 pub use record::{
     BenchSummary, Distribution, LevelSummary, PeakMemory, PeakScope, RepeatSummary, RequestRecord,
@@ -255,21 +254,20 @@ impl Target for Service {
 
     fn send(
         &mut self,
-        index: usize,
         prompt: Vec<u32>,
         output_tokens: usize,
-        updates: Sender<Update>,
+        mut reply: Reply,
     ) -> Result<Ticket, BenchError> {
         let request = Request { ignore_end: true, ..Request::new(prompt, output_tokens) };
         let sink = move |event| {
-            let what = match event {
-                ServiceEvent::Prompt { done, .. } => News::Prompt(done),
-                ServiceEvent::Token { at, .. } => News::Token(at),
-                ServiceEvent::Finished(_) => News::Finished,
-                ServiceEvent::Failed { error } => News::Failed(error),
-                ServiceEvent::Started { .. } | ServiceEvent::PromptProbabilities(_) => return true,
-            };
-            updates.send(Update { request: index, what }).is_ok()
+            match event {
+                ServiceEvent::Prompt { done, .. } => reply.prompt(done),
+                ServiceEvent::Token { at, .. } => reply.token(at),
+                ServiceEvent::Finished(_) => reply.finish(),
+                ServiceEvent::Failed { error } => reply.fail(error),
+                ServiceEvent::Started { .. } | ServiceEvent::PromptProbabilities(_) => {}
+            }
+            true
         };
         Ok(self.submit(request, sink).map_err(EngineError::from)?)
     }
