@@ -261,11 +261,10 @@ fn print_totals(report: &QuantizeReport) -> Result<()> {
         report.new_bits_per_weight,
     )?;
     if fallbacks > 0 {
-        let (tensors, whose) =
-            if fallbacks == 1 { ("tensor", "its") } else { ("tensors", "their") };
+        let tensors = if fallbacks == 1 { "tensor" } else { "tensors" };
         say!(
-            "{fallbacks} {tensors} fell back to another type, as {whose} rows are no whole number \
-             of blocks of the one that was wanted"
+            "{fallbacks} {tensors} fell back to another type: the row length is not a multiple of \
+             the wanted type's block size"
         )?;
     }
     match report.weights_per_second {

@@ -91,7 +91,7 @@ fn natural(config: &Config, name: &str) -> Result<usize, String> {
     {
         None => Ok(0),
         Some((_, Some(number))) => Ok(number as usize),
-        Some((value, None)) => Err(format!("\"{name}\" is {value}, no whole number")),
+        Some((value, None)) => Err(format!("\"{name}\" is {value}, which is not a whole number")),
     }
 }
 

@@ -164,7 +164,7 @@ pub(super) fn tensor_bytes(
     let block = ggml_type.block_size() as u64;
     if !dimensions[0].is_multiple_of(block) {
         return Err(format!(
-            "tensor {name} is {ggml_type} with rows of {} weights, which is no multiple of that \
+            "tensor {name} is {ggml_type} with rows of {} weights, which is not a multiple of that \
              type's block of {block}",
             dimensions[0]
         ));
@@ -409,7 +409,7 @@ fn check_data(
         let name = quoted(&tensor.name);
         if !tensor.offset.is_multiple_of(alignment) {
             return Err(format!(
-                "tensor {name} starts at byte {} of the data, which is no multiple of the file's \
+                "tensor {name} starts at byte {} of the data, which is not a multiple of the file's \
                  alignment of {alignment}; the file is damaged",
                 tensor.offset
             ));

@@ -192,8 +192,8 @@ fn formats_of(
         .collect();
     match rule {
         Some(rule) if formats.is_empty() => Err(SearchError::Unusable(format!(
-            "{} has rows of {} weights, no whole number of the blocks that --keep {}={} wants for \
-             it",
+            "{} has rows of {} weights, which is not a multiple of the block size of the type \
+             that --keep {}={} asks for",
             tensor.name,
             tensor.columns(),
             rule.pattern,

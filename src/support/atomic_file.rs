@@ -171,7 +171,7 @@ fn check_kind(target: &Path) -> io::Result<()> {
     let problem = match fs::metadata(target) {
         Ok(found) if found.is_dir() => "this is a directory; name a file to write",
         Ok(found) if !found.is_file() => {
-            "this is no regular file but a device, a pipe or a socket; name a file to write"
+            "this is not a regular file but a device, a pipe or a socket; name a file to write"
         }
         _ => return Ok(()),
     };
@@ -244,7 +244,7 @@ mod tests {
             let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
             for target in [&socket, Path::new("/dev/null")] {
                 let error = AtomicFile::create(target).unwrap_err();
-                assert!(error.to_string().contains("no regular file"), "{error}");
+                assert!(error.to_string().contains("not a regular file"), "{error}");
             }
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         }

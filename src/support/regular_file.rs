@@ -20,7 +20,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
     let problem = match kind.is_dir() {
         true => DIRECTORY,
-        false => "this is no regular file but a device, a pipe or a socket; name a file to read",
+        false => "this is not a regular file but a device, a pipe or a socket; name a file to read",
     };
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
@@ -70,12 +70,12 @@ mod tests {
         #[cfg(unix)]
         {
             let error = read_regular(Path::new("/dev/zero")).unwrap_err();
-            assert!(error.to_string().contains("no regular file"), "{error}");
+            assert!(error.to_string().contains("not a regular file"), "{error}");
             let pipe = directory.path().join("pipe");
             let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
             assert!(made.success());
             let error = read_regular(&pipe).unwrap_err();
-            assert!(error.to_string().contains("no regular file"), "{error}");
+            assert!(error.to_string().contains("not a regular file"), "{error}");
         }
     }
 }

@@ -315,7 +315,7 @@ fn bad_arguments_say_what_is_possible() {
 fn a_device_is_not_replaced() {
     let (directory, input, _) = prepare(&wide_model());
     for (output, message) in
-        [(Path::new("/dev/null"), "no regular file"), (directory.path(), "a directory")]
+        [(Path::new("/dev/null"), "not a regular file"), (directory.path(), "a directory")]
     {
         quantkit()
             .arg("quantize")

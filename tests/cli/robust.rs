@@ -110,7 +110,7 @@ fn a_pipe_in_the_place_of_a_file_is_refused_at_once() {
     let refused = |words: &[&str], named: &str| {
         let mut command = quantkit();
         command.current_dir(directory.path()).args(words).timeout(Duration::from_secs(20));
-        let message = contains(named.to_string()).and(contains("no regular file"));
+        let message = contains(named.to_string()).and(contains("not a regular file"));
         command.assert().failure().code(1).stderr(message);
     };
     refused(&["inspect", "pipe"], "pipe");

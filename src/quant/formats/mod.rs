@@ -73,7 +73,7 @@ pub enum CodecError {
     #[error("{0} cannot be {1} by quantkit")]
     Unsupported(GgmlType, &'static str),
     /// The row's length is no multiple of the block.
-    #[error("a row of {columns} weights is no multiple of {ggml_type}'s block of {block}")]
+    #[error("a row of {columns} weights is not a multiple of {ggml_type}'s block size ({block})")]
     Ragged {
         /// The format.
         ggml_type: GgmlType,

@@ -76,7 +76,7 @@ fn count(cursor: &mut Cursor<'_>, what: &str) -> Result<u64, String> {
 fn text(cursor: &mut Cursor<'_>, what: &str) -> Result<String, String> {
     let length = count(cursor, what)?;
     let bytes = cursor.take(length, what)?;
-    std::str::from_utf8(bytes).map(str::to_string).map_err(|_| format!("{what} is no UTF-8 text"))
+    std::str::from_utf8(bytes).map(str::to_string).map_err(|_| format!("{what} is not UTF-8 text"))
 }
 
 /// Writes the very bytes that llama-imatrix writes for the same numbers: tensors without any data

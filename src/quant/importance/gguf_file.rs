@@ -62,7 +62,7 @@ fn read_tensors(file: &GgufFile) -> Result<BTreeMap<String, TensorSums>, String>
             .tensor(&format!("{name}{COUNTS_SUFFIX}"))
             .ok_or_else(|| format!("the tensor {name:?} has sums but no {COUNTS_SUFFIX}"))?;
         let counts = floats(file, counts)?.map(count).collect::<Option<_>>().ok_or_else(|| {
-            format!("the tensor {name:?} has a count that is no number of activations")
+            format!("the tensor {name:?} has a count that is not a number of activations")
         })?;
         let sums = TensorSums { sums: floats(file, tensor)?.collect(), counts };
         sums.check(name)?;

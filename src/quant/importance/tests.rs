@@ -163,7 +163,7 @@ fn broken_gguf_files_say_what_is_wrong() {
             |_, tensors| tensors[2].1[5] = f32::NAN,
             "\"blk.0.ffn_down_exps.weight\" has NaN at column 1 of expert 2;",
         ),
-        (|_, tensors| tensors[1].1[0] = -1.0, "has a count that is no number of activations"),
+        (|_, tensors| tensors[1].1[0] = -1.0, "has a count that is not a number of activations"),
     ];
     for (change, expected) in cases {
         let error = broken_gguf(change);

@@ -44,8 +44,8 @@ pub enum SelectionError {
     },
     /// A format was asked for by name that the tensor's rows do not allow.
     #[error(
-        "{tensor} has rows of {columns} weights, no whole number of the blocks of {} that \
-         {asked_by} wants for it as {format}", format.block_size()
+        "{tensor} has rows of {columns} weights, which is not a multiple of the block size ({}) \
+         of {format}, the type that {asked_by} asks for", format.block_size()
     )]
     Ragged {
         /// The tensor.

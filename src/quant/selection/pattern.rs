@@ -15,9 +15,9 @@ const EXAMPLES: usize = 3;
 #[derive(Debug, Clone)]
 pub struct Pattern(Regex);
 
-/// A text that is no regular expression.
+/// A text that is not a regular expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no regular expression: {problem}")]
+#[error("{text:?} is not a regular expression: {problem}")]
 pub struct PatternError {
     text: String,
     problem: String,
