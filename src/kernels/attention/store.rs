@@ -154,7 +154,7 @@ impl KeyValues {
     ///
     /// # Panics
     /// If type or shape differ, there are no such positions, or the first is not a multiple of
-    /// [`TILE`].
+    /// `TILE`.
     pub fn copy(&mut self, other: &Self, positions: Range<usize>) {
         assert_eq!((self.kind, &self.shape), (other.kind, &other.shape), "memories of one model");
         let has_both = positions.end <= other.capacity && positions.len() <= self.capacity;
